@@ -1,0 +1,190 @@
+//! From the request's headers to the token it presents.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use crate::token::TokenFormat;
+
+const SCHEME: &[u8] = b"bearer";
+
+/// A longer header is not searched: no token of that length is accepted anyway.
+const LONGEST_VALUE: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
+
+/// What a request presents as its credential.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Credential<'a> {
+    /// Nothing, or a credential of another scheme.
+    None,
+    /// A bearer token of the right outer form. Its characters are not yet checked.
+    Token(&'a str),
+    /// The bearer scheme without a token in it.
+    Malformed,
+    /// More than one credential (RFC 6750, section 2: a client must not).
+    Multiple,
+}
+
+/// Reads `Authorization`, and no other header: an identity that travels in a header could be
+/// forged.
+pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = lines.next() else {
+        return Credential::None;
+    };
+    // RFC 9110, section 11.6.2: the field is no list. Which line would count?
+    if lines.next().is_some() {
+        return Credential::Multiple;
+    }
+    parse(value.as_bytes())
+}
+
+/// RFC 9110, section 11.4: `auth-scheme 1*SP token68`, the scheme in any case.
+fn parse(value: &[u8]) -> Credential<'_> {
+    // HTTP/1 has trimmed the value already, HTTP/2 has not (RFC 9113, section 8.2.1).
+    let value = trim(value);
+    let Some((scheme, rest)) = value.split_at_checked(SCHEME.len()) else {
+        return Credential::None;
+    };
+    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME)
+        // A further visible character makes it another scheme, `Bearers` or `Bearer:`.
+        && !rest.first().is_some_and(u8::is_ascii_graphic);
+    if value.len() > LONGEST_VALUE {
+        return if is_bearer {
+            Credential::Malformed
+        } else {
+            Credential::None
+        };
+    }
+    if !is_bearer {
+        return if lists_bearer(value) {
+            Credential::Multiple
+        } else {
+            Credential::None
+        };
+    }
+    let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+    if token.len() == rest.len() || !token.iter().all(u8::is_ascii_graphic) {
+        return if lists_bearer(value) {
+            Credential::Multiple
+        } else {
+            Credential::Malformed
+        };
+    }
+    match std::str::from_utf8(token) {
+        Ok(token) => Credential::Token(token),
+        Err(_) => Credential::Malformed,
+    }
+}
+
+/// Whether a comma outside quotes is followed by a bearer credential: what becomes of two
+/// header lines that a proxy joins into one (RFC 9110, section 5.3).
+fn lists_bearer(value: &[u8]) -> bool {
+    let mut quoted = false;
+    let mut escaped = false;
+    value.iter().enumerate().any(|(place, byte)| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => {
+                let next = trim(&value[place + 1..]);
+                return next
+                    .split_at_checked(SCHEME.len())
+                    .is_some_and(|(scheme, rest)| {
+                        scheme.eq_ignore_ascii_case(SCHEME) && rest.starts_with(b" ")
+                    });
+            }
+            _ => {}
+        }
+        false
+    })
+}
+
+/// Without the spaces and tabs around it; other white space is no part of HTTP's.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_whatever_the_scheme_s_case_and_the_space_around() {
+        for value in [
+            "Bearer abc",
+            "bearer abc",
+            "BEARER abc",
+            "Bearer    abc",
+            " \tBearer abc\t ",
+        ] {
+            assert_eq!(parse(value.as_bytes()), Credential::Token("abc"), "{value}");
+        }
+    }
+
+    #[test]
+    fn another_scheme_is_no_credential_of_ours() {
+        for value in [
+            "",
+            "  ",
+            "null",
+            "Basic dTpw",
+            "Bearers abc",
+            "Beare abc",
+            "Bearer:abc",
+            "Bearer: abc",
+            "Bearerabc",
+            "Digest realm=\"a, bearer b\", nonce=\"n\"",
+            "Digest realm=\"a\\\", bearer b\"",
+            "Basic dTpw, Bearer",
+        ] {
+            assert_eq!(parse(value.as_bytes()), Credential::None, "{value}");
+        }
+    }
+
+    #[test]
+    fn bearer_without_a_token_is_malformed() {
+        for value in [
+            &b"Bearer"[..],
+            b"Bearer ",
+            b"Bearer\tabc",
+            b"Bearer \tabc",
+            b"Bearer a b",
+            b"Bearer a\tb",
+            b"Bearer\xa0abc",
+            b"Bearer \xf0\x9f\x94\x91",
+            b"Bearer abc\xa0",
+        ] {
+            assert_eq!(parse(value), Credential::Malformed, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn joined_lines_are_more_than_one_credential() {
+        for value in [
+            "Basic dTpw, Bearer abc",
+            "Basic dTpw,bearer abc",
+            "Digest realm=\"a\", Bearer abc",
+            "Bearer abc, Bearer def",
+        ] {
+            assert_eq!(parse(value.as_bytes()), Credential::Multiple, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_searched() {
+        let long = "a".repeat(64 * 1024);
+        let parse_len = |value: String| match parse(value.as_bytes()) {
+            Credential::None => "none",
+            Credential::Malformed => "malformed",
+            _ => "searched",
+        };
+        assert_eq!(parse_len(format!("Bearer {long}")), "malformed");
+        assert_eq!(parse_len(format!("Basic {long}, Bearer abc")), "none");
+        assert_eq!(parse_len(long), "none");
+    }
+}

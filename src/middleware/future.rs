@@ -1,0 +1,242 @@
+//! Carries a request from the layer's decision to its response.
+
+use std::{
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    identity,
+    rejection::{Answers, vary_on_authorization},
+};
+use crate::{session::CustomerSession, sessions::AuthenticateError};
+
+pin_project! {
+    /// The response of a [`CustomerSessionService`](crate::CustomerSessionService).
+    ///
+    /// Two words larger than the inner service's future at most; nothing is boxed unless the
+    /// store must be asked.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        /// The inner service has the request.
+        Inner { #[pin] future: S::Future, vary: bool },
+        /// The store is being asked.
+        Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
+        /// The layer has answered.
+        Refused { response: Option<Box<Response<Bytes>>> },
+    }
+}
+
+type Lookup = Pin<Box<dyn Future<Output = Result<Arc<CustomerSession>, AuthenticateError>> + Send>>;
+
+struct Waiting<S, ReqBody> {
+    lookup: Lookup,
+    /// The service that was made ready for this request.
+    ready: S,
+    request: Request<ReqBody>,
+    answers: Arc<Answers>,
+}
+
+impl<S, ReqBody> ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) fn inner(future: S::Future, vary: bool) -> Self {
+        Self {
+            state: State::Inner { future, vary },
+        }
+    }
+
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
+        Self {
+            state: State::Refused {
+                response: Some(Box::new(response)),
+            },
+        }
+    }
+
+    pub(super) fn waiting(
+        lookup: impl Future<Output = Result<Arc<CustomerSession>, AuthenticateError>> + Send + 'static,
+        ready: S,
+        request: Request<ReqBody>,
+        answers: Arc<Answers>,
+    ) -> Self {
+        Self {
+            state: State::Waiting {
+                waiting: Some(Box::new(Waiting {
+                    lookup: Box::pin(lookup),
+                    ready,
+                    request,
+                    answers,
+                })),
+            },
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProjection::Inner { future, vary } => {
+                    let mut response = ready!(future.poll(context))?;
+                    if *vary {
+                        vary_on_authorization(response.headers_mut());
+                    }
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                }
+                StateProjection::Refused { response } => {
+                    let response = polled_in_time(response.take());
+                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                }
+                StateProjection::Waiting { waiting } => {
+                    let mut it = polled_in_time(waiting.take());
+                    let Poll::Ready(landed) = it.lookup.as_mut().poll(context) else {
+                        *waiting = Some(it);
+                        return Poll::Pending;
+                    };
+                    land(*it, landed)
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+/// Like any future, this one must not be polled again once it was ready.
+#[expect(clippy::expect_used, reason = "the contract of `Future::poll`")]
+fn polled_in_time<T>(value: Option<T>) -> T {
+    value.expect("`ResponseFuture` is not polled after it was ready")
+}
+
+fn land<S, ReqBody>(
+    waiting: Waiting<S, ReqBody>,
+    landed: Result<Arc<CustomerSession>, AuthenticateError>,
+) -> State<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    let Waiting {
+        mut ready,
+        mut request,
+        answers,
+        ..
+    } = waiting;
+    match landed {
+        Ok(session) => {
+            identity::sign_in(request.extensions_mut(), session);
+            State::Inner {
+                future: ready.call(request),
+                vary: answers.optional,
+            }
+        }
+        Err(error) => State::Refused {
+            response: Some(Box::new(answers.answer(error.into()))),
+        },
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body of the inner service's response, or of the layer's own.
+    #[derive(Debug)]
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = KindProjection]
+    enum Kind<B> {
+        Inner { #[pin] body: B },
+        Refusal { body: Bytes },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    fn inner(body: B) -> Self {
+        Self {
+            kind: Kind::Inner { body },
+        }
+    }
+
+    fn refusal(body: Bytes) -> Self {
+        Self {
+            kind: Kind::Refusal { body },
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body,
+    B::Data: From<Bytes>,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProjection::Inner { body } => body.poll_frame(context),
+            KindProjection::Refusal { body } if body.is_empty() => Poll::Ready(None),
+            KindProjection::Refusal { body } => {
+                Poll::Ready(Some(Ok(Frame::data(mem::take(body).into()))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Refusal { body } => body.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Refusal { body } => SizeHint::with_exact(body.len() as u64),
+        }
+    }
+}

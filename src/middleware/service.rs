@@ -1,0 +1,125 @@
+//! Decides, for each request, what becomes of it.
+
+use std::{
+    fmt, mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{
+    HeaderMap, Method, Request, Response,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
+use tower_service::Service;
+
+use super::{
+    CustomerSessionLayer,
+    bearer::{Credential, credential},
+    future::{ResponseBody, ResponseFuture},
+    identity,
+    rejection::RejectionKind,
+};
+use crate::{
+    session::CustomerSession,
+    sessions::{Engine, Recall},
+    token::SessionToken,
+};
+
+/// What [`CustomerSessionLayer`] makes of a service.
+#[derive(Clone)]
+pub struct CustomerSessionService<S> {
+    inner: S,
+    layer: CustomerSessionLayer,
+}
+
+/// What becomes of a request.
+enum Admission {
+    SignedIn(Arc<CustomerSession>),
+    Anonymous,
+    Refused(RejectionKind),
+    /// The store must be asked.
+    Unknown(SessionToken),
+}
+
+impl<S> CustomerSessionService<S> {
+    pub(super) fn new(inner: S, layer: CustomerSessionLayer) -> Self {
+        Self { inner, layer }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CustomerSessionService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let CustomerSessionLayer { engine, answers } = &self.layer;
+        identity::clear(request.extensions_mut());
+        match admit(
+            engine,
+            answers.optional,
+            request.method(),
+            request.headers(),
+        ) {
+            Admission::SignedIn(session) => {
+                identity::sign_in(request.extensions_mut(), session);
+                ResponseFuture::inner(self.inner.call(request), answers.optional)
+            }
+            Admission::Anonymous => {
+                identity::pass_anonymously(request.extensions_mut(), answers);
+                ResponseFuture::inner(self.inner.call(request), answers.optional)
+            }
+            Admission::Refused(reason) => ResponseFuture::refused(answers.answer(reason.into())),
+            Admission::Unknown(token) => {
+                // The service that `poll_ready` made ready is the one to call later; what is
+                // left in its place must be made ready anew.
+                let not_ready = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, not_ready);
+                let engine = Arc::clone(engine);
+                let lookup = async move { engine.resolve(token).await };
+                ResponseFuture::waiting(lookup, ready, request, Arc::clone(answers))
+            }
+        }
+    }
+}
+
+fn admit(engine: &Engine, optional: bool, method: &Method, headers: &HeaderMap) -> Admission {
+    if is_preflight(method, headers) {
+        return Admission::Anonymous;
+    }
+    match credential(headers) {
+        Credential::Token(token) => match engine.recall(token) {
+            Recall::Live(session) => Admission::SignedIn(session),
+            Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
+            Recall::Unknown => Admission::Unknown(SessionToken::new(token)),
+        },
+        Credential::None if optional => Admission::Anonymous,
+        Credential::None => Admission::Refused(RejectionKind::MissingToken),
+        Credential::Malformed => Admission::Refused(RejectionKind::InvalidToken),
+        Credential::Multiple => Admission::Refused(RejectionKind::MultipleTokens),
+    }
+}
+
+/// A browser asks without credentials whether it may ask with them (Fetch standard,
+/// section 3.2.2); refusing would keep every web page of another origin out.
+fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+impl<S: fmt::Debug> fmt::Debug for CustomerSessionService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomerSessionService")
+            .field("inner", &self.inner)
+            .field("layer", &self.layer)
+            .finish()
+    }
+}

@@ -1,0 +1,183 @@
+//! Everything an operator can see: each counter and each event by name.
+//!
+//! No event carries a token. Texts that come from a store are searched for the token they
+//! might hold, and it is taken out.
+
+use std::{
+    error::Error,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::token::SessionToken;
+
+/// What the engine has done since it was built, and what it holds now.
+///
+/// Read it with [`CustomerSessions::statistics`](crate::CustomerSessions::statistics). The
+/// figures are counted without locks, so under load one may be a moment ahead of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Requests let in from the cache.
+    pub hits: u64,
+    /// Requests refused because their token is remembered to be unknown.
+    pub absent_hits: u64,
+    /// Lookups started in the store. Many requests may share one.
+    pub lookups: u64,
+    /// Requests refused because their token cannot have been issued in this format.
+    pub screened: u64,
+    /// Requests refused as an invalid token, for whatever reason.
+    pub rejected: u64,
+    /// Lookups that failed, took too long or panicked.
+    pub store_errors: u64,
+    /// Requests refused because too many lookups were under way.
+    pub overloaded: u64,
+    /// Answers thrown away because an invalidation came while they were under way.
+    pub overtaken: u64,
+    /// Invalidations applied, from this node or another.
+    pub invalidations: u64,
+    /// Lookups under way now.
+    pub lookups_in_flight: u64,
+    /// Sessions in the cache now. Moka counts in batches; the figure lags a little.
+    pub cached_sessions: u64,
+    /// Tokens remembered to be unknown now, counted in the same way.
+    pub cached_absent: u64,
+}
+
+/// As many cache lines for the counter of hits; a power of two.
+const STRIPES: usize = 16;
+
+/// The engine's counters.
+#[derive(Default)]
+pub(crate) struct Counters {
+    hits: [CacheLine; STRIPES],
+    pub(crate) absent_hits: Counter,
+    pub(crate) lookups: Counter,
+    pub(crate) screened: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) store_errors: Counter,
+    pub(crate) overloaded: Counter,
+    pub(crate) overtaken: Counter,
+    pub(crate) invalidations: Counter,
+}
+
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add_one(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct CacheLine(Counter);
+
+impl Counters {
+    /// Counts a hit. Different `spread`s count on different cache lines, so that cores which
+    /// serve different customers do not wait for each other.
+    pub(crate) fn hit(&self, spread: usize) {
+        self.hits[spread % STRIPES].0.add_one();
+    }
+
+    pub(crate) fn snapshot(&self) -> Statistics {
+        Statistics {
+            hits: self.hits.iter().map(|line| line.0.get()).sum(),
+            absent_hits: self.absent_hits.get(),
+            lookups: self.lookups.get(),
+            screened: self.screened.get(),
+            rejected: self.rejected.get(),
+            store_errors: self.store_errors.get(),
+            overloaded: self.overloaded.get(),
+            overtaken: self.overtaken.get(),
+            invalidations: self.invalidations.get(),
+            ..Statistics::default()
+        }
+    }
+}
+
+pub(crate) fn lookup_failed(error: &dyn Error, token: &SessionToken) {
+    let error = redacted(error, token);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(error, "session lookup failed");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(crate) fn outcome_unknown(change: &dyn fmt::Debug, error: &dyn fmt::Display) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        ?change,
+        %error,
+        "the store did not confirm a change; what is cached about it is dropped all the same"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (change, error);
+}
+
+pub(crate) fn source_ended() {
+    #[cfg(feature = "tracing")]
+    tracing::info!("the source of invalidations has ended");
+}
+
+pub(crate) fn rejected(reason: &dyn fmt::Debug) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(?reason, "request refused");
+    #[cfg(not(feature = "tracing"))]
+    let _ = reason;
+}
+
+pub(crate) fn realm_refused() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "a realm with control characters cannot stand in a header; the realm stays as it was"
+    );
+}
+
+#[cfg(feature = "axum")]
+pub(crate) fn layer_missing(extractor: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "a handler asks for `{extractor}`, but its route has no CustomerSessionLayer: \
+         add `.layer(CustomerSessionLayer::new(store))` after the routes"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = extractor;
+}
+
+/// Runs `future` in the span of whoever asked for it.
+pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "tracing")]
+    return tracing::Instrument::in_current_span(future);
+    #[cfg(not(feature = "tracing"))]
+    future
+}
+
+/// The error and all that caused it, without the token.
+fn redacted(error: &dyn Error, token: &SessionToken) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.replace(token.expose(), "[token]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_in_a_store_s_error_is_taken_out() {
+        let token = SessionToken::new("cst_planted");
+        let error = std::io::Error::other("no row for cst_planted, cst_planted");
+        assert_eq!(redacted(&error, &token), "no row for [token], [token]");
+    }
+}

@@ -1,0 +1,134 @@
+//! How an engine is set up, and what it does unless told otherwise.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    CustomerSessions,
+    engine::{Engine, Settings},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    store::SessionStore,
+    token::TokenFormat,
+};
+
+/// Builds [`CustomerSessions`]. Every setting has a default, and building cannot fail.
+#[must_use = "nothing is built until `build` is called"]
+pub struct CustomerSessionsBuilder<S> {
+    store: S,
+    clock: Arc<dyn Clock>,
+    token_format: Option<TokenFormat>,
+    cache_ttl: Duration,
+    cache_capacity: u64,
+    negative_ttl: Duration,
+    store_timeout: Duration,
+    max_lookups: usize,
+}
+
+impl<S: SessionStore> CustomerSessionsBuilder<S> {
+    pub(super) fn new(store: S) -> Self {
+        Self {
+            store,
+            clock: Arc::new(SystemClock),
+            token_format: None,
+            cache_ttl: Duration::from_secs(60),
+            cache_capacity: 50_000,
+            negative_ttl: Duration::from_secs(5),
+            store_timeout: Duration::from_secs(2),
+            max_lookups: 1024,
+        }
+    }
+
+    /// How long a session is let in without asking the store again; 60 seconds by default.
+    ///
+    /// It is counted from before the store was asked. It bounds how long a change that this
+    /// engine does not hear of (made in the store by hand, or on another node without
+    /// [`listen`](CustomerSessions::listen)) goes unnoticed. Zero: nothing is cached, every
+    /// request waits for a lookup.
+    pub fn cache_ttl(mut self, ttl: Duration) -> Self {
+        self.cache_ttl = ttl;
+        self
+    }
+
+    /// How many sessions are cached; 50,000 by default. A quarter as many unknown tokens are
+    /// remembered beside them. Zero: nothing is cached.
+    ///
+    /// Expect 0.5 to 2 KiB a session, depending on what its customer carries.
+    pub fn cache_capacity(mut self, sessions: u64) -> Self {
+        self.cache_capacity = sessions;
+        self
+    }
+
+    /// How long a token is remembered to be unknown; 5 seconds by default. It bounds how long
+    /// a session that was put into the store behind this engine's back is refused, if its
+    /// token was tried before. Zero: unknown tokens are not remembered.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.negative_ttl = ttl;
+        self
+    }
+
+    /// How long a lookup may take, and a request may wait for lookups; 2 seconds by default.
+    /// Zero: no limit.
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        self.store_timeout = limit;
+        self
+    }
+
+    /// How many lookups may be under way at once; 1024 by default. One more is refused at
+    /// once, not queued. Zero: no limit.
+    pub fn max_lookups(mut self, lookups: usize) -> Self {
+        self.max_lookups = lookups;
+        self
+    }
+
+    /// The tokens that are looked up at all, and those that are issued; what the store says
+    /// by default.
+    pub fn token_format(mut self, format: TokenFormat) -> Self {
+        self.token_format = Some(format);
+        self
+    }
+
+    /// Where the time comes from; [`SystemClock`] by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Builds the sessions. Nothing runs yet, no runtime is needed yet.
+    pub fn build(self) -> CustomerSessions<S> {
+        let store = Arc::new(self.store);
+        let settings = Settings {
+            token_format: self.token_format.unwrap_or_else(|| store.token_format()),
+            store: Arc::clone(&store) as Arc<dyn SessionStore>,
+            clock: self.clock,
+            cache_capacity: self.cache_capacity,
+            cache_ttl: self.cache_ttl,
+            negative_ttl: self.negative_ttl,
+            store_timeout: Some(self.store_timeout).filter(|limit| !limit.is_zero()),
+            max_lookups: Some(self.max_lookups).filter(|max| *max > 0),
+            stripes: stripes(self.cache_capacity),
+        };
+        CustomerSessions {
+            store,
+            engine: Arc::new(Engine::new(settings)),
+        }
+    }
+}
+
+impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomerSessionsBuilder")
+            .field("token_format", &self.token_format)
+            .field("cache_ttl", &self.cache_ttl)
+            .field("cache_capacity", &self.cache_capacity)
+            .field("negative_ttl", &self.negative_ttl)
+            .field("store_timeout", &self.store_timeout)
+            .field("max_lookups", &self.max_lookups)
+            .finish_non_exhaustive()
+    }
+}
+
+/// As many marks as sessions, so that few share one; at most 8 MiB a table.
+fn stripes(capacity: u64) -> usize {
+    capacity.min(1 << 20).next_power_of_two() as usize
+}

@@ -1,0 +1,410 @@
+//! The heart of the crate: from a token to the session it opens.
+//!
+//! Invariants, in the order in which they matter:
+//!
+//! 1. A lookup is stamped before it asks the store.
+//! 2. A mark is written after the change it stands for is visible to the store's readers.
+//! 3. The logical clock advances before the mark is written, and the mark is written before
+//!    the revocation returns.
+//! 4. Every use of an answer, cached or landing, passes [`Marks::pass`]: an answer that was
+//!    overtaken is dead on arrival, so inserting it needs no lock.
+//! 5. Marks never go back.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    AuthenticateError,
+    cache::{Cache, Found, Slot, TokenKey},
+    flight::{FlightNumber, Flights, Lookup},
+    marks::{Marks, Stamp, Target},
+};
+use crate::{
+    clock::Clock,
+    invalidation::Invalidation,
+    observe::{self, Counters, Statistics},
+    session::CustomerSession,
+    store::{SessionStore, StoreError},
+    token::{SessionToken, TokenFormat},
+};
+
+/// How often a lookup that was overtaken is asked again with others, before one asks alone.
+const SHARED_TRIES: usize = 3;
+
+/// What the engine is built from.
+pub(super) struct Settings {
+    pub(super) store: Arc<dyn SessionStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) token_format: TokenFormat,
+    pub(super) cache_capacity: u64,
+    pub(super) cache_ttl: Duration,
+    pub(super) negative_ttl: Duration,
+    /// `None`: no limit.
+    pub(super) store_timeout: Option<Duration>,
+    /// `None`: no limit.
+    pub(super) max_lookups: Option<usize>,
+    pub(super) stripes: usize,
+}
+
+/// Authenticates tokens. It knows no HTTP, and its store only by trait.
+pub(crate) struct Engine {
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    token_format: TokenFormat,
+    cache_ttl: Duration,
+    negative_ttl: Duration,
+    store_timeout: Option<Duration>,
+    permits: Option<Arc<Semaphore>>,
+    pub(super) cache: Cache,
+    flights: Flights,
+    pub(super) marks: Marks,
+    counters: Counters,
+}
+
+/// What can be said of a token without asking the store.
+pub(crate) enum Recall {
+    /// It opens this session, which is live.
+    Live(Arc<CustomerSession>),
+    /// It opens nothing.
+    Invalid,
+    /// The store must be asked.
+    Unknown,
+}
+
+impl Engine {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            cache: Cache::new(
+                settings.cache_capacity,
+                settings.cache_ttl,
+                settings.negative_ttl,
+            ),
+            store: settings.store,
+            clock: settings.clock,
+            token_format: settings.token_format,
+            cache_ttl: settings.cache_ttl,
+            negative_ttl: settings.negative_ttl,
+            store_timeout: settings.store_timeout,
+            permits: settings
+                .max_lookups
+                .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+            flights: Flights::default(),
+            marks: Marks::new(settings.stripes),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Answers from memory, if memory has an answer. Never waits, takes no lock of ours.
+    pub(crate) fn recall(&self, token: &str) -> Recall {
+        if !self.token_format.matches(token) {
+            self.counters.screened.add_one();
+            self.counters.rejected.add_one();
+            return Recall::Invalid;
+        }
+        let key = self.cache.key(token);
+        match self.peek(key, token) {
+            Some(Some(session)) => {
+                self.counters.hit(key.spread());
+                Recall::Live(session)
+            }
+            Some(None) => {
+                self.counters.absent_hits.add_one();
+                self.counters.rejected.add_one();
+                Recall::Invalid
+            }
+            None => Recall::Unknown,
+        }
+    }
+
+    /// Answers by asking the store, together with everybody who asks for the same token.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        token: SessionToken,
+    ) -> Result<Arc<CustomerSession>, AuthenticateError> {
+        let result = self.get(&token).await;
+        match &result {
+            Ok(_) => {}
+            Err(AuthenticateError::InvalidToken) => self.counters.rejected.add_one(),
+            Err(AuthenticateError::Overloaded) => self.counters.overloaded.add_one(),
+            // Counted and logged once for all who waited, by the lookup itself.
+            Err(AuthenticateError::Store(_)) => {}
+        }
+        result
+    }
+
+    /// Stops the use of everything that was read before the change `invalidation` stands for.
+    pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
+        self.marks.mark(match invalidation {
+            Invalidation::Session(id) => Target::Session(id.as_str()),
+            Invalidation::Customer(id) => Target::Customer(id.as_str()),
+            Invalidation::All => Target::All,
+        });
+        if *invalidation == Invalidation::All {
+            self.cache.clear();
+        }
+        self.counters.invalidations.add_one();
+    }
+
+    /// Forgets that there was no session for `token`: there is one now.
+    pub(super) fn forget_absent(&self, token: &SessionToken) {
+        self.cache.forget_absent(self.cache.key(token.expose()));
+    }
+
+    /// The live session that `token` opens according to the store, now, and to nobody else.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
+        let _permit = self.permit()?;
+        let slot = self.load(token, self.marks.stamp()).await?;
+        Ok(self.live(slot))
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(super) fn token_format(&self) -> &TokenFormat {
+        &self.token_format
+    }
+
+    pub(super) fn maintain(&self) {
+        self.cache.maintain();
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        let mut statistics = self.counters.snapshot();
+        statistics.lookups_in_flight = self.flights.len() as u64;
+        (statistics.cached_sessions, statistics.cached_absent) = self.cache.len();
+        statistics
+    }
+
+    /// `Some(None)`: it is remembered that there is no such session.
+    fn peek(&self, key: TokenKey, token: &str) -> Option<Option<Arc<CustomerSession>>> {
+        if let Some(slot) = self.cache.session(key) {
+            if self.is_fresh(&slot) && self.passes(&slot, token) {
+                if let Some(session) = self.live(slot) {
+                    return Some(Some(session));
+                }
+            }
+        }
+        let slot = self.cache.absent(key)?;
+        (self.is_fresh(&slot) && self.passes(&slot, token)).then_some(None)
+    }
+
+    /// The one place where the answer of a lookup is used, guarded by the marks.
+    async fn get(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Arc<CustomerSession>, AuthenticateError> {
+        let key = self.cache.key(token.expose());
+        let limit = self
+            .store_timeout
+            .and_then(|limit| Instant::now().checked_add(limit));
+        // The first lookup ends by its own limit; those after it share what is left of that.
+        let mut deadline = None;
+        for _ in 0..SHARED_TRIES {
+            let lookup = self.join(key, token)?;
+            let slot = self.until(deadline, lookup.landed()).await??;
+            if self.passes(&slot, token.expose()) {
+                return self.live(slot).ok_or(AuthenticateError::InvalidToken);
+            }
+            self.counters.overtaken.add_one();
+            deadline = limit;
+        }
+        // Whatever overtakes this lookup happened after the request came in, so its answer is
+        // used as it is: a session is not shut out by a storm of changes to others.
+        let session = self.until(deadline, self.ask(token)).await??;
+        session.ok_or(AuthenticateError::InvalidToken)
+    }
+
+    /// Joins the lookup under way for this token, or starts one.
+    fn join(
+        self: &Arc<Self>,
+        key: TokenKey,
+        token: &SessionToken,
+    ) -> Result<Arc<Lookup>, AuthenticateError> {
+        self.flights.join(key, self.marks.flushed(), |number| {
+            let permit = self.permit()?;
+            let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+            let stamp = self.marks.stamp();
+            let (land, landing) = watch::channel(None);
+            let flight = InFlight {
+                engine: Arc::clone(self),
+                key,
+                number,
+                _permit: permit,
+            };
+            let token = token.clone();
+            let task = runtime.spawn(observe::in_current_span(async move {
+                let landed = flight.engine.load(&token, stamp).await;
+                if let Ok(slot) = &landed {
+                    if flight.engine.passes(slot, token.expose()) {
+                        flight.engine.cache.insert(key, slot.clone());
+                    }
+                }
+                // Off the list before the waiters wake: who comes later asks anew.
+                drop(flight);
+                land.send_replace(Some(landed));
+            }));
+            Ok((stamp, Lookup::new(landing, task.abort_handle())))
+        })
+    }
+
+    /// Asks the store, within the time allowed, and judges what it answers.
+    pub(super) async fn load(
+        &self,
+        token: &SessionToken,
+        stamp: Stamp,
+    ) -> Result<Slot, StoreError> {
+        self.counters.lookups.add_one();
+        let asked = (self.clock.monotonic(), self.clock.now());
+        let found = self
+            .find(token)
+            .await
+            .and_then(|found| verified(found, token))
+            .inspect_err(|error| {
+                self.counters.store_errors.add_one();
+                observe::lookup_failed(error, token);
+            })?;
+        let (asked, asked_at) = asked;
+        let live = found.filter(|session| session.is_live_at(self.clock.now()));
+        let good_for = match &live {
+            // Should the wall clock go back, the session still ends when it should have.
+            Some(session) => (session.expires_at - asked_at)
+                .to_std()
+                .unwrap_or_default()
+                .min(self.cache_ttl),
+            None => self.negative_ttl,
+        };
+        Ok(Slot {
+            stamp,
+            fresh_until: asked.saturating_add(good_for),
+            found: live.map(|session| Found {
+                stripes: self
+                    .marks
+                    .stripes(session.id.as_str(), session.customer_id.as_str()),
+                session: Arc::new(session),
+            }),
+        })
+    }
+
+    /// The store's own answer, with its panics and its silence turned into errors.
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        let answer = caught(async {
+            match self.store_timeout {
+                Some(limit) => timeout(limit, self.store.find(token))
+                    .await
+                    .unwrap_or_else(|elapsed| Err(StoreError::timeout(elapsed))),
+                None => self.store.find(token).await,
+            }
+        });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")))
+    }
+
+    fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, AuthenticateError> {
+        match &self.permits {
+            None => Ok(None),
+            Some(permits) => match Arc::clone(permits).try_acquire_owned() {
+                Ok(permit) => Ok(Some(permit)),
+                Err(_) => Err(AuthenticateError::Overloaded),
+            },
+        }
+    }
+
+    /// Waits for `future` no longer than until `deadline`.
+    async fn until<F: Future>(
+        &self,
+        deadline: Option<Instant>,
+        future: F,
+    ) -> Result<F::Output, StoreError> {
+        match deadline {
+            Some(deadline) => timeout_at(deadline, future).await.map_err(|elapsed| {
+                self.counters.store_errors.add_one();
+                StoreError::timeout(elapsed)
+            }),
+            None => Ok(future.await),
+        }
+    }
+
+    /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
+    pub(super) fn passes(&self, slot: &Slot, token: &str) -> bool {
+        match &slot.found {
+            Some(found) => {
+                found.session.token.is(token) && self.marks.pass(slot.stamp, Some(found.stripes))
+            }
+            None => self.marks.pass(slot.stamp, None),
+        }
+    }
+
+    fn is_fresh(&self, slot: &Slot) -> bool {
+        self.clock.monotonic() < slot.fresh_until
+    }
+
+    /// The session in the slot, if it is live by the wall clock.
+    fn live(&self, slot: Slot) -> Option<Arc<CustomerSession>> {
+        let session = slot.found?.session;
+        session.is_live_at(self.clock.now()).then_some(session)
+    }
+}
+
+/// A lookup under way: on the list, and with its permit, until it is dropped.
+struct InFlight {
+    engine: Arc<Engine>,
+    key: TokenKey,
+    number: FlightNumber,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.engine.flights.leave(self.key, self.number);
+    }
+}
+
+/// Refuses an answer that breaks the store's contract where that would let somebody in as
+/// somebody else.
+fn verified(
+    found: Option<CustomerSession>,
+    token: &SessionToken,
+) -> Result<Option<CustomerSession>, StoreError> {
+    match found {
+        Some(session) if session.token != *token => Err(StoreError::corrupt(format!(
+            "session {} does not carry the token it was looked up by",
+            session.id
+        ))),
+        Some(session) if session.customer_id != session.customer.id => {
+            Err(StoreError::corrupt(format!(
+                "session {} belongs to customer {} but carries customer {}",
+                session.id, session.customer_id, session.customer.id
+            )))
+        }
+        found => Ok(found),
+    }
+}
+
+/// Runs `future`; `Err` if it panicked. The panic's message is not kept: it may hold anything.
+async fn caught<F: Future>(future: F) -> Result<F::Output, ()> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(())),
+        }
+    })
+    .await
+}

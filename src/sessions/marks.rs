@@ -1,0 +1,118 @@
+//! Revocation marks: how a cached or landing answer learns that it is too old.
+//!
+//! The engine has a logical clock that only invalidations advance. A lookup is stamped with
+//! it *before* it asks the store; an invalidation, *after* the store has committed, advances
+//! it and writes the new time on the mark of what changed. An answer whose stamp is older
+//! than a mark that concerns it may have been read before the change, and is not used.
+//!
+//! Marks are striped: identifiers share them by a keyed hash. An identifier that shares a
+//! stripe with a revoked one costs its owner one more lookup, nothing else.
+//!
+//! This file depends on nothing but atomics and the standard library's hash, so that
+//! `tests/loom.rs` can model-check it as it stands.
+
+use std::hash::{BuildHasher, RandomState};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// When a lookup asked, on the engine's logical clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(u64);
+
+/// Where to find the marks that concern one session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stripes {
+    session: u32,
+    customer: u32,
+}
+
+/// What an invalidation concerns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    Session(&'a str),
+    Customer(&'a str),
+    All,
+}
+
+pub(crate) struct Marks {
+    /// The logical clock. It starts at 1, so that a mark of 0 concerns nobody.
+    now: AtomicU64,
+    flushed: AtomicU64,
+    sessions: Box<[AtomicU64]>,
+    customers: Box<[AtomicU64]>,
+    /// Keyed, so that nobody can choose identifiers that share a stripe.
+    hasher: RandomState,
+}
+
+impl Marks {
+    /// Marks with so many stripes for sessions, and as many for customers; a power of two.
+    pub(crate) fn new(stripes: usize) -> Self {
+        let unmarked = || (0..stripes).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            now: AtomicU64::new(1),
+            flushed: AtomicU64::new(0),
+            sessions: unmarked(),
+            customers: unmarked(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The stamp for a lookup that is about to ask the store.
+    ///
+    /// Acquire: whoever reads a clock that an invalidation advanced also sees what was
+    /// committed before it.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp(self.now.load(Ordering::Acquire))
+    }
+
+    /// The oldest stamp that no flush has overtaken.
+    pub(crate) fn flushed(&self) -> Stamp {
+        Stamp(self.flushed.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn stripes(&self, session_id: &str, customer_id: &str) -> Stripes {
+        Stripes {
+            session: self.stripe(session_id),
+            customer: self.stripe(customer_id),
+        }
+    }
+
+    /// Marks `target`: no answer stamped before this is used once it has returned.
+    ///
+    /// To be called when the change is visible to the store's readers, not earlier.
+    pub(crate) fn mark(&self, target: Target<'_>) {
+        let now = self.advance();
+        self.publish(target, now);
+    }
+
+    /// Advances the logical clock and returns the new time.
+    pub(crate) fn advance(&self) -> Stamp {
+        Stamp(self.now.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Writes `now` on the marks of `target`. A mark never goes back.
+    pub(crate) fn publish(&self, target: Target<'_>, now: Stamp) {
+        let mark = match target {
+            Target::Session(id) => &self.sessions[self.stripe(id) as usize],
+            Target::Customer(id) => &self.customers[self.stripe(id) as usize],
+            Target::All => &self.flushed,
+        };
+        mark.fetch_max(now.0, Ordering::AcqRel);
+    }
+
+    /// Whether an answer stamped `stamp` may still be used. An answer that names no session
+    /// concerns nobody in particular: only a flush overtakes it.
+    pub(crate) fn pass(&self, stamp: Stamp, stripes: Option<Stripes>) -> bool {
+        let unmarked = |mark: &AtomicU64| mark.load(Ordering::Acquire) <= stamp.0;
+        unmarked(&self.flushed)
+            && stripes.is_none_or(|stripes| {
+                unmarked(&self.sessions[stripes.session as usize])
+                    && unmarked(&self.customers[stripes.customer as usize])
+            })
+    }
+
+    fn stripe(&self, id: &str) -> u32 {
+        // The number of stripes is a power of two, and the same for both tables.
+        (self.hasher.hash_one(id) as usize & (self.sessions.len() - 1)) as u32
+    }
+}

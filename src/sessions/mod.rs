@@ -1,0 +1,370 @@
+//! Customer sessions as an application uses them: authenticate, issue, rotate, revoke, list.
+//!
+//! What makes this engine different from a cache in front of a store: once a revocation has
+//! returned, no request that starts later is let in by what was read before it. The guide's
+//! page [`revocation`](crate::guide::revocation) explains how.
+
+mod builder;
+mod cache;
+mod engine;
+mod flight;
+mod marks;
+#[cfg(test)]
+mod tests;
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use zeroize::Zeroizing;
+
+pub use self::builder::CustomerSessionsBuilder;
+pub(crate) use self::engine::{Engine, Recall};
+use crate::{
+    customer::{Customer, CustomerId},
+    invalidation::{Invalidation, InvalidationSource},
+    observe::{self, Statistics},
+    session::{CustomerSession, SessionId, SessionSummary},
+    store::{SessionRegistry, SessionStore, StoreError},
+    token::SessionToken,
+};
+
+/// The customer sessions of a service: one store, one cache in front of it, and what one does
+/// with sessions.
+///
+/// Build it once, keep a clone wherever it is needed (clones share everything), and put
+/// `sessions.layer()` on the router. It needs a tokio runtime.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use customer_session::{CustomerData, CustomerSessions, store::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = CustomerSessions::builder(MemoryStore::new())
+///     .cache_ttl(Duration::from_secs(30))
+///     .build();
+///
+/// let customer = CustomerData::new("cus_1", "org_1");
+/// let session = sessions.issue(customer, Duration::from_secs(3600)).await?;
+///
+/// let authenticated = sessions.authenticate(&session.token).await?;
+/// assert_eq!(authenticated.customer.id.as_str(), "cus_1");
+///
+/// assert!(sessions.revoke(&session.id).await?);
+/// assert!(sessions.authenticate(&session.token).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+pub struct CustomerSessions<S> {
+    store: Arc<S>,
+    engine: Arc<Engine>,
+}
+
+impl<S> Clone for CustomerSessions<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            engine: Arc::clone(&self.engine),
+        }
+    }
+}
+
+impl<S> fmt::Debug for CustomerSessions<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomerSessions")
+            .field("statistics", &self.engine.statistics())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> CustomerSessions<S> {
+    /// What the engine has done since it was built, and what it holds now.
+    pub fn statistics(&self) -> Statistics {
+        self.engine.statistics()
+    }
+
+    /// Drops from the cache what has expired. The cache does so by itself as it is used; call
+    /// this from a timer if memory is to return while nobody asks for anything.
+    pub fn maintain(&self) {
+        self.engine.maintain();
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
+impl<S: SessionStore> CustomerSessions<S> {
+    /// Sets out to build the sessions of `store`.
+    pub fn builder(store: S) -> CustomerSessionsBuilder<S> {
+        CustomerSessionsBuilder::new(store)
+    }
+
+    /// The live session that `token` opens, for use outside HTTP.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthenticateError`]; an unknown, an expired and a revoked token are not told apart.
+    pub async fn authenticate(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Arc<CustomerSession>, AuthenticateError> {
+        match self.engine.recall(token.expose()) {
+            Recall::Live(session) => Ok(session),
+            Recall::Invalid => Err(AuthenticateError::InvalidToken),
+            Recall::Unknown => self.engine.resolve(token.clone()).await,
+        }
+    }
+
+    /// Applies the invalidations that other nodes send, until `source` ends.
+    ///
+    /// Nothing runs until the application spawns the returned future. When it ends,
+    /// everything received has been applied.
+    ///
+    /// ```
+    /// # use customer_session::{CustomerSessions, Invalidation, InvalidationSource, SessionStore};
+    /// # fn start<S: SessionStore>(
+    /// #     sessions: CustomerSessions<S>,
+    /// #     source: impl InvalidationSource + 'static,
+    /// # ) {
+    /// tokio::spawn(sessions.listen(source));
+    /// # }
+    /// ```
+    pub fn listen<I>(&self, mut source: I) -> impl Future<Output = ()> + Send + use<S, I>
+    where
+        I: InvalidationSource + 'static,
+    {
+        let engine = Arc::clone(&self.engine);
+        async move {
+            while let Some(invalidation) = source.recv().await {
+                engine.invalidate(&invalidation);
+            }
+            observe::source_ended();
+        }
+    }
+}
+
+/// What needs a store that keeps sessions.
+///
+/// Those methods that change something finish even if their future is dropped half-way: once
+/// the store has been asked for the change, the cache follows it. They have no time limit of
+/// their own; when one is put around them, the change goes on in the background. If the store
+/// fails in the middle, the cache assumes that the change happened.
+impl<S: SessionRegistry> CustomerSessions<S> {
+    /// Opens a session for a customer, with a new token, for `ttl` from now.
+    ///
+    /// The answer holds the token; the store keeps only a hash of it, so this is the one
+    /// chance to hand it to the customer.
+    ///
+    /// # Errors
+    ///
+    /// The store's; [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the
+    /// operating system has no randomness.
+    pub async fn issue(
+        &self,
+        customer: impl Into<Customer>,
+        ttl: Duration,
+    ) -> Result<CustomerSession, StoreError> {
+        let session = self.new_session(customer.into(), ttl)?;
+        self.store.insert(&session).await?;
+        self.engine.forget_absent(&session.token);
+        Ok(session)
+    }
+
+    /// Exchanges a live session for a new one of the same customer, with a new id and token,
+    /// for `ttl` from now. The old token is refused from then on.
+    ///
+    /// `None`: the token opens no live session, or somebody else rotated it first.
+    ///
+    /// # Errors
+    ///
+    /// The store's. If the outcome is unknown, the cache forgets the old session.
+    pub async fn rotate(
+        &self,
+        token: &SessionToken,
+        ttl: Duration,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        if !self.engine.token_format().matches(token.expose()) {
+            return Ok(None);
+        }
+        // Asked anew: what is cached may be older than another node's rotation.
+        let old = match self.engine.ask(token).await {
+            Ok(Some(old)) => old,
+            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
+            Err(AuthenticateError::Overloaded) => {
+                return Err(StoreError::unavailable("too many lookups are under way"));
+            }
+            Err(AuthenticateError::Store(error)) => return Err(error),
+        };
+        let new = self.new_session(old.customer.clone(), ttl)?;
+        let change = Invalidation::Session(old.id.clone());
+        let store = Arc::clone(&self.store);
+        self.settle(change, async move {
+            let won = store.replace(&old.id, &new).await?;
+            Ok(won.then_some(new))
+        })
+        .await
+    }
+
+    /// Ends a session. Once this has returned, no request that starts later is let in by it.
+    ///
+    /// `false`: the store did not have it, which is no error (RFC 7009, section 2.2).
+    ///
+    /// # Errors
+    ///
+    /// The store's; the session may then still exist, but this cache has forgotten it.
+    pub async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
+        let (store, id) = (Arc::clone(&self.store), session.clone());
+        self.settle(Invalidation::Session(session.clone()), async move {
+            store.revoke(&id).await
+        })
+        .await
+    }
+
+    /// Ends all sessions of a customer, and says how many there were.
+    ///
+    /// # Errors
+    ///
+    /// The store's; sessions may then still exist, but this cache has forgotten them.
+    pub async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+        let (store, id) = (Arc::clone(&self.store), customer.clone());
+        self.settle(Invalidation::Customer(customer.clone()), async move {
+            store.revoke_customer(&id).await
+        })
+        .await
+    }
+
+    /// Replaces a customer in all of the customer's sessions, and says how many these are.
+    /// Once this has returned, requests that start later see the new customer.
+    ///
+    /// # Errors
+    ///
+    /// The store's; the cache then asks it again.
+    pub async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+        let (store, customer) = (Arc::clone(&self.store), customer.clone());
+        self.settle(Invalidation::Customer(customer.id.clone()), async move {
+            store.update_customer(&customer).await
+        })
+        .await
+    }
+
+    /// The sessions of a customer, oldest first, without their tokens.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        self.store.list(customer).await
+    }
+
+    fn new_session(
+        &self,
+        customer: Customer,
+        ttl: Duration,
+    ) -> Result<CustomerSession, StoreError> {
+        let mut random = Zeroizing::new([0; 16]);
+        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
+        let id = uuid::Builder::from_random_bytes(*random).into_uuid();
+        let token = self.engine.token_format().try_generate();
+        // Databases keep microseconds; what is stored must read back equal.
+        let now = self.engine.clock().now().trunc_subsecs(6);
+        Ok(CustomerSession {
+            id: SessionId::from(id.to_string()),
+            created_at: now,
+            modified_at: None,
+            token: token.map_err(StoreError::unavailable)?,
+            expires_at: after(now, ttl),
+            customer_id: customer.id.clone(),
+            customer,
+        })
+    }
+
+    /// Makes a change in the store and marks it, in a task that a dropped caller cannot stop
+    /// between the two.
+    async fn settle<T: Send + 'static>(
+        &self,
+        invalidation: Invalidation,
+        change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mark = MarkOnDrop {
+            engine: Arc::clone(&self.engine),
+            invalidation,
+        };
+        let task = tokio::spawn(observe::in_current_span(async move {
+            let outcome = change.await;
+            if let Err(error) = &outcome {
+                observe::outcome_unknown(&mark.invalidation, error);
+            }
+            // Before the caller hears of it.
+            drop(mark);
+            outcome
+        }));
+        task.await.unwrap_or_else(|error| {
+            Err(StoreError::unavailable(if error.is_panic() {
+                "the store panicked; the change may have happened"
+            } else {
+                "the runtime shut down; the change may have happened"
+            }))
+        })
+    }
+}
+
+/// Marks a change whatever became of it: done, failed, panicked, or stopped with its runtime.
+struct MarkOnDrop {
+    engine: Arc<Engine>,
+    invalidation: Invalidation,
+}
+
+impl Drop for MarkOnDrop {
+    fn drop(&mut self) {
+        self.engine.invalidate(&self.invalidation);
+    }
+}
+
+/// `now` and `ttl`, or the end of time as chrono knows it.
+fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(ttl)
+        .ok()
+        .and_then(|ttl| now.checked_add_signed(ttl))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+        .trunc_subsecs(6)
+}
+
+/// Why a token authenticates nobody.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AuthenticateError {
+    /// It opens no live session: it is malformed, unknown, expired or revoked, or its customer
+    /// was deleted. Which of these is not told.
+    InvalidToken,
+    /// The store was not asked, because as many lookups as allowed are under way.
+    Overloaded,
+    /// The store could not tell.
+    Store(StoreError),
+}
+
+impl fmt::Display for AuthenticateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidToken => "the token opens no live session",
+            Self::Overloaded => "too many session lookups are under way",
+            Self::Store(_) => "the token could not be checked",
+        })
+    }
+}
+
+impl Error for AuthenticateError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<StoreError> for AuthenticateError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

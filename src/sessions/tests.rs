@@ -1,0 +1,143 @@
+//! What can only be tested from inside: an insertion that is delayed, and keys that collide.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    CustomerSessions,
+    engine::{Engine, Recall, Settings},
+};
+use crate::{
+    clock::SystemClock,
+    customer::CustomerData,
+    invalidation::Invalidation,
+    session::CustomerSession,
+    store::{MemoryStore, SessionStore},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Sessions whose identifiers all share one mark.
+fn on_one_stripe() -> CustomerSessions<MemoryStore> {
+    let store = Arc::new(MemoryStore::new());
+    let engine = Engine::new(Settings {
+        store: Arc::clone(&store) as Arc<dyn SessionStore>,
+        clock: Arc::new(SystemClock),
+        token_format: store.token_format(),
+        cache_capacity: 100,
+        cache_ttl: HOUR,
+        negative_ttl: HOUR,
+        store_timeout: Some(Duration::from_secs(2)),
+        max_lookups: Some(10),
+        stripes: 1,
+    });
+    CustomerSessions {
+        store,
+        engine: Arc::new(engine),
+    }
+}
+
+async fn issue(sessions: &CustomerSessions<MemoryStore>, customer: &str) -> CustomerSession {
+    let customer = CustomerData::new(customer, "org_1");
+    sessions.issue(customer, HOUR).await.expect("issued")
+}
+
+#[tokio::test]
+async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
+    let sessions = on_one_stripe();
+    let session = issue(&sessions, "cus_1").await;
+    let token = session.token.expose();
+    let engine = &sessions.engine;
+    for invalidation in [
+        Invalidation::Session(session.id.clone()),
+        Invalidation::Customer(session.customer_id.clone()),
+        Invalidation::All,
+    ] {
+        let slot = engine.load(&session.token, engine.marks.stamp()).await;
+        let slot = slot.expect("found");
+        assert!(engine.passes(&slot, token), "checked before the insertion");
+        engine.invalidate(&invalidation);
+        engine.cache.insert(engine.cache.key(token), slot);
+        assert!(
+            matches!(engine.recall(token), Recall::Unknown),
+            "{invalidation:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn another_session_s_slot_is_not_used_even_under_the_same_key() {
+    let sessions = on_one_stripe();
+    let (mine, other) = (
+        issue(&sessions, "cus_1").await,
+        issue(&sessions, "cus_2").await,
+    );
+    let engine = &sessions.engine;
+    let slot = engine.load(&other.token, engine.marks.stamp()).await;
+    let key = engine.cache.key(mine.token.expose());
+    engine.cache.insert(key, slot.expect("found"));
+    assert!(matches!(
+        engine.recall(mine.token.expose()),
+        Recall::Unknown
+    ));
+}
+
+#[tokio::test]
+async fn on_one_stripe_a_revocation_ends_its_own_session_and_no_other() {
+    let sessions = on_one_stripe();
+    let (one, two) = (
+        issue(&sessions, "cus_1").await,
+        issue(&sessions, "cus_2").await,
+    );
+    for session in [&one, &two] {
+        sessions.authenticate(&session.token).await.expect("live");
+    }
+    assert!(sessions.revoke(&one.id).await.expect("revoked"));
+    assert!(sessions.authenticate(&one.token).await.is_err());
+    let still = sessions.authenticate(&two.token).await.expect("live");
+    assert_eq!(still.id, two.id);
+}
+
+/// A store during each of whose lookups somebody else's session is revoked.
+struct Storm {
+    inner: MemoryStore,
+    engine: std::sync::OnceLock<std::sync::Weak<Engine>>,
+}
+
+#[crate::async_trait]
+impl SessionStore for Storm {
+    async fn find(
+        &self,
+        token: &crate::token::SessionToken,
+    ) -> Result<Option<CustomerSession>, crate::store::StoreError> {
+        let found = self.inner.find(token).await;
+        let engine = self.engine.get().and_then(std::sync::Weak::upgrade);
+        let other = Invalidation::Session("ses_other".into());
+        engine.expect("it is running").invalidate(&other);
+        found
+    }
+}
+
+#[tokio::test]
+async fn under_constant_revocation_a_session_is_let_in_within_four_lookups() {
+    let calm = on_one_stripe();
+    let session = issue(&calm, "cus_1").await;
+    let storm = Arc::new(Storm {
+        inner: MemoryStore::clone(&calm.store),
+        engine: std::sync::OnceLock::new(),
+    });
+    let engine = Arc::new(Engine::new(Settings {
+        store: Arc::clone(&storm) as Arc<dyn SessionStore>,
+        clock: Arc::new(SystemClock),
+        token_format: calm.store.token_format(),
+        cache_capacity: 100,
+        cache_ttl: HOUR,
+        negative_ttl: HOUR,
+        store_timeout: None,
+        max_lookups: Some(1),
+        stripes: 1,
+    }));
+    storm.engine.set(Arc::downgrade(&engine)).expect("set once");
+    let found = engine.resolve(session.token.clone()).await.expect("live");
+    assert_eq!(found.id, session.id);
+    assert_eq!(engine.statistics().lookups, 4);
+}

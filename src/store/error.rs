@@ -1,0 +1,87 @@
+//! Why a store could not answer.
+
+use std::{error::Error, fmt, sync::Arc};
+
+/// A store could not answer, or could not do what it was asked.
+///
+/// `Display` says what failed in general; [`source`](Error::source) has the store's own
+/// error. Cloning costs one pointer, since everybody who waits for one lookup gets its error.
+///
+/// ```
+/// use customer_session::{StoreError, StoreErrorKind};
+///
+/// let error = StoreError::unavailable("connection refused");
+/// assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+/// assert_eq!(error.to_string(), "the session store is unavailable");
+/// ```
+#[derive(Clone, Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+/// What sort of failure a [`StoreError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// A session with this id or token exists already.
+    Conflict,
+    /// What the store holds cannot be understood.
+    Corrupt,
+    /// The store did not answer in time; a write may have happened or not.
+    Timeout,
+    /// The store cannot be reached or refuses to work.
+    Unavailable,
+}
+
+impl StoreError {
+    /// A session with this id or token exists already.
+    pub fn conflict(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of_kind(StoreErrorKind::Conflict, source.into())
+    }
+
+    /// What the store holds cannot be understood. Name the record by its id, never by its
+    /// token.
+    pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of_kind(StoreErrorKind::Corrupt, source.into())
+    }
+
+    /// The store did not answer in time.
+    pub fn timeout(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of_kind(StoreErrorKind::Timeout, source.into())
+    }
+
+    /// The store cannot be reached or refuses to work.
+    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of_kind(StoreErrorKind::Unavailable, source.into())
+    }
+
+    fn of_kind(kind: StoreErrorKind, source: Box<dyn Error + Send + Sync>) -> Self {
+        Self {
+            kind,
+            source: source.into(),
+        }
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            StoreErrorKind::Conflict => "the session store holds this session already",
+            StoreErrorKind::Corrupt => "the session store holds something unreadable",
+            StoreErrorKind::Timeout => "the session store did not answer in time",
+            StoreErrorKind::Unavailable => "the session store is unavailable",
+        })
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}

@@ -1,0 +1,288 @@
+//! The secret a customer presents, and what such secrets look like.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// The secret that opens a customer session.
+///
+/// It is built to stay secret: `Debug` is redacted, there is no `Display`, equality takes the
+/// same time wherever two tokens differ, and the memory is overwritten when it is dropped.
+/// Only [`expose`](SessionToken::expose) and serialization give it away, because the answer
+/// of the endpoint that creates a session must carry it, once.
+///
+/// ```
+/// use customer_session::SessionToken;
+///
+/// let token = SessionToken::new("cst_secret");
+/// assert_eq!(format!("{token:?}"), "SessionToken(redacted)");
+/// assert_eq!(token.expose(), "cst_secret");
+/// ```
+#[derive(Clone)]
+pub struct SessionToken(Zeroizing<String>);
+
+impl SessionToken {
+    /// Wraps a token. Nothing is checked here; [`TokenFormat::matches`] does that.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(Zeroizing::new(token.into()))
+    }
+
+    /// The secret itself. Hash it, send it to its owner; do not log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is `token`, in time that depends on the lengths alone.
+    pub(crate) fn is(&self, token: &str) -> bool {
+        self.0.as_bytes().ct_eq(token.as_bytes()).into()
+    }
+}
+
+impl PartialEq for SessionToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other.expose())
+    }
+}
+
+impl Eq for SessionToken {}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionToken(redacted)")
+    }
+}
+
+impl Serialize for SessionToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionToken {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+const RANDOM_LEN: usize = 37;
+const CHECKSUM_LEN: usize = 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// The prefix of the tokens that this crate's own stores issue.
+const OWN_PREFIX: &str = "cst_";
+
+/// What the tokens of a store look like, so that what was never issued is refused without
+/// asking the store.
+///
+/// A token made by [`generate`](TokenFormat::generate) is a prefix, 37 random characters of
+/// `[0-9A-Za-z]` (220 bits from the operating system), and 6 more that are the base62 of the
+/// CRC-32 of those 37: the format Polar uses, and secret scanners like for its prefix.
+///
+/// ```
+/// use customer_session::TokenFormat;
+///
+/// let format = TokenFormat::new("acme_cst_").or("acme_old_");
+/// let token = format.generate();
+/// assert!(token.expose().starts_with("acme_cst_"));
+/// assert!(format.matches(token.expose()));
+/// assert!(!format.matches("undefined"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFormat {
+    /// `None` is [`TokenFormat::any`]; the first prefix is the one that new tokens get.
+    prefixes: Option<Arc<[Box<str>]>>,
+}
+
+impl TokenFormat {
+    /// The longest token that any format accepts, in bytes.
+    pub const MAX_LEN: usize = 4096;
+
+    /// Whatever RFC 6750, section 2.1, allows as `b64token`, up to 4 KiB.
+    ///
+    /// New tokens of this format begin with `cst_`.
+    pub fn any() -> Self {
+        Self { prefixes: None }
+    }
+
+    /// `prefix`, 37 random characters, and their checksum.
+    ///
+    /// A prefix should be made of the characters that RFC 6750 allows in a token (letters,
+    /// digits, `-._~+/`); with any other character no client can send the token.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefixes: Some(Arc::new([prefix.into().into_boxed_str()])),
+        }
+    }
+
+    /// Accepts one more prefix. New tokens still get the first. Changes nothing on
+    /// [`any`](TokenFormat::any), which accepts it already.
+    #[must_use]
+    pub fn or(self, prefix: impl Into<String>) -> Self {
+        let prefixes = self.prefixes.map(|prefixes| {
+            let one_more = prefix.into().into_boxed_str();
+            prefixes.iter().cloned().chain([one_more]).collect()
+        });
+        Self { prefixes }
+    }
+
+    /// Polar's customer (`polar_cst_`) and member (`polar_mst_`) sessions.
+    pub fn polar() -> Self {
+        Self::new("polar_cst_").or("polar_mst_")
+    }
+
+    /// Whether `token` can have been issued in this format.
+    ///
+    /// The length is looked at first, so that a long token costs nothing.
+    pub fn matches(&self, token: &str) -> bool {
+        match &self.prefixes {
+            None => token.len() <= Self::MAX_LEN && is_b64token(token.as_bytes()),
+            Some(prefixes) => prefixes.iter().any(|prefix| {
+                token.len() == prefix.len() + RANDOM_LEN + CHECKSUM_LEN
+                    && token.len() <= Self::MAX_LEN
+                    && token
+                        .as_bytes()
+                        .strip_prefix(prefix.as_bytes())
+                        .is_some_and(is_checked_random)
+            }),
+        }
+    }
+
+    /// A new token, from the operating system's randomness.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give: there is no safe token to return.
+    #[expect(clippy::expect_used, reason = "documented; a guessable token is worse")]
+    pub fn generate(&self) -> SessionToken {
+        self.try_generate()
+            .expect("the operating system gives random bytes")
+    }
+
+    /// [`generate`](Self::generate) for callers that can report an error.
+    pub(crate) fn try_generate(&self) -> Result<SessionToken, getrandom::Error> {
+        let prefix = match &self.prefixes {
+            Some(prefixes) => &*prefixes[0],
+            None => OWN_PREFIX,
+        };
+        // Full capacity at once: growing would leave a copy of the secret behind.
+        let mut token = String::with_capacity(prefix.len() + RANDOM_LEN + CHECKSUM_LEN);
+        token.push_str(prefix);
+        let mut bytes = Zeroizing::new([0; 64]);
+        while token.len() < prefix.len() + RANDOM_LEN {
+            getrandom::fill(bytes.as_mut_slice())?;
+            let missing = prefix.len() + RANDOM_LEN - token.len();
+            // 248 is the largest multiple of 62 in a byte: above it characters would be uneven.
+            let fair = bytes.iter().filter(|byte| **byte < 248).take(missing);
+            token.extend(fair.map(|byte| char::from(BASE62[usize::from(byte % 62)])));
+        }
+        let checksum = base62(crc32fast::hash(&token.as_bytes()[prefix.len()..]));
+        token.extend(checksum.map(char::from));
+        Ok(SessionToken::new(token))
+    }
+}
+
+/// RFC 6750, section 2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn is_b64token(token: &[u8]) -> bool {
+    let end = token
+        .iter()
+        .rposition(|byte| *byte != b'=')
+        .map_or(0, |last| last + 1);
+    end > 0
+        && token[..end].iter().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+        })
+}
+
+fn is_checked_random(rest: &[u8]) -> bool {
+    let (random, checksum) = rest.split_at(rest.len() - CHECKSUM_LEN);
+    random.iter().all(u8::is_ascii_alphanumeric)
+        // Encoding the true value and comparing needs no decoder that could overflow.
+        && base62(crc32fast::hash(random)) == checksum
+}
+
+/// `value` as six base62 digits, padded with zeros; `u32::MAX` is `4gfFC3`.
+fn base62(mut value: u32) -> [u8; CHECKSUM_LEN] {
+    let mut digits = [b'0'; CHECKSUM_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(value % 62) as usize];
+        value /= 62;
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base62_pads_to_six_digits() {
+        let known: [(u32, &[u8; 6]); 8] = [
+            (0, b"000000"),
+            (9, b"000009"),
+            (10, b"00000A"),
+            (36, b"00000a"),
+            (62, b"000010"),
+            (3844, b"000100"),
+            (2_147_483_648, b"2LKcb2"),
+            (u32::MAX, b"4gfFC3"),
+        ];
+        for (value, digits) in known {
+            assert_eq!(&base62(value), digits, "{value}");
+        }
+    }
+
+    #[test]
+    fn b64token_is_that_of_rfc_6750() {
+        for good in ["a", "-._~+/", "abc=", "abc=====", "0"] {
+            assert!(is_b64token(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "=", "==", "a=b", "a b", "a,b", "a\"", "a:b", "é", "a\n"] {
+            assert!(!is_b64token(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_covers_the_random_part_alone() {
+        let format = TokenFormat::new("one_").or("two_");
+        let token = format.generate();
+        let random = token.expose().strip_prefix("one_").expect("first prefix");
+        assert!(format.matches(&format!("two_{random}")));
+        assert!(!format.matches(&format!("six_{random}")));
+    }
+
+    #[test]
+    fn any_changed_character_is_noticed() {
+        let format = TokenFormat::new("cst_");
+        let token = format.generate();
+        for place in 0..token.expose().len() {
+            let mut bytes = token.expose().as_bytes().to_vec();
+            bytes[place] = if bytes[place] == b'x' { b'y' } else { b'x' };
+            let changed = String::from_utf8(bytes).expect("ASCII");
+            assert!(!format.matches(&changed), "changed at {place}");
+        }
+    }
+
+    #[test]
+    fn new_tokens_use_the_whole_alphabet_and_never_repeat() {
+        let format = TokenFormat::any();
+        let mut seen = std::collections::HashSet::new();
+        let mut letters = std::collections::HashSet::new();
+        for _ in 0..500 {
+            let token = format.generate();
+            assert!(format.matches(token.expose()));
+            assert_eq!(token.expose().len(), 4 + RANDOM_LEN + CHECKSUM_LEN);
+            letters.extend(token.expose()[4..4 + RANDOM_LEN].bytes());
+            assert!(seen.insert(token.expose().to_owned()));
+        }
+        assert_eq!(letters.len(), 62);
+    }
+
+    #[test]
+    fn length_is_limited() {
+        assert!(TokenFormat::any().matches(&"a".repeat(TokenFormat::MAX_LEN)));
+        assert!(!TokenFormat::any().matches(&"a".repeat(TokenFormat::MAX_LEN + 1)));
+        assert!(!TokenFormat::any().matches(""));
+    }
+}

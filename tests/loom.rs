@@ -1,0 +1,143 @@
+//! A model of the revocation protocol, checked in every order in which two threads can meet.
+//!
+//! The marks are the crate's own source, on loom's atomics in place of the standard ones. The
+//! store is an atomic: a reader that sees the deletion sees what came before it.
+
+/// What `src/sessions/marks.rs` takes from its crate.
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+}
+
+#[path = "../src/sessions/marks.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod marks;
+
+use loom::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+};
+
+use marks::{Marks, Stamp, Target};
+
+/// The protocol as it is, and four ways to get it wrong.
+#[derive(Clone, Copy, PartialEq)]
+enum Protocol {
+    Whole,
+    WithoutCheck,
+    StampAfterQuery,
+    MarkBeforeDelete,
+    MarkWithoutAdvance,
+}
+
+struct Model {
+    protocol: Protocol,
+    target: Target<'static>,
+    marks: Marks,
+    deleted: AtomicBool,
+    cached: Mutex<Option<Stamp>>,
+}
+
+impl Model {
+    /// Looks up, and caches what was found. Returns whether the session may be used.
+    fn lookup(&self) -> bool {
+        let mut stamp = self.marks.stamp();
+        let found = !self.deleted.load(SeqCst);
+        if self.protocol == Protocol::StampAfterQuery {
+            stamp = self.marks.stamp();
+        }
+        if !found {
+            return false;
+        }
+        let usable = self.passes(stamp);
+        if usable {
+            *self.cached.lock().unwrap() = Some(stamp);
+        }
+        usable
+    }
+
+    fn hit(&self) -> bool {
+        let cached = *self.cached.lock().unwrap();
+        cached.is_some_and(|stamp| self.passes(stamp))
+    }
+
+    fn passes(&self, stamp: Stamp) -> bool {
+        let stripes = self.marks.stripes("ses_1", "cus_1");
+        self.protocol == Protocol::WithoutCheck || self.marks.pass(stamp, Some(stripes))
+    }
+
+    fn revoke(&self) {
+        if self.protocol == Protocol::MarkBeforeDelete {
+            self.marks.mark(self.target);
+            self.deleted.store(true, SeqCst);
+            return;
+        }
+        self.deleted.store(true, SeqCst);
+        if self.protocol == Protocol::MarkWithoutAdvance {
+            let now = self.marks.stamp();
+            self.marks.publish(self.target, now);
+        } else {
+            self.marks.mark(self.target);
+        }
+    }
+}
+
+/// One thread looks up twice while another revokes; whatever starts after the revocation has
+/// returned must not be let in.
+fn check(protocol: Protocol, target: Target<'static>) {
+    loom::model(move || {
+        let model = Arc::new(Model {
+            protocol,
+            target,
+            marks: Marks::new(1),
+            deleted: AtomicBool::new(false),
+            cached: Mutex::new(None),
+        });
+        let looking = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.lookup();
+                model.lookup();
+            }
+        });
+        model.revoke();
+        // From here on every request has started after the revocation.
+        assert!(!model.hit(), "a hit let a revoked session in");
+        looking.join().unwrap();
+        assert!(!model.hit(), "a late insertion let a revoked session in");
+        assert!(!model.lookup(), "a lookup found a revoked session");
+    });
+}
+
+#[test]
+fn no_order_of_events_lets_a_revoked_session_in() {
+    check(Protocol::Whole, Target::Session("ses_1"));
+    check(Protocol::Whole, Target::Customer("cus_1"));
+    check(Protocol::Whole, Target::All);
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_missing_check() {
+    check(Protocol::WithoutCheck, Target::Session("ses_1"));
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_stamp_that_is_taken_after_the_query() {
+    check(Protocol::StampAfterQuery, Target::Session("ses_1"));
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_mark_that_comes_before_the_deletion() {
+    check(Protocol::MarkBeforeDelete, Target::Session("ses_1"));
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_mark_that_does_not_advance_the_clock() {
+    check(Protocol::MarkWithoutAdvance, Target::Session("ses_1"));
+}
