@@ -205,6 +205,13 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// An empty body; layers that answer by themselves, as for CORS, ask for one.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::refusal(Bytes::new())
+    }
+}
+
 impl<B> Body for ResponseBody<B>
 where
     B: Body,

@@ -1,0 +1,123 @@
+//! What a hit costs in memory: allocations, and the size of its future.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    future::Ready,
+    mem::size_of,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use customer_session::{Customer, CustomerSessions, MemoryStore, ResponseFuture};
+use http::{Extensions, HeaderValue, Request, Response};
+use http_body_util::Empty;
+use tower::{Layer as _, Service};
+
+use support::{HOUR, customer};
+
+/// A service that does nothing and allocates nothing.
+#[derive(Clone)]
+struct Nothing;
+
+impl Service<Request<()>> for Nothing {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        assert!(request.extensions().get::<Customer>().is_some());
+        std::future::ready(Ok(Response::new(Empty::new())))
+    }
+}
+
+#[tokio::test]
+async fn a_hit_allocates_nothing_but_the_extensions() {
+    let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+    let mut data = (*customer("cus_1")).clone();
+    for n in 0..50 {
+        data.metadata.insert(format!("key {n}"), "value".into());
+    }
+    let session = sessions.issue(data, HOUR).await.expect("issued");
+    sessions.authenticate(&session.token).await.expect("live");
+    let mut service = sessions.layer().layer(Nothing);
+    let bearer = format!("Bearer {}", session.token.expose());
+    let bearer = HeaderValue::try_from(bearer).expect("a value");
+
+    let shared = sessions.authenticate(&session.token).await.expect("live");
+    let mut extensions = Extensions::new();
+    let floor = allocation_counter::measure(|| {
+        extensions.insert(shared.customer.clone());
+        extensions.insert(Arc::clone(&shared));
+    })
+    .count_total;
+
+    let mut others = Vec::new();
+    for _ in 0..1000 {
+        let mut request = Request::new(());
+        request
+            .headers_mut()
+            .insert("authorization", bearer.clone());
+        let count = allocation_counter::measure(|| {
+            let mut response = pin!(service.call(request));
+            let polled = response
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_ready(), "a hit waits for nothing");
+        })
+        .count_total;
+        if count != floor {
+            others.push(count);
+        }
+    }
+    assert!(floor <= 5, "{floor}");
+    // Once in a while moka tidies up on the thread of whoever asks.
+    assert!(others.len() <= 10, "{others:?}");
+    println!("a hit allocates {floor} times, all of it in http::Extensions");
+}
+
+/// A service whose future is of a given size.
+#[derive(Clone)]
+struct Sized<const N: usize>;
+
+struct Bytewise<const N: usize>([u8; N]);
+
+impl<const N: usize> Future for Bytewise<N> {
+    type Output = Result<Response<Empty<Bytes>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Pending
+    }
+}
+
+impl<const N: usize> Service<Request<()>> for Sized<N> {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Bytewise<N>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Bytewise<N> {
+        Bytewise([0; N])
+    }
+}
+
+#[test]
+fn the_future_is_two_words_larger_than_the_inner_one_at_most() {
+    assert!(size_of::<ResponseFuture<Sized<8>, ()>>() <= 8 + 16);
+    assert!(size_of::<ResponseFuture<Sized<64>, ()>>() <= 64 + 16);
+    assert!(size_of::<ResponseFuture<Sized<1000>, ()>>() <= 1000 + 16);
+    let inner = size_of::<<Nothing as Service<Request<()>>>::Future>();
+    let ours = size_of::<ResponseFuture<Nothing, ()>>();
+    println!("inner {inner}, ours {ours}");
+    assert!(ours <= inner + 16);
+}
