@@ -219,3 +219,68 @@ fn polar_s_format_is_that_of_its_tokens() {
     assert!(format.generate().expose().starts_with("polar_cst_"));
     assert!(TokenFormat::any().generate().expose().starts_with("cst_"));
 }
+
+/// Compares as JSON, but times as moments: chrono drops trailing zeros of a fraction.
+fn same(written: &Value, recorded: &Value, path: &str) {
+    match (written, recorded) {
+        (Value::Object(written), Value::Object(recorded)) => {
+            for (key, written) in written {
+                same(
+                    written,
+                    recorded.get(key).unwrap_or(&Value::Null),
+                    &format!("{path}.{key}"),
+                );
+            }
+            let ignored = ["return_url", "customer_portal_url"];
+            for key in recorded
+                .keys()
+                .filter(|key| !ignored.contains(&key.as_str()))
+            {
+                assert!(written.contains_key(key), "{path}.{key} was lost");
+            }
+        }
+        (Value::String(written), Value::String(recorded)) if path.ends_with("_at") => {
+            let parse = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
+            assert_eq!(parse(written), parse(recorded), "{path}");
+        }
+        _ => assert_eq!(written, recorded, "{path}"),
+    }
+}
+
+/// Reads and writes what a Polar server answered, where recordings are given: a folder with
+/// `exchanges/*.json` and `token_vectors.json`, named by `POLAR_RECORDINGS`.
+#[test]
+fn recordings_from_a_folder() {
+    let Ok(folder) = std::env::var("POLAR_RECORDINGS") else {
+        println!("POLAR_RECORDINGS is not set: no recordings");
+        return;
+    };
+    let read = |path: &std::path::Path| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON")
+    };
+    let folder = std::path::Path::new(&folder);
+    let (mut sessions, mut customers, mut tokens) = (0, 0, 0);
+    for entry in std::fs::read_dir(folder.join("exchanges")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let body = read(&path)["response"]["body"].take();
+        if body.get("token").is_some() {
+            let session: CustomerSession = serde_json::from_value(body.clone()).expect("a session");
+            same(&serde_json::to_value(&session).expect("JSON"), &body, "");
+            assert!(TokenFormat::polar().matches(session.token.expose()));
+            sessions += 1;
+        } else if body.get("organization_id").is_some() {
+            let customer: Customer = serde_json::from_value(body.clone()).expect("a customer");
+            same(&serde_json::to_value(&customer).expect("JSON"), &body, "");
+            customers += 1;
+        }
+    }
+    let vectors = read(&folder.join("token_vectors.json"));
+    for set in ["vectors", "vectors_zero_padded_checksum"] {
+        for vector in vectors[set].as_array().expect("vectors") {
+            assert!(TokenFormat::polar().matches(vector["token"].as_str().expect("text")));
+            tokens += 1;
+        }
+    }
+    println!("{sessions} sessions, {customers} customers, {tokens} tokens");
+    assert!(sessions > 0 && customers > 0 && tokens > 0);
+}
