@@ -1,1 +1,132 @@
-fn main() {}
+//! What a cold token costs when many ask for it at once.
+//!
+//! `cargo bench --bench miss` prints, for 1, 10 and 1,000 requests that arrive together, how
+//! many lookups they make and how long a request takes, ours and without single flight.
+
+mod measure;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use customer_session::{
+    CustomerData, CustomerSession, CustomerSessions, MemoryStore, SessionRegistry as _,
+    SessionStore, SessionToken, StoreError, TokenFormat, async_trait,
+};
+use tokio::{runtime::Runtime, task::JoinSet};
+
+use measure::{contender, medians};
+
+/// How long the store takes to answer: a database on the same network.
+const DELAY: Duration = Duration::from_millis(1);
+const ROUNDS: usize = 40;
+
+#[derive(Clone, Default)]
+struct Remote {
+    inner: MemoryStore,
+    lookups: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl SessionStore for Remote {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.lookups.fetch_add(1, Relaxed);
+        tokio::time::sleep(DELAY).await;
+        self.inner.find(token).await
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.inner.token_format()
+    }
+}
+
+/// Nanoseconds until all of `waiters` requests for one token are answered.
+fn together<F>(runtime: &Runtime, waiters: usize, request: impl Fn() -> F) -> f64
+where
+    F: Future<Output = bool> + Send + 'static,
+{
+    runtime.block_on(async {
+        let begun = Instant::now();
+        let mut requests = JoinSet::new();
+        for _ in 0..waiters {
+            requests.spawn(request());
+        }
+        while let Some(answer) = requests.join_next().await {
+            assert!(answer.expect("no panic"), "a live session was refused");
+        }
+        begun.elapsed().as_nanos() as f64
+    })
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let remote = Remote::default();
+    let sessions = CustomerSessions::builder(remote.clone()).build();
+    let fresh = || {
+        let customer = CustomerData::new("cus_1", "org_1");
+        let now = chrono::Utc::now();
+        let session = CustomerSession {
+            id: TokenFormat::any().generate().expose().into(),
+            created_at: now,
+            modified_at: None,
+            token: remote.token_format().generate(),
+            expires_at: now + Duration::from_secs(3600),
+            customer_id: customer.id.clone(),
+            customer: customer.into(),
+        };
+        runtime
+            .block_on(remote.inner.insert(&session))
+            .expect("inserted");
+        session.token
+    };
+
+    println!(
+        "\n| requests for one cold token | lookups | until all are answered, us | lookups without single flight | us |"
+    );
+    println!("|---:|---:|---:|---:|---:|");
+    for waiters in [1, 10, 1000] {
+        let counts = [AtomicU64::new(0), AtomicU64::new(0)];
+        let counted = |of: &AtomicU64, run: &dyn Fn(SessionToken) -> f64| {
+            let token = fresh();
+            let before = remote.lookups.load(Relaxed);
+            let time = run(token);
+            of.fetch_max(remote.lookups.load(Relaxed) - before, Relaxed);
+            time
+        };
+        let mut contenders = [
+            contender("ours", || {
+                counted(&counts[0], &|token| {
+                    together(&runtime, waiters, || {
+                        let (sessions, token) = (sessions.clone(), token.clone());
+                        async move { sessions.authenticate(&token).await.is_ok() }
+                    })
+                })
+            }),
+            contender("each for itself", || {
+                counted(&counts[1], &|token| {
+                    together(&runtime, waiters, || {
+                        let (remote, token) = (remote.clone(), token.clone());
+                        async move { matches!(remote.find(&token).await, Ok(Some(_))) }
+                    })
+                })
+            }),
+        ];
+        let medians = medians(&mut contenders, ROUNDS);
+        drop(contenders);
+        println!(
+            "| {waiters} | {} | {:.0} | {} | {:.0} |",
+            counts[0].load(Relaxed),
+            medians[0] / 1000.0,
+            counts[1].load(Relaxed),
+            medians[1] / 1000.0
+        );
+    }
+}
