@@ -1,4 +1,91 @@
-#![doc = "placeholder"]
+//! Authenticates the customers of a Tower or axum service by opaque bearer tokens.
+//!
+//! A *customer session* is a token that opens an API to one customer of an organization, until
+//! it expires or is revoked. Put a [`CustomerSessionLayer`] on a router, and handlers get the
+//! [`Customer`]. Sessions come from a [`SessionStore`]: one of those in [`store`], or your own.
+//! A cache stands in front of it, and this is what sets the crate apart: **once a revocation has
+//! returned, no request that starts later is let in by it**, and still a request whose session
+//! is cached waits for nothing.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::{
+//!     Extension, Router,
+//!     body::Body,
+//!     extract::State,
+//!     http::{Request, StatusCode},
+//!     routing::{get, post},
+//! };
+//! use customer_session::{
+//!     CurrentSession, Customer, CustomerData, CustomerSessions, store::MemoryStore,
+//! };
+//! use tower::ServiceExt;
+//!
+//! type Sessions = CustomerSessions<MemoryStore>;
+//!
+//! async fn me(Extension(customer): Extension<Customer>) -> String {
+//!     format!("hello, {}", customer.name.as_deref().unwrap_or("customer"))
+//! }
+//!
+//! async fn sign_out(State(sessions): State<Sessions>, session: CurrentSession) -> StatusCode {
+//!     match sessions.revoke(&session.id).await {
+//!         Ok(_) => StatusCode::NO_CONTENT,
+//!         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+//! let app = Router::new()
+//!     .route("/me", get(me))
+//!     .route("/sign-out", post(sign_out))
+//!     .layer(sessions.layer())
+//!     .with_state(sessions.clone());
+//!
+//! // Wherever your customers sign in:
+//! let customer = CustomerData::new("cus_1", "org_1");
+//! let session = sessions.issue(customer, Duration::from_secs(3600)).await?;
+//!
+//! let request = |method, path| {
+//!     Request::builder()
+//!         .method(method)
+//!         .uri(path)
+//!         .header("authorization", format!("Bearer {}", session.token.expose()))
+//!         .body(Body::empty())
+//! };
+//! let let_in = app.clone().oneshot(request("GET", "/me")?).await?;
+//! assert_eq!(let_in.status(), StatusCode::OK);
+//! let signed_out = app.clone().oneshot(request("POST", "/sign-out")?).await?;
+//! assert_eq!(signed_out.status(), StatusCode::NO_CONTENT);
+//! let refused = app.oneshot(request("GET", "/me")?).await?;
+//! assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | what happens to a request, what a handler gets, what a client hears | [`guide::walk`] |
+//! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
+//! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
+//! | what is defended against what | [`guide::security`] |
+//! | use outside HTTP | [`CustomerSessions::authenticate`] |
+//!
+//! # Features
+//!
+//! They add names and never change behaviour.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`] |
+//! | `tracing` (default) | events for what an operator should see; none carries a token |
+//! | `testing` | `testing::ManualClock` |
+//! | `full` | all but `testing` |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
@@ -13,18 +100,29 @@ pub mod store;
 pub mod testing;
 mod token;
 
-/// The atomics of the marks; `tests/loom.rs` has loom's in their place.
+/// The atomics of the marks; `tests/loom.rs` puts loom's in their place.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 }
 
+/// Longer texts, with examples that are compiled and run.
 pub mod guide {
-    #![doc = "x"]
-    /// x
+    #[doc = include_str!("guide/walk.md")]
+    pub mod walk {}
+
+    #[doc = include_str!("guide/custom_store.md")]
     pub mod custom_store {}
-    /// x
+
+    #[doc = include_str!("guide/revocation.md")]
     pub mod revocation {}
+
+    #[doc = include_str!("guide/security.md")]
+    pub mod security {}
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use async_trait::async_trait;
 

@@ -54,7 +54,7 @@ pub(crate) struct Counters {
     pub(crate) absent_hits: Counter,
     pub(crate) lookups: Counter,
     pub(crate) screened: Counter,
-    pub(crate) rejected: Counter,
+    pub(crate) found_invalid: Counter,
     pub(crate) store_errors: Counter,
     pub(crate) overloaded: Counter,
     pub(crate) overtaken: Counter,
@@ -85,13 +85,18 @@ impl Counters {
         self.hits[spread % STRIPES].0.add_one();
     }
 
+    /// Whether the next hit is one in 32 of those that count on this line.
+    pub(crate) fn is_hit_sampled(&self, spread: usize) -> bool {
+        self.hits[spread % STRIPES].0.get() % 32 == 0
+    }
+
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics {
             hits: self.hits.iter().map(|line| line.0.get()).sum(),
             absent_hits: self.absent_hits.get(),
             lookups: self.lookups.get(),
             screened: self.screened.get(),
-            rejected: self.rejected.get(),
+            rejected: self.screened.get() + self.absent_hits.get() + self.found_invalid.get(),
             store_errors: self.store_errors.get(),
             overloaded: self.overloaded.get(),
             overtaken: self.overtaken.get(),

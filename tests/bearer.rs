@@ -22,6 +22,7 @@ use tower::{Layer as _, ServiceExt as _};
 use support::{Fault, HOUR, ProbeStore, clock, customer};
 
 type Reply = Response<ResponseBody<Full<Bytes>>>;
+type Headers<'a> = &'a [(&'a str, &'a [u8])];
 
 /// Sends a request through the layer to a service that names the customer it sees.
 async fn send(layer: &CustomerSessionLayer, request: Request<Empty<Bytes>>) -> Reply {
@@ -191,7 +192,7 @@ impl World {
     }
 }
 
-fn get(headers: &[(&str, &[u8])]) -> Request<Empty<Bytes>> {
+fn get(headers: Headers<'_>) -> Request<Empty<Bytes>> {
     let mut request = Request::new(Empty::new());
     for (name, value) in headers {
         let name: HeaderName = name.parse().expect("a header name");
@@ -302,7 +303,7 @@ async fn identity_is_never_taken_from_elsewhere() {
     let (live, other) = (world.live("live").await, world.live("other").await);
     let bearer = format!("Bearer {live}");
     let bearer_other = format!("Bearer {other}");
-    let cases: [(&[(&str, &[u8])], Expect); 9] = [
+    let cases: [(Headers, Expect); 9] = [
         (&[], Anonymous),
         (&[("x-authorization", bearer.as_bytes())], Anonymous),
         (&[("proxy-authorization", bearer.as_bytes())], Anonymous),
@@ -427,7 +428,7 @@ async fn the_method_makes_no_difference_but_a_preflight_passes() {
     let asks = ("access-control-request-method", &b"GET"[..]);
     let signed = ("authorization", bearer.as_bytes());
     let bad = ("authorization", &b"Bearer x"[..]);
-    let cases: [(&str, &[(&str, &[u8])], Expect); 12] = [
+    let cases: [(&str, Headers, Expect); 12] = [
         ("HEAD", &[], Anonymous),
         ("POST", &[], Anonymous),
         ("DELETE", &[], Anonymous),

@@ -2,6 +2,7 @@
 //!
 //! The marks are the crate's own source, on loom's atomics in place of the standard ones. The
 //! store is an atomic: a reader that sees the deletion sees what came before it.
+#![allow(clippy::unwrap_used)]
 
 /// What `src/sessions/marks.rs` takes from its crate.
 mod sync {

@@ -2,6 +2,7 @@
 //!
 //! `STRESS_SECONDS` (10) and `STRESS_SEED` (from the clock, printed) may be set. The test is
 //! known to fail when a guard of the engine is taken out: `scripts/mutants` shows it.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

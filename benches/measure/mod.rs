@@ -1,5 +1,6 @@
 //! Interleaved measuring: every contender runs a batch in every round, so that whatever the
 //! machine does to one it does to all. Figures are medians over the rounds.
+#![allow(dead_code, unreachable_pub, reason = "each bench uses its part")]
 
 use std::time::Instant;
 

@@ -14,8 +14,8 @@ const LONGEST_VALUE: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
 pub(super) enum Credential<'a> {
     /// Nothing, or a credential of another scheme.
     None,
-    /// A bearer token of the right outer form. Its characters are not yet checked.
-    Token(&'a str),
+    /// What stands where the token should: its characters are not checked yet.
+    Token(&'a [u8]),
     /// The bearer scheme without a token in it.
     Malformed,
     /// More than one credential (RFC 6750, section 2: a client must not).
@@ -61,17 +61,17 @@ fn parse(value: &[u8]) -> Credential<'_> {
         };
     }
     let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-    if token.len() == rest.len() || !token.iter().all(u8::is_ascii_graphic) {
-        return if lists_bearer(value) {
-            Credential::Multiple
-        } else {
-            Credential::Malformed
-        };
+    if token.is_empty() || token.len() == rest.len() {
+        Credential::Malformed
+    } else if all_but_commas(token) || !lists_bearer(value) {
+        Credential::Token(token)
+    } else {
+        Credential::Multiple
     }
-    match std::str::from_utf8(token) {
-        Ok(token) => Credential::Token(token),
-        Err(_) => Credential::Malformed,
-    }
+}
+
+fn all_but_commas(token: &[u8]) -> bool {
+    token.iter().fold(true, |good, byte| good & (*byte != b','))
 }
 
 /// Whether a comma outside quotes is followed by a bearer credential: what becomes of two
@@ -122,7 +122,11 @@ mod tests {
             "Bearer    abc",
             " \tBearer abc\t ",
         ] {
-            assert_eq!(parse(value.as_bytes()), Credential::Token("abc"), "{value}");
+            assert_eq!(
+                parse(value.as_bytes()),
+                Credential::Token(b"abc"),
+                "{value}"
+            );
         }
     }
 
@@ -148,18 +152,24 @@ mod tests {
 
     #[test]
     fn bearer_without_a_token_is_malformed() {
-        for value in [
-            &b"Bearer"[..],
-            b"Bearer ",
-            b"Bearer\tabc",
-            b"Bearer \tabc",
-            b"Bearer a b",
-            b"Bearer a\tb",
-            b"Bearer\xa0abc",
-            b"Bearer \xf0\x9f\x94\x91",
-            b"Bearer abc\xa0",
-        ] {
+        for value in [&b"Bearer"[..], b"Bearer ", b"Bearer\tabc", b"Bearer\xa0abc"] {
             assert_eq!(parse(value), Credential::Malformed, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_left_to_the_format_to_refuse() {
+        for value in [
+            &b"Bearer \tabc"[..],
+            b"Bearer a b",
+            b"Bearer a,b",
+            b"Bearer abc\xa0",
+            b"Bearer \xf0\x9f\x94\x91",
+        ] {
+            let Credential::Token(token) = parse(value) else {
+                panic!("{value:?}");
+            };
+            assert!(!TokenFormat::any().accepts(token), "{value:?}");
         }
     }
 

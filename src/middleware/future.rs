@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::{
     identity,
-    rejection::{Answers, vary_on_authorization},
+    rejection::{Answers, RejectionKind, vary_on_authorization},
 };
 use crate::{session::CustomerSession, sessions::AuthenticateError};
 
@@ -44,8 +44,8 @@ pin_project! {
         Inner { #[pin] future: S::Future, vary: bool },
         /// The store is being asked.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
-        /// The layer has answered.
-        Refused { response: Option<Box<Response<Bytes>>> },
+        /// The layer answers.
+        Refused { reason: RejectionKind, answers: Arc<Answers> },
     }
 }
 
@@ -63,17 +63,16 @@ impl<S, ReqBody> ResponseFuture<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
+    #[inline]
     pub(super) fn inner(future: S::Future, vary: bool) -> Self {
         Self {
             state: State::Inner { future, vary },
         }
     }
 
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
+    pub(super) fn refused(reason: RejectionKind, answers: Arc<Answers>) -> Self {
         Self {
-            state: State::Refused {
-                response: Some(Box::new(response)),
-            },
+            state: State::Refused { reason, answers },
         }
     }
 
@@ -105,7 +104,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
+            let (mut waiting, landed) = match state.as_mut().project() {
                 StateProjection::Inner { future, vary } => {
                     let mut response = ready!(future.poll(context))?;
                     if *vary {
@@ -113,55 +112,41 @@ where
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::Refused { response } => {
-                    let response = polled_in_time(response.take());
+                StateProjection::Refused { reason, answers } => {
+                    let response = answers.answer((*reason).into());
                     return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
                 }
                 StateProjection::Waiting { waiting } => {
                     let mut it = polled_in_time(waiting.take());
-                    let Poll::Ready(landed) = it.lookup.as_mut().poll(context) else {
-                        *waiting = Some(it);
-                        return Poll::Pending;
-                    };
-                    land(*it, landed)
+                    match it.lookup.as_mut().poll(context) {
+                        Poll::Ready(landed) => (it, landed),
+                        Poll::Pending => {
+                            *waiting = Some(it);
+                            return Poll::Pending;
+                        }
+                    }
                 }
             };
-            state.set(next);
+            match landed {
+                Ok(session) => {
+                    identity::sign_in(waiting.request.extensions_mut(), session);
+                    state.set(State::Inner {
+                        future: waiting.ready.call(waiting.request),
+                        vary: waiting.answers.optional,
+                    });
+                }
+                Err(error) => {
+                    let response = waiting.answers.answer(error.into());
+                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                }
+            }
         }
     }
 }
 
 /// Like any future, this one must not be polled again once it was ready.
-#[expect(clippy::expect_used, reason = "the contract of `Future::poll`")]
 fn polled_in_time<T>(value: Option<T>) -> T {
     value.expect("`ResponseFuture` is not polled after it was ready")
-}
-
-fn land<S, ReqBody>(
-    waiting: Waiting<S, ReqBody>,
-    landed: Result<Arc<CustomerSession>, AuthenticateError>,
-) -> State<S, ReqBody>
-where
-    S: Service<Request<ReqBody>>,
-{
-    let Waiting {
-        mut ready,
-        mut request,
-        answers,
-        ..
-    } = waiting;
-    match landed {
-        Ok(session) => {
-            identity::sign_in(request.extensions_mut(), session);
-            State::Inner {
-                future: ready.call(request),
-                vary: answers.optional,
-            }
-        }
-        Err(error) => State::Refused {
-            response: Some(Box::new(answers.answer(error.into()))),
-        },
-    }
 }
 
 impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>

@@ -20,7 +20,7 @@ use crate::{
 ///
 /// A request without a valid token is answered by the layer and does not reach the handler;
 /// with [`optional`](CustomerSessionLayer::optional), one without any token goes on
-/// anonymously. A CORS preflight (RFC: Fetch standard) goes on anonymously in any case.
+/// anonymously. A CORS preflight goes on anonymously in any case.
 ///
 /// The layer is a handle: clones share one cache. Put it on the router after the routes it
 /// protects:
@@ -59,7 +59,7 @@ impl CustomerSessionLayer {
     ///
     /// Answers carry `Vary: Authorization`.
     pub fn optional(mut self) -> Self {
-        Arc::make_mut(&mut self.answers).optional = true;
+        Arc::make_mut(&mut self.answers).set_optional();
         self
     }
 
@@ -93,7 +93,7 @@ impl CustomerSessionLayer {
     where
         F: Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static,
     {
-        Arc::make_mut(&mut self.answers).responder = Some(Arc::new(respond));
+        Arc::make_mut(&mut self.answers).set_responder(Arc::new(respond));
         self
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE},
 };
 
@@ -119,101 +119,125 @@ impl std::error::Error for Rejection {
 
 pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
 
-/// How a layer answers those it refuses: everything that can be is made beforehand.
+/// How a layer answers those it refuses. The headers are made beforehand.
 #[derive(Clone)]
 pub(super) struct Answers {
-    no_credential: HeaderValue,
-    invalid_token: HeaderValue,
-    invalid_request: HeaderValue,
+    realm: String,
     pub(super) optional: bool,
-    pub(super) responder: Option<Arc<Responder>>,
+    responder: Option<Arc<Responder>>,
+    missing_token: HeaderMap,
+    multiple_tokens: HeaderMap,
+    invalid_token: HeaderMap,
+    unavailable: HeaderMap,
 }
-
-const DEFAULT_REALM: &str = "customer";
 
 impl Default for Answers {
     fn default() -> Self {
         let mut answers = Self {
-            no_credential: HeaderValue::from_static("Bearer"),
-            invalid_token: HeaderValue::from_static("Bearer"),
-            invalid_request: HeaderValue::from_static("Bearer"),
+            realm: "customer".to_owned(),
             optional: false,
             responder: None,
+            missing_token: HeaderMap::new(),
+            multiple_tokens: HeaderMap::new(),
+            invalid_token: HeaderMap::new(),
+            unavailable: HeaderMap::new(),
         };
-        answers.set_realm(DEFAULT_REALM);
+        answers.prepare();
         answers
     }
 }
 
 impl Answers {
+    pub(super) fn set_optional(&mut self) {
+        self.optional = true;
+        self.prepare();
+    }
+
     /// Puts `realm` into the challenges, unless it holds what cannot stand in a header.
     pub(super) fn set_realm(&mut self, realm: &str) {
-        let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
-        // RFC 6750, section 3: each attribute once, `error_description` in plain ASCII.
-        let challenge = |error: &str| {
-            let value = format!("Bearer realm=\"{quoted}\"{error}");
-            HeaderValue::try_from(value).ok()
-        };
-        let challenges = (
-            challenge(""),
-            challenge(r#", error="invalid_token", error_description="The token is invalid""#),
-            challenge(
-                r#", error="invalid_request", error_description="More than one credential was sent""#,
-            ),
-        );
-        match challenges {
-            (Some(plain), Some(token), Some(request)) if !realm.contains('\t') => {
-                self.no_credential = plain;
-                self.invalid_token = token;
-                self.invalid_request = request;
-            }
-            _ => observe::realm_refused(),
+        if realm.contains(|it: char| it.is_ascii_control()) {
+            observe::realm_refused();
+        } else {
+            realm.clone_into(&mut self.realm);
+            self.prepare();
         }
+    }
+
+    pub(super) fn set_responder(&mut self, responder: Arc<Responder>) {
+        self.responder = Some(responder);
+    }
+
+    /// RFC 6750, section 3: each attribute once, `error_description` in plain ASCII.
+    fn prepare(&mut self) {
+        let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
+        let headers = |name: HeaderName, value: String| {
+            let mut headers = HeaderMap::with_capacity(4);
+            let json = HeaderValue::from_static("application/problem+json");
+            headers.insert(CONTENT_TYPE, json);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            // Never an error: neither the realm nor our own words hold control characters.
+            headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
+            if self.optional {
+                vary_on_authorization(&mut headers);
+            }
+            headers
+        };
+        let challenge =
+            |error: &str| headers(WWW_AUTHENTICATE, format!("Bearer realm=\"{realm}\"{error}"));
+        self.missing_token = challenge("");
+        self.multiple_tokens = challenge(
+            r#", error="invalid_request", error_description="More than one credential was sent""#,
+        );
+        self.invalid_token =
+            challenge(r#", error="invalid_token", error_description="The token is invalid""#);
+        self.unavailable = headers(RETRY_AFTER, "1".to_owned());
     }
 
     pub(super) fn answer(&self, rejection: Rejection) -> Response<Bytes> {
         observe::rejected(&rejection.kind);
+        let headers = match rejection.kind {
+            RejectionKind::MissingToken => &self.missing_token,
+            RejectionKind::MultipleTokens => &self.multiple_tokens,
+            RejectionKind::InvalidToken => &self.invalid_token,
+            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => &self.unavailable,
+        };
         let mut response = match &self.responder {
-            Some(responder) => responder(&rejection),
+            Some(responder) => armed(responder(&rejection), headers),
             None => {
-                let mut response =
-                    Response::new(Bytes::from_static(rejection.problem().as_bytes()));
+                let body = Bytes::from_static(rejection.problem().as_bytes());
+                let mut response = Response::new(body);
                 *response.status_mut() = rejection.status();
-                response.headers_mut().reserve(4);
-                response.headers_mut().insert(
-                    CONTENT_TYPE,
-                    HeaderValue::from_static("application/problem+json"),
-                );
+                *response.headers_mut() = headers.clone();
                 response
             }
         };
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match rejection.kind {
-            RejectionKind::MissingToken => {
-                headers.append(WWW_AUTHENTICATE, self.no_credential.clone());
-            }
-            RejectionKind::InvalidToken => {
-                headers.append(WWW_AUTHENTICATE, self.invalid_token.clone());
-            }
-            RejectionKind::MultipleTokens => {
-                headers.append(WWW_AUTHENTICATE, self.invalid_request.clone());
-            }
-            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
-                headers
-                    .entry(RETRY_AFTER)
-                    .or_insert(HeaderValue::from_static("1"));
-            }
-        }
-        if self.optional {
-            vary_on_authorization(headers);
-        }
         response.extensions_mut().insert(rejection);
         response
     }
 }
 
+/// A user's own answer, with what it must have: our challenge beside its own, `no-store` in
+/// place of its own, and the others unless it has them.
+fn armed(mut response: Response<Bytes>, ours: &HeaderMap) -> Response<Bytes> {
+    let headers = response.headers_mut();
+    for (name, value) in ours {
+        match *name {
+            WWW_AUTHENTICATE | VARY => {
+                headers.append(name, value.clone());
+            }
+            CACHE_CONTROL => {
+                headers.insert(name, value.clone());
+            }
+            RETRY_AFTER => {
+                headers.entry(name).or_insert_with(|| value.clone());
+            }
+            _ => {}
+        }
+    }
+    response
+}
+
 /// Says that the answer depends on the credential (RFC 9110, section 12.5.5).
-pub(super) fn vary_on_authorization(headers: &mut http::HeaderMap) {
+pub(super) fn vary_on_authorization(headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("authorization"));
 }

@@ -59,6 +59,7 @@ where
         self.inner.poll_ready(context)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let CustomerSessionLayer { engine, answers } = &self.layer;
         identity::clear(request.extensions_mut());
@@ -76,7 +77,7 @@ where
                 identity::pass_anonymously(request.extensions_mut(), answers);
                 ResponseFuture::inner(self.inner.call(request), answers.optional)
             }
-            Admission::Refused(reason) => ResponseFuture::refused(answers.answer(reason.into())),
+            Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(answers)),
             Admission::Unknown(token) => {
                 // The service that `poll_ready` made ready is the one to call later; what is
                 // left in its place must be made ready anew.
@@ -98,7 +99,7 @@ fn admit(engine: &Engine, optional: bool, method: &Method, headers: &HeaderMap) 
         Credential::Token(token) => match engine.recall(token) {
             Recall::Live(session) => Admission::SignedIn(session),
             Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
-            Recall::Unknown => Admission::Unknown(SessionToken::new(token)),
+            Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
         },
         Credential::None if optional => Admission::Anonymous,
         Credential::None => Admission::Refused(RejectionKind::MissingToken),

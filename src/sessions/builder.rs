@@ -7,7 +7,7 @@ use super::{
     engine::{Engine, Settings},
 };
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, TimeSource},
     store::SessionStore,
     token::TokenFormat,
 };
@@ -16,7 +16,7 @@ use crate::{
 #[must_use = "nothing is built until `build` is called"]
 pub struct CustomerSessionsBuilder<S> {
     store: S,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     token_format: Option<TokenFormat>,
     cache_ttl: Duration,
     cache_capacity: u64,
@@ -29,7 +29,7 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     pub(super) fn new(store: S) -> Self {
         Self {
             store,
-            clock: Arc::new(SystemClock),
+            clock: None,
             token_format: None,
             cache_ttl: Duration::from_secs(60),
             cache_capacity: 50_000,
@@ -88,9 +88,9 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         self
     }
 
-    /// Where the time comes from; [`SystemClock`] by default.
+    /// Where the time comes from; [`SystemClock`](crate::SystemClock) by default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Some(Arc::new(clock));
         self
     }
 
@@ -100,7 +100,7 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         let settings = Settings {
             token_format: self.token_format.unwrap_or_else(|| store.token_format()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
-            clock: self.clock,
+            time: TimeSource::new(self.clock),
             cache_capacity: self.cache_capacity,
             cache_ttl: self.cache_ttl,
             negative_ttl: self.negative_ttl,

@@ -1,19 +1,25 @@
 //! What the engine remembers. Moka stores it and does nothing else: whether a remembered
 //! answer may be used is decided at each use, by its stamp and its deadline.
+//!
+//! That makes any number of copies safe, wherever they lie about. So the sessions that are
+//! asked for most have a copy in a small table in front of moka, whose `get` costs as much as
+//! all the rest of a hit together.
 
 use std::{
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
+use ahash::RandomState;
+use arc_swap::ArcSwapOption;
 use moka::sync::Cache as Moka;
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::marks::{Stamp, Stripes};
 use crate::session::CustomerSession;
 
-/// A keyed hash of a token; the caches never hold an unknown token itself.
+/// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
+/// cryptographic: whoever uses a slot compares the whole token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TokenKey(u128);
 
@@ -58,7 +64,7 @@ pub(super) struct Slot {
     /// Read before the store was asked.
     pub(super) stamp: Stamp,
     /// On the monotonic clock, counted from before the store was asked.
-    pub(super) fresh_until: Duration,
+    pub(super) fresh_until: Instant,
     /// `None`: there is no such session, or none that could be let in.
     pub(super) found: Option<Found>,
 }
@@ -66,14 +72,16 @@ pub(super) struct Slot {
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) session: Arc<CustomerSession>,
+    pub(super) expires_at: SystemTime,
     pub(super) stripes: Stripes,
 }
 
 /// Two caches, so that a flood of unknown tokens cannot drive out live sessions.
 pub(super) struct Cache {
+    front: Front,
     sessions: Option<Store>,
     absent: Option<Store>,
-    keys: (u64, u64),
+    hashers: [RandomState; 2],
 }
 
 type Store = Moka<TokenKey, Slot, BuildAsItIs>;
@@ -94,24 +102,41 @@ impl Cache {
                     .build_with_hasher(BuildAsItIs::default())
             })
         };
-        let key = std::hash::RandomState::new();
-        let key = |part: u8| std::hash::BuildHasher::hash_one(&key, part);
+        let random = std::hash::RandomState::new();
+        let seed = |part: u8| random.hash_one(part);
+        let hasher = |part: u8| {
+            RandomState::with_seeds(seed(part), seed(part + 1), seed(part + 2), seed(part + 3))
+        };
         Self {
+            front: Front::new(if ttl.is_zero() { 0 } else { capacity }),
             sessions: store(capacity, ttl),
             absent: store(capacity.div_ceil(4), negative_ttl),
-            keys: (key(0), key(1)),
+            hashers: [hasher(0), hasher(4)],
         }
     }
 
-    pub(super) fn key(&self, token: &str) -> TokenKey {
-        let mut hasher = SipHasher13::new_with_keys(self.keys.0, self.keys.1);
-        hasher.write(token.as_bytes());
-        TokenKey(hasher.finish128().as_u128())
+    pub(super) fn key(&self, token: &[u8]) -> TokenKey {
+        let [high, low] = self.hashers.each_ref().map(|hasher| hasher.hash_one(token));
+        TokenKey(u128::from(high) << 64 | u128::from(low))
+    }
+
+    /// What `read` makes of the copy of this session's slot in the front table.
+    pub(super) fn front<T>(
+        &self,
+        key: TokenKey,
+        read: impl FnOnce(&Slot) -> Option<T>,
+    ) -> Option<T> {
+        self.front.get(key, read)
     }
 
     /// What is remembered of this session, be it of use or not.
     pub(super) fn session(&self, key: TokenKey) -> Option<Slot> {
         self.sessions.as_ref()?.get(&key)
+    }
+
+    /// Puts a copy into the front table; in the place of another session only if `insist`.
+    pub(super) fn promote(&self, key: TokenKey, slot: Slot, insist: bool) {
+        self.front.put(key, slot, insist);
     }
 
     /// The memory that there is no such session, be it of use or not.
@@ -139,11 +164,13 @@ impl Cache {
     }
 
     pub(super) fn clear(&self) {
+        self.front.retain(|_| false);
         self.each(Store::invalidate_all);
     }
 
-    /// Has moka drop what has expired; otherwise it does so as it is used.
-    pub(super) fn maintain(&self) {
+    /// Drops what is of no use by `now`; moka otherwise does so as it is used.
+    pub(super) fn maintain(&self, now: Instant) {
+        self.front.retain(|slot| now < slot.fresh_until);
         self.each(Store::run_pending_tasks);
     }
 
@@ -155,5 +182,57 @@ impl Cache {
 
     fn each(&self, act: impl Fn(&Store)) {
         self.sessions.iter().chain(&self.absent).for_each(act);
+    }
+}
+
+/// A table with one place for each key, and more keys than places: who comes later takes the
+/// place. Reading it waits for nobody and, but for the session's own count, writes to memory
+/// that no other core reads.
+struct Front {
+    /// A power of two of them, or none.
+    places: Box<[ArcSwapOption<(TokenKey, Slot)>]>,
+}
+
+/// Enough for the sessions that are busy at one moment; 64 KiB of places.
+const MOST_PLACES: u64 = 8192;
+
+impl Front {
+    fn new(capacity: u64) -> Self {
+        let places = match capacity.min(MOST_PLACES) {
+            0 => 0,
+            places => places.next_power_of_two(),
+        };
+        Self {
+            places: (0..places).map(|_| ArcSwapOption::empty()).collect(),
+        }
+    }
+
+    /// What `read` makes of the slot.
+    fn get<T>(&self, key: TokenKey, read: impl FnOnce(&Slot) -> Option<T>) -> Option<T> {
+        let copy = self.place(key)?.load();
+        let (of, slot) = &**copy.as_ref()?;
+        if *of == key { read(slot) } else { None }
+    }
+
+    fn put(&self, key: TokenKey, slot: Slot, insist: bool) {
+        if let Some(place) = self.place(key) {
+            let is_taken = place.load().as_ref().is_some_and(|it| it.0 != key);
+            if insist || !is_taken {
+                place.store(Some(Arc::new((key, slot))));
+            }
+        }
+    }
+
+    fn retain(&self, is_of_use: impl Fn(&Slot) -> bool) {
+        for place in &self.places {
+            if place.load().as_ref().is_some_and(|it| !is_of_use(&it.1)) {
+                place.store(None);
+            }
+        }
+    }
+
+    fn place(&self, key: TokenKey) -> Option<&ArcSwapOption<(TokenKey, Slot)>> {
+        self.places
+            .get(key.spread() & self.places.len().wrapping_sub(1))
     }
 }

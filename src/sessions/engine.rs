@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -31,7 +32,7 @@ use super::{
     marks::{Marks, Stamp, Target},
 };
 use crate::{
-    clock::Clock,
+    clock::{TimeSource, later},
     invalidation::Invalidation,
     observe::{self, Counters, Statistics},
     session::CustomerSession,
@@ -45,7 +46,7 @@ const SHARED_TRIES: usize = 3;
 /// What the engine is built from.
 pub(super) struct Settings {
     pub(super) store: Arc<dyn SessionStore>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) time: TimeSource,
     pub(super) token_format: TokenFormat,
     pub(super) cache_capacity: u64,
     pub(super) cache_ttl: Duration,
@@ -60,7 +61,7 @@ pub(super) struct Settings {
 /// Authenticates tokens. It knows no HTTP, and its store only by trait.
 pub(crate) struct Engine {
     store: Arc<dyn SessionStore>,
-    clock: Arc<dyn Clock>,
+    time: TimeSource,
     token_format: TokenFormat,
     cache_ttl: Duration,
     negative_ttl: Duration,
@@ -91,7 +92,7 @@ impl Engine {
                 settings.negative_ttl,
             ),
             store: settings.store,
-            clock: settings.clock,
+            time: settings.time,
             token_format: settings.token_format,
             cache_ttl: settings.cache_ttl,
             negative_ttl: settings.negative_ttl,
@@ -106,25 +107,47 @@ impl Engine {
     }
 
     /// Answers from memory, if memory has an answer. Never waits, takes no lock of ours.
-    pub(crate) fn recall(&self, token: &str) -> Recall {
-        if !self.token_format.matches(token) {
-            self.counters.screened.add_one();
-            self.counters.rejected.add_one();
-            return Recall::Invalid;
+    pub(crate) fn recall(&self, token: &[u8]) -> Recall {
+        // A token that has a slot was accepted when the store was asked for it: only others
+        // are looked at closely.
+        if !self.token_format.has_shape(token) {
+            return self.screen();
         }
         let key = self.cache.key(token);
-        match self.peek(key, token) {
-            Some(Some(session)) => {
-                self.counters.hit(key.spread());
-                Recall::Live(session)
+        let sampled = self.counters.is_hit_sampled(key.spread());
+        if let Some(session) = self.cache.front(key, |slot| self.usable(slot, token)) {
+            if sampled {
+                // So that moka, too, knows who is asked for.
+                self.cache.session(key);
             }
-            Some(None) => {
+            return self.hit(key, session);
+        }
+        if !self.token_format.accepts(token) {
+            return self.screen();
+        }
+        if let Some(slot) = self.cache.session(key) {
+            if let Some(session) = self.usable(&slot, token) {
+                self.cache.promote(key, slot, sampled);
+                return self.hit(key, session);
+            }
+        }
+        match self.cache.absent(key) {
+            Some(slot) if self.is_fresh(&slot) && self.passes(&slot, token) => {
                 self.counters.absent_hits.add_one();
-                self.counters.rejected.add_one();
                 Recall::Invalid
             }
-            None => Recall::Unknown,
+            _ => Recall::Unknown,
         }
+    }
+
+    fn hit(&self, key: TokenKey, session: Arc<CustomerSession>) -> Recall {
+        self.counters.hit(key.spread());
+        Recall::Live(session)
+    }
+
+    fn screen(&self) -> Recall {
+        self.counters.screened.add_one();
+        Recall::Invalid
     }
 
     /// Answers by asking the store, together with everybody who asks for the same token.
@@ -135,7 +158,7 @@ impl Engine {
         let result = self.get(&token).await;
         match &result {
             Ok(_) => {}
-            Err(AuthenticateError::InvalidToken) => self.counters.rejected.add_one(),
+            Err(AuthenticateError::InvalidToken) => self.counters.found_invalid.add_one(),
             Err(AuthenticateError::Overloaded) => self.counters.overloaded.add_one(),
             // Counted and logged once for all who waited, by the lookup itself.
             Err(AuthenticateError::Store(_)) => {}
@@ -158,7 +181,8 @@ impl Engine {
 
     /// Forgets that there was no session for `token`: there is one now.
     pub(super) fn forget_absent(&self, token: &SessionToken) {
-        self.cache.forget_absent(self.cache.key(token.expose()));
+        self.cache
+            .forget_absent(self.cache.key(token.expose().as_bytes()));
     }
 
     /// The live session that `token` opens according to the store, now, and to nobody else.
@@ -168,11 +192,11 @@ impl Engine {
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
         let _permit = self.permit()?;
         let slot = self.load(token, self.marks.stamp()).await?;
-        Ok(self.live(slot))
+        Ok(self.live(&slot))
     }
 
-    pub(super) fn clock(&self) -> &dyn Clock {
-        &*self.clock
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.time.now()
     }
 
     pub(super) fn token_format(&self) -> &TokenFormat {
@@ -180,7 +204,7 @@ impl Engine {
     }
 
     pub(super) fn maintain(&self) {
-        self.cache.maintain();
+        self.cache.maintain(self.time.instant());
     }
 
     pub(super) fn statistics(&self) -> Statistics {
@@ -190,17 +214,13 @@ impl Engine {
         statistics
     }
 
-    /// `Some(None)`: it is remembered that there is no such session.
-    fn peek(&self, key: TokenKey, token: &str) -> Option<Option<Arc<CustomerSession>>> {
-        if let Some(slot) = self.cache.session(key) {
-            if self.is_fresh(&slot) && self.passes(&slot, token) {
-                if let Some(session) = self.live(slot) {
-                    return Some(Some(session));
-                }
-            }
+    /// The session in a remembered slot, if the slot may be used.
+    fn usable(&self, slot: &Slot, token: &[u8]) -> Option<Arc<CustomerSession>> {
+        if self.is_fresh(slot) && self.passes(slot, token) {
+            self.live(slot)
+        } else {
+            None
         }
-        let slot = self.cache.absent(key)?;
-        (self.is_fresh(&slot) && self.passes(&slot, token)).then_some(None)
     }
 
     /// The one place where the answer of a lookup is used, guarded by the marks.
@@ -208,7 +228,7 @@ impl Engine {
         self: &Arc<Self>,
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
-        let key = self.cache.key(token.expose());
+        let key = self.cache.key(token.expose().as_bytes());
         let limit = self
             .store_timeout
             .and_then(|limit| Instant::now().checked_add(limit));
@@ -217,8 +237,8 @@ impl Engine {
         for _ in 0..SHARED_TRIES {
             let lookup = self.join(key, token)?;
             let slot = self.until(deadline, lookup.landed()).await??;
-            if self.passes(&slot, token.expose()) {
-                return self.live(slot).ok_or(AuthenticateError::InvalidToken);
+            if self.passes(&slot, token.expose().as_bytes()) {
+                return self.live(&slot).ok_or(AuthenticateError::InvalidToken);
             }
             self.counters.overtaken.add_one();
             deadline = limit;
@@ -250,7 +270,7 @@ impl Engine {
             let task = runtime.spawn(observe::in_current_span(async move {
                 let landed = flight.engine.load(&token, stamp).await;
                 if let Ok(slot) = &landed {
-                    if flight.engine.passes(slot, token.expose()) {
+                    if flight.engine.passes(slot, token.expose().as_bytes()) {
                         flight.engine.cache.insert(key, slot.clone());
                     }
                 }
@@ -269,7 +289,7 @@ impl Engine {
         stamp: Stamp,
     ) -> Result<Slot, StoreError> {
         self.counters.lookups.add_one();
-        let asked = (self.clock.monotonic(), self.clock.now());
+        let asked = (self.time.instant(), self.time.now());
         let found = self
             .find(token)
             .await
@@ -279,7 +299,7 @@ impl Engine {
                 observe::lookup_failed(error, token);
             })?;
         let (asked, asked_at) = asked;
-        let live = found.filter(|session| session.is_live_at(self.clock.now()));
+        let live = found.filter(|session| session.is_live_at(self.time.now()));
         let good_for = match &live {
             // Should the wall clock go back, the session still ends when it should have.
             Some(session) => (session.expires_at - asked_at)
@@ -290,8 +310,9 @@ impl Engine {
         };
         Ok(Slot {
             stamp,
-            fresh_until: asked.saturating_add(good_for),
+            fresh_until: later(asked, good_for),
             found: live.map(|session| Found {
+                expires_at: session.expires_at.into(),
                 stripes: self
                     .marks
                     .stripes(session.id.as_str(), session.customer_id.as_str()),
@@ -341,7 +362,7 @@ impl Engine {
     }
 
     /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
-    pub(super) fn passes(&self, slot: &Slot, token: &str) -> bool {
+    pub(super) fn passes(&self, slot: &Slot, token: &[u8]) -> bool {
         match &slot.found {
             Some(found) => {
                 found.session.token.is(token) && self.marks.pass(slot.stamp, Some(found.stripes))
@@ -351,13 +372,14 @@ impl Engine {
     }
 
     fn is_fresh(&self, slot: &Slot) -> bool {
-        self.clock.monotonic() < slot.fresh_until
+        self.time.instant() < slot.fresh_until
     }
 
-    /// The session in the slot, if it is live by the wall clock.
-    fn live(&self, slot: Slot) -> Option<Arc<CustomerSession>> {
-        let session = slot.found?.session;
-        session.is_live_at(self.clock.now()).then_some(session)
+    /// The session in the slot, if it is live by the wall clock. Its customer was not deleted
+    /// when it was read, or it would not be in a slot.
+    fn live(&self, slot: &Slot) -> Option<Arc<CustomerSession>> {
+        let found = slot.found.as_ref()?;
+        (self.time.system_time() < found.expires_at).then(|| Arc::clone(&found.session))
     }
 }
 

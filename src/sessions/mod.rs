@@ -110,7 +110,7 @@ impl<S: SessionStore> CustomerSessions<S> {
         &self,
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
-        match self.engine.recall(token.expose()) {
+        match self.engine.recall(token.expose().as_bytes()) {
             Recall::Live(session) => Ok(session),
             Recall::Invalid => Err(AuthenticateError::InvalidToken),
             Recall::Unknown => self.engine.resolve(token.clone()).await,
@@ -268,7 +268,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let id = uuid::Builder::from_random_bytes(*random).into_uuid();
         let token = self.engine.token_format().try_generate();
         // Databases keep microseconds; what is stored must read back equal.
-        let now = self.engine.clock().now().trunc_subsecs(6);
+        let now = self.engine.now().trunc_subsecs(6);
         Ok(CustomerSession {
             id: SessionId::from(id.to_string()),
             created_at: now,

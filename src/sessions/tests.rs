@@ -7,7 +7,7 @@ use super::{
     engine::{Engine, Recall, Settings},
 };
 use crate::{
-    clock::SystemClock,
+    clock::TimeSource,
     customer::CustomerData,
     invalidation::Invalidation,
     session::CustomerSession,
@@ -21,7 +21,7 @@ fn on_one_stripe() -> CustomerSessions<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
     let engine = Engine::new(Settings {
         store: Arc::clone(&store) as Arc<dyn SessionStore>,
-        clock: Arc::new(SystemClock),
+        time: TimeSource::new(None),
         token_format: store.token_format(),
         cache_capacity: 100,
         cache_ttl: HOUR,
@@ -45,7 +45,7 @@ async fn issue(sessions: &CustomerSessions<MemoryStore>, customer: &str) -> Cust
 async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
     let sessions = on_one_stripe();
     let session = issue(&sessions, "cus_1").await;
-    let token = session.token.expose();
+    let token = session.token.expose().as_bytes();
     let engine = &sessions.engine;
     for invalidation in [
         Invalidation::Session(session.id.clone()),
@@ -73,10 +73,10 @@ async fn another_session_s_slot_is_not_used_even_under_the_same_key() {
     );
     let engine = &sessions.engine;
     let slot = engine.load(&other.token, engine.marks.stamp()).await;
-    let key = engine.cache.key(mine.token.expose());
+    let key = engine.cache.key(mine.token.expose().as_bytes());
     engine.cache.insert(key, slot.expect("found"));
     assert!(matches!(
-        engine.recall(mine.token.expose()),
+        engine.recall(mine.token.expose().as_bytes()),
         Recall::Unknown
     ));
 }
@@ -127,7 +127,7 @@ async fn under_constant_revocation_a_session_is_let_in_within_four_lookups() {
     });
     let engine = Arc::new(Engine::new(Settings {
         store: Arc::clone(&storm) as Arc<dyn SessionStore>,
-        clock: Arc::new(SystemClock),
+        time: TimeSource::new(None),
         token_format: calm.store.token_format(),
         cache_capacity: 100,
         cache_ttl: HOUR,
