@@ -4,6 +4,9 @@ mod bearer;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+// Only the extractors read what is left for an anonymous request; it is left in any case, for
+// features never change behaviour.
+#[cfg_attr(not(feature = "axum"), allow(dead_code))]
 mod identity;
 mod layer;
 mod rejection;
