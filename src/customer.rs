@@ -188,7 +188,6 @@ impl CustomerData {
 /// What sort of customer this is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-#[non_exhaustive]
 pub enum CustomerKind {
     /// One person: `individual`.
     #[default]
@@ -268,7 +267,6 @@ pub type Metadata = BTreeMap<String, MetadataValue>;
 
 /// One value in [`Metadata`].
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum MetadataValue {
     /// A text.
     String(String),

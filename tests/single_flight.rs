@@ -218,4 +218,9 @@ fn outside_a_runtime_the_answer_is_an_error_not_a_panic() {
     let token = TokenFormat::new("cst_").generate();
     let answer = poll_once(sessions.authenticate(&token)).expect("an answer");
     assert!(matches!(answer, Err(AuthenticateError::Store(_))));
+    let answer = poll_once(sessions.revoke(&"ses_1".into())).expect("an answer");
+    assert_eq!(
+        answer.expect_err("no runtime").kind(),
+        StoreErrorKind::Unavailable
+    );
 }

@@ -149,6 +149,7 @@ impl Cache {
             Some(_) => (&self.sessions, &self.absent),
             None => (&self.absent, &self.sessions),
         };
+        self.front.remove(key);
         if let Some(cache) = out_of {
             cache.invalidate(&key);
         }
@@ -219,6 +220,14 @@ impl Front {
             let is_taken = place.load().as_ref().is_some_and(|it| it.0 != key);
             if insist || !is_taken {
                 place.store(Some(Arc::new((key, slot))));
+            }
+        }
+    }
+
+    fn remove(&self, key: TokenKey) {
+        if let Some(place) = self.place(key) {
+            if place.load().as_ref().is_some_and(|it| it.0 == key) {
+                place.store(None);
             }
         }
     }

@@ -15,6 +15,7 @@ mod tests;
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
 pub use self::builder::CustomerSessionsBuilder;
@@ -287,11 +288,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         invalidation: Invalidation,
         change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let mark = MarkOnDrop {
             engine: Arc::clone(&self.engine),
             invalidation,
         };
-        let task = tokio::spawn(observe::in_current_span(async move {
+        let task = runtime.spawn(observe::in_current_span(async move {
             let outcome = change.await;
             if let Err(error) = &outcome {
                 observe::outcome_unknown(&mark.invalidation, error);

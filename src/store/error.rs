@@ -22,7 +22,6 @@ pub struct StoreError {
 
 /// What sort of failure a [`StoreError`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum StoreErrorKind {
     /// A session with this id or token exists already.
     Conflict,
