@@ -23,6 +23,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "sessions/cache",
             "sessions/engine",
             "sessions/flight",
+            "sessions/lookup",
             "sessions/marks",
         ],
     ),

@@ -15,24 +15,14 @@ use std::{
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use customer_session::{
-    Customer, CustomerSession, CustomerSessionLayer, CustomerSessions, Rejection, RejectionKind,
-    TokenFormat,
+    Customer, CustomerSession, CustomerSessionLayer, Rejection, RejectionKind, TokenFormat,
 };
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt as _};
 use tower_http::{compression::CompressionLayer, cors::CorsLayer, trace::TraceLayer};
 
-use support::{HOUR, ProbeStore, customer};
-
-type Sessions = CustomerSessions<Arc<ProbeStore>>;
-
-async fn set_up() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
-    let store = Arc::new(ProbeStore::default());
-    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
-    let session = sessions.issue(customer("cus_1"), HOUR).await;
-    (store, sessions, session.expect("issued"))
-}
+use support::{HOUR, customer, one_session};
 
 fn request<B: Default>(token: Option<&str>) -> Request<B> {
     let mut request = Request::new(B::default());
@@ -63,7 +53,7 @@ async fn echo(request: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, I
 
 #[tokio::test]
 async fn a_customer_who_is_there_already_is_removed_on_every_path() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let forged = sessions
         .issue(customer("cus_forged"), HOUR)
         .await
@@ -135,7 +125,7 @@ impl Service<Request<Empty<Bytes>>> for Permits {
 
 #[tokio::test]
 async fn the_service_that_was_made_ready_is_the_one_that_is_called() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let calls = Arc::new(AtomicUsize::new(0));
     let mut service = sessions.layer().layer(Permits {
         ready: false,
@@ -151,7 +141,7 @@ async fn the_service_that_was_made_ready_is_the_one_that_is_called() {
 
 #[tokio::test]
 async fn a_refused_request_does_not_reach_the_service() {
-    let (_, sessions, _) = set_up().await;
+    let (_, sessions, _) = one_session().await;
     let reached = Arc::new(AtomicBool::new(false));
     let service = sessions.layer().layer(tower::service_fn({
         let reached = Arc::clone(&reached);
@@ -170,7 +160,7 @@ async fn a_refused_request_does_not_reach_the_service() {
 
 #[tokio::test]
 async fn the_service_s_error_passes_through() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let service = sessions
         .layer()
         .layer(tower::service_fn(async |_: Request<Empty<Bytes>>| {
@@ -203,7 +193,7 @@ impl http_body::Body for Homemade {
 
 #[tokio::test]
 async fn it_stands_among_other_layers_and_takes_any_body() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let service = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
         .layer(CorsLayer::permissive())
@@ -230,7 +220,7 @@ async fn it_stands_among_other_layers_and_takes_any_body() {
 
 #[tokio::test]
 async fn the_body_of_a_refusal_has_an_exact_length() {
-    let (_, sessions, _) = set_up().await;
+    let (_, sessions, _) = one_session().await;
     let service = sessions.layer().layer(tower::service_fn(echo));
     let response = service.oneshot(request(None)).await.expect("infallible");
     let hint = http_body::Body::size_hint(response.body()).exact();
@@ -245,7 +235,7 @@ async fn the_body_of_a_refusal_has_an_exact_length() {
 
 #[tokio::test]
 async fn the_service_s_own_challenges_stay() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let service = sessions
         .layer()
         .layer(tower::service_fn(async |_: Request<Empty<Bytes>>| {
@@ -264,7 +254,7 @@ async fn the_service_s_own_challenges_stay() {
 
 #[tokio::test]
 async fn a_refusal_can_be_worded_but_not_disarmed() {
-    let (_, sessions, _) = set_up().await;
+    let (_, sessions, _) = one_session().await;
     let layer = sessions
         .layer()
         .optional()
@@ -305,7 +295,7 @@ async fn a_refusal_can_be_worded_but_not_disarmed() {
 
 #[tokio::test]
 async fn a_realm_is_quoted_and_one_that_could_break_out_is_refused() {
-    let (_, sessions, _) = set_up().await;
+    let (_, sessions, _) = one_session().await;
     for (realm, shown) in [
         ("shop", r#"Bearer realm="shop""#),
         ("", r#"Bearer realm="""#),
@@ -328,7 +318,7 @@ async fn a_realm_is_quoted_and_one_that_could_break_out_is_refused() {
 
 #[tokio::test]
 async fn of_two_layers_the_inner_one_decides() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     let app = Router::new()
         .route(
             "/open",
@@ -361,7 +351,7 @@ async fn a_layer_can_be_named_and_shared() {
     struct App {
         layer: CustomerSessionLayer,
     }
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     let app = App {
         layer: sessions.layer(),
     };

@@ -10,16 +10,7 @@ use customer_session::{
 };
 use tokio::sync::mpsc;
 
-use support::{HOUR, ProbeStore, customer};
-
-type Sessions = CustomerSessions<Arc<ProbeStore>>;
-
-async fn set_up() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
-    let store = Arc::new(ProbeStore::default());
-    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
-    let session = sessions.issue(customer("cus_1"), HOUR).await;
-    (store, sessions, session.expect("issued"))
-}
+use support::{HOUR, ProbeStore, Sessions, customer, one_session};
 
 struct Messages(mpsc::UnboundedReceiver<Invalidation>);
 
@@ -94,7 +85,7 @@ impl End {
 #[tokio::test]
 async fn a_cached_session_is_refused_once_it_has_ended() {
     for end in ENDS {
-        let (store, sessions, session) = set_up().await;
+        let (store, sessions, session) = one_session().await;
         sessions.authenticate(&session.token).await.expect("live");
         end.happen(&store, &sessions, &session).await;
         let answer = sessions.authenticate(&session.token).await;
@@ -113,7 +104,7 @@ async fn a_lookup_that_has_read_before_the_end_is_never_used() {
             continue;
         }
         for waiters in [1, 2] {
-            let (store, sessions, session) = set_up().await;
+            let (store, sessions, session) = one_session().await;
             store.shut();
             let waiting: Vec<_> = (0..waiters)
                 .map(|_| {
@@ -147,7 +138,7 @@ async fn a_lookup_that_has_read_before_the_end_is_never_used() {
 
 #[tokio::test]
 async fn rotation_gives_one_new_token_and_ends_the_old() {
-    let (_, sessions, old) = set_up().await;
+    let (_, sessions, old) = one_session().await;
     sessions.authenticate(&old.token).await.expect("live");
     let new = sessions.rotate(&old.token, HOUR).await.expect("rotated");
     let new = new.expect("the old one was live");
@@ -168,7 +159,7 @@ async fn rotation_gives_one_new_token_and_ends_the_old() {
 
 #[tokio::test]
 async fn of_many_rotations_of_one_session_one_wins() {
-    let (_, sessions, old) = set_up().await;
+    let (_, sessions, old) = one_session().await;
     let rotations: Vec<_> = (0..64)
         .map(|_| {
             let (sessions, token) = (sessions.clone(), old.token.clone());
@@ -190,7 +181,7 @@ async fn of_many_rotations_of_one_session_one_wins() {
 
 #[tokio::test]
 async fn an_updated_customer_is_seen_at_once() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     sessions.authenticate(&session.token).await.expect("live");
     let mut data = CustomerData::new("cus_1", "org_1");
     data.name = Some("Jane".into());
@@ -216,7 +207,7 @@ async fn an_updated_customer_is_seen_at_once() {
 
 #[tokio::test]
 async fn revoking_an_unknown_session_is_no_error() {
-    let (_, sessions, session) = set_up().await;
+    let (_, sessions, session) = one_session().await;
     assert!(
         !sessions
             .revoke(&"ses_unknown".into())
@@ -238,7 +229,7 @@ async fn revoking_an_unknown_session_is_no_error() {
 
 #[tokio::test]
 async fn messages_may_come_late_twice_and_for_strangers() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     let stranger = Invalidation::Session("ses_unknown".into());
     let ours = Invalidation::Session(session.id.clone());
     hear(
@@ -374,7 +365,7 @@ async fn a_revocation_of_unknown_outcome_is_taken_to_have_happened() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_end_within_the_store_timeout_even_if_their_lookups_are_overtaken() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     let begun = tokio::time::Instant::now();
     store.shut();
     let request = tokio::spawn({

@@ -4,22 +4,11 @@ mod support;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, StoreErrorKind, TokenFormat,
-};
+use customer_session::{AuthenticateError, CustomerSessions, StoreErrorKind, TokenFormat};
 use tokio::task::{JoinSet, yield_now};
 use tower::ServiceExt as _;
 
-use support::{Fault, HOUR, ProbeStore, customer};
-
-type Sessions = CustomerSessions<Arc<ProbeStore>>;
-
-async fn set_up() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
-    let store = Arc::new(ProbeStore::default());
-    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
-    let session = sessions.issue(customer("cus_1"), HOUR).await;
-    (store, sessions, session.expect("issued"))
-}
+use support::{Fault, HOUR, ProbeStore, Sessions, customer, one_session};
 
 fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -42,7 +31,7 @@ async fn idle(sessions: &Sessions) {
 
 #[tokio::test]
 async fn a_cached_session_is_answered_at_once_while_the_store_never_completes() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     sessions.authenticate(&session.token).await.expect("live");
     store.fault(Fault::Hang);
     let answer = poll_once(sessions.authenticate(&session.token)).expect("ready at the first poll");
@@ -52,7 +41,7 @@ async fn a_cached_session_is_answered_at_once_while_the_store_never_completes() 
 
 #[tokio::test]
 async fn a_hundred_requests_for_one_cold_token_are_one_lookup() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     store.shut();
     let mut requests = JoinSet::new();
     for _ in 0..100 {
@@ -70,7 +59,7 @@ async fn a_hundred_requests_for_one_cold_token_are_one_lookup() {
 
 #[tokio::test]
 async fn when_all_fifty_callers_leave_nothing_is_left_behind() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     store.shut();
     let mut requests = JoinSet::new();
     for _ in 0..50 {
@@ -89,7 +78,7 @@ async fn when_all_fifty_callers_leave_nothing_is_left_behind() {
 
 #[tokio::test]
 async fn when_the_first_caller_leaves_the_second_gets_the_answer() {
-    let (store, sessions, session) = set_up().await;
+    let (store, sessions, session) = one_session().await;
     store.shut();
     let first = tokio::spawn({
         let (sessions, token) = (sessions.clone(), session.token.clone());
@@ -112,7 +101,7 @@ async fn a_store_that_fails_hangs_or_panics_is_an_error_for_all_and_asked_again(
         (Fault::Hang, StoreErrorKind::Timeout),
         (Fault::Panic, StoreErrorKind::Unavailable),
     ] {
-        let (store, sessions, session) = set_up().await;
+        let (store, sessions, session) = one_session().await;
         store.fault(fault);
         let begun = tokio::time::Instant::now();
         let mut requests = JoinSet::new();

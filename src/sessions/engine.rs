@@ -10,25 +10,20 @@
 //!    overtaken is dead on arrival, so inserting it needs no lock.
 //! 5. Marks never go back.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     AuthenticateError,
     cache::{Cache, Found, Slot, TokenKey},
     flight::{FlightNumber, Flights, Lookup},
+    lookup,
     marks::{Marks, Stamp, Target},
 };
 use crate::{
@@ -290,10 +285,8 @@ impl Engine {
     ) -> Result<Slot, StoreError> {
         self.counters.lookups.add_one();
         let asked = (self.time.instant(), self.time.now());
-        let found = self
-            .find(token)
+        let found = lookup::find(&*self.store, token, self.store_timeout)
             .await
-            .and_then(|found| verified(found, token))
             .inspect_err(|error| {
                 self.counters.store_errors.add_one();
                 observe::lookup_failed(error, token);
@@ -319,21 +312,6 @@ impl Engine {
                 session: Arc::new(session),
             }),
         })
-    }
-
-    /// The store's own answer, with its panics and its silence turned into errors.
-    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        let answer = caught(async {
-            match self.store_timeout {
-                Some(limit) => timeout(limit, self.store.find(token))
-                    .await
-                    .unwrap_or_else(|elapsed| Err(StoreError::timeout(elapsed))),
-                None => self.store.find(token).await,
-            }
-        });
-        answer
-            .await
-            .unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")))
     }
 
     fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, AuthenticateError> {
@@ -395,38 +373,4 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.engine.flights.leave(self.key, self.number);
     }
-}
-
-/// Refuses an answer that breaks the store's contract where that would let somebody in as
-/// somebody else.
-fn verified(
-    found: Option<CustomerSession>,
-    token: &SessionToken,
-) -> Result<Option<CustomerSession>, StoreError> {
-    match found {
-        Some(session) if session.token != *token => Err(StoreError::corrupt(format!(
-            "session {} does not carry the token it was looked up by",
-            session.id
-        ))),
-        Some(session) if session.customer_id != session.customer.id => {
-            Err(StoreError::corrupt(format!(
-                "session {} belongs to customer {} but carries customer {}",
-                session.id, session.customer_id, session.customer.id
-            )))
-        }
-        found => Ok(found),
-    }
-}
-
-/// Runs `future`; `Err` if it panicked. The panic's message is not kept: it may hold anything.
-async fn caught<F: Future>(future: F) -> Result<F::Output, ()> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(Err(())),
-        }
-    })
-    .await
 }

@@ -8,6 +8,7 @@ mod builder;
 mod cache;
 mod engine;
 mod flight;
+mod lookup;
 mod marks;
 #[cfg(test)]
 mod tests;

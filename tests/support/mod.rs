@@ -1,12 +1,15 @@
 //! What several tests share: a store that counts, waits and fails on command.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, MemoryStore, SessionId, SessionRegistry,
-    SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
-    testing::ManualClock,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, MemoryStore, SessionId,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
+    async_trait, testing::ManualClock,
 };
 use tokio::sync::watch;
 
@@ -18,6 +21,16 @@ pub fn clock() -> ManualClock {
 
 pub fn customer(id: &str) -> Customer {
     CustomerData::new(id, "org_1").into()
+}
+
+pub type Sessions = CustomerSessions<Arc<ProbeStore>>;
+
+/// A store with one live session, which nobody has asked for yet.
+pub async fn one_session() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
+    let session = sessions.issue(customer("cus_1"), HOUR).await;
+    (store, sessions, session.expect("issued"))
 }
 
 /// What the store does instead of answering.
