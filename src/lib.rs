@@ -83,7 +83,7 @@
 //! |---|---|
 //! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`] |
 //! | `tracing` (default) | events for what an operator should see; none carries a token |
-//! | `testing` | `testing::ManualClock` |
+//! | `testing` | what tests need: a clock held by hand, a store's contract, a store that fails |
 //! | `full` | all but `testing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -14,7 +14,18 @@ const FLOORS: &[(u8, &[&str])] = &[
     (0, &["clock", "customer", "observe", "session", "token"]),
     (1, &["invalidation", "store", "store/error"]),
     (1, &["store/memory"]),
-    (0, &["testing"]),
+    // The kit stands beside the stores that it checks.
+    (
+        1,
+        &[
+            "testing",
+            "testing/clock",
+            "testing/conformance",
+            "testing/faulty",
+            "testing/kit",
+            "testing/rules",
+        ],
+    ),
     (
         2,
         &[

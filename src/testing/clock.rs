@@ -1,4 +1,4 @@
-//! What the tests of a service need (feature `testing`).
+//! A clock that is held by hand.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
