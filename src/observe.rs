@@ -125,6 +125,16 @@ pub(crate) fn outcome_unknown(change: &dyn fmt::Debug, error: &dyn fmt::Display)
     let _ = (change, error);
 }
 
+pub(crate) fn purge_failed(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        error = with_causes(error),
+        "purging expired sessions failed"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
 pub(crate) fn source_ended() {
     #[cfg(feature = "tracing")]
     tracing::info!("the source of invalidations has ended");
@@ -165,6 +175,10 @@ pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::O
 
 /// The error and all that caused it, without the token.
 fn redacted(error: &dyn Error, token: &SessionToken) -> String {
+    with_causes(error).replace(token.expose(), "[token]")
+}
+
+fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -172,7 +186,7 @@ fn redacted(error: &dyn Error, token: &SessionToken) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text.replace(token.expose(), "[token]")
+    text
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "sessions/flight",
             "sessions/lookup",
             "sessions/marks",
+            "sessions/purge",
         ],
     ),
     (

@@ -10,6 +10,7 @@ mod engine;
 mod flight;
 mod lookup;
 mod marks;
+mod purge;
 #[cfg(test)]
 mod tests;
 

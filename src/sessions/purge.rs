@@ -1,0 +1,72 @@
+//! Removes expired sessions from the store, a few at a time.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::CustomerSessions;
+use crate::{observe, store::SessionRegistry};
+
+/// How many sessions are removed at once: enough to get on, few enough to hold no lock for
+/// long.
+const BATCH: u32 = 1000;
+
+/// How long lookups have the store for themselves between two batches.
+const PAUSE: Duration = Duration::from_millis(50);
+
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+impl<S: SessionRegistry> CustomerSessions<S> {
+    /// Removes expired sessions from the store `every` so often (a second at least), and has the
+    /// cache drop what is of no use.
+    ///
+    /// Nothing runs until the application spawns the returned future. The intervals vary by a
+    /// tenth, and the first by all of it, so that machines that start together do not purge
+    /// together. Expired sessions are refused whether they are purged or not.
+    ///
+    /// The future may be dropped at any time. It ends by itself when nothing else holds these
+    /// sessions any more; a store that fails is asked again the next time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use customer_session::{CustomerSessions, SessionRegistry};
+    /// # fn start<S: SessionRegistry>(sessions: CustomerSessions<S>) {
+    /// tokio::spawn(sessions.purge(Duration::from_secs(600)));
+    /// # }
+    /// ```
+    pub fn purge(&self, every: Duration) -> impl Future<Output = ()> + Send + use<S> {
+        let every = every.max(SHORTEST_INTERVAL);
+        let store = Arc::downgrade(&self.store);
+        let engine = Arc::downgrade(&self.engine);
+        async move {
+            tokio::time::sleep(every.mul_f64(random())).await;
+            loop {
+                // Held for one batch at a time, so that the last other owner is the last.
+                let purged = match (store.upgrade(), engine.upgrade()) {
+                    (Some(store), Some(engine)) => {
+                        engine.maintain();
+                        store.purge_expired(engine.now(), BATCH).await
+                    }
+                    _ => return,
+                };
+                let wait = match purged {
+                    Ok(purged) if purged >= u64::from(BATCH) => PAUSE,
+                    Ok(_) => every.mul_f64(0.9 + 0.2 * random()),
+                    Err(error) => {
+                        observe::purge_failed(&error);
+                        every.mul_f64(0.9 + 0.2 * random())
+                    }
+                };
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// From 0 to 1, for jitter: the standard library seeds its hashes at random.
+fn random() -> f64 {
+    let bits = RandomState::new().hash_one(());
+    bits as f64 / u64::MAX as f64
+}
