@@ -37,6 +37,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// The last moment that RFC 3339 can write: four digits of year, to the microsecond.
+pub(crate) const END_OF_TIME: DateTime<Utc> =
+    match DateTime::from_timestamp_micros(253_402_300_799_999_999) {
+        Some(time) => time,
+        None => DateTime::<Utc>::MAX_UTC,
+    };
+
 /// What the engine reads: the system's clocks without a detour, or a user's.
 ///
 /// Both come as the standard library's types, since these compare fastest: a hit reads each

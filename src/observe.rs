@@ -1,15 +1,12 @@
 //! Everything an operator can see: each counter and each event by name.
 //!
-//! No event carries a token. Texts that come from a store are searched for the token they
-//! might hold, and it is taken out.
+//! No event carries a token: what stores say is searched for it before it gets here.
 
 use std::{
     error::Error,
     fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
-
-use crate::token::SessionToken;
 
 /// What the engine has done since it was built, and what it holds now.
 ///
@@ -106,10 +103,9 @@ impl Counters {
     }
 }
 
-pub(crate) fn lookup_failed(error: &dyn Error, token: &SessionToken) {
-    let error = redacted(error, token);
+pub(crate) fn lookup_failed(error: &dyn Error) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(error, "session lookup failed");
+    tracing::warn!(error = with_causes(error), "session lookup failed");
     #[cfg(not(feature = "tracing"))]
     let _ = error;
 }
@@ -173,12 +169,8 @@ pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::O
     future
 }
 
-/// The error and all that caused it, without the token.
-fn redacted(error: &dyn Error, token: &SessionToken) -> String {
-    with_causes(error).replace(token.expose(), "[token]")
-}
-
-fn with_causes(error: &dyn Error) -> String {
+/// The error and all that caused it.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -187,16 +179,4 @@ fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_in_a_store_s_error_is_taken_out() {
-        let token = SessionToken::new("cst_planted");
-        let error = std::io::Error::other("no row for cst_planted, cst_planted");
-        assert_eq!(redacted(&error, &token), "no row for [token], [token]");
-    }
 }

@@ -19,6 +19,7 @@ enum Mistake {
     MixesUpCustomers,
     ReplaysAfterRotation,
     LetsManyRotationsWin,
+    RotationUndoesUpdate,
     TruncatesMicroseconds,
     SwallowsErrors,
     ForgetsTheToken,
@@ -149,7 +150,11 @@ impl SessionRegistry for Wrong {
             }
             return Ok(there);
         }
-        self.inner.replace(old, new).await
+        let replaced = self.inner.replace(old, new).await?;
+        if self.is(Mistake::RotationUndoesUpdate) {
+            self.inner.update_customer(&new.customer).await?;
+        }
+        Ok(replaced)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
@@ -234,6 +239,10 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (MixesUpCustomers, "each session has its own customer"),
         (ReplaysAfterRotation, "replacing ends the old session"),
         (LetsManyRotationsWin, "replacing has one winner"),
+        (
+            RotationUndoesUpdate,
+            "replacing keeps the customer that the store knows",
+        ),
         (TruncatesMicroseconds, "times are kept to the microsecond"),
         (SwallowsErrors, "a taken id or token is a conflict"),
         (ForgetsTheToken, "a session is found as it was inserted"),

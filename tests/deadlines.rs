@@ -219,6 +219,8 @@ async fn a_ttl_beyond_the_end_of_time_is_the_end_of_time() {
     let bench = Bench::new();
     let session = bench.issue(Duration::MAX).await;
     assert!(bench.lets_in(&session).await);
+    let json = serde_json::to_value(&session).expect("JSON");
+    assert_eq!(json["expires_at"], "9999-12-31T23:59:59.999999Z");
     let sessions = CustomerSessions::builder(ProbeStore::default())
         .cache_ttl(Duration::MAX)
         .negative_ttl(Duration::MAX)

@@ -347,6 +347,26 @@ async fn of_two_layers_the_inner_one_decides() {
 }
 
 #[tokio::test]
+async fn vary_says_authorization_once() {
+    let (_, sessions, _) = one_session().await;
+    let app = Router::new()
+        .route("/customer", get(async |_: Customer| ()))
+        .route("/anyone", get(async || [("vary", "accept, Authorization")]))
+        .layer(sessions.layer().optional())
+        .layer(sessions.layer().optional());
+    for (path, vary) in [
+        ("/customer", "authorization"),
+        ("/anyone", "accept, Authorization"),
+    ] {
+        let mut request = request::<axum::body::Body>(None);
+        *request.uri_mut() = path.parse().expect("a path");
+        let response = app.clone().oneshot(request).await.expect("infallible");
+        let all: Vec<_> = response.headers().get_all("vary").iter().collect();
+        assert_eq!(all, [vary], "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_layer_can_be_named_and_shared() {
     struct App {
         layer: CustomerSessionLayer,

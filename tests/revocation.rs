@@ -86,7 +86,10 @@ impl End {
 async fn a_cached_session_is_refused_once_it_has_ended() {
     for end in ENDS {
         let (store, sessions, session) = one_session().await;
-        sessions.authenticate(&session.token).await.expect("live");
+        // A lookup, a hit in moka, a hit in front of it.
+        for _ in 0..3 {
+            sessions.authenticate(&session.token).await.expect("live");
+        }
         end.happen(&store, &sessions, &session).await;
         let answer = sessions.authenticate(&session.token).await;
         assert!(
@@ -182,7 +185,9 @@ async fn of_many_rotations_of_one_session_one_wins() {
 #[tokio::test]
 async fn an_updated_customer_is_seen_at_once() {
     let (_, sessions, session) = one_session().await;
-    sessions.authenticate(&session.token).await.expect("live");
+    for _ in 0..3 {
+        sessions.authenticate(&session.token).await.expect("live");
+    }
     let mut data = CustomerData::new("cus_1", "org_1");
     data.name = Some("Jane".into());
     assert_eq!(
@@ -203,6 +208,62 @@ async fn an_updated_customer_is_seen_at_once() {
         .expect("updated");
     let answer = sessions.authenticate(&session.token).await;
     assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test]
+async fn a_customer_who_is_restored_is_let_in_at_once() {
+    let (_, sessions, session) = one_session().await;
+    let restored = session.customer.clone();
+    let mut deleted = (*restored).clone();
+    deleted.deleted_at = Some(deleted.created_at);
+    sessions
+        .update_customer(&deleted.into())
+        .await
+        .expect("updated");
+    let answer = sessions.authenticate(&session.token).await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+    sessions.update_customer(&restored).await.expect("updated");
+    sessions
+        .authenticate(&session.token)
+        .await
+        .expect("live again");
+}
+
+#[tokio::test]
+async fn issuing_for_a_customer_who_has_changed_changes_their_other_sessions() {
+    let (_, sessions, session) = one_session().await;
+    sessions.authenticate(&session.token).await.expect("live");
+    let mut data = (*session.customer).clone();
+    data.name = Some("Jane".into());
+    sessions.issue(data, HOUR).await.expect("issued");
+    let seen = sessions.authenticate(&session.token).await.expect("live");
+    assert_eq!(seen.customer.name.as_deref(), Some("Jane"));
+}
+
+#[tokio::test]
+async fn a_rotation_does_not_undo_a_change_to_the_customer() {
+    let (store, sessions, session) = one_session().await;
+    store.shut();
+    let rotation = tokio::spawn({
+        let (sessions, token) = (sessions.clone(), session.token.clone());
+        async move { sessions.rotate(&token, HOUR).await }
+    });
+    // The rotation has read the customer, who is now deleted.
+    store.has_read(1).await;
+    let mut deleted = (*session.customer).clone();
+    deleted.deleted_at = Some(deleted.created_at);
+    sessions
+        .update_customer(&deleted.into())
+        .await
+        .expect("updated");
+    store.open();
+    let new = rotation.await.expect("no panic").expect("no error");
+    let new = new.expect("it was live when it was read");
+    let answer = sessions.authenticate(&new.token).await;
+    assert!(
+        matches!(answer, Err(AuthenticateError::InvalidToken)),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -242,7 +303,8 @@ async fn messages_may_come_late_twice_and_for_strangers() {
     hear(&sessions, [ours, Invalidation::All]).await;
     sessions.authenticate(&session.token).await.expect("live");
     assert_eq!(store.lookups(), 2);
-    assert_eq!(sessions.statistics().invalidations, 6);
+    // One more from issuing: it may have changed the customer.
+    assert_eq!(sessions.statistics().invalidations, 7);
 }
 
 /// A store whose revocation stops at two points, before and after it has happened.

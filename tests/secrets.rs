@@ -160,6 +160,10 @@ async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
     let blabbing = CustomerSessions::builder(Blabbing).build();
     let answer = request(blabbing.layer(), token.expose()).await;
     assert!(answer.contains("503"), "{answer}");
+    shown += &answer;
+    let error = blabbing.authenticate(&token).await.expect_err("it fails");
+    let cause = std::error::Error::source(&error).and_then(std::error::Error::source);
+    shown += &format!("{error} {error:?} {cause:?}");
     tokens.push(token.clone());
     let mixed = CustomerSessions::builder(Mixed(rotated.clone())).build();
     let answer = request(mixed.layer(), token.expose()).await;

@@ -213,3 +213,41 @@ fn outside_a_runtime_the_answer_is_an_error_not_a_panic() {
         StoreErrorKind::Unavailable
     );
 }
+
+#[tokio::test]
+async fn the_permit_of_a_request_that_leaves_is_back_at_once() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .max_lookups(1)
+        .build();
+    store.shut();
+    let (one, two) = (
+        TokenFormat::new("cst_").generate(),
+        TokenFormat::new("cst_").generate(),
+    );
+    for token in [&one, &two, &one] {
+        // Polled once, so that it sets out, and dropped: the next has the permit.
+        let answer = poll_once(sessions.authenticate(token));
+        assert!(answer.is_none(), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_runtime_that_shuts_down_leaves_nobody_waiting() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _guard = handle.enter();
+        let sessions = CustomerSessions::builder(ProbeStore::default()).build();
+        let token = TokenFormat::new("cst_").generate();
+        let answer = poll_once(sessions.authenticate(&token));
+        done.send(answer.is_some_and(|answer| answer.is_err()))
+    });
+    let answered = finished.recv_timeout(Duration::from_secs(10));
+    assert_eq!(answered, Ok(true), "an error, and no deadlock");
+}

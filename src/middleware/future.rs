@@ -160,7 +160,7 @@ where
 
 pin_project! {
     /// The body of the inner service's response, or of the layer's own.
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -168,7 +168,7 @@ pin_project! {
 }
 
 pin_project! {
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     #[project = KindProjection]
     enum Kind<B> {
         Inner { #[pin] body: B },

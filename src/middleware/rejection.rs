@@ -217,14 +217,15 @@ impl Answers {
 }
 
 /// A user's own answer, with what it must have: our challenge beside its own, `no-store` in
-/// place of its own, and the others unless it has them.
+/// place of its own, `Retry-After` unless it has one.
 fn armed(mut response: Response<Bytes>, ours: &HeaderMap) -> Response<Bytes> {
     let headers = response.headers_mut();
     for (name, value) in ours {
         match *name {
-            WWW_AUTHENTICATE | VARY => {
+            WWW_AUTHENTICATE => {
                 headers.append(name, value.clone());
             }
+            VARY => vary_on_authorization(headers),
             CACHE_CONTROL => {
                 headers.insert(name, value.clone());
             }
@@ -237,7 +238,16 @@ fn armed(mut response: Response<Bytes>, ours: &HeaderMap) -> Response<Bytes> {
     response
 }
 
-/// Says that the answer depends on the credential (RFC 9110, section 12.5.5).
+/// Says that the answer depends on the credential (RFC 9110, section 12.5.5), unless it says
+/// so already.
 pub(super) fn vary_on_authorization(headers: &mut HeaderMap) {
-    headers.append(VARY, HeaderValue::from_static("authorization"));
+    let says_so = headers.get_all(VARY).iter().any(|value| {
+        value.as_bytes().split(|byte| *byte == b',').any(|member| {
+            let member = member.trim_ascii();
+            member == b"*" || member.eq_ignore_ascii_case(b"authorization")
+        })
+    });
+    if !says_so {
+        headers.append(VARY, HeaderValue::from_static("authorization"));
+    }
 }

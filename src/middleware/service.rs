@@ -95,16 +95,17 @@ fn admit(engine: &Engine, optional: bool, method: &Method, headers: &HeaderMap) 
     if is_preflight(method, headers) {
         return Admission::Anonymous;
     }
-    match credential(headers) {
-        Credential::Token(token) => match engine.recall(token) {
-            Recall::Live(session) => Admission::SignedIn(session),
-            Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
-            Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
-        },
-        Credential::None if optional => Admission::Anonymous,
-        Credential::None => Admission::Refused(RejectionKind::MissingToken),
-        Credential::Malformed => Admission::Refused(RejectionKind::InvalidToken),
-        Credential::Multiple => Admission::Refused(RejectionKind::MultipleTokens),
+    let (token, recall) = match credential(headers) {
+        Credential::Token(token) => (token, engine.recall(token)),
+        Credential::Malformed => (&b""[..], engine.screen()),
+        Credential::Multiple => return Admission::Refused(RejectionKind::MultipleTokens),
+        Credential::None if optional => return Admission::Anonymous,
+        Credential::None => return Admission::Refused(RejectionKind::MissingToken),
+    };
+    match recall {
+        Recall::Live(session) => Admission::SignedIn(session),
+        Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
+        Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// Builds [`CustomerSessions`]. Every setting has a default, and building cannot fail.
+#[derive(Clone)]
 #[must_use = "nothing is built until `build` is called"]
 pub struct CustomerSessionsBuilder<S> {
     store: S,
@@ -51,7 +52,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     }
 
     /// How many sessions are cached; 50,000 by default. A quarter as many unknown tokens are
-    /// remembered beside them. Zero: nothing is cached.
+    /// remembered beside them, and up to 8,192 of the busiest sessions have a second entry that
+    /// may outlive the first. Zero: nothing is cached.
     ///
     /// Expect 0.5 to 2 KiB a session, depending on what its customer carries.
     pub fn cache_capacity(mut self, sessions: u64) -> Self {
@@ -128,7 +130,11 @@ impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
     }
 }
 
-/// As many marks as sessions, so that few share one; at most 8 MiB a table.
+/// As many marks as sessions, so that few share one; at most 8 MiB a table. Without a cache
+/// only lookups under way can be overtaken, and there are no more of those than by default.
 fn stripes(capacity: u64) -> usize {
-    capacity.min(1 << 20).next_power_of_two() as usize
+    match capacity {
+        0 => 1024,
+        capacity => capacity.min(1 << 20).next_power_of_two() as usize,
+    }
 }

@@ -65,6 +65,8 @@ pub(super) struct Slot {
     pub(super) stamp: Stamp,
     /// On the monotonic clock, counted from before the store was asked.
     pub(super) fresh_until: Instant,
+    /// Where the marks are that concern it; `None`: it names no session.
+    pub(super) stripes: Option<Stripes>,
     /// `None`: there is no such session, or none that could be let in.
     pub(super) found: Option<Found>,
 }
@@ -73,7 +75,6 @@ pub(super) struct Slot {
 pub(super) struct Found {
     pub(super) session: Arc<CustomerSession>,
     pub(super) expires_at: SystemTime,
-    pub(super) stripes: Stripes,
 }
 
 /// Two caches, so that a flood of unknown tokens cannot drive out live sessions.
@@ -134,9 +135,10 @@ impl Cache {
         self.sessions.as_ref()?.get(&key)
     }
 
-    /// Puts a copy into the front table; in the place of another session only if `insist`.
-    pub(super) fn promote(&self, key: TokenKey, slot: Slot, insist: bool) {
-        self.front.put(key, slot, insist);
+    /// Puts a copy into the front table; in the place of another session that is fresh `now`
+    /// only if `insist`.
+    pub(super) fn promote(&self, key: TokenKey, slot: Slot, now: Instant, insist: bool) {
+        self.front.put(key, slot, now, insist);
     }
 
     /// The memory that there is no such session, be it of use or not.
@@ -215,9 +217,12 @@ impl Front {
         if *of == key { read(slot) } else { None }
     }
 
-    fn put(&self, key: TokenKey, slot: Slot, insist: bool) {
+    fn put(&self, key: TokenKey, slot: Slot, now: Instant, insist: bool) {
         if let Some(place) = self.place(key) {
-            let is_taken = place.load().as_ref().is_some_and(|it| it.0 != key);
+            let is_taken = place
+                .load()
+                .as_ref()
+                .is_some_and(|it| it.0 != key && now < it.1.fresh_until);
             if insist || !is_taken {
                 place.store(Some(Arc::new((key, slot))));
             }

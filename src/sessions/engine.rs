@@ -10,12 +10,15 @@
 //!    overtaken is dead on arrival, so inserting it needs no lock.
 //! 5. Marks never go back.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
@@ -25,9 +28,10 @@ use super::{
     flight::{FlightNumber, Flights, Lookup},
     lookup,
     marks::{Marks, Stamp, Target},
+    witness::Witnesses,
 };
 use crate::{
-    clock::{TimeSource, later},
+    clock::{END_OF_TIME, TimeSource, later},
     invalidation::Invalidation,
     observe::{self, Counters, Statistics},
     session::CustomerSession,
@@ -37,6 +41,9 @@ use crate::{
 
 /// How often a lookup that was overtaken is asked again with others, before one asks alone.
 const SHARED_TRIES: usize = 3;
+
+/// How often one asks alone that is overtaken by changes to its own session.
+const LONE_TRIES: usize = 8;
 
 /// What the engine is built from.
 pub(super) struct Settings {
@@ -65,6 +72,7 @@ pub(crate) struct Engine {
     pub(super) cache: Cache,
     flights: Flights,
     pub(super) marks: Marks,
+    witnesses: Witnesses,
     counters: Counters,
 }
 
@@ -97,6 +105,7 @@ impl Engine {
                 .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
             flights: Flights::default(),
             marks: Marks::new(settings.stripes),
+            witnesses: Witnesses::default(),
             counters: Counters::default(),
         }
     }
@@ -122,7 +131,8 @@ impl Engine {
         }
         if let Some(slot) = self.cache.session(key) {
             if let Some(session) = self.usable(&slot, token) {
-                self.cache.promote(key, slot, sampled);
+                let now = self.time.instant();
+                self.cache.promote(key, slot, now, sampled);
                 return self.hit(key, session);
             }
         }
@@ -140,7 +150,8 @@ impl Engine {
         Recall::Live(session)
     }
 
-    fn screen(&self) -> Recall {
+    /// Refuses what cannot be a token.
+    pub(crate) fn screen(&self) -> Recall {
         self.counters.screened.add_one();
         Recall::Invalid
     }
@@ -155,7 +166,7 @@ impl Engine {
             Ok(_) => {}
             Err(AuthenticateError::InvalidToken) => self.counters.found_invalid.add_one(),
             Err(AuthenticateError::Overloaded) => self.counters.overloaded.add_one(),
-            // Counted and logged once for all who waited, by the lookup itself.
+            // Counted where it failed, once for all who waited.
             Err(AuthenticateError::Store(_)) => {}
         }
         result
@@ -168,6 +179,7 @@ impl Engine {
             Invalidation::Customer(id) => Target::Customer(id.as_str()),
             Invalidation::All => Target::All,
         });
+        self.witnesses.tell(invalidation);
         if *invalidation == Invalidation::All {
             self.cache.clear();
         }
@@ -180,14 +192,12 @@ impl Engine {
             .forget_absent(self.cache.key(token.expose().as_bytes()));
     }
 
-    /// The live session that `token` opens according to the store, now, and to nobody else.
-    pub(super) async fn ask(
-        self: &Arc<Self>,
+    /// The live session that `token` opens according to the store, whatever is cached.
+    pub(super) async fn look_up(
+        &self,
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
-        let _permit = self.permit()?;
-        let slot = self.load(token, self.marks.stamp()).await?;
-        Ok(self.live(&slot))
+        Ok(self.live(&self.ask(token).await?))
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -218,7 +228,8 @@ impl Engine {
         }
     }
 
-    /// The one place where the answer of a lookup is used, guarded by the marks.
+    /// The one place where the answer of a lookup is used, guarded by the marks, or else by a
+    /// witness.
     async fn get(
         self: &Arc<Self>,
         token: &SessionToken,
@@ -238,10 +249,19 @@ impl Engine {
             self.counters.overtaken.add_one();
             deadline = limit;
         }
-        // Whatever overtakes this lookup happened after the request came in, so its answer is
-        // used as it is: a session is not shut out by a storm of changes to others.
-        let session = self.until(deadline, self.ask(token)).await??;
-        session.ok_or(AuthenticateError::InvalidToken)
+        // Marks are shared, and a session must not be shut out by a storm of changes to
+        // others: from here on only what changes this very session counts.
+        for _ in 0..LONE_TRIES {
+            let witness = self.witnesses.listen();
+            let slot = self.until(deadline, self.ask(token)).await??;
+            match self.live(&slot) {
+                None => return Err(AuthenticateError::InvalidToken),
+                Some(session) if !witness.has_heard_of(&session) => return Ok(session),
+                Some(_) => self.counters.overtaken.add_one(),
+            }
+        }
+        let error = StoreError::unavailable("the session changed faster than it could be read");
+        Err(error.into())
     }
 
     /// Joins the lookup under way for this token, or starts one.
@@ -250,18 +270,19 @@ impl Engine {
         key: TokenKey,
         token: &SessionToken,
     ) -> Result<Arc<Lookup>, AuthenticateError> {
-        self.flights.join(key, self.marks.flushed(), |number| {
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let (lookup, departure) = self.flights.join(key, self.marks.flushed(), || {
             let permit = self.permit()?;
-            let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-            let stamp = self.marks.stamp();
-            let (land, landing) = watch::channel(None);
+            Ok::<_, AuthenticateError>((self.marks.stamp(), permit))
+        })?;
+        if let Some(departure) = departure {
             let flight = InFlight {
                 engine: Arc::clone(self),
                 key,
-                number,
-                _permit: permit,
+                number: departure.number,
+                lookup: Arc::downgrade(&lookup),
             };
-            let token = token.clone();
+            let (token, stamp, land) = (token.clone(), departure.stamp, departure.land);
             let task = runtime.spawn(observe::in_current_span(async move {
                 let landed = flight.engine.load(&token, stamp).await;
                 if let Ok(slot) = &landed {
@@ -273,8 +294,15 @@ impl Engine {
                 drop(flight);
                 land.send_replace(Some(landed));
             }));
-            Ok((stamp, Lookup::new(landing, task.abort_handle())))
-        })
+            lookup.runs_in(task.abort_handle());
+        }
+        Ok(lookup)
+    }
+
+    /// Asks the store for one caller alone.
+    async fn ask(&self, token: &SessionToken) -> Result<Slot, AuthenticateError> {
+        let _permit = self.permit()?;
+        Ok(self.load(token, self.marks.stamp()).await?)
     }
 
     /// Asks the store, within the time allowed, and judges what it answers.
@@ -289,9 +317,13 @@ impl Engine {
             .await
             .inspect_err(|error| {
                 self.counters.store_errors.add_one();
-                observe::lookup_failed(error, token);
+                observe::lookup_failed(error);
             })?;
         let (asked, asked_at) = asked;
+        let stripes = found.as_ref().map(|session| {
+            self.marks
+                .stripes(session.id.as_str(), session.customer_id.as_str())
+        });
         let live = found.filter(|session| session.is_live_at(self.time.now()));
         let good_for = match &live {
             // Should the wall clock go back, the session still ends when it should have.
@@ -304,11 +336,9 @@ impl Engine {
         Ok(Slot {
             stamp,
             fresh_until: later(asked, good_for),
+            stripes,
             found: live.map(|session| Found {
-                expires_at: session.expires_at.into(),
-                stripes: self
-                    .marks
-                    .stripes(session.id.as_str(), session.customer_id.as_str()),
+                expires_at: session.expires_at.min(END_OF_TIME).into(),
                 session: Arc::new(session),
             }),
         })
@@ -341,12 +371,11 @@ impl Engine {
 
     /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
     pub(super) fn passes(&self, slot: &Slot, token: &[u8]) -> bool {
-        match &slot.found {
-            Some(found) => {
-                found.session.token.is(token) && self.marks.pass(slot.stamp, Some(found.stripes))
-            }
-            None => self.marks.pass(slot.stamp, None),
-        }
+        let is_for_token = match &slot.found {
+            Some(found) => found.session.token.is(token),
+            None => true,
+        };
+        is_for_token && self.marks.pass(slot.stamp, slot.stripes)
     }
 
     fn is_fresh(&self, slot: &Slot) -> bool {
@@ -366,11 +395,14 @@ struct InFlight {
     engine: Arc<Engine>,
     key: TokenKey,
     number: FlightNumber,
-    _permit: Option<OwnedSemaphorePermit>,
+    lookup: Weak<Lookup>,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.engine.flights.leave(self.key, self.number);
+        if let Some(lookup) = self.lookup.upgrade() {
+            lookup.return_permit();
+        }
     }
 }

@@ -7,12 +7,15 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    task::AbortHandle,
+};
 
 use super::{
     cache::{BuildAsItIs, Slot, TokenKey},
@@ -27,8 +30,8 @@ const SHARDS: usize = 16;
 /// The lookups under way.
 #[derive(Default)]
 pub(super) struct Flights {
-    /// Each guards the flights whose keys fall to it. Held for a table access and the start of
-    /// a task, never across an await, hence a plain mutex.
+    /// Each guards the flights whose keys fall to it. Held for a table access, never across an
+    /// await, hence a plain mutex.
     shards: [Mutex<HashMap<TokenKey, Flight, BuildAsItIs>>; SHARDS],
     numbers: AtomicU64,
 }
@@ -46,38 +49,59 @@ pub(super) struct FlightNumber(u64);
 /// A lookup as seen by those who wait for it.
 pub(super) struct Lookup {
     landing: watch::Receiver<Option<Landing>>,
-    task: AbortHandle,
+    /// Goes back when the lookup lands or the last who waits leaves, whichever is first. Held
+    /// to take it.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+    task: OnceLock<AbortHandle>,
+}
+
+/// What a lookup that was not under way needs to set out.
+pub(super) struct Departure {
+    pub(super) number: FlightNumber,
+    pub(super) stamp: Stamp,
+    pub(super) land: watch::Sender<Option<Landing>>,
 }
 
 impl Flights {
-    /// The lookup for `key` that is under way, unless it set out before `not_before`; else
-    /// the one that `depart` starts.
+    /// The lookup for `key` that is under way, unless it set out before `not_before`; else a
+    /// new one, which the caller must start.
+    ///
+    /// `prepare` gives its stamp and its permit. It is started without the lock: a task that
+    /// ends at once takes itself off the list, which needs the lock.
     pub(super) fn join<E>(
         &self,
         key: TokenKey,
         not_before: Stamp,
-        depart: impl FnOnce(FlightNumber) -> Result<(Stamp, Lookup), E>,
-    ) -> Result<Arc<Lookup>, E> {
+        prepare: impl FnOnce() -> Result<(Stamp, Option<OwnedSemaphorePermit>), E>,
+    ) -> Result<(Arc<Lookup>, Option<Departure>), E> {
         let mut shard = self.shard(key);
         let under_way = shard
             .get(&key)
             .filter(|flight| flight.stamp >= not_before)
             .and_then(|flight| flight.lookup.upgrade());
         if let Some(lookup) = under_way {
-            return Ok(lookup);
+            return Ok((lookup, None));
         }
+        let (stamp, permit) = prepare()?;
+        let (land, landing) = watch::channel(None);
+        let lookup = Arc::new(Lookup {
+            landing,
+            permit: Mutex::new(permit),
+            task: OnceLock::new(),
+        });
         let number = FlightNumber(self.numbers.fetch_add(1, Relaxed));
-        // The lock is held while the task starts, so that a task which ends at once finds
-        // itself registered.
-        let (stamp, lookup) = depart(number)?;
-        let lookup = Arc::new(lookup);
         let flight = Flight {
             number,
             stamp,
             lookup: Arc::downgrade(&lookup),
         };
         shard.insert(key, flight);
-        Ok(lookup)
+        let departure = Departure {
+            number,
+            stamp,
+            land,
+        };
+        Ok((lookup, Some(departure)))
     }
 
     /// Takes a flight off the list, unless a later one has taken its place.
@@ -103,8 +127,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lookup {
-    pub(super) fn new(landing: watch::Receiver<Option<Landing>>, task: AbortHandle) -> Self {
-        Self { landing, task }
+    /// Says which task does the work, so that it can be stopped.
+    pub(super) fn runs_in(&self, task: AbortHandle) {
+        // Called once, by whoever started it.
+        let _ = self.task.set(task);
+    }
+
+    pub(super) fn return_permit(&self) {
+        lock(&self.permit).take();
     }
 
     /// Waits until the lookup has landed. The caller keeps its handle meanwhile: the last
@@ -122,6 +152,8 @@ impl Lookup {
 
 impl Drop for Lookup {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn find(
     });
     let found = answer
         .await
-        .unwrap_or_else(|Panicked| Err(StoreError::unavailable("the store panicked")))?;
+        .unwrap_or_else(|Panicked| Err(StoreError::unavailable("the store panicked")))
+        .map_err(|error| error.without(token))?;
     verified(found, token)
 }
 

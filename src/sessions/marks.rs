@@ -36,7 +36,7 @@ pub(crate) enum Target<'a> {
 
 pub(crate) struct Marks {
     /// The logical clock. It starts at 1, so that a mark of 0 concerns nobody.
-    now: AtomicU64,
+    now: OwnLine,
     flushed: AtomicU64,
     sessions: Box<[AtomicU64]>,
     customers: Box<[AtomicU64]>,
@@ -44,12 +44,16 @@ pub(crate) struct Marks {
     hasher: RandomState,
 }
 
+/// Every invalidation writes to it; what stands beside it is read by every hit.
+#[repr(align(64))]
+struct OwnLine(AtomicU64);
+
 impl Marks {
     /// Marks with so many stripes for sessions, and as many for customers; a power of two.
     pub(crate) fn new(stripes: usize) -> Self {
         let unmarked = || (0..stripes).map(|_| AtomicU64::new(0)).collect();
         Self {
-            now: AtomicU64::new(1),
+            now: OwnLine(AtomicU64::new(1)),
             flushed: AtomicU64::new(0),
             sessions: unmarked(),
             customers: unmarked(),
@@ -62,7 +66,7 @@ impl Marks {
     /// Acquire: whoever reads a clock that an invalidation advanced also sees what was
     /// committed before it.
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp(self.now.load(Ordering::Acquire))
+        Stamp(self.now.0.load(Ordering::Acquire))
     }
 
     /// The oldest stamp that no flush has overtaken.
@@ -87,7 +91,7 @@ impl Marks {
 
     /// Advances the logical clock and returns the new time.
     pub(crate) fn advance(&self) -> Stamp {
-        Stamp(self.now.fetch_add(1, Ordering::AcqRel) + 1)
+        Stamp(self.now.0.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
     /// Writes `now` on the marks of `target`. A mark never goes back.

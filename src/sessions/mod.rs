@@ -13,6 +13,7 @@ mod marks;
 mod purge;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 pub use self::builder::CustomerSessionsBuilder;
 pub(crate) use self::engine::{Engine, Recall};
 use crate::{
+    clock::END_OF_TIME,
     customer::{Customer, CustomerId},
     invalidation::{Invalidation, InvalidationSource},
     observe::{self, Statistics},
@@ -35,7 +37,8 @@ use crate::{
 /// with sessions.
 ///
 /// Build it once, keep a clone wherever it is needed (clones share everything), and put
-/// `sessions.layer()` on the router. It needs a tokio runtime.
+/// `sessions.layer()` on the router. It needs a tokio runtime with its timers enabled, as
+/// `#[tokio::main]` starts one.
 ///
 /// ```
 /// use std::time::Duration;
@@ -155,28 +158,42 @@ impl<S: SessionStore> CustomerSessions<S> {
 /// their own; when one is put around them, the change goes on in the background. If the store
 /// fails in the middle, the cache assumes that the change happened.
 impl<S: SessionRegistry> CustomerSessions<S> {
-    /// Opens a session for a customer, with a new token, for `ttl` from now.
+    /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
+    /// the year 9999 at the latest).
     ///
     /// The answer holds the token; the store keeps only a hash of it, so this is the one
-    /// chance to hand it to the customer.
+    /// chance to hand it to the customer. The customer replaces what the store knew of them, in
+    /// their other sessions too.
     ///
     /// # Errors
     ///
     /// The store's; [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the
     /// operating system has no randomness.
-    pub async fn issue(
+    pub fn issue(
         &self,
         customer: impl Into<Customer>,
         ttl: Duration,
-    ) -> Result<CustomerSession, StoreError> {
-        let session = self.new_session(customer.into(), ttl)?;
-        self.store.insert(&session).await?;
-        self.engine.forget_absent(&session.token);
-        Ok(session)
+    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
+        let session = self.new_session(customer.into(), ttl);
+        async move {
+            let (store, session) = (Arc::clone(&self.store), session?);
+            let change = Invalidation::Customer(session.customer_id.clone());
+            let session = self
+                .settle(change, async move {
+                    store.insert(&session).await?;
+                    Ok(session)
+                })
+                .await?;
+            self.engine.forget_absent(&session.token);
+            Ok(session)
+        }
     }
 
     /// Exchanges a live session for a new one of the same customer, with a new id and token,
     /// for `ttl` from now. The old token is refused from then on.
+    ///
+    /// The customer in the answer is as it was read. Should it be changed at the same moment,
+    /// the store keeps the change.
     ///
     /// `None`: the token opens no live session, or somebody else rotated it first.
     ///
@@ -192,7 +209,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             return Ok(None);
         }
         // Asked anew: what is cached may be older than another node's rotation.
-        let old = match self.engine.ask(token).await {
+        let old = match self.engine.look_up(token).await {
             Ok(Some(old)) => old,
             Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
             Err(AuthenticateError::Overloaded) => {
@@ -326,13 +343,12 @@ impl Drop for MarkOnDrop {
     }
 }
 
-/// `now` and `ttl`, or the end of time as chrono knows it.
+/// `now` and `ttl`, but no later than a time can be written down.
 fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(ttl)
         .ok()
         .and_then(|ttl| now.checked_add_signed(ttl))
-        .unwrap_or(DateTime::<Utc>::MAX_UTC)
-        .trunc_subsecs(6)
+        .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
 }
 
 /// Why a token authenticates nobody.

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
+use crate::{observe::with_causes, token::SessionToken};
+
 /// A store could not answer, or could not do what it was asked.
 ///
 /// `Display` says what failed in general; [`source`](Error::source) has the store's own
@@ -62,6 +64,16 @@ impl StoreError {
         }
     }
 
+    /// The same failure, with `secret` taken out of whatever the store said of it.
+    pub(crate) fn without(self, secret: &SessionToken) -> Self {
+        let secret = secret.expose();
+        if !format!("{self:?} {}", with_causes(&self)).contains(secret) {
+            return self;
+        }
+        let text = with_causes(&*self.source).replace(secret, "[token]");
+        Self::of_kind(self.kind, text.into())
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
@@ -82,5 +94,25 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_taken_out_and_the_rest_is_kept() {
+        let secret = SessionToken::new("cst_planted");
+        let error = StoreError::corrupt("no row for cst_planted, cst_planted").without(&secret);
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+        assert_eq!(
+            with_causes(&error),
+            "the session store holds something unreadable: no row for [token], [token]"
+        );
+        assert!(!format!("{error:?}").contains("planted"));
+
+        let harmless = StoreError::timeout("no answer").without(&secret);
+        assert!(with_causes(&harmless).ends_with(": no answer"));
     }
 }

@@ -114,8 +114,13 @@ impl SessionRegistry for MemoryStore {
             return Ok(false);
         }
         tables.check_new(new, &hash)?;
+        let account = tables.customers.get(&new.customer_id);
+        let known = account.map(|account| account.customer.clone());
         tables.remove(old);
         tables.insert(new, hash);
+        if let (Some(known), Some(account)) = (known, tables.customers.get_mut(&new.customer_id)) {
+            account.customer = known;
+        }
         Ok(true)
     }
 

@@ -36,7 +36,8 @@ use crate::{
 /// - **Unjudging.** An expired session may be returned as it is; the layer judges it.
 /// - **Cancel-safe.** The future may be dropped at any await, when the time allowed for a
 ///   lookup is over or nobody waits for the answer any more.
-/// - **Discreet.** Neither errors nor logs hold the token. Keep only a keyed hash of it.
+/// - **Discreet.** Neither errors nor logs hold the token. Keep only a hash of it, a keyed one
+///   if the sessions outlive the process.
 ///
 /// A panic is caught and treated as an error.
 ///
@@ -105,6 +106,9 @@ pub trait SessionRegistry: SessionStore {
 
     /// Removes the session `old` and adds `new`, both or neither. Of any number of concurrent
     /// calls for one `old`, one gets `true`; `false` means that `old` was not there.
+    ///
+    /// Unlike [`insert`](SessionRegistry::insert) it keeps the customer as the store knows them:
+    /// `new.customer` was read before, and may have been changed or deleted since.
     ///
     /// # Errors
     ///

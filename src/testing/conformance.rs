@@ -77,6 +77,10 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
         "replacing ends the old session",
         kit.replaced_is_gone().await,
     );
+    report.add(
+        "replacing keeps the customer that the store knows",
+        kit.replacing_keeps_the_customer().await,
+    );
     report.add("replacing has one winner", kit.one_winner().await);
     report.add(
         "a failed replacement changes nothing",

@@ -266,6 +266,22 @@ impl<S: SessionRegistry> Kit<S> {
         self.forget(&[&new]).await
     }
 
+    pub(super) async fn replacing_keeps_the_customer(&self) -> Checked {
+        let customer = new_id();
+        let (old, mut new) = (self.session(&customer), self.session(&customer));
+        self.store.insert(&old).await?;
+        // `new` was made of what was read before this update.
+        let updated = rich_customer(&old.customer_id);
+        self.store.update_customer(&updated).await?;
+        ensure(
+            self.store.replace(&old.id, &new).await?,
+            "replacing said `false`",
+        )?;
+        new.customer = updated;
+        self.is_found(&new).await?;
+        self.forget(&[&new]).await
+    }
+
     pub(super) async fn one_winner(&self) -> Checked {
         let customer = new_id();
         let old = self.session(&customer);

@@ -1,0 +1,76 @@
+//! Hears exactly what changes while a lookup goes alone.
+//!
+//! Marks are shared, so under a storm of changes to others a lookup may be overtaken again and
+//! again. One that goes alone is instead told each change by its identifier.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{invalidation::Invalidation, session::CustomerSession};
+
+#[derive(Default)]
+pub(super) struct Witnesses {
+    /// Guards who listens and what each has heard. Held to write down or to read, never across
+    /// an await.
+    listening: Mutex<Listening>,
+}
+
+#[derive(Default)]
+struct Listening {
+    next: u64,
+    heard: HashMap<u64, Vec<Invalidation>>,
+}
+
+impl Witnesses {
+    /// Starts to listen; to be called before the lookup is stamped.
+    pub(super) fn listen(&self) -> Witness<'_> {
+        let mut listening = self.lock();
+        let number = listening.next;
+        listening.next += 1;
+        listening.heard.insert(number, Vec::new());
+        Witness {
+            witnesses: self,
+            number,
+        }
+    }
+
+    /// Tells everybody who listens of a change; to be called before the change returns.
+    pub(super) fn tell(&self, change: &Invalidation) {
+        for heard in self.lock().heard.values_mut() {
+            heard.push(change.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listening> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listens until it is dropped.
+pub(super) struct Witness<'a> {
+    witnesses: &'a Witnesses,
+    number: u64,
+}
+
+impl Witness<'_> {
+    /// Whether anything that concerns `session` has changed since it began to listen.
+    pub(super) fn has_heard_of(&self, session: &CustomerSession) -> bool {
+        let listening = self.witnesses.lock();
+        let heard = listening.heard.get(&self.number);
+        heard.into_iter().flatten().any(|change| match change {
+            Invalidation::Session(id) => *id == session.id,
+            Invalidation::Customer(id) => *id == session.customer_id,
+            Invalidation::All => true,
+        })
+    }
+}
+
+impl Drop for Witness<'_> {
+    fn drop(&mut self) {
+        self.witnesses.lock().heard.remove(&self.number);
+    }
+}
