@@ -23,16 +23,20 @@ use axum::{
 use chrono::Utc;
 use customer_session::{
     Customer, CustomerData, CustomerSession, CustomerSessions, MemoryStore, SessionStore,
-    TokenFormat,
+    SessionToken, TokenFormat,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tower::{Layer as _, Service, ServiceBuilder};
 
-use measure::{contender, medians, time};
+use measure::{Contender, contender, medians, time};
 
-const SESSIONS: usize = 1000;
+const BY_HAND: &str = "hand-written `from_fn` + moka, hit";
+const OURS: &str = "ours, hit";
 const BATCH: usize = 64;
 const ROUNDS: usize = 3000;
+
+const OK: StatusCode = StatusCode::OK;
+const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
 
 /// What a user would write: `from_fn`, a moka cache, an expiry check.
 struct ByHand {
@@ -51,11 +55,7 @@ async fn by_hand(State(state): State<Arc<ByHand>>, mut request: Request, next: N
     };
     let session = match state.cache.get(token).await {
         Some(session) => session,
-        None => match state
-            .store
-            .find(&customer_session::SessionToken::new(token))
-            .await
-        {
+        None => match state.store.find(&SessionToken::new(token)).await {
             Ok(Some(session)) => {
                 let session = Arc::new(session);
                 state
@@ -107,18 +107,20 @@ fn headers(credential: Option<&str>) -> HeaderMap {
     headers
 }
 
-fn requests(headers: &HeaderMap) -> Vec<Request> {
-    (0..BATCH)
-        .map(|_| {
+/// A batch of requests whose headers come in turn.
+fn requests(headers: &mut impl Iterator<Item = HeaderMap>) -> Vec<Request> {
+    headers
+        .take(BATCH)
+        .map(|headers| {
             let mut request = Request::new(Body::empty());
-            *request.headers_mut() = headers.clone();
+            *request.headers_mut() = headers;
             request
         })
         .collect()
 }
 
 /// Calls the service for each request of a batch; every answer must be ready at once.
-fn run<S>(service: &mut S, headers: &HeaderMap, status: StatusCode) -> f64
+fn run<S>(service: &mut S, headers: &mut impl Iterator<Item = HeaderMap>, status: StatusCode) -> f64
 where
     S: Service<Request, Error = Infallible, Response: Status>,
 {
@@ -151,86 +153,125 @@ async fn reads_customer(request: Request) -> Result<Response, Infallible> {
     Ok(Response::new(Body::empty()))
 }
 
-fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let store = MemoryStore::new();
-    let sessions = CustomerSessions::builder(store.clone()).build();
-    let state = Arc::new(ByHand {
-        cache: moka::future::Cache::builder()
-            .max_capacity(50_000)
-            .time_to_live(Duration::from_secs(60 * 60))
-            .build(),
-        store,
-    });
-    let absent = TokenFormat::new("cst_").generate();
-    let hot = runtime.block_on(async {
-        let mut hot = None;
-        for n in 0..SESSIONS {
-            let customer = CustomerData::new(format!("cus_{n}"), "org_1");
-            let session = sessions
-                .issue(customer, Duration::from_secs(3600))
-                .await
-                .expect("issued");
-            sessions.authenticate(&session.token).await.expect("live");
-            let token = session.token.expose().to_owned();
-            state.cache.insert(token, Arc::new(session.clone())).await;
-            hot = Some(session);
-        }
-        sessions.authenticate(&absent).await.expect_err("unknown");
-        hot.expect("a session")
-    });
+/// Our sessions and what a user would write, with the same sessions cached in both.
+struct Scene {
+    sessions: CustomerSessions<MemoryStore>,
+    by_hand: Arc<ByHand>,
+    tokens: Vec<String>,
+    /// Remembered to be unknown.
+    absent: SessionToken,
+}
 
-    let token = hot.token.expose();
+impl Scene {
+    fn new(count: usize) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        const TTL: Duration = Duration::from_secs(3600);
+        let store = MemoryStore::new();
+        let sessions = CustomerSessions::builder(store.clone())
+            .cache_capacity(2 * count as u64)
+            .cache_ttl(TTL)
+            .negative_ttl(TTL)
+            .build();
+        let cache = moka::future::Cache::builder()
+            .max_capacity(2 * count as u64)
+            .time_to_live(TTL)
+            .build();
+        let absent = TokenFormat::new("cst_").generate();
+        let tokens = runtime.block_on(async {
+            let mut issued = Vec::new();
+            for n in 0..count {
+                let customer = CustomerData::new(format!("cus_{n}"), "org_1");
+                let session = sessions.issue(customer, TTL).await;
+                issued.push(session.expect("issued"));
+            }
+            let mut tokens = Vec::new();
+            for session in issued {
+                sessions.authenticate(&session.token).await.expect("live");
+                let token = session.token.expose().to_owned();
+                cache.insert(token.clone(), Arc::new(session)).await;
+                tokens.push(token);
+            }
+            sessions.authenticate(&absent).await.expect_err("unknown");
+            tokens
+        });
+        Self {
+            sessions,
+            by_hand: Arc::new(ByHand { cache, store }),
+            tokens,
+            absent,
+        }
+    }
+
+    fn hit<'a>(
+        &self,
+        by_whom: &'static str,
+        mut headers: impl Iterator<Item = HeaderMap> + 'a,
+    ) -> Contender<'a> {
+        let inner = tower::service_fn(reads_customer);
+        let mut by_hand = from_fn_with_state(Arc::clone(&self.by_hand), by_hand).layer(inner);
+        let mut ours = self.sessions.layer().layer(inner);
+        contender(by_whom, move || match by_whom {
+            BY_HAND => run(&mut by_hand, &mut headers, OK),
+            _ => run(&mut ours, &mut headers, OK),
+        })
+    }
+
+    fn refuse<'a>(&self, what: &'static str, credential: Option<&str>) -> Contender<'a> {
+        let mut ours = self
+            .sessions
+            .layer()
+            .layer(tower::service_fn(reads_customer));
+        let mut headers = std::iter::repeat(headers(credential));
+        contender(what, move || run(&mut ours, &mut headers, REFUSED))
+    }
+
+    /// The first `count` sessions in turn; in strides, so that neighbours in time are no
+    /// neighbours in memory.
+    fn in_turn(&self, count: usize) -> impl Iterator<Item = HeaderMap> {
+        let tokens = &self.tokens[..count];
+        (0..).map(move |n: usize| headers(Some(&tokens[n * 7919 % count])))
+    }
+}
+
+fn main() {
+    let scene = Scene::new(1000);
+    let token = scene.tokens[0].as_str();
     let mut garbage = token.to_owned();
     garbage.replace_range(10..11, if &token[10..11] == "x" { "y" } else { "x" });
-    let signed = headers(Some(token));
-    let anonymous = headers(None);
-    let screened = headers(Some(&garbage));
-    let unknown = headers(Some(absent.expose()));
+    let one = || std::iter::repeat(headers(Some(token)));
 
     let mut bare = tower::service_fn(reads_customer);
-    let customer = hot.customer.clone();
+    let customer = Customer::from(CustomerData::new("cus_1", "org_1"));
     let mut floor = ServiceBuilder::new()
         .map_request(move |mut request: Request| {
             request.extensions_mut().insert(customer.clone());
             request
         })
         .service_fn(reads_customer);
-    let mut hand_written =
-        from_fn_with_state(state, by_hand).layer(tower::service_fn(reads_customer));
-    let ours = sessions.layer().layer(tower::service_fn(reads_customer));
-    let [mut hit, mut missing, mut garbage, mut absent] = std::array::from_fn(|_| ours.clone());
-
-    const OK: StatusCode = StatusCode::OK;
-    const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
+    let (mut for_bare, mut for_floor) = (one(), one());
     let mut contenders = [
-        contender("bare service", || run(&mut bare, &signed, OK)),
+        contender("bare service", || run(&mut bare, &mut for_bare, OK)),
         contender("floor: one `Arc` extension", || {
-            run(&mut floor, &signed, OK)
+            run(&mut floor, &mut for_floor, OK)
         }),
-        contender("hand-written `from_fn` + moka, hit", || {
-            run(&mut hand_written, &signed, OK)
-        }),
-        contender("ours, hit", || run(&mut hit, &signed, OK)),
-        contender("ours, no credential: 401", || {
-            run(&mut missing, &anonymous, REFUSED)
-        }),
-        contender("ours, garbage, screened: 401", || {
-            run(&mut garbage, &screened, REFUSED)
-        }),
-        contender("ours, unknown, remembered: 401", || {
-            run(&mut absent, &unknown, REFUSED)
-        }),
+        scene.hit(BY_HAND, one()),
+        scene.hit(OURS, one()),
+        scene.refuse("ours, no credential: 401", None),
+        scene.refuse("ours, garbage, screened: 401", Some(&garbage)),
+        scene.refuse(
+            "ours, unknown, remembered: 401",
+            Some(scene.absent.expose()),
+        ),
     ];
-    let medians = medians(&mut contenders, ROUNDS);
-
-    let (floor, by_hand) = (medians[1], medians[2]);
-    println!("\n| one request, {SESSIONS} sessions cached | ns | x floor | x hand-written |");
+    let results = medians(&mut contenders, ROUNDS);
+    let (floor, by_hand) = (results[1], results[2]);
+    println!("\n1,000 sessions cached, one of them asked for:\n");
+    println!("| one request | ns | x floor | x hand-written |");
     println!("|---|---:|---:|---:|");
-    for (contender, median) in contenders.iter().zip(&medians) {
+    for (contender, median) in contenders.iter().zip(&results) {
         println!(
             "| {} | {median:.0} | {:.2} | {:.2} |",
             contender.name,
@@ -239,8 +280,24 @@ fn main() {
         );
     }
     drop(contenders);
-    println!(
-        "\nlookups during the run: {}",
-        sessions.statistics().lookups - SESSIONS as u64 - 1
-    );
+
+    let scene = Scene::new(50_000);
+    println!("\n50,000 sessions cached, many of them asked for, one after the other:\n");
+    println!("| in turn | hand-written, ns | ours, ns | x hand-written |");
+    println!("|---:|---:|---:|---:|");
+    for count in [100, 1000, 50_000] {
+        let mut contenders = [
+            scene.hit(BY_HAND, scene.in_turn(count)),
+            scene.hit(OURS, scene.in_turn(count)),
+        ];
+        let results = medians(&mut contenders, ROUNDS);
+        println!(
+            "| {count} | {:.0} | {:.0} | {:.2} |",
+            results[0],
+            results[1],
+            results[1] / results[0]
+        );
+    }
+    let lookups = scene.sessions.statistics().lookups;
+    println!("\nlookups during the run: {}", lookups - 50_001);
 }

@@ -1,6 +1,6 @@
 //! A page for everybody that knows those who are signed in.
 //!
-//! `cargo run --example optional_customer` sends three requests through the layer and prints
+//! `cargo run --example optional_customer` sends five requests through the layer and prints
 //! what becomes of them.
 
 use std::{error::Error, time::Duration};

@@ -101,7 +101,7 @@ pub struct TokenFormat {
 }
 
 impl TokenFormat {
-    /// The longest token that any format accepts, in bytes.
+    /// The longest token that [`any`](TokenFormat::any) accepts, in bytes.
     pub const MAX_LEN: usize = 4096;
 
     /// Whatever RFC 6750, section 2.1, allows as `b64token`, up to 4 KiB.
