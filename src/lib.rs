@@ -83,7 +83,7 @@
 //! |---|---|
 //! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`] |
 //! | `tracing` (default) | events for what an operator should see; none carries a token |
-//! | `testing` | what tests need: a clock held by hand, a store's contract, a store that fails |
+//! | `testing` | the module `testing`: a clock held by hand, a store's contract as one call, and more |
 //! | `full` | all but `testing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

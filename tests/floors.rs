@@ -14,11 +14,12 @@ const FLOORS: &[(u8, &[&str])] = &[
     (0, &["clock", "customer", "observe", "session", "token"]),
     (1, &["invalidation", "store", "store/error"]),
     (1, &["store/memory"]),
+    // Names what is in its folder, and does the edge's work in tests.
+    (4, &["testing", "testing/signed_in"]),
     // The kit stands beside the stores that it checks.
     (
         1,
         &[
-            "testing",
             "testing/clock",
             "testing/conformance",
             "testing/faulty",

@@ -13,7 +13,7 @@ use crate::{customer::Customer, session::CustomerSession};
 pub(super) struct Anonymous(pub(super) Arc<Answers>);
 
 /// Removes whatever another layer, or an attacker who found a way, has left.
-pub(super) fn clear(extensions: &mut Extensions) {
+pub(crate) fn clear(extensions: &mut Extensions) {
     if extensions.is_empty() {
         return;
     }
@@ -22,7 +22,7 @@ pub(super) fn clear(extensions: &mut Extensions) {
     extensions.remove::<Anonymous>();
 }
 
-pub(super) fn sign_in(extensions: &mut Extensions, session: Arc<CustomerSession>) {
+pub(crate) fn sign_in(extensions: &mut Extensions, session: Arc<CustomerSession>) {
     extensions.insert(session.customer.clone());
     extensions.insert(session);
 }

@@ -14,6 +14,8 @@ mod service;
 
 #[cfg(feature = "axum")]
 pub use self::extract::CurrentSession;
+#[cfg(feature = "testing")]
+pub(crate) use self::identity::{clear, sign_in};
 pub use self::{
     future::{ResponseBody, ResponseFuture},
     layer::CustomerSessionLayer,
