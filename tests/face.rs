@@ -1,0 +1,179 @@
+//! The public face, used as other programs use it: what compiles here must go on compiling.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use customer_session::{
+    Address, AuthenticateError, Clock, CurrentSession, Customer, CustomerData, CustomerId,
+    CustomerKind, CustomerSession, CustomerSessionLayer, CustomerSessionService, CustomerSessions,
+    CustomerSessionsBuilder, Invalidation, InvalidationSource, MemoryStore, Metadata,
+    MetadataValue, OrganizationId, Rejection, RejectionKind, ResponseBody, SessionId,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, Statistics, StoreError,
+    StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait,
+    store::MemoryStore as ByItsOtherPath, testing::ManualClock,
+};
+use http::{Response, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+
+fn plain<T: Clone + Debug + Send + Sync + 'static>() {}
+fn id<T>()
+where
+    T: From<&'static str> + From<String> + std::fmt::Display + Eq + std::hash::Hash + Ord,
+    T: Clone + Debug + Serialize + DeserializeOwned,
+{
+}
+fn json<T: Serialize + DeserializeOwned>() {}
+fn sent<T: Send>(it: T) -> T {
+    it
+}
+fn sent_for_good<T: Send + 'static>(it: T) -> T {
+    it
+}
+
+/// Neither `Clone` nor `Debug`, as a store may be.
+struct Mine;
+
+#[async_trait]
+impl SessionStore for Mine {
+    async fn find(&self, _: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        Ok(None)
+    }
+}
+
+struct Never;
+
+#[async_trait]
+impl InvalidationSource for Never {
+    async fn recv(&mut self) -> Option<Invalidation> {
+        None
+    }
+}
+
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
+    }
+}
+
+#[test]
+fn every_type_is_what_it_is_said_to_be() {
+    plain::<CustomerSession>();
+    plain::<Customer>();
+    plain::<CustomerData>();
+    plain::<(Address, TaxId, Metadata, MetadataValue, CustomerKind)>();
+    plain::<(SessionToken, TokenFormat, SessionSummary)>();
+    plain::<(StoreError, StoreErrorKind, Invalidation)>();
+    plain::<CustomerSessionLayer>();
+    plain::<CustomerSessionService<()>>();
+    plain::<CustomerSessionsBuilder<MemoryStore>>();
+    plain::<(Rejection, RejectionKind, AuthenticateError)>();
+    plain::<(Statistics, SystemClock, ManualClock, CurrentSession)>();
+    plain::<ResponseBody<Bytes>>();
+    plain::<MemoryStore>();
+    plain::<ByItsOtherPath>();
+    id::<SessionId>();
+    id::<CustomerId>();
+    id::<OrganizationId>();
+    json::<CustomerSession>();
+    json::<Customer>();
+    json::<(SessionToken, SessionSummary)>();
+    // For every store, whatever it can do itself.
+    plain::<CustomerSessions<Mine>>();
+    let _: Box<dyn SessionStore> = Box::new(Arc::new(Mine) as Arc<dyn SessionStore>);
+    let _: Arc<dyn SessionRegistry> =
+        Arc::new(Box::new(MemoryStore::default()) as Box<dyn SessionRegistry>);
+    for kind in [StoreErrorKind::Conflict, StoreErrorKind::Corrupt] {
+        match kind {
+            StoreErrorKind::Conflict
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Timeout
+            | StoreErrorKind::Unavailable => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_call_is_as_it_is_said_to_be() {
+    let _: CustomerSessionLayer = CustomerSessionLayer::new(Mine);
+    let _ = CustomerSessionLayer::new(Arc::new(Mine) as Arc<dyn SessionStore>);
+    let sessions: CustomerSessions<MemoryStore> = CustomerSessions::builder(MemoryStore::default())
+        .cache_ttl(Duration::from_secs(60))
+        .cache_capacity(1000_u64)
+        .negative_ttl(Duration::from_secs(5))
+        .store_timeout(Duration::from_secs(2))
+        .max_lookups(100_usize)
+        .token_format(TokenFormat::new("acme_cst_").or("other_"))
+        .clock(Fixed)
+        .build();
+    let _ = sessions.layer().optional().realm("app").rejection_response(
+        |rejection: &Rejection| -> Response<Bytes> {
+            let _: (RejectionKind, StatusCode) = (rejection.kind(), rejection.status());
+            Response::new(Bytes::new())
+        },
+    );
+
+    let hour = Duration::from_secs(3600);
+    let data = CustomerData::new("cus_1", "org_1");
+    let session: CustomerSession = sent(sessions.issue(data, hour)).await.expect("issued");
+    let found: Result<Arc<CustomerSession>, AuthenticateError> =
+        sent(sessions.authenticate(&session.token)).await;
+    found.expect("live");
+    let CustomerSession {
+        id,
+        created_at: _,
+        modified_at: _,
+        token,
+        expires_at: _,
+        customer_id,
+        customer,
+    } = session;
+    let listed: Vec<SessionSummary> = sent(sessions.list(&customer_id)).await.expect("listed");
+    assert_eq!(listed.len(), 1);
+    let updated: Result<u64, StoreError> = sent(sessions.update_customer(&customer)).await;
+    assert_eq!(updated.expect("updated"), 1);
+    let rotated: Result<Option<CustomerSession>, StoreError> =
+        sent(sessions.rotate(&token, hour)).await;
+    assert!(rotated.expect("rotated").is_some());
+    let revoked: Result<bool, StoreError> = sent(sessions.revoke(&id)).await;
+    assert!(!revoked.expect("gone already"));
+    let revoked: Result<u64, StoreError> = sent(sessions.revoke_customer(&customer_id)).await;
+    assert_eq!(revoked.expect("revoked"), 1);
+    let listening = sent_for_good(sessions.listen(Never));
+    let Statistics {
+        hits: _,
+        lookups,
+        screened: _,
+        rejected: _,
+        store_errors: _,
+        overloaded: _,
+        ..
+    } = sessions.statistics();
+    assert!(lookups > 0);
+    drop(sessions);
+    listening.await;
+
+    let errors: [StoreError; 4] = [
+        StoreError::conflict("text"),
+        StoreError::corrupt(std::io::Error::other("an error")),
+        StoreError::timeout(String::from("text")),
+        StoreError::unavailable("text"),
+    ];
+    assert!(
+        errors
+            .iter()
+            .all(|error| std::error::Error::source(error).is_some())
+    );
+    let clock = ManualClock::new(DateTime::UNIX_EPOCH);
+    clock.clone().advance(hour);
+    assert_eq!(clock.now(), DateTime::UNIX_EPOCH + hour);
+    clock.set(DateTime::UNIX_EPOCH);
+    assert_eq!(
+        TokenFormat::polar(),
+        TokenFormat::new("polar_cst_").or("polar_mst_")
+    );
+    assert_eq!(SessionToken::new("a").expose(), "a");
+    assert_ne!(TokenFormat::any().generate(), TokenFormat::any().generate());
+}
