@@ -50,7 +50,8 @@ pub(crate) const END_OF_TIME: DateTime<Utc> =
 /// clock once, and that is a good part of what it costs.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
-    /// Where the monotonic clock of `custom` starts.
+    /// What the monotonic clock of `custom` showed at `origin`.
+    start: Duration,
     origin: Instant,
 }
 
@@ -58,6 +59,9 @@ impl TimeSource {
     /// The system's clocks if `custom` is `None`.
     pub(crate) fn new(custom: Option<Arc<dyn Clock>>) -> Self {
         Self {
+            start: custom
+                .as_ref()
+                .map_or(Duration::ZERO, |clock| clock.monotonic()),
             custom,
             origin: Instant::now(),
         }
@@ -80,7 +84,10 @@ impl TimeSource {
     pub(crate) fn instant(&self) -> Instant {
         match &self.custom {
             None => Instant::now(),
-            Some(clock) => later(self.origin, clock.monotonic()),
+            Some(clock) => {
+                let passed = clock.monotonic().saturating_sub(self.start);
+                later(self.origin, passed)
+            }
         }
     }
 }

@@ -110,11 +110,11 @@ pub(crate) fn lookup_failed(error: &dyn Error) {
     let _ = error;
 }
 
-pub(crate) fn outcome_unknown(change: &dyn fmt::Debug, error: &dyn fmt::Display) {
+pub(crate) fn outcome_unknown(change: &dyn fmt::Debug, error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
         ?change,
-        %error,
+        error = with_causes(error),
         "the store did not confirm a change; what is cached about it is dropped all the same"
     );
     #[cfg(not(feature = "tracing"))]

@@ -44,9 +44,11 @@ async fn what_has_expired_is_removed_and_nothing_else() {
 
     // A store that fails is asked again the next time.
     clock.advance(HOUR);
-    faulty.fail_with(Fault::Error);
-    tokio::time::sleep(EVERY * 3).await;
-    assert_eq!(count(&store).await, 2510);
+    for fault in [Fault::Error, Fault::Panic, Fault::Hang] {
+        faulty.fail_with(fault);
+        tokio::time::sleep(EVERY * 3).await;
+        assert_eq!(count(&store).await, 2510);
+    }
     faulty.recover();
     tokio::time::sleep(EVERY * 3).await;
     assert_eq!(count(&store).await, 10, "three batches in one go");

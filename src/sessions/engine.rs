@@ -45,6 +45,9 @@ const SHARED_TRIES: usize = 3;
 /// How often one asks alone that is overtaken by changes to its own session.
 const LONE_TRIES: usize = 8;
 
+/// How much longer than a lookup may take one waits for it.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// What the engine is built from.
 pub(super) struct Settings {
     pub(super) store: Arc<dyn SessionStore>,
@@ -238,8 +241,9 @@ impl Engine {
         let limit = self
             .store_timeout
             .and_then(|limit| Instant::now().checked_add(limit));
-        // The first lookup ends by its own limit; those after it share what is left of that.
-        let mut deadline = None;
+        // The first lookup ends by its own limit, unless the runtime it was started on stands
+        // still; those after it share what is left of that.
+        let mut deadline = limit.and_then(|limit| limit.checked_add(GRACE));
         for _ in 0..SHARED_TRIES {
             let lookup = self.join(key, token)?;
             let slot = self.until(deadline, lookup.landed()).await??;

@@ -58,9 +58,10 @@ fn verified(
 }
 
 /// The message is not kept: it may hold anything.
-struct Panicked;
+pub(super) struct Panicked;
 
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+/// Runs `future`, and catches its panic.
+pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {

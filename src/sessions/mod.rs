@@ -180,7 +180,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             let change = Invalidation::Customer(session.customer_id.clone());
             let session = self
                 .settle(change, async move {
-                    store.insert(&session).await?;
+                    let inserted = store.insert(&session).await;
+                    inserted.map_err(|error| error.without(&session.token))?;
                     Ok(session)
                 })
                 .await?;
@@ -221,7 +222,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let change = Invalidation::Session(old.id.clone());
         let store = Arc::clone(&self.store);
         self.settle(change, async move {
-            let won = store.replace(&old.id, &new).await?;
+            let replaced = store.replace(&old.id, &new).await;
+            let won = replaced.map_err(|error| error.without(&new.token))?;
             Ok(won.then_some(new))
         })
         .await

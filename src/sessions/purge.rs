@@ -6,8 +6,16 @@ use std::{
     time::Duration,
 };
 
-use super::CustomerSessions;
-use crate::{observe, store::SessionRegistry};
+use tokio::time::timeout;
+
+use super::{
+    CustomerSessions,
+    lookup::{Panicked, caught},
+};
+use crate::{
+    observe,
+    store::{SessionRegistry, StoreError},
+};
 
 /// How many sessions are removed at once: enough to get on, few enough to hold no lock for
 /// long.
@@ -15,6 +23,9 @@ const BATCH: u32 = 1000;
 
 /// How long lookups have the store for themselves between two batches.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// A batch that takes longer is given up until the next time.
+const LONGEST_BATCH: Duration = Duration::from_secs(60);
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,7 +58,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                 let purged = match (store.upgrade(), engine.upgrade()) {
                     (Some(store), Some(engine)) => {
                         engine.maintain();
-                        store.purge_expired(engine.now(), BATCH).await
+                        let batch = store.purge_expired(engine.now(), BATCH);
+                        match timeout(LONGEST_BATCH, caught(batch)).await {
+                            Ok(Ok(purged)) => purged,
+                            Ok(Err(Panicked)) => Err(StoreError::unavailable("the store panicked")),
+                            Err(elapsed) => Err(StoreError::timeout(elapsed)),
+                        }
                     }
                     _ => return,
                 };

@@ -10,6 +10,9 @@ use std::{
 
 use crate::{invalidation::Invalidation, session::CustomerSession};
 
+/// How many changes one lookup remembers.
+const MOST_HEARD: usize = 1024;
+
 #[derive(Default)]
 pub(super) struct Witnesses {
     /// Guards who listens and what each has heard. Held to write down or to read, never across
@@ -39,7 +42,12 @@ impl Witnesses {
     /// Tells everybody who listens of a change; to be called before the change returns.
     pub(super) fn tell(&self, change: &Invalidation) {
         for heard in self.lock().heard.values_mut() {
-            heard.push(change.clone());
+            if heard.len() < MOST_HEARD {
+                heard.push(change.clone());
+            } else {
+                // Too much to remember: anything may have changed.
+                *heard = vec![Invalidation::All];
+            }
         }
     }
 

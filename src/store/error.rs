@@ -67,10 +67,16 @@ impl StoreError {
     /// The same failure, with `secret` taken out of whatever the store said of it.
     pub(crate) fn without(self, secret: &SessionToken) -> Self {
         let secret = secret.expose();
-        if !format!("{self:?} {}", with_causes(&self)).contains(secret) {
+        let text = with_causes(&*self.source);
+        if !text.contains(secret) && !format!("{:?}", self.source).contains(secret) {
             return self;
         }
-        let text = with_causes(&*self.source).replace(secret, "[token]");
+        // What is that short stands in any text: taking it out would leave riddles.
+        let text = if secret.len() < 8 {
+            "[redacted]".to_owned()
+        } else {
+            text.replace(secret, "[token]")
+        };
         Self::of_kind(self.kind, text.into())
     }
 

@@ -101,7 +101,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 
 /// Asserts that nobody gets past the door of these paths without a session: each is asked with
 /// the usual methods, without a credential and with one that was never issued, and must answer
-/// 401 (or 405, where it does not know the method).
+/// 401 (or 405, where it does not know the method, but 401 to one method at least).
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -135,6 +135,7 @@ where
     let never_issued = HeaderValue::try_from(format!("Bearer {}", never_issued.expose())).ok();
     let mut open = Vec::new();
     for path in paths {
+        let mut refused = false;
         for method in &methods {
             for credential in [None, never_issued.as_ref()] {
                 let mut request = Request::new(String::new());
@@ -151,6 +152,7 @@ where
                     None => "no credential",
                 };
                 let answer = status(service.clone(), request).await;
+                refused |= matches!(answer, Ok(StatusCode::UNAUTHORIZED));
                 if !matches!(
                     answer,
                     Ok(StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED)
@@ -161,6 +163,9 @@ where
                     ));
                 }
             }
+        }
+        if !refused {
+            open.push(format!("{} never answered 401", path.as_ref()));
         }
     }
     assert!(open.is_empty(), "not protected:\n{}", open.join("\n"));
