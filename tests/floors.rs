@@ -13,7 +13,26 @@ use std::{
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["clock", "customer", "observe", "session", "token"]),
     (1, &["invalidation", "store", "store/error"]),
-    (1, &["store/memory"]),
+    (
+        1,
+        &[
+            "store/memory",
+            "store/postgres",
+            "store/redis",
+            "store/sqlite",
+        ],
+    ),
+    // What the adapters share.
+    (
+        1,
+        &[
+            "store/failure",
+            "store/micros",
+            "store/pepper",
+            "store/record",
+            "store/sql",
+        ],
+    ),
     // Names what is in its folder, and does the edge's work in tests.
     (4, &["testing", "testing/signed_in"]),
     // The kit stands beside the stores that it checks.

@@ -5,13 +5,37 @@
 //! also issues and revokes them needs [`SessionRegistry`]. [`MemoryStore`] has both.
 
 mod error;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod failure;
 mod memory;
+#[cfg(any(feature = "sqlite", feature = "redis"))]
+mod micros;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod pepper;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod record;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub use self::pepper::Peppers;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
 pub use self::{
     error::{StoreError, StoreErrorKind},
     memory::MemoryStore,

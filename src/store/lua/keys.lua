@@ -1,0 +1,47 @@
+-- The keys, and what several scripts do. It stands in front of each of them.
+--
+--   <prefix>token:<hash>      the session that a token opens: its id, NUL, its customer's id
+--   <prefix>session:<id>      the id of the session's customer
+--   <prefix>customer:<id>     a hash: `customer` is the customer as JSON, `session:<id>` one of
+--                             the sessions: hash of the token, created, modified, expires
+--   <prefix>expiry            a sorted set of session ids, by the moment they expire
+--   <prefix>peppers           a set of fingerprints
+--
+-- The customer's hash is what counts: the first two only lead to it, and lead nowhere once it
+-- is gone. Moments are microseconds since 1970; no key has a time to live, since that would be
+-- the time of the server's clock.
+
+local prefix = KEYS[1]
+local EXPIRY = prefix .. 'expiry'
+
+local function token_key(hash) return prefix .. 'token:' .. hash end
+local function session_key(id) return prefix .. 'session:' .. id end
+local function customer_key(id) return prefix .. 'customer:' .. id end
+
+-- What is wrong with adding a session: 'id' or 'token' is taken.
+local function taken(id, hash)
+  if redis.call('EXISTS', session_key(id)) == 1 then return 'id' end
+  if redis.call('EXISTS', token_key(hash)) == 1 then return 'token' end
+end
+
+local function add(id, customer, hash, record, expires)
+  redis.call('SET', token_key(hash), id .. '\0' .. customer)
+  redis.call('SET', session_key(id), customer)
+  redis.call('HSET', customer_key(customer), 'session:' .. id, hash .. record)
+  redis.call('ZADD', EXPIRY, expires, id)
+end
+
+-- Whether it was there.
+local function remove(id)
+  local customer = redis.call('GET', session_key(id))
+  redis.call('DEL', session_key(id))
+  redis.call('ZREM', EXPIRY, id)
+  if not customer then return false end
+  local key = customer_key(customer)
+  local record = redis.call('HGET', key, 'session:' .. id)
+  if not record then return false end
+  redis.call('DEL', token_key(string.sub(record, 1, 64)))
+  redis.call('HDEL', key, 'session:' .. id)
+  if redis.call('HLEN', key) == 1 then redis.call('DEL', key) end
+  return true
+end

@@ -1,0 +1,13 @@
+-- ARGV: id, customer's id, hash, record, expires, customer; the id of the old session.
+local id, customer, hash, record, expires, data, old = unpack(ARGV)
+local owner = redis.call('GET', session_key(old))
+if not owner or redis.call('HEXISTS', customer_key(owner), 'session:' .. old) == 0 then
+  return 'absent'
+end
+local conflict = taken(id, hash)
+if conflict then return conflict end
+add(id, customer, hash, record, expires)
+-- The customer as we know them; what the caller has may be older.
+redis.call('HSETNX', customer_key(customer), 'customer', data)
+remove(old)
+return 'done'

@@ -1,0 +1,468 @@
+//! Sessions in PostgreSQL.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{
+    AssertSqlSafe, Connection, Error, PgConnection, PgPool, Row,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+};
+use tokio::{sync::OnceCell, time::timeout};
+
+use super::{
+    SessionRegistry, SessionStore, StoreError,
+    failure::Failure,
+    pepper::Peppers,
+    record::{check_customer, check_session, is_keepable},
+    sql::{self, Columns, Parameters, customer_columns, failed, replace_customer},
+};
+use crate::{
+    customer::{Customer, CustomerId},
+    session::{CustomerSession, SessionId, SessionSummary},
+    token::{SessionToken, TokenFormat},
+};
+
+/// The oldest server that the statements below were written for.
+const MIN_VERSION: i32 = 13;
+
+/// How long a request waits for a connection, be it a new one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection that has been idle for longer is tried before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// The customer as given, with JSON told from text.
+macro_rules! customer_values {
+    () => {
+        "$1, $2, $3, $4, CAST($5 AS json), $6, $7, $8, $9, $10, $11, CAST($12 AS json), \
+         CAST($13 AS json), $14, $15, $16, $17, $18"
+    };
+}
+
+// One statement each, so that each is atomic and one round trip. A subquery in a condition is
+// evaluated first: that is how the customer's row is locked before a session's, in all of them
+// alike, so that none waits for another in a circle.
+
+const INSERT: &str = concat!(
+    "WITH known AS (INSERT INTO customers (",
+    customer_columns!(),
+    ") VALUES (",
+    customer_values!(),
+    ") ON CONFLICT (id) DO ",
+    replace_customer!(),
+    // No new version of a row that stays as it is. `json` has no equality, but its text has.
+    " WHERE customers::text <> excluded::text RETURNING id) \
+     INSERT INTO customer_sessions \
+     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
+     SELECT $19, $20, $1, $21, $22, $23 WHERE (SELECT count(*) FROM known) >= 0"
+);
+
+const REPLACE: &str = concat!(
+    "WITH known AS MATERIALIZED (SELECT id FROM customers WHERE id = $1 FOR KEY SHARE), \
+     old AS MATERIALIZED (SELECT id FROM customer_sessions \
+     WHERE id = $24 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
+     fresh AS (INSERT INTO customers (",
+    customer_columns!(),
+    ") SELECT ",
+    customer_values!(),
+    " FROM old ON CONFLICT (id) DO NOTHING), \
+     new AS (INSERT INTO customer_sessions \
+     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
+     SELECT $19, $20, $1, $21, $22, $23 FROM old RETURNING id) \
+     DELETE FROM customer_sessions WHERE id = $24 AND EXISTS (SELECT 1 FROM new)"
+);
+
+const UPDATE_CUSTOMER: &str = concat!(
+    "WITH known AS (INSERT INTO customers (",
+    customer_columns!(),
+    ") SELECT ",
+    customer_values!(),
+    " WHERE EXISTS (SELECT 1 FROM customers WHERE id = $1) ON CONFLICT (id) DO ",
+    replace_customer!(),
+    " RETURNING id) SELECT count(*) FROM customer_sessions WHERE customer_id = $1"
+);
+
+/// Waits for rotations and insertions under way, so that the deletion that follows sees what
+/// they have added.
+const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
+
+/// The array makes the planner look rows up by id. Several may purge at once.
+const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
+     SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
+     FOR UPDATE SKIP LOCKED))";
+
+const SERVER: &str = "SELECT current_setting('server_version_num')::int4, \
+     current_setting('transaction_isolation'), pg_is_in_recovery()";
+
+/// Keeps sessions in PostgreSQL 13 or newer: shared by several machines.
+///
+/// Call [`migrate`](Self::migrate) when the service starts, or apply
+/// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer the store checks the
+/// server, the tables and the [`Peppers`], and while something is amiss every method fails and
+/// says what to do; [`check`](Self::check) does that at once. Clones share their connections.
+///
+/// ```no_run
+/// use customer_session::{CustomerSessions, store::{Peppers, PostgresStore}};
+///
+/// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// let peppers = Peppers::new(std::env::var("SESSION_PEPPER")?);
+/// let store = PostgresStore::connect("postgres://app@localhost/app", peppers).await?;
+/// store.migrate().await?;
+/// let sessions = CustomerSessions::builder(store).build();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pool: PgPool,
+    peppers: Peppers,
+    find: Arc<str>,
+    /// Filled when everything was found to be as it should.
+    checked: OnceCell<()>,
+}
+
+impl PostgresStore {
+    /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
+    pub const MIGRATIONS: &[&str] = &[include_str!("migrations/postgres_0001.sql")];
+
+    /// Opens connections to `url`, at most ten: `postgres://user:password@host/database`.
+    ///
+    /// The tables go to the first schema of the search path; choose another one with
+    /// `?options=-csearch_path%3Dsessions` if the database has a table `customers` already.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the server
+    /// cannot be reached or refuses.
+    pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
+        let parsed = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            url.parse::<PgConnectOptions>()
+        } else {
+            Err(Error::Configuration(
+                "it does not begin with postgres://".into(),
+            ))
+        };
+        let options = parsed.map_err(|error| {
+            failed(
+                "this is no URL of a PostgreSQL database; one looks like \
+                 postgres://user:password@host:5432/database",
+                error,
+            )
+        })?;
+        let target = format!(
+            "connecting to PostgreSQL at {}:{}",
+            options.get_host(),
+            options.get_port()
+        );
+        // The pool would go on trying, and in the end know no reason.
+        match timeout(5 * ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => drop(connection.close().await),
+            Ok(Err(error)) => return Err(failed(target, error)),
+            Err(elapsed) => return Err(StoreError::timeout(Failure::new(target, elapsed))),
+        }
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, known| {
+                Box::pin(async move {
+                    if known.idle_for > TRUSTED_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Self::new(pool, peppers))
+    }
+
+    /// Uses connections of a pool.
+    ///
+    /// sqlx tests each connection before it is used, which doubles the time that a lookup
+    /// takes; [`connect`](Self::connect) tests only those that were idle for a second.
+    pub fn new(pool: PgPool, peppers: Peppers) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                find: sql::find_statement(peppers.len()).into(),
+                pool,
+                peppers,
+                checked: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// Creates the tables, or brings them up to date. Several machines may call it at once.
+    ///
+    /// # Errors
+    ///
+    /// As the database says; then nothing was changed.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let migrated = sql::migrator(Self::MIGRATIONS).run(&self.shared.pool).await;
+        migrated.map_err(sql::migration_failed)?;
+        self.check().await
+    }
+
+    /// Checks the server, the tables and the peppers.
+    ///
+    /// # Errors
+    ///
+    /// What is amiss, and what to do.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let Shared { pool, peppers, .. } = &*self.shared;
+        let tried = "asking PostgreSQL for its version";
+        let server = sqlx::query(SERVER).fetch_one(pool).await;
+        let server = server.map_err(|error| failed(tried, error))?;
+        let get = |error| failed(tried, error);
+        check_server(
+            server.try_get(0).map_err(get)?,
+            &server.try_get::<String, _>(1).map_err(get)?,
+            server.try_get(2).map_err(get)?,
+        )?;
+        let tried = "reading the fingerprints of the peppers";
+        let known: Vec<String> = sqlx::query_scalar(sql::PEPPERS)
+            .fetch_all(pool)
+            .await
+            .map_err(|error| failed(tried, error))?;
+        if let Some(fingerprint) = peppers.verify(&known)? {
+            let remembered = sqlx::query(sql::REMEMBER_PEPPER)
+                .bind(fingerprint)
+                .execute(pool)
+                .await;
+            remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
+        }
+        Ok(())
+    }
+
+    /// The pool, once everything was found to be as it should.
+    async fn pool(&self) -> Result<&PgPool, StoreError> {
+        self.shared.checked.get_or_try_init(|| self.check()).await?;
+        Ok(&self.shared.pool)
+    }
+
+    async fn execute(
+        &self,
+        statement: &'static str,
+        parameters: PgArguments,
+    ) -> Result<u64, Error> {
+        let done = sqlx::query_with(statement, parameters)
+            .execute(&self.shared.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+fn check_server(version: i32, isolation: &str, is_replica: bool) -> Result<(), StoreError> {
+    let major = version / 10_000;
+    if major < MIN_VERSION {
+        return Err(StoreError::unavailable(format!(
+            "this is PostgreSQL {major}; {MIN_VERSION} or newer is needed"
+        )));
+    }
+    if is_replica {
+        return Err(StoreError::unavailable(
+            "this server is a replica, which would bring revoked sessions back for as long as \
+             it lags behind; connect to the primary",
+        ));
+    }
+    if isolation != "read committed" {
+        return Err(StoreError::unavailable(format!(
+            "transactions are {isolation} here, and concurrent changes of a session would fail; \
+             connect with ?options=-cdefault_transaction_isolation%3Dread\\ committed"
+        )));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("connections", &self.shared.pool.size())
+            .field("peppers", &self.shared.peppers)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl SessionStore for PostgresStore {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        let pool = self.pool().await?;
+        let mut parameters = PgArguments::default();
+        let hashes: Vec<_> = self.shared.peppers.hashes(token).collect();
+        for hash in &hashes {
+            parameters.text(Some(hash));
+        }
+        let find = AssertSqlSafe(Arc::clone(&self.shared.find));
+        let row = sqlx::query_with(find, parameters)
+            .fetch_optional(pool)
+            .await
+            .map_err(|error| failed("looking a session up", error))?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let (session, hash) = sql::session(&row, token)?;
+        if hash != hashes[0] {
+            // Should it fail, the next lookup tries again.
+            let parameters = sql::texts(&[&hashes[0], session.id.as_str(), &hash]);
+            let _ = self.execute(sql::REWRITE, parameters).await;
+        }
+        Ok(Some(session))
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        TokenFormat::new("cst_")
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for PostgresStore {
+    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+        check_session(session)?;
+        self.pool().await?;
+        let hash = self.shared.peppers.hash(&session.token);
+        let mut parameters = sql::customer(&session.customer)?;
+        sql::bind_session(&mut parameters, session, &hash);
+        match self.execute(INSERT, parameters).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed(format!("inserting session {}", session.id), error)),
+        }
+    }
+
+    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+        check_session(new)?;
+        self.pool().await?;
+        if !is_keepable(old.as_str()) {
+            return Ok(false);
+        }
+        let hash = self.shared.peppers.hash(&new.token);
+        let mut parameters: PgArguments = sql::customer(&new.customer)?;
+        sql::bind_session(&mut parameters, new, &hash);
+        parameters.text(Some(old.as_str()));
+        match self.execute(REPLACE, parameters).await {
+            Ok(replaced) => Ok(replaced > 0),
+            Err(error) => {
+                let tried = format!("replacing session {old} with {}", new.id);
+                Err(failed(tried, error))
+            }
+        }
+    }
+
+    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
+        self.pool().await?;
+        if !is_keepable(id.as_str()) {
+            return Ok(false);
+        }
+        let revoked = self.execute(sql::REVOKE, sql::texts(&[id.as_str()]));
+        match revoked.await {
+            Ok(revoked) => Ok(revoked > 0),
+            Err(error) => Err(failed(format!("revoking session {id}"), error)),
+        }
+    }
+
+    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+        let pool = self.pool().await?;
+        if !is_keepable(customer.as_str()) {
+            return Ok(0);
+        }
+        let revoke = async {
+            let mut transaction = pool.begin().await?;
+            let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
+            lock.execute(&mut *transaction).await?;
+            let delete = sqlx::query(sql::REVOKE_CUSTOMER).bind(customer.as_str());
+            let revoked = delete.execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(revoked.rows_affected())
+        };
+        revoke
+            .await
+            .map_err(|error| failed(format!("revoking customer {customer}"), error))
+    }
+
+    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        let pool = self.pool().await?;
+        if !is_keepable(customer.as_str()) {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(sql::LIST)
+            .bind(customer.as_str())
+            .fetch_all(pool)
+            .await
+            .map_err(|error| failed(format!("listing customer {customer}"), error))?;
+        rows.iter().map(sql::summary).collect()
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+        check_customer(customer)?;
+        let pool = self.pool().await?;
+        let parameters: PgArguments = sql::customer(customer)?;
+        let sessions: i64 = sqlx::query_scalar_with(UPDATE_CUSTOMER, parameters)
+            .fetch_one(pool)
+            .await
+            .map_err(|error| failed(format!("updating customer {}", customer.id), error))?;
+        Ok(sessions.unsigned_abs())
+    }
+
+    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        let pool = self.pool().await?;
+        let purged = sqlx::query(PURGE)
+            .bind(before)
+            .bind(i64::from(limit))
+            .execute(pool)
+            .await
+            .map_err(|error| failed("purging expired sessions", error))?;
+        Ok(purged.rows_affected())
+    }
+}
+
+impl Parameters for PgArguments {
+    fn text(&mut self, text: Option<&str>) {
+        bind(self, text);
+    }
+
+    fn time(&mut self, time: Option<DateTime<Utc>>) {
+        bind(self, time);
+    }
+
+    fn flag(&mut self, flag: bool) {
+        bind(self, flag);
+    }
+}
+
+fn bind<'t, T>(to: &mut PgArguments, value: T)
+where
+    T: sqlx::Encode<'t, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    sqlx::Arguments::add(to, value).expect("texts, times and flags can be encoded");
+}
+
+impl Columns for PgRow {
+    fn text(&self, place: usize) -> Result<Option<String>, Error> {
+        self.try_get(place)
+    }
+
+    fn time(&self, place: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        self.try_get(place)
+    }
+
+    fn flag(&self, place: usize) -> Result<bool, Error> {
+        self.try_get(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_will_not_do_is_refused() {
+        let isolation = "read committed";
+        assert!(check_server(130_000, isolation, false).is_ok());
+        assert!(check_server(170_004, isolation, false).is_ok());
+        assert!(check_server(120_022, isolation, false).is_err());
+        assert!(check_server(150_000, isolation, true).is_err());
+        assert!(check_server(150_000, "serializable", false).is_err());
+    }
+}

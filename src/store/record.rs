@@ -1,0 +1,105 @@
+//! What every lasting store refuses to keep, and how it writes what is no plain text.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::StoreError;
+use crate::{
+    customer::{Customer, MetadataValue},
+    session::CustomerSession,
+};
+
+/// Whether a text can be kept. PostgreSQL has no NUL in its texts, and what one store refuses
+/// all of them refuse.
+pub(super) fn is_keepable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
+/// Refuses what would not come back as it is, and says which field it is in.
+pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError> {
+    if !is_keepable(session.id.as_str()) {
+        return Err(StoreError::corrupt("a session id holds a NUL character"));
+    }
+    let refuse = |why: String| StoreError::corrupt(format!("session {}: {why}", session.id));
+    if session.customer_id != session.customer.id {
+        return Err(refuse("customer_id is not the customer's id".to_owned()));
+    }
+    check_fields(&session.customer).map_err(refuse)
+}
+
+/// [`check_session`] for a customer alone.
+pub(super) fn check_customer(customer: &Customer) -> Result<(), StoreError> {
+    check_fields(customer)
+        .map_err(|why| StoreError::corrupt(format!("customer {:?}: {why}", customer.id.as_str())))
+}
+
+fn check_fields(customer: &Customer) -> Result<(), String> {
+    let address = customer.billing_address.as_ref();
+    let tax_id = customer.tax_id.as_ref();
+    let kind = String::from(customer.kind.clone());
+    let texts = [
+        ("customer.id", Some(customer.id.as_str())),
+        (
+            "customer.organization_id",
+            Some(customer.organization_id.as_str()),
+        ),
+        ("customer.external_id", customer.external_id.as_deref()),
+        ("customer.email", customer.email.as_deref()),
+        ("customer.type", Some(kind.as_str())),
+        ("customer.name", customer.name.as_deref()),
+        ("customer.billing_name", customer.billing_name.as_deref()),
+        ("customer.tax_id", tax_id.map(|it| it.value.as_str())),
+        ("customer.tax_id", tax_id.map(|it| it.format.as_str())),
+        ("customer.locale", customer.locale.as_deref()),
+        (
+            "customer.default_payment_method_id",
+            customer.default_payment_method_id.as_deref(),
+        ),
+        ("customer.avatar_url", customer.avatar_url.as_deref()),
+    ];
+    let address = address.into_iter().flat_map(|it| {
+        let country = Some(it.country.as_str());
+        [&it.line1, &it.line2, &it.postal_code, &it.city, &it.state]
+            .map(|line| line.as_deref())
+            .into_iter()
+            .chain([country])
+            .map(|line| ("customer.billing_address", line))
+    });
+    for (field, text) in texts.into_iter().chain(address) {
+        if text.is_some_and(|text| !is_keepable(text)) {
+            return Err(format!(
+                "{field} holds a NUL character, which cannot be kept"
+            ));
+        }
+    }
+    for (key, value) in &customer.metadata {
+        let why = match value {
+            _ if !is_keepable(key) => "a key with a NUL character",
+            MetadataValue::String(text) if !is_keepable(text) => "a NUL character",
+            MetadataValue::Float(number) if !number.is_finite() => "a number that is not finite",
+            // JSON's readers take larger ones for fractions.
+            MetadataValue::Integer(number)
+                if i64::try_from(*number).is_err() && u64::try_from(*number).is_err() =>
+            {
+                "an integer of more than 64 bits"
+            }
+            _ => continue,
+        };
+        return Err(format!(
+            "customer.metadata holds {why} in {key:?}, which cannot be kept"
+        ));
+    }
+    Ok(())
+}
+
+/// A structured field as JSON.
+pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(StoreError::corrupt)
+}
+
+/// A structured field from JSON. The error tells where it is damaged, not what is there.
+pub(super) fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
+    serde_json::from_str(json).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        format!("it is no valid JSON of its kind at line {line}, column {column}")
+    })
+}

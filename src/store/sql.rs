@@ -1,0 +1,340 @@
+//! What the two SQL stores share: the order of columns, and what an error of the driver means.
+//!
+//! Both databases take `$1` for a parameter, so that a statement that both understand is
+//! written once.
+
+use chrono::{DateTime, Utc};
+use sqlx::{
+    Error,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+};
+
+use super::{
+    StoreError,
+    failure::Failure,
+    pepper::TokenHash,
+    record::{from_json, to_json},
+};
+use crate::{
+    customer::{Customer, CustomerData, CustomerKind},
+    session::{CustomerSession, SessionSummary},
+    token::SessionToken,
+};
+
+/// Where migrations that were applied are remembered, apart from those of the application.
+const MIGRATIONS_TABLE: &str = "customer_session_migrations";
+
+pub(super) const LIST: &str = "SELECT id, customer_id, created_at, modified_at, expires_at \
+     FROM customer_sessions WHERE customer_id = $1 ORDER BY created_at, id";
+pub(super) const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
+pub(super) const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
+pub(super) const REWRITE: &str =
+    "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
+pub(super) const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
+pub(super) const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
+     VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
+
+/// The columns of `customers`, in the order in which [`customer`] binds them.
+macro_rules! customer_columns {
+    () => {
+        "id, organization_id, created_at, modified_at, metadata, external_id, email, \
+         email_verified, kind, name, billing_name, billing_address, tax_id, locale, \
+         default_payment_method_id, deleted_at, first_user_event_at, avatar_url"
+    };
+}
+
+/// What follows `DO` where an insertion finds the customer there already.
+macro_rules! replace_customer {
+    () => {
+        "UPDATE SET organization_id = excluded.organization_id, \
+         created_at = excluded.created_at, modified_at = excluded.modified_at, \
+         metadata = excluded.metadata, external_id = excluded.external_id, \
+         email = excluded.email, email_verified = excluded.email_verified, \
+         kind = excluded.kind, name = excluded.name, billing_name = excluded.billing_name, \
+         billing_address = excluded.billing_address, tax_id = excluded.tax_id, \
+         locale = excluded.locale, \
+         default_payment_method_id = excluded.default_payment_method_id, \
+         deleted_at = excluded.deleted_at, \
+         first_user_event_at = excluded.first_user_event_at, \
+         avatar_url = excluded.avatar_url"
+    };
+}
+
+pub(super) use {customer_columns, replace_customer};
+
+/// The session of any of `hashes` hashes, and its customer, in the order in which [`session`]
+/// reads them.
+pub(super) fn find_statement(hashes: usize) -> String {
+    let hashes: Vec<_> = (1..=hashes).map(|n| format!("${n}")).collect();
+    format!(
+        "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, \
+         c.id, c.organization_id, c.created_at, c.modified_at, \
+         CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
+         c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
+         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
+         FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
+         WHERE s.token_hash IN ({})",
+        hashes.join(", ")
+    )
+}
+
+/// The parameters of a statement, in order.
+pub(super) trait Parameters: Default {
+    fn text(&mut self, text: Option<&str>);
+    fn time(&mut self, time: Option<DateTime<Utc>>);
+    fn flag(&mut self, flag: bool);
+}
+
+/// The columns of a row, by their places.
+pub(super) trait Columns {
+    fn text(&self, place: usize) -> Result<Option<String>, Error>;
+    fn time(&self, place: usize) -> Result<Option<DateTime<Utc>>, Error>;
+    fn flag(&self, place: usize) -> Result<bool, Error>;
+}
+
+pub(super) fn texts<P: Parameters>(texts: &[&str]) -> P {
+    let mut parameters = P::default();
+    for text in texts {
+        parameters.text(Some(text));
+    }
+    parameters
+}
+
+/// `$1` to `$18`: the columns of a customer.
+pub(super) fn customer<P: Parameters>(customer: &Customer) -> Result<P, StoreError> {
+    let CustomerData {
+        id,
+        created_at,
+        modified_at,
+        metadata,
+        external_id,
+        email,
+        email_verified,
+        kind,
+        name,
+        billing_name,
+        billing_address,
+        tax_id,
+        locale,
+        organization_id,
+        default_payment_method_id,
+        deleted_at,
+        first_user_event_at,
+        avatar_url,
+    } = &**customer;
+    let mut to = P::default();
+    to.text(Some(id.as_str()));
+    to.text(Some(organization_id.as_str()));
+    to.time(Some(*created_at));
+    to.time(*modified_at);
+    to.text(Some(&to_json(metadata)?));
+    to.text(external_id.as_deref());
+    to.text(email.as_deref());
+    to.flag(*email_verified);
+    to.text(Some(&String::from(kind.clone())));
+    to.text(name.as_deref());
+    to.text(billing_name.as_deref());
+    to.text(
+        billing_address
+            .as_ref()
+            .map(to_json)
+            .transpose()?
+            .as_deref(),
+    );
+    to.text(tax_id.as_ref().map(to_json).transpose()?.as_deref());
+    to.text(locale.as_deref());
+    to.text(default_payment_method_id.as_deref());
+    to.time(*deleted_at);
+    to.time(*first_user_event_at);
+    to.text(avatar_url.as_deref());
+    Ok(to)
+}
+
+/// The next five: id, hash, and the three times of a session.
+pub(super) fn bind_session(to: &mut impl Parameters, session: &CustomerSession, hash: &TokenHash) {
+    to.text(Some(session.id.as_str()));
+    to.text(Some(hash));
+    to.time(Some(session.created_at));
+    to.time(session.modified_at);
+    to.time(Some(session.expires_at));
+}
+
+/// A row of [`find_statement`], and the hash that it was found by.
+pub(super) fn session(
+    row: &impl Columns,
+    token: &SessionToken,
+) -> Result<(CustomerSession, TokenHash), StoreError> {
+    let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
+    let what = format!("session {id}");
+    let read = Reader { row, what: &what };
+    let customer_id = read.text(5, "customer.id")?;
+    let mut data = CustomerData::new(
+        customer_id.clone(),
+        read.text(6, "customer.organization_id")?,
+    );
+    data.created_at = read.time(7, "customer.created_at")?;
+    data.modified_at = read.some_time(8, "customer.modified_at")?;
+    let metadata = read.text(9, "customer.metadata")?;
+    if metadata != "{}" {
+        data.metadata = read.json(&metadata, "customer.metadata")?;
+    }
+    data.external_id = read.some_text(10, "customer.external_id")?;
+    data.email = read.some_text(11, "customer.email")?;
+    data.email_verified = row
+        .flag(12)
+        .map_err(|why| damaged(&what, "customer.email_verified", why))?;
+    data.kind = CustomerKind::from(read.text(13, "customer.kind")?);
+    data.name = read.some_text(14, "customer.name")?;
+    data.billing_name = read.some_text(15, "customer.billing_name")?;
+    data.billing_address = read.some_json(16, "customer.billing_address")?;
+    data.tax_id = read.some_json(17, "customer.tax_id")?;
+    data.locale = read.some_text(18, "customer.locale")?;
+    data.default_payment_method_id = read.some_text(19, "customer.default_payment_method_id")?;
+    data.deleted_at = read.some_time(20, "customer.deleted_at")?;
+    data.first_user_event_at = read.some_time(21, "customer.first_user_event_at")?;
+    data.avatar_url = read.some_text(22, "customer.avatar_url")?;
+    let hash = read.text(1, "token_hash")?;
+    let session = CustomerSession {
+        created_at: read.time(2, "created_at")?,
+        modified_at: read.some_time(3, "modified_at")?,
+        expires_at: read.time(4, "expires_at")?,
+        id: id.into(),
+        token: token.clone(),
+        customer_id: customer_id.into(),
+        customer: data.into(),
+    };
+    Ok((session, hash))
+}
+
+/// A row of [`LIST`].
+pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> {
+    let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
+    let what = format!("session {id}");
+    let read = Reader { row, what: &what };
+    Ok(SessionSummary {
+        customer_id: read.text(1, "customer_id")?.into(),
+        created_at: read.time(2, "created_at")?,
+        modified_at: read.some_time(3, "modified_at")?,
+        expires_at: read.time(4, "expires_at")?,
+        id: id.into(),
+    })
+}
+
+/// Reads columns; what cannot be read is named with the row's id.
+struct Reader<'a, R> {
+    row: &'a R,
+    what: &'a str,
+}
+
+impl<R: Columns> Reader<'_, R> {
+    fn text(&self, place: usize, name: &str) -> Result<String, StoreError> {
+        needed(self.row.text(place)).map_err(|why| damaged(self.what, name, why))
+    }
+
+    fn some_text(&self, place: usize, name: &str) -> Result<Option<String>, StoreError> {
+        let text = self.row.text(place);
+        text.map_err(|why| damaged(self.what, name, why))
+    }
+
+    fn time(&self, place: usize, name: &str) -> Result<DateTime<Utc>, StoreError> {
+        needed(self.row.time(place)).map_err(|why| damaged(self.what, name, why))
+    }
+
+    fn some_time(&self, place: usize, name: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let time = self.row.time(place);
+        time.map_err(|why| damaged(self.what, name, why))
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        text: &str,
+        name: &str,
+    ) -> Result<T, StoreError> {
+        from_json(text).map_err(|why| damaged(self.what, name, Error::Decode(why.into())))
+    }
+
+    fn some_json<T: serde::de::DeserializeOwned>(
+        &self,
+        place: usize,
+        name: &str,
+    ) -> Result<Option<T>, StoreError> {
+        let text = self.some_text(place, name)?;
+        text.map(|text| self.json(&text, name)).transpose()
+    }
+}
+
+fn needed<T>(value: Result<Option<T>, Error>) -> Result<T, Error> {
+    value?.ok_or_else(|| Error::Decode("it is null".into()))
+}
+
+fn damaged(what: &str, column: &str, why: Error) -> StoreError {
+    StoreError::corrupt(Failure::new(format!("{what}: {column} is damaged"), why))
+}
+
+/// What an error of the driver means, met when a store tried to do something.
+pub(super) fn failed(tried: impl Into<String>, error: Error) -> StoreError {
+    let mut tried = tried.into();
+    match &error {
+        Error::ColumnDecode { .. } | Error::Decode(_) => {
+            return StoreError::corrupt(Failure::new(tried, error));
+        }
+        // The driver's text would have the hash in it.
+        Error::Database(said) if said.is_unique_violation() => {
+            return StoreError::conflict(format!("{tried}: its id or its token is taken"));
+        }
+        Error::Database(said) => {
+            let code = said.code();
+            let code = code.as_deref();
+            if code == Some("57014") {
+                return StoreError::timeout(Failure::new(tried, error));
+            }
+            // Class 22 of PostgreSQL: a value that the database cannot hold.
+            if code.is_some_and(|code| code.len() == 5 && code.starts_with("22")) {
+                return StoreError::corrupt(Failure::new(tried, error));
+            }
+            if code == Some("42P07") {
+                tried.push_str(
+                    ": a table of that name is there already; choose a schema of its own with \
+                     ?options=-csearch_path%3Dsessions",
+                );
+            }
+            if code == Some("42P01") || said.message().starts_with("no such table") {
+                tried.push_str(
+                    ": a table is missing; call `migrate()` when the service starts, or apply \
+                     the SQL in `MIGRATIONS` yourself",
+                );
+            }
+        }
+        Error::PoolTimedOut => tried.push_str(
+            ": no connection to be had; the database is down, or all connections of the pool \
+             are in use",
+        ),
+        _ => {}
+    }
+    StoreError::unavailable(Failure::new(tried, error))
+}
+
+/// What an error of a migration means.
+pub(super) fn migration_failed(error: MigrateError) -> StoreError {
+    let error = match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        other => other.into(),
+    };
+    failed("creating the tables", error)
+}
+
+/// Applies what has not been applied yet.
+pub(super) fn migrator(migrations: &[&'static str]) -> Migrator {
+    let migrations = (1..).zip(migrations).map(|(version, sql)| {
+        Migration::new(
+            version,
+            "customer sessions".into(),
+            MigrationType::Simple,
+            sqlx::SqlSafeStr::into_sql_str(*sql),
+            false,
+        )
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator
+}
