@@ -303,14 +303,19 @@ mod with_postgres {
             &["customers", "search_path"],
         );
 
-        let serializable = format!(
-            "{}%20-cdefault_transaction_isolation%3Dserializable",
-            schema.url
-        );
-        let store = PostgresStore::connect(&serializable, peppers())
-            .await
-            .expect("connected");
-        assert_error(store.check().await, unavailable, &["read committed"]);
+        let isolation = |level| {
+            let url = format!("{}%20-cdefault_transaction_isolation%3D{level}", schema.url);
+            async move {
+                PostgresStore::connect(&url, peppers())
+                    .await
+                    .expect("connected")
+                    .check()
+                    .await
+            }
+        };
+        let advice = "read%5C%20committed";
+        assert_error(isolation("serializable").await, unavailable, &[advice]);
+        isolation(advice).await.expect("the advice is good");
     }
 
     #[tokio::test]

@@ -222,19 +222,7 @@ impl PostgresStore {
             &server.try_get::<String, _>(1).map_err(get)?,
             server.try_get(2).map_err(get)?,
         )?;
-        let tried = "reading the fingerprints of the peppers";
-        let known: Vec<String> = sqlx::query_scalar(sql::PEPPERS)
-            .fetch_all(pool)
-            .await
-            .map_err(|error| failed(tried, error))?;
-        if let Some(fingerprint) = peppers.verify(&known)? {
-            let remembered = sqlx::query(sql::REMEMBER_PEPPER)
-                .bind(fingerprint)
-                .execute(pool)
-                .await;
-            remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
-        }
-        Ok(())
+        sql::check_peppers(pool, peppers).await
     }
 
     /// The pool, once everything was found to be as it should.
@@ -247,10 +235,12 @@ impl PostgresStore {
         &self,
         statement: &'static str,
         parameters: PgArguments,
-    ) -> Result<u64, Error> {
+        tried: impl FnOnce() -> String,
+    ) -> Result<u64, StoreError> {
         let done = sqlx::query_with(statement, parameters)
-            .execute(&self.shared.pool)
-            .await?;
+            .execute(self.pool().await?)
+            .await
+            .map_err(|error| failed(tried(), error))?;
         Ok(done.rows_affected())
     }
 }
@@ -271,7 +261,7 @@ fn check_server(version: i32, isolation: &str, is_replica: bool) -> Result<(), S
     if isolation != "read committed" {
         return Err(StoreError::unavailable(format!(
             "transactions are {isolation} here, and concurrent changes of a session would fail; \
-             connect with ?options=-cdefault_transaction_isolation%3Dread\\ committed"
+             connect with ?options=-cdefault_transaction_isolation%3Dread%5C%20committed"
         )));
     }
     Ok(())
@@ -307,7 +297,8 @@ impl SessionStore for PostgresStore {
         if hash != hashes[0] {
             // Should it fail, the next lookup tries again.
             let parameters = sql::texts(&[&hashes[0], session.id.as_str(), &hash]);
-            let _ = self.execute(sql::REWRITE, parameters).await;
+            let tried = || "keeping a session under another pepper".to_owned();
+            let _ = self.execute(sql::REWRITE, parameters, tried).await;
         }
         Ok(Some(session))
     }
@@ -321,19 +312,16 @@ impl SessionStore for PostgresStore {
 impl SessionRegistry for PostgresStore {
     async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
         check_session(session)?;
-        self.pool().await?;
         let hash = self.shared.peppers.hash(&session.token);
         let mut parameters = sql::customer(&session.customer)?;
         sql::bind_session(&mut parameters, session, &hash);
-        match self.execute(INSERT, parameters).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(failed(format!("inserting session {}", session.id), error)),
-        }
+        let tried = || format!("inserting session {}", session.id);
+        self.execute(INSERT, parameters, tried).await?;
+        Ok(())
     }
 
     async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
         check_session(new)?;
-        self.pool().await?;
         if !is_keepable(old.as_str()) {
             return Ok(false);
         }
@@ -341,25 +329,17 @@ impl SessionRegistry for PostgresStore {
         let mut parameters: PgArguments = sql::customer(&new.customer)?;
         sql::bind_session(&mut parameters, new, &hash);
         parameters.text(Some(old.as_str()));
-        match self.execute(REPLACE, parameters).await {
-            Ok(replaced) => Ok(replaced > 0),
-            Err(error) => {
-                let tried = format!("replacing session {old} with {}", new.id);
-                Err(failed(tried, error))
-            }
-        }
+        let tried = || format!("replacing session {old} with {}", new.id);
+        Ok(self.execute(REPLACE, parameters, tried).await? > 0)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        self.pool().await?;
         if !is_keepable(id.as_str()) {
             return Ok(false);
         }
-        let revoked = self.execute(sql::REVOKE, sql::texts(&[id.as_str()]));
-        match revoked.await {
-            Ok(revoked) => Ok(revoked > 0),
-            Err(error) => Err(failed(format!("revoking session {id}"), error)),
-        }
+        let tried = || format!("revoking session {id}");
+        let id = sql::texts(&[id.as_str()]);
+        Ok(self.execute(sql::REVOKE, id, tried).await? > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
@@ -406,14 +386,11 @@ impl SessionRegistry for PostgresStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let pool = self.pool().await?;
-        let purged = sqlx::query(PURGE)
-            .bind(before)
-            .bind(i64::from(limit))
-            .execute(pool)
-            .await
-            .map_err(|error| failed("purging expired sessions", error))?;
-        Ok(purged.rows_affected())
+        let mut parameters = PgArguments::default();
+        bind(&mut parameters, before);
+        bind(&mut parameters, i64::from(limit));
+        let tried = || "purging expired sessions".to_owned();
+        self.execute(PURGE, parameters, tried).await
     }
 }
 

@@ -5,14 +5,14 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    Error,
+    Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
 use super::{
     StoreError,
     failure::Failure,
-    pepper::TokenHash,
+    pepper::{Peppers, TokenHash},
     record::{from_json, to_json},
 };
 use crate::{
@@ -30,8 +30,8 @@ pub(super) const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 pub(super) const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
 pub(super) const REWRITE: &str =
     "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
-pub(super) const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
-pub(super) const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
+const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
+const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
      VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
 
 /// The columns of `customers`, in the order in which [`customer`] binds them.
@@ -321,6 +321,31 @@ pub(super) fn migration_failed(error: MigrateError) -> StoreError {
         other => other.into(),
     };
     failed("creating the tables", error)
+}
+
+/// Compares the peppers with what the database remembers of those that it was written under.
+pub(super) async fn check_peppers<DB: Database>(
+    pool: &Pool<DB>,
+    peppers: &Peppers,
+) -> Result<(), StoreError>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'r> (String,): FromRow<'r, DB::Row>,
+    for<'t> String: Encode<'t, DB> + Type<DB>,
+    DB::Arguments: IntoArguments<DB>,
+{
+    let known: Vec<String> = sqlx::query_scalar(PEPPERS)
+        .fetch_all(pool)
+        .await
+        .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
+    if let Some(fingerprint) = peppers.verify(&known)? {
+        let remembered = sqlx::query(REMEMBER_PEPPER)
+            .bind(fingerprint)
+            .execute(pool)
+            .await;
+        remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
+    }
+    Ok(())
 }
 
 /// Applies what has not been applied yet.

@@ -32,9 +32,6 @@ const CONNECTIONS: u32 = 5;
 /// How long a write waits for another process that writes, and a request for a connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// SQLite knows `STRICT` tables since 3.37.
-const MIN_VERSION: (u32, u32) = (3, 37);
-
 macro_rules! customer_values {
     () => {
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
@@ -71,7 +68,7 @@ const INSERT: &str = "INSERT INTO customer_sessions \
      (customer_id, id, token_hash, created_at, modified_at, expires_at) \
      VALUES ($1, $2, $3, $4, $5, $6)";
 
-const IS_THERE: &str = "SELECT 1 FROM customer_sessions WHERE id = $1";
+const IS_THERE: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
 
 const COUNT: &str = "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
 
@@ -193,30 +190,25 @@ impl SqliteStore {
         self.check().await
     }
 
-    /// Checks SQLite's version, the tables and the peppers.
+    /// Checks the tables and the peppers.
     ///
     /// # Errors
     ///
     /// What is amiss, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let Shared { pool, peppers, .. } = &*self.shared;
-        let version: String = sqlx::query_scalar("SELECT sqlite_version()")
-            .fetch_one(pool)
-            .await
-            .map_err(|error| failed("asking SQLite for its version", error))?;
-        check_version(&version)?;
-        let known: Vec<String> = sqlx::query_scalar(sql::PEPPERS)
-            .fetch_all(pool)
-            .await
-            .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
-        if let Some(fingerprint) = peppers.verify(&known)? {
-            let remembered = sqlx::query(sql::REMEMBER_PEPPER)
-                .bind(fingerprint)
-                .execute(pool)
-                .await;
-            remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
-        }
-        Ok(())
+        sql::check_peppers(&self.shared.pool, &self.shared.peppers).await
+    }
+
+    async fn rewrite(
+        &self,
+        id: &SessionId,
+        from: &TokenHash,
+        to: &TokenHash,
+    ) -> Result<(), StoreError> {
+        let mut turn = self.begin("keeping a session under another pepper").await?;
+        let parameters = sql::texts(&[to, id.as_str(), from]);
+        turn.execute(sql::REWRITE, parameters).await?;
+        turn.commit().await
     }
 
     /// The pool, once everything was found to be as it should.
@@ -228,12 +220,18 @@ impl SqliteStore {
 
     /// Begins a transaction that has the right to write from its beginning, so that it never
     /// has to give up half way.
-    async fn begin(&self) -> Result<Turn<'_>, Error> {
+    async fn begin(&self, tried: impl Into<String>) -> Result<Turn<'_>, StoreError> {
+        let pool = self.pool().await?;
+        let tried = tried.into();
         let permit = self.shared.writer.acquire().await;
-        Ok(Turn {
-            transaction: self.shared.pool.begin_with("BEGIN IMMEDIATE").await?,
-            _permit: permit.map_err(|_| Error::PoolClosed)?,
-        })
+        match pool.begin_with("BEGIN IMMEDIATE").await {
+            Ok(transaction) => Ok(Turn {
+                transaction,
+                _permit: permit.ok(),
+                tried,
+            }),
+            Err(error) => Err(failed(tried, error)),
+        }
     }
 }
 
@@ -241,7 +239,8 @@ impl SqliteStore {
 struct Turn<'a> {
     transaction: Transaction<'static, Sqlite>,
     /// Given back after the transaction has ended.
-    _permit: SemaphorePermit<'a>,
+    _permit: Option<SemaphorePermit<'a>>,
+    tried: String,
 }
 
 impl Turn<'_> {
@@ -249,36 +248,34 @@ impl Turn<'_> {
         &mut self,
         statement: &'static str,
         parameters: SqliteArguments,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, StoreError> {
         let done = sqlx::query_with(statement, parameters)
             .execute(&mut *self.transaction)
-            .await?;
+            .await;
+        let done = done.map_err(|error| failed(self.tried.as_str(), error))?;
         Ok(done.rows_affected())
     }
 
-    async fn add(&mut self, session: &CustomerSession, hash: &TokenHash) -> Result<(), Error> {
-        let mut parameters = SqliteArguments::default();
-        parameters.text(Some(session.customer_id.as_str()));
+    async fn count(&mut self, statement: &'static str, id: &str) -> Result<u64, StoreError> {
+        let counted: Result<i64, _> = sqlx::query_scalar(statement)
+            .bind(id)
+            .fetch_one(&mut *self.transaction)
+            .await;
+        let counted = counted.map_err(|error| failed(self.tried.as_str(), error))?;
+        Ok(counted.unsigned_abs())
+    }
+
+    async fn add(&mut self, session: &CustomerSession, hash: &TokenHash) -> Result<(), StoreError> {
+        let mut parameters: SqliteArguments = sql::texts(&[session.customer_id.as_str()]);
         sql::bind_session(&mut parameters, session, hash);
         self.execute(INSERT, parameters).await?;
         Ok(())
     }
 
-    async fn commit(self) -> Result<(), Error> {
-        self.transaction.commit().await
+    async fn commit(self) -> Result<(), StoreError> {
+        let committed = self.transaction.commit().await;
+        committed.map_err(|error| failed(self.tried, error))
     }
-}
-
-fn check_version(version: &str) -> Result<(), StoreError> {
-    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
-    let found: Option<(u32, u32)> = numbers.next().zip(numbers.next());
-    if found.is_some_and(|found| found >= MIN_VERSION) {
-        return Ok(());
-    }
-    let (major, minor) = MIN_VERSION;
-    Err(StoreError::unavailable(format!(
-        "this is SQLite {version}; {major}.{minor} or newer is needed"
-    )))
 }
 
 impl fmt::Debug for SqliteStore {
@@ -310,13 +307,7 @@ impl SessionStore for SqliteStore {
         let (session, hash) = sql::session(&row, token)?;
         if hash != hashes[0] {
             // Should it fail, the next lookup tries again.
-            let _ = async {
-                let mut turn = self.begin().await?;
-                let parameters = sql::texts(&[&hashes[0], session.id.as_str(), &hash]);
-                turn.execute(sql::REWRITE, parameters).await?;
-                turn.commit().await
-            }
-            .await;
+            let _ = self.rewrite(&session.id, &hash, &hashes[0]).await;
         }
         Ok(Some(session))
     }
@@ -330,70 +321,47 @@ impl SessionStore for SqliteStore {
 impl SessionRegistry for SqliteStore {
     async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
         check_session(session)?;
-        self.pool().await?;
         let customer = sql::customer(&session.customer)?;
         let hash = self.shared.peppers.hash(&session.token);
-        let inserted = async {
-            let mut turn = self.begin().await?;
-            turn.execute(PUT_CUSTOMER, customer).await?;
-            turn.add(session, &hash).await?;
-            turn.commit().await
-        };
-        let inserted = inserted.await;
-        inserted.map_err(|error| failed(format!("inserting session {}", session.id), error))
+        let mut turn = self
+            .begin(format!("inserting session {}", session.id))
+            .await?;
+        turn.execute(PUT_CUSTOMER, customer).await?;
+        turn.add(session, &hash).await?;
+        turn.commit().await
     }
 
     async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
         check_session(new)?;
-        self.pool().await?;
         let customer = sql::customer(&new.customer)?;
         let hash = self.shared.peppers.hash(&new.token);
-        let replaced = async {
-            let mut turn = self.begin().await?;
-            let there = sqlx::query(IS_THERE).bind(old.as_str());
-            if there
-                .fetch_optional(&mut *turn.transaction)
-                .await?
-                .is_none()
-            {
-                return Ok(false);
-            }
-            turn.execute(PUT_CUSTOMER_IF_NEW, customer).await?;
-            turn.add(new, &hash).await?;
-            turn.execute(sql::REVOKE, sql::texts(&[old.as_str()]))
-                .await?;
-            turn.commit().await?;
-            Ok(true)
-        };
-        let replaced = replaced.await;
-        replaced.map_err(|error| failed(format!("replacing session {old} with {}", new.id), error))
+        let tried = format!("replacing session {old} with {}", new.id);
+        let mut turn = self.begin(tried).await?;
+        if turn.count(IS_THERE, old.as_str()).await? == 0 {
+            return Ok(false);
+        }
+        turn.execute(PUT_CUSTOMER_IF_NEW, customer).await?;
+        turn.add(new, &hash).await?;
+        let old = sql::texts(&[old.as_str()]);
+        turn.execute(sql::REVOKE, old).await?;
+        turn.commit().await?;
+        Ok(true)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        self.pool().await?;
-        let revoked = async {
-            let mut turn = self.begin().await?;
-            let revoked = turn
-                .execute(sql::REVOKE, sql::texts(&[id.as_str()]))
-                .await?;
-            turn.commit().await?;
-            Ok(revoked > 0)
-        };
-        let revoked = revoked.await;
-        revoked.map_err(|error| failed(format!("revoking session {id}"), error))
+        let mut turn = self.begin(format!("revoking session {id}")).await?;
+        let id = sql::texts(&[id.as_str()]);
+        let revoked = turn.execute(sql::REVOKE, id).await?;
+        turn.commit().await?;
+        Ok(revoked > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        self.pool().await?;
-        let revoked = async {
-            let mut turn = self.begin().await?;
-            let customer = sql::texts(&[customer.as_str()]);
-            let revoked = turn.execute(sql::REVOKE_CUSTOMER, customer).await?;
-            turn.commit().await?;
-            Ok(revoked)
-        };
-        let revoked = revoked.await;
-        revoked.map_err(|error| failed(format!("revoking customer {customer}"), error))
+        let mut turn = self.begin(format!("revoking customer {customer}")).await?;
+        let customer = sql::texts(&[customer.as_str()]);
+        let revoked = turn.execute(sql::REVOKE_CUSTOMER, customer).await?;
+        turn.commit().await?;
+        Ok(revoked)
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
@@ -407,31 +375,24 @@ impl SessionRegistry for SqliteStore {
 
     async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
         check_customer(customer)?;
-        self.pool().await?;
         let parameters = sql::customer(customer)?;
-        let updated = async {
-            let mut turn = self.begin().await?;
-            turn.execute(PUT_CUSTOMER_IF_KNOWN, parameters).await?;
-            let count = sqlx::query_scalar(COUNT).bind(customer.id.as_str());
-            let sessions: i64 = count.fetch_one(&mut *turn.transaction).await?;
-            turn.commit().await?;
-            Ok(sessions.unsigned_abs())
-        };
-        let updated = updated.await;
-        updated.map_err(|error| failed(format!("updating customer {}", customer.id), error))
+        let mut turn = self
+            .begin(format!("updating customer {}", customer.id))
+            .await?;
+        turn.execute(PUT_CUSTOMER_IF_KNOWN, parameters).await?;
+        let sessions = turn.count(COUNT, customer.id.as_str()).await?;
+        turn.commit().await?;
+        Ok(sessions)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        self.pool().await?;
-        let purged = async {
-            let mut turn = self.begin().await?;
-            let purge = sqlx::query(PURGE).bind(to_micros(before)).bind(limit);
-            let purged = purge.execute(&mut *turn.transaction).await?;
-            turn.commit().await?;
-            Ok(purged.rows_affected())
-        };
-        let purged = purged.await;
-        purged.map_err(|error| failed("purging expired sessions", error))
+        let mut turn = self.begin("purging expired sessions").await?;
+        let mut parameters = SqliteArguments::default();
+        bind(&mut parameters, to_micros(before));
+        bind(&mut parameters, limit);
+        let purged = turn.execute(PURGE, parameters).await?;
+        turn.commit().await?;
+        Ok(purged)
     }
 }
 
@@ -469,20 +430,5 @@ impl Columns for SqliteRow {
 
     fn flag(&self, place: usize) -> Result<bool, Error> {
         Ok(self.try_get::<i64, _>(place)? != 0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_old_version_is_refused() {
-        for (version, is_new) in [("3.37.0", true), ("3.46.1", true), ("4.0", true)] {
-            assert_eq!(check_version(version).is_ok(), is_new, "{version}");
-        }
-        for version in ["3.36.9", "2.99.0", "", "new"] {
-            assert!(check_version(version).is_err(), "{version}");
-        }
     }
 }
