@@ -26,8 +26,10 @@ const FLOORS: &[(u8, &[&str])] = &[
     (
         1,
         &[
+            "store/at_hand",
             "store/failure",
             "store/micros",
+            "store/parts",
             "store/pepper",
             "store/record",
             "store/sql",

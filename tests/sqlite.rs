@@ -128,6 +128,51 @@ mod with_sqlite {
         assert_eq!(found.expect("an answer"), Some(session));
     }
 
+    /// The statements that have a condition; the others insert.
+    #[tokio::test]
+    async fn every_statement_has_its_index() {
+        let folder = Folder::new();
+        folder.open().await;
+        let pool = folder.pool().await;
+        for statement in [
+            "SELECT * FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
+             WHERE s.token_hash IN (?, ?)",
+            "SELECT * FROM customer_sessions WHERE customer_id = ? ORDER BY created_at, id",
+            "DELETE FROM customer_sessions WHERE id = ?",
+            "DELETE FROM customer_sessions WHERE customer_id = ?",
+            "UPDATE customer_sessions SET token_hash = ? WHERE id = ? AND token_hash = ?",
+            "DELETE FROM customer_sessions WHERE id IN (SELECT id FROM customer_sessions \
+             WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            "DELETE FROM customers WHERE id = ?",
+        ] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let plan = sqlx::query(explain).fetch_all(&pool).await.expect("a plan");
+            let plan: Vec<String> = plan
+                .iter()
+                .map(|row| sqlx::Row::get(row, "detail"))
+                .collect();
+            let scans = |step: &String| step.starts_with("SCAN") || step.contains("TEMP B-TREE");
+            assert!(!plan.iter().any(scans), "{statement}: {plan:?}");
+            assert!(!plan.is_empty(), "{statement}");
+        }
+    }
+
+    #[test]
+    fn a_store_may_outlive_its_runtime() {
+        let folder = Folder::new();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let store = runtime.block_on(async {
+            let store = folder.open().await;
+            let session = inserted(&store).await;
+            for _ in 0..2 {
+                store.find(&session.token).await.expect("found");
+            }
+            store
+        });
+        drop(runtime);
+        drop(store);
+    }
+
     #[tokio::test]
     async fn a_damaged_row_is_named() {
         let folder = Folder::new();

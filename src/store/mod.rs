@@ -4,12 +4,16 @@
 //! A service that only checks sessions needs [`SessionStore`], one method. A service that
 //! also issues and revokes them needs [`SessionRegistry`]. [`MemoryStore`] has both.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod at_hand;
 mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod failure;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]
 mod micros;
+#[cfg(any(feature = "sqlite", feature = "redis"))]
+mod parts;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
 #[cfg(feature = "postgres")]
@@ -110,7 +114,8 @@ pub trait SessionStore: Send + Sync + 'static {
 ///
 /// # Contract
 ///
-/// - Every method is atomic: another reader sees all of its effect or nothing.
+/// - Every method but [`purge_expired`](SessionRegistry::purge_expired) is atomic: another reader
+///   sees all of its effect or nothing.
 /// - When a method returns `Ok`, its effect is committed and every later
 ///   [`find`](SessionStore::find) sees it.
 /// - On an error the outcome may be unknown; the engine then assumes that it happened

@@ -5,13 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Connection, Error, PgConnection, PgPool, Row,
+    Connection, Error, PgConnection, PgPool, Row,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
     SessionRegistry, SessionStore, StoreError,
+    at_hand::AtHand,
     failure::Failure,
     pepper::Peppers,
     record::{check_customer, check_session, is_keepable},
@@ -25,6 +26,10 @@ use crate::{
 
 /// The oldest server that the statements below were written for.
 const MIN_VERSION: i32 = 13;
+
+/// Connections that the store opens itself, and how many of them lookups keep at hand.
+const CONNECTIONS: u32 = 10;
+const AT_HAND: usize = 6;
 
 /// How long a request waits for a connection, be it a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -120,6 +125,7 @@ pub struct PostgresStore {
 
 struct Shared {
     pool: PgPool,
+    at_hand: AtHand<sqlx::Postgres>,
     peppers: Peppers,
     find: Arc<str>,
     /// Filled when everything was found to be as it should.
@@ -166,6 +172,7 @@ impl PostgresStore {
             Err(elapsed) => return Err(StoreError::timeout(Failure::new(target, elapsed))),
         }
         let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, known| {
@@ -177,18 +184,24 @@ impl PostgresStore {
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self::new(pool, peppers))
+        Ok(Self::with(pool, AtHand::new(AT_HAND), peppers))
     }
 
     /// Uses connections of a pool.
     ///
-    /// sqlx tests each connection before it is used, which doubles the time that a lookup
-    /// takes; [`connect`](Self::connect) tests only those that were idle for a second.
+    /// The pool tests each connection before and after it is used, which makes a lookup several
+    /// times as long; with [`connect`](Self::connect) the store has connections of its own,
+    /// which need that only now and then.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
+        Self::with(pool, AtHand::new(0), peppers)
+    }
+
+    fn with(pool: PgPool, at_hand: AtHand<sqlx::Postgres>, peppers: Peppers) -> Self {
         Self {
             shared: Arc::new(Shared {
                 find: sql::find_statement(peppers.len()).into(),
                 pool,
+                at_hand,
                 peppers,
                 checked: OnceCell::new(),
             }),
@@ -213,15 +226,11 @@ impl PostgresStore {
     /// What is amiss, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let Shared { pool, peppers, .. } = &*self.shared;
-        let tried = "asking PostgreSQL for its version";
-        let server = sqlx::query(SERVER).fetch_one(pool).await;
-        let server = server.map_err(|error| failed(tried, error))?;
-        let get = |error| failed(tried, error);
-        check_server(
-            server.try_get(0).map_err(get)?,
-            &server.try_get::<String, _>(1).map_err(get)?,
-            server.try_get(2).map_err(get)?,
-        )?;
+        let (version, isolation, is_replica): (i32, String, bool) = sqlx::query_as(SERVER)
+            .fetch_one(pool)
+            .await
+            .map_err(|error| failed("asking PostgreSQL for its version", error))?;
+        check_server(version, &isolation, is_replica)?;
         sql::check_peppers(pool, peppers).await
     }
 
@@ -280,16 +289,9 @@ impl fmt::Debug for PostgresStore {
 impl SessionStore for PostgresStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let pool = self.pool().await?;
-        let mut parameters = PgArguments::default();
-        let hashes: Vec<_> = self.shared.peppers.hashes(token).collect();
-        for hash in &hashes {
-            parameters.text(Some(hash));
-        }
-        let find = AssertSqlSafe(Arc::clone(&self.shared.find));
-        let row = sqlx::query_with(find, parameters)
-            .fetch_optional(pool)
-            .await
-            .map_err(|error| failed("looking a session up", error))?;
+        let shared = &self.shared;
+        let hashes: Vec<_> = shared.peppers.hashes(token).collect();
+        let row = sql::find(&shared.at_hand, pool, &shared.find, &hashes).await?;
         let Some(row) = row else {
             return Ok(None);
         };

@@ -14,6 +14,7 @@ use super::{
     SessionRegistry, SessionStore, StoreError,
     failure::Failure,
     micros::{from_micros, to_micros},
+    parts::Parts,
     pepper::Peppers,
     record::{check_customer, check_session, from_json, to_json},
 };
@@ -32,9 +33,12 @@ const PREFIX: &str = "{customer_sessions}:";
 /// The largest integer that a sorted set tells from its neighbours: a moment in the year 2255.
 const MAX_SCORE: i64 = 1 << 53;
 
+/// A script has the server to itself; this many sessions take about as long as some lookups.
+const PURGED_AT_ONCE: u32 = 10;
+
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey: shared by several machines.
 ///
-/// Every method is one script, which the server runs as a whole. Before its first answer the
+/// Every method is one script, which the server runs as a whole; purging is several short ones. Before its first answer the
 /// store checks the server and the [`Peppers`], and while something is amiss every method fails
 /// and says what to do; [`check`](Self::check) does that at once. Clones share their connection,
 /// which comes back by itself when it is lost.
@@ -397,9 +401,16 @@ impl SessionRegistry for RedisStore {
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
         let before = to_micros(before).min(MAX_SCORE).to_string();
-        let tried = || "purging expired sessions".to_owned();
-        let purge = &self.scripts.purge;
-        self.run(purge, &[&before, &limit.to_string()], tried).await
+        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
+        while let Some(part) = parts.next().await {
+            let tried = || "purging expired sessions".to_owned();
+            let purge = &self.scripts.purge;
+            parts.add(
+                self.run(purge, &[&before, &part.to_string()], tried)
+                    .await?,
+            );
+        }
+        Ok(parts.deleted())
     }
 }
 

@@ -3,14 +3,17 @@
 //! Both databases take `$1` for a parameter, so that a statement that both understand is
 //! written once.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use sqlx::{
-    Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
+    AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
 use super::{
     StoreError,
+    at_hand::{AtHand, Loan},
     failure::Failure,
     pepper::{Peppers, TokenHash},
     record::{from_json, to_json},
@@ -78,8 +81,45 @@ pub(super) fn find_statement(hashes: usize) -> String {
     )
 }
 
+/// Asks [`find_statement`] on a connection at hand. One that was lost since it was used last
+/// costs nothing: a lookup can be asked again.
+pub(super) async fn find<DB: Database>(
+    at_hand: &AtHand<DB>,
+    pool: &Pool<DB>,
+    statement: &Arc<str>,
+    hashes: &[TokenHash],
+) -> Result<Option<DB::Row>, StoreError>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: Parameters + IntoArguments<DB>,
+{
+    let ask = async |mut loan: Loan<DB>| {
+        let mut parameters = DB::Arguments::default();
+        for hash in hashes {
+            parameters.text(Some(hash));
+        }
+        let statement = AssertSqlSafe(Arc::clone(statement));
+        let row = sqlx::query_with(statement, parameters)
+            .fetch_optional(&mut *loan.connection)
+            .await?;
+        at_hand.give(loan);
+        Ok(row)
+    };
+    if let Some(loan) = at_hand.take() {
+        if let Ok(row) = ask(loan).await {
+            return Ok(row);
+        }
+        at_hand.clear();
+    }
+    let found = match at_hand.borrow(pool).await {
+        Ok(loan) => ask(loan).await,
+        Err(error) => Err(error),
+    };
+    found.map_err(|error| failed("looking a session up", error))
+}
+
 /// The parameters of a statement, in order.
-pub(super) trait Parameters: Default {
+pub(super) trait Parameters {
     fn text(&mut self, text: Option<&str>);
     fn time(&mut self, time: Option<DateTime<Utc>>);
     fn flag(&mut self, flag: bool);
@@ -92,7 +132,7 @@ pub(super) trait Columns {
     fn flag(&self, place: usize) -> Result<bool, Error>;
 }
 
-pub(super) fn texts<P: Parameters>(texts: &[&str]) -> P {
+pub(super) fn texts<P: Parameters + Default>(texts: &[&str]) -> P {
     let mut parameters = P::default();
     for text in texts {
         parameters.text(Some(text));
@@ -101,7 +141,7 @@ pub(super) fn texts<P: Parameters>(texts: &[&str]) -> P {
 }
 
 /// `$1` to `$18`: the columns of a customer.
-pub(super) fn customer<P: Parameters>(customer: &Customer) -> Result<P, StoreError> {
+pub(super) fn customer<P: Parameters + Default>(customer: &Customer) -> Result<P, StoreError> {
     let CustomerData {
         id,
         created_at,

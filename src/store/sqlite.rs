@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Error, Row, Sqlite, SqlitePool, Transaction,
+    Error, Row, Sqlite, SqlitePool, Transaction,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
         SqliteSynchronous,
@@ -15,7 +15,9 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::{
     SessionRegistry, SessionStore, StoreError,
+    at_hand::AtHand,
     micros::{from_micros, to_micros},
+    parts::Parts,
     pepper::{Peppers, TokenHash},
     record::{check_customer, check_session},
     sql::{self, Columns, Parameters, customer_columns, failed, replace_customer},
@@ -26,11 +28,16 @@ use crate::{
     token::{SessionToken, TokenFormat},
 };
 
-/// Connections of a pool that the store opens itself: one that writes, and readers.
-const CONNECTIONS: u32 = 5;
+/// Connections that the store opens itself: those that lookups keep at hand, one that writes,
+/// and one for lists.
+const CONNECTIONS: u32 = 6;
+const AT_HAND: usize = 4;
 
 /// How long a write waits for another process that writes, and a request for a connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So many are purged in one transaction: it lasts for a few milliseconds.
+const PURGED_AT_ONCE: u32 = 50;
 
 macro_rules! customer_values {
     () => {
@@ -110,6 +117,7 @@ struct Shared {
     /// One of us writes at a time. SQLite has it so anyway, but those who wait for SQLite's own
     /// lock wait in no order, each with a connection in hand.
     writer: Semaphore,
+    at_hand: AtHand<Sqlite>,
     peppers: Peppers,
     find: Arc<str>,
     /// Filled when everything was found to be as it should.
@@ -154,7 +162,6 @@ impl SqliteStore {
         let file = options.get_filename().display().to_string();
         let pool = SqlitePoolOptions::new()
             .max_connections(if in_memory { 1 } else { CONNECTIONS })
-            .min_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(BUSY_TIMEOUT)
@@ -162,16 +169,25 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| failed(format!("opening the SQLite file {file}"), error))?;
-        Ok(Self::new(pool, peppers))
+        let at_hand = AtHand::new(if in_memory { 0 } else { AT_HAND });
+        Ok(Self::with(pool, at_hand, peppers))
     }
 
-    /// Uses connections of a pool. They should be in WAL mode, with a busy timeout, and without
-    /// `test_before_acquire`, which doubles the time that a lookup takes.
+    /// Uses connections of a pool. They should be in WAL mode, with a busy timeout.
+    ///
+    /// The pool tests each connection before and after it is used, which makes a lookup several
+    /// times as long; with [`connect`](Self::connect) the store has connections of its own,
+    /// which need that only now and then.
     pub fn new(pool: SqlitePool, peppers: Peppers) -> Self {
+        Self::with(pool, AtHand::new(0), peppers)
+    }
+
+    fn with(pool: SqlitePool, at_hand: AtHand<Sqlite>, peppers: Peppers) -> Self {
         Self {
             shared: Arc::new(Shared {
                 find: sql::find_statement(peppers.len()).into(),
                 pool,
+                at_hand,
                 writer: Semaphore::new(1),
                 peppers,
                 checked: OnceCell::new(),
@@ -291,16 +307,9 @@ impl fmt::Debug for SqliteStore {
 impl SessionStore for SqliteStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let pool = self.pool().await?;
-        let hashes: Vec<_> = self.shared.peppers.hashes(token).collect();
-        let mut parameters = SqliteArguments::default();
-        for hash in &hashes {
-            parameters.text(Some(hash));
-        }
-        let find = AssertSqlSafe(Arc::clone(&self.shared.find));
-        let row = sqlx::query_with(find, parameters)
-            .fetch_optional(pool)
-            .await
-            .map_err(|error| failed("looking a session up", error))?;
+        let shared = &self.shared;
+        let hashes: Vec<_> = shared.peppers.hashes(token).collect();
+        let row = sql::find(&shared.at_hand, pool, &shared.find, &hashes).await?;
         let Some(row) = row else {
             return Ok(None);
         };
@@ -386,13 +395,17 @@ impl SessionRegistry for SqliteStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut turn = self.begin("purging expired sessions").await?;
-        let mut parameters = SqliteArguments::default();
-        bind(&mut parameters, to_micros(before));
-        bind(&mut parameters, limit);
-        let purged = turn.execute(PURGE, parameters).await?;
-        turn.commit().await?;
-        Ok(purged)
+        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
+        while let Some(part) = parts.next().await {
+            let mut turn = self.begin("purging expired sessions").await?;
+            let mut parameters = SqliteArguments::default();
+            bind(&mut parameters, to_micros(before));
+            bind(&mut parameters, part);
+            let gone = turn.execute(PURGE, parameters).await?;
+            turn.commit().await?;
+            parts.add(gone);
+        }
+        Ok(parts.deleted())
     }
 }
 

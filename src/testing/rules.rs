@@ -320,6 +320,14 @@ impl<S: SessionRegistry> Kit<S> {
         self.is_found(&old).await?;
         self.is_found(&taken).await?;
         self.is_gone(&new, "its insertion failed").await?;
+        // A token that is rotated for itself would go on opening what it was rotated to end.
+        let mut same = self.session(old.customer_id.as_str());
+        same.token = old.token.clone();
+        conflict(
+            self.store.replace(&old.id, &same).await,
+            "the token of the session that it replaces",
+        )?;
+        self.is_found(&old).await?;
         self.forget(&[&old, &taken]).await
     }
 

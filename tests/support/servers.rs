@@ -164,32 +164,43 @@ impl Server {
 
     /// `kill -9`, children included.
     pub fn kill(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
+        self.signal("KILL");
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("it was ours");
+        }
+    }
+
+    /// The server's own process and its children.
+    pub fn processes(&self) -> Vec<u32> {
+        let Some(child) = &self.child else {
+            return Vec::new();
         };
-        self.signal_group("KILL", child.id());
-        child.wait().expect("it was ours");
+        let found = Command::new("pgrep")
+            .args(["-P", &child.id().to_string()])
+            .output();
+        let found = String::from_utf8(found.expect("pgrep runs").stdout).expect("numbers");
+        let children = found.lines().filter_map(|line| line.parse().ok());
+        children.chain([child.id()]).collect()
     }
 
     /// Stands still, and goes on.
     pub fn pause(&self) {
-        self.signal_group("STOP", self.child.as_ref().expect("it runs").id());
+        self.signal("STOP");
     }
 
     pub fn resume(&self) {
-        self.signal_group("CONT", self.child.as_ref().expect("it runs").id());
+        self.signal("CONT");
     }
 
-    fn signal_group(&self, signal: &str, leader: u32) {
-        let status = Command::new("sh")
-            .args([
-                "-c",
-                "kill -s \"$0\" -- \"-$1\"",
-                signal,
-                &leader.to_string(),
-            ])
+    /// To all its processes; those that are gone by then are no failure.
+    fn signal(&self, signal: &str) {
+        let processes = self.processes();
+        let processes = processes.iter().map(u32::to_string);
+        let _ = Command::new("kill")
+            .stderr(Stdio::null())
+            .args(["-s", signal])
+            .args(processes)
             .status();
-        assert!(status.expect("sh runs").success());
     }
 
     pub fn url(&self) -> String {
@@ -211,9 +222,8 @@ struct Guardian(Child);
 
 impl Guardian {
     fn new(folder: &Path) -> Self {
-        let script = "trap '' INT TERM HUP; cat; \
-                      kill -s KILL -- \"-$(cat \"$0/child\")\" 2>/dev/null; sleep 0.2; \
-                      rm -rf \"$0\"";
+        let script = "trap '' INT TERM HUP; cat; it=$(cat \"$0/child\"); \
+                      pkill -KILL -P $it; kill -KILL $it; sleep 0.2; rm -rf \"$0\"";
         let mut shell = Command::new("sh");
         shell
             .args(["-c", script])
