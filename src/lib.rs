@@ -71,6 +71,7 @@
 //! |---|---|
 //! | what happens to a request, what a handler gets, what a client hears | [`guide::walk`] |
 //! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
+//! | which store to take, how to set it up and look after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
 //! | what is defended against what | [`guide::security`] |
 //! | use outside HTTP | [`CustomerSessions::authenticate`] |
@@ -83,6 +84,9 @@
 //! |---|---|
 //! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`] |
 //! | `tracing` (default) | events for what an operator should see; none carries a token |
+//! | `sqlite` | `SqliteStore`: sessions in a file; asks for Rust 1.94 |
+//! | `postgres` | `PostgresStore`: sessions that several machines share; asks for Rust 1.94 |
+//! | `redis` | `RedisStore`: sessions in Redis or Valkey |
 //! | `testing` | the module `testing`: a clock held by hand, a store's contract as one call, and more |
 //! | `full` | all but `testing` |
 
@@ -113,6 +117,9 @@ pub mod guide {
     #[doc = include_str!("guide/custom_store.md")]
     pub mod custom_store {}
 
+    #[doc = include_str!("guide/operations.md")]
+    pub mod operations {}
+
     #[doc = include_str!("guide/revocation.md")]
     pub mod revocation {}
 
@@ -120,7 +127,7 @@ pub mod guide {
     pub mod security {}
 }
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

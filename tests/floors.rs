@@ -32,6 +32,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "store/parts",
             "store/pepper",
             "store/record",
+            "store/scripts",
             "store/sql",
         ],
     ),

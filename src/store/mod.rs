@@ -2,7 +2,8 @@
 //! the crate.
 //!
 //! A service that only checks sessions needs [`SessionStore`], one method. A service that
-//! also issues and revokes them needs [`SessionRegistry`]. [`MemoryStore`] has both.
+//! also issues and revokes them needs [`SessionRegistry`]. All the stores here have both; the
+//! guide's page [`operations`](crate::guide::operations) says which to take.
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod at_hand;
@@ -22,6 +23,8 @@ mod postgres;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod scripts;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 #[cfg(feature = "sqlite")]

@@ -17,6 +17,7 @@ use super::{
     parts::Parts,
     pepper::Peppers,
     record::{check_customer, check_session, from_json, to_json},
+    scripts::Scripts,
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -65,35 +66,6 @@ pub struct RedisStore {
     scripts: Arc<Scripts>,
     /// Filled when everything was found to be as it should.
     checked: Arc<OnceCell<()>>,
-}
-
-struct Scripts {
-    find: Script,
-    insert: Script,
-    list: Script,
-    replace: Script,
-    revoke: Script,
-    revoke_customer: Script,
-    update_customer: Script,
-    purge: Script,
-    rewrite: Script,
-}
-
-impl Scripts {
-    fn new() -> Self {
-        let script = |text| Script::new(&[include_str!("lua/keys.lua"), text].concat());
-        Self {
-            find: script(include_str!("lua/find.lua")),
-            insert: script(include_str!("lua/insert.lua")),
-            list: script(include_str!("lua/list.lua")),
-            replace: script(include_str!("lua/replace.lua")),
-            revoke: script(include_str!("lua/revoke.lua")),
-            revoke_customer: script(include_str!("lua/revoke_customer.lua")),
-            update_customer: script(include_str!("lua/update_customer.lua")),
-            purge: script(include_str!("lua/purge.lua")),
-            rewrite: script(include_str!("lua/rewrite.lua")),
-        }
-    }
 }
 
 impl RedisStore {

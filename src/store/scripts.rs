@@ -1,0 +1,32 @@
+//! What runs inside Redis: see `lua/keys.lua` for the keys.
+
+use redis::Script;
+
+pub(super) struct Scripts {
+    pub(super) find: Script,
+    pub(super) insert: Script,
+    pub(super) list: Script,
+    pub(super) replace: Script,
+    pub(super) revoke: Script,
+    pub(super) revoke_customer: Script,
+    pub(super) update_customer: Script,
+    pub(super) purge: Script,
+    pub(super) rewrite: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let script = |text| Script::new(&[include_str!("lua/keys.lua"), text].concat());
+        Self {
+            find: script(include_str!("lua/find.lua")),
+            insert: script(include_str!("lua/insert.lua")),
+            list: script(include_str!("lua/list.lua")),
+            replace: script(include_str!("lua/replace.lua")),
+            revoke: script(include_str!("lua/revoke.lua")),
+            revoke_customer: script(include_str!("lua/revoke_customer.lua")),
+            update_customer: script(include_str!("lua/update_customer.lua")),
+            purge: script(include_str!("lua/purge.lua")),
+            rewrite: script(include_str!("lua/rewrite.lua")),
+        }
+    }
+}
