@@ -114,6 +114,15 @@ mod with_postgres {
         lasting::revoking_a_customer_ends_rotations(Arc::new(schema.open().await)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rotations_have_one_winner() {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let store = schema.open().await;
+        lasting::rotations_have_one_winner(Arc::new(store)).await;
+    }
+
     #[tokio::test]
     async fn peppers_form_a_ring() {
         let Some(schema) = Schema::new().await else {

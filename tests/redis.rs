@@ -111,6 +111,13 @@ mod with_redis {
         lasting::revoking_a_customer_ends_rotations(Arc::new(keys.open().await)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rotations_have_one_winner() {
+        let Some(keys) = Keys::new() else { return };
+        let store = keys.open().await;
+        lasting::rotations_have_one_winner(Arc::new(store)).await;
+    }
+
     #[tokio::test]
     async fn peppers_form_a_ring() {
         let Some(keys) = Keys::new() else { return };
@@ -157,6 +164,7 @@ mod with_redis {
         assert!(!store.replace(&session.id, &next).await.expect("an answer"));
         next.id = session.id.clone();
         store.insert(&next).await.expect("its id is free again");
+        assert_eq!(store.find(&session.token).await.expect("an answer"), None);
     }
 
     #[tokio::test]

@@ -99,6 +99,13 @@ mod with_sqlite {
         lasting::revoking_a_customer_ends_rotations(Arc::new(folder.open().await)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rotations_have_one_winner() {
+        let folder = Folder::new();
+        let store = folder.open().await;
+        lasting::rotations_have_one_winner(Arc::new(store)).await;
+    }
+
     #[tokio::test]
     async fn peppers_form_a_ring() {
         lasting::peppers_form_a_ring(&Folder::new()).await;

@@ -199,6 +199,24 @@ pub async fn revoking_a_customer_ends_rotations(store: Arc<impl SessionRegistry>
     }
 }
 
+/// However many rotate one session at once, one of them does, with connections that are warm.
+pub async fn rotations_have_one_winner(store: Arc<impl SessionRegistry>) {
+    for _ in 0..40 {
+        let old = inserted(&*store).await;
+        let mut rotations = JoinSet::new();
+        for _ in 0..16 {
+            let (store, id) = (Arc::clone(&store), old.id.clone());
+            let new = session(&*store, old.customer_id.as_str());
+            rotations.spawn(async move { store.replace(&id, &new).await });
+        }
+        let won = rotations.join_all().await;
+        let won: Vec<bool> = won.into_iter().map(|it| it.expect("an answer")).collect();
+        assert_eq!(won.iter().filter(|won| **won).count(), 1);
+        let left = store.list(&old.customer_id).await.expect("a list");
+        assert_eq!(left.len(), 1, "sessions came of one");
+    }
+}
+
 /// Opens a store under other peppers, or without.
 pub trait Reopen {
     type Store: SessionRegistry;
