@@ -17,17 +17,25 @@ fn is_skipped() {
 mod lasting;
 
 #[cfg(feature = "postgres")]
+#[path = "support/proxy.rs"]
+mod proxy;
+
+#[cfg(feature = "postgres")]
 mod with_postgres {
-    use std::sync::{Arc, OnceLock};
+    use std::{
+        sync::{Arc, OnceLock},
+        time::{Duration, Instant},
+    };
 
     use customer_session::{
-        SessionRegistry as _, SessionStore as _, StoreErrorKind,
+        CustomerSessions, SessionRegistry as _, SessionStore as _, StoreErrorKind,
         store::{Peppers, PostgresStore},
     };
     use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
 
     use crate::{
         lasting::{self, Reopen, assert_error, inserted, peppers, unique},
+        proxy::Proxy,
         servers::{self, Server},
     };
 
@@ -123,6 +131,15 @@ mod with_postgres {
         lasting::rotations_have_one_winner(Arc::new(store)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_do_not_hinder_each_other() {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let store = schema.open().await;
+        lasting::changes_do_not_hinder_each_other(Arc::new(store)).await;
+    }
+
     #[tokio::test]
     async fn peppers_form_a_ring() {
         let Some(schema) = Schema::new().await else {
@@ -195,9 +212,12 @@ mod with_postgres {
                 &says,
             );
         }
-        // A moment without end has no place in a calendar.
-        let forever = "UPDATE customer_sessions SET expires_at = 'infinity'";
-        assert!(sqlx::query(forever).execute(&pool).await.is_err());
+        // Moments that no calendar of ours has are kept out.
+        for never in ["infinity", "-infinity", "290000-01-01"] {
+            let never = format!("UPDATE customer_sessions SET expires_at = '{never}'");
+            let never = sqlx::query(sqlx::AssertSqlSafe(never));
+            assert!(never.execute(&pool).await.is_err());
+        }
     }
 
     /// All that the store has prepared is planned anew for a table of some size.
@@ -325,6 +345,72 @@ mod with_postgres {
         let advice = "read%5C%20committed";
         assert_error(isolation("serializable").await, unavailable, &[advice]);
         isolation(advice).await.expect("the advice is good");
+    }
+
+    /// The driver's lock is the whole database's.
+    #[tokio::test]
+    async fn a_migration_that_failed_is_in_nobodys_way() {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let store = PostgresStore::connect(&schema.url, peppers()).await;
+        let store = store.expect("connected");
+        let pool = schema.pool().await;
+        let theirs = "CREATE TABLE customers (id int PRIMARY KEY)";
+        sqlx::query(theirs).execute(&pool).await.expect("created");
+        store.migrate().await.expect_err("the table is theirs");
+        let away = sqlx::query("DROP TABLE customers");
+        away.execute(&pool).await.expect("dropped");
+
+        let other = Schema::new().await.expect("there is a server");
+        let migrated = tokio::time::timeout(Duration::from_secs(20), other.open()).await;
+        migrated.expect("it waits for nobody");
+        for _ in 0..3 {
+            let migrated = tokio::time::timeout(Duration::from_secs(20), store.migrate()).await;
+            migrated.expect("nor here").expect("migrated");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn connections_lost_without_a_word_are_replaced() {
+        let Some(server) = Server::postgres() else {
+            return servers::missing("PostgreSQL");
+        };
+        let schema = Schema::on(&server.url()).await;
+        let proxy = Proxy::new(server.port).await;
+        let url = schema
+            .url
+            .replace(&server.port.to_string(), &proxy.port.to_string());
+        let store = PostgresStore::connect(&url, peppers())
+            .await
+            .expect("connected");
+        store.migrate().await.expect("migrated");
+        let sessions = CustomerSessions::builder(store.clone())
+            .cache_ttl(Duration::ZERO)
+            .build();
+        let session = inserted(&store).await;
+        let look_up = || {
+            let (sessions, token) = (sessions.clone(), session.token.clone());
+            async move { sessions.authenticate(&token).await }
+        };
+        // All connections are in use when they are lost, and the lookups are given up.
+        let many = futures_util::future::join_all((0..30).map(|_| store.find(&session.token)));
+        assert!(many.await.iter().all(Result::is_ok));
+        proxy.freeze();
+        let lost = futures_util::future::join_all((0..30).map(|_| store.find(&session.token)));
+        let _ = tokio::time::timeout(Duration::from_millis(500), lost).await;
+
+        let frozen = Instant::now();
+        while look_up().await.is_err() {
+            assert!(
+                frozen.elapsed() < Duration::from_secs(12),
+                "it does not heal"
+            );
+        }
+        for _ in 0..20 {
+            look_up().await.expect("it is well");
+        }
+        store.revoke(&session.id).await.expect("revoked");
     }
 
     #[tokio::test]

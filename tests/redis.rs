@@ -118,6 +118,13 @@ mod with_redis {
         lasting::rotations_have_one_winner(Arc::new(store)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_do_not_hinder_each_other() {
+        let Some(keys) = Keys::new() else { return };
+        let store = keys.open().await;
+        lasting::changes_do_not_hinder_each_other(Arc::new(store)).await;
+    }
+
     #[tokio::test]
     async fn peppers_form_a_ring() {
         let Some(keys) = Keys::new() else { return };
@@ -168,6 +175,49 @@ mod with_redis {
     }
 
     #[tokio::test]
+    async fn purging_clears_what_is_left_of_customers_removed_by_hand() {
+        let Some(keys) = Keys::new() else { return };
+        let store = keys.open().await;
+        let mut raw = keys.raw().await;
+        for number in 0..50 {
+            let mut expired = lasting::session(&store, &unique("cus"));
+            expired.expires_at = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(number);
+            store.insert(&expired).await.expect("inserted");
+            if number < 40 {
+                let key = format!("{}customer:{}", keys.prefix, expired.customer_id);
+                let _: () = raw.del(key).await.expect("deleted");
+            }
+        }
+        let now = chrono::Utc::now();
+        assert_eq!(store.purge_expired(now, 1000).await.expect("purged"), 10);
+        assert_eq!(keys.keys().await, [format!("{}peppers", keys.prefix)]);
+    }
+
+    /// A failover may leave us with what is a replica now.
+    #[tokio::test]
+    async fn a_server_that_becomes_a_replica_is_noticed() {
+        let Some(server) = Server::redis() else {
+            return servers::missing("Redis");
+        };
+        let keys = Keys::on(server.url());
+        let store = keys.open().await;
+        let session = inserted(&store).await;
+        let follow = redis::cmd("REPLICAOF").arg(&["127.0.0.1", "1"]).clone();
+        let _: () = follow
+            .query_async(&mut keys.raw().await)
+            .await
+            .expect("set");
+        let unavailable = StoreErrorKind::Unavailable;
+        // The first change shows it, or the next check.
+        assert_error(
+            store.revoke(&session.id).await,
+            unavailable,
+            &["read only replica"],
+        );
+        assert_error(store.find(&session.token).await, unavailable, &["replica"]);
+    }
+
+    #[tokio::test]
     async fn a_damaged_record_is_named() {
         let Some(keys) = Keys::new() else { return };
         let store = keys.open().await;
@@ -194,6 +244,14 @@ mod with_redis {
             .expect("damaged");
         assert_error(store.find(&session.token).await, corrupt, &says);
         assert_error(store.list(&session.customer_id).await, corrupt, &says);
+        let tokens: Vec<String> = raw
+            .keys(format!("{}token:*", keys.prefix))
+            .await
+            .expect("keys");
+        let leads_to: String = raw.get(&tokens[0]).await.expect("there");
+        let _: () = raw.set(&tokens[0], "nowhere").await.expect("damaged");
+        assert_error(store.find(&session.token).await, corrupt, &["nowhere"]);
+        let _: () = raw.set(&tokens[0], leads_to).await.expect("mended");
         let _: () = raw.del(&key).await.expect("deleted");
         let _: () = raw.set(&key, "a string").await.expect("damaged");
         assert_error(store.find(&session.token).await, corrupt, &["WRONGTYPE"]);

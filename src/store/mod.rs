@@ -7,6 +7,8 @@
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod at_hand;
+#[cfg(feature = "redis")]
+mod checked;
 mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod failure;
@@ -29,6 +31,10 @@ mod scripts;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(all(test, feature = "sqlite"))]
+mod sqlite_plans;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod statements;
 
 use std::sync::Arc;
 

@@ -35,13 +35,13 @@ impl Parts {
         Some(part)
     }
 
-    /// What became of the last part.
-    pub(super) fn add(&mut self, gone: u64) {
-        self.deleted += gone;
-        let whole = u64::from(self.size.min(self.left));
-        self.left = match u32::try_from(gone) {
-            Ok(gone) if u64::from(gone) >= whole => self.left.saturating_sub(gone),
-            _ => 0,
+    /// What became of the last part: so many were due, and so many of them were there.
+    pub(super) fn add(&mut self, due: u64, deleted: u64) {
+        self.deleted += deleted;
+        let part = self.size.min(self.left);
+        self.left = match due < u64::from(part) {
+            true => 0,
+            false => self.left - part,
         };
     }
 
@@ -62,7 +62,7 @@ mod tests {
             asked.push(part);
             let gone = part.min(there);
             there -= gone;
-            parts.add(gone.into());
+            parts.add(gone.into(), gone.into());
         }
         (asked, parts.deleted())
     }

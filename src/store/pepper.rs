@@ -20,9 +20,10 @@ const FINGERPRINT_OF: &str = "customer-session pepper";
 /// use its hashes nor tell whether a token that he found elsewhere is in it, and whoever can
 /// write to the database cannot plant a session for a token of his own.
 ///
-/// Peppers form a ring: the first writes, all read. To change the pepper, put the new one in
-/// front, on all machines; a session that is found under an older one is kept under the first
-/// from then on. Take the older one out when the last session kept under it has expired.
+/// Peppers form a ring: the first writes, all read, and a session that is found under an older one
+/// is kept under the first from then on. To change the pepper, first give it to all machines behind
+/// the old one, `Peppers::new(old).or(new)`; when they all read it, put it in front; and take the
+/// old one out when the last session kept under it has expired.
 ///
 /// ```
 /// use customer_session::store::Peppers;

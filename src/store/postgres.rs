@@ -12,11 +12,12 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
     SessionRegistry, SessionStore, StoreError,
-    at_hand::AtHand,
+    at_hand::{AtHand, Loan, Peer, answers},
     failure::Failure,
     pepper::Peppers,
     record::{check_customer, check_session, is_keepable},
-    sql::{self, Columns, Parameters, customer_columns, failed, replace_customer},
+    sql::{self, Columns, Parameters, failed},
+    statements::{self, postgres},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -31,74 +32,17 @@ const MIN_VERSION: i32 = 13;
 const CONNECTIONS: u32 = 10;
 const AT_HAND: usize = 6;
 
+/// How long anything but a lookup may take; the engine limits lookups.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// How long a request waits for a connection, be it a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-/// The customer as given, with JSON told from text.
-macro_rules! customer_values {
-    () => {
-        "$1, $2, $3, $4, CAST($5 AS json), $6, $7, $8, $9, $10, $11, CAST($12 AS json), \
-         CAST($13 AS json), $14, $15, $16, $17, $18"
-    };
-}
-
-// One statement each, so that each is atomic and one round trip. A subquery in a condition is
-// evaluated first: that is how the customer's row is locked before a session's, in all of them
-// alike, so that none waits for another in a circle.
-
-const INSERT: &str = concat!(
-    "WITH known AS (INSERT INTO customers (",
-    customer_columns!(),
-    ") VALUES (",
-    customer_values!(),
-    ") ON CONFLICT (id) DO ",
-    replace_customer!(),
-    // No new version of a row that stays as it is. `json` has no equality, but its text has.
-    " WHERE customers::text <> excluded::text RETURNING id) \
-     INSERT INTO customer_sessions \
-     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
-     SELECT $19, $20, $1, $21, $22, $23 WHERE (SELECT count(*) FROM known) >= 0"
-);
-
-const REPLACE: &str = concat!(
-    "WITH known AS MATERIALIZED (SELECT id FROM customers WHERE id = $1 FOR KEY SHARE), \
-     old AS MATERIALIZED (SELECT id FROM customer_sessions \
-     WHERE id = $24 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
-     fresh AS (INSERT INTO customers (",
-    customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " FROM old ON CONFLICT (id) DO NOTHING), \
-     new AS (INSERT INTO customer_sessions \
-     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
-     SELECT $19, $20, $1, $21, $22, $23 FROM old RETURNING id) \
-     DELETE FROM customer_sessions WHERE id = $24 AND EXISTS (SELECT 1 FROM new)"
-);
-
-const UPDATE_CUSTOMER: &str = concat!(
-    "WITH known AS (INSERT INTO customers (",
-    customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " WHERE EXISTS (SELECT 1 FROM customers WHERE id = $1) ON CONFLICT (id) DO ",
-    replace_customer!(),
-    " RETURNING id) SELECT count(*) FROM customer_sessions WHERE customer_id = $1"
-);
-
-/// Waits for rotations and insertions under way, so that the deletion that follows sees what
-/// they have added.
-const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
-
-/// The array makes the planner look rows up by id. Several may purge at once.
-const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
-     SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
-     FOR UPDATE SKIP LOCKED))";
-
-const SERVER: &str = "SELECT current_setting('server_version_num')::int4, \
-     current_setting('transaction_isolation'), pg_is_in_recovery()";
+const REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
+     long as it lags behind; connect to the primary";
 
 /// Keeps sessions in PostgreSQL 13 or newer: shared by several machines.
 ///
@@ -176,15 +120,26 @@ impl PostgresStore {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, known| {
+                Box::pin(
+                    async move { Ok(known.idle_for < TRUSTED_IDLE || answers(connection).await) },
+                )
+            })
+            // A connection made after a failover may lead to what is a replica now.
+            .after_connect(|connection, _| {
                 Box::pin(async move {
-                    if known.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
+                    let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
+                    match is_replica.fetch_one(connection).await? {
+                        true => Err(Error::Protocol(REPLICA.to_owned())),
+                        false => Ok(()),
                     }
-                    Ok(true)
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self::with(pool, AtHand::new(AT_HAND), peppers))
+        Ok(Self::with(
+            pool,
+            AtHand::new(AT_HAND, Peer::Server),
+            peppers,
+        ))
     }
 
     /// Uses connections of a pool.
@@ -193,13 +148,13 @@ impl PostgresStore {
     /// times as long; with [`connect`](Self::connect) the store has connections of its own,
     /// which need that only now and then.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
-        Self::with(pool, AtHand::new(0), peppers)
+        Self::with(pool, AtHand::new(0, Peer::Server), peppers)
     }
 
     fn with(pool: PgPool, at_hand: AtHand<sqlx::Postgres>, peppers: Peppers) -> Self {
         Self {
             shared: Arc::new(Shared {
-                find: sql::find_statement(peppers.len()).into(),
+                find: statements::find(peppers.len()).into(),
                 pool,
                 at_hand,
                 peppers,
@@ -214,8 +169,14 @@ impl PostgresStore {
     ///
     /// As the database says; then nothing was changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let migrated = sql::migrator(Self::MIGRATIONS).run(&self.shared.pool).await;
-        migrated.map_err(sql::migration_failed)?;
+        let migrated = async {
+            let mut connection = self.shared.pool.acquire().await?;
+            // With the connection goes the lock that keeps other machines out; the driver
+            // itself leaves it when a migration fails.
+            connection.close_on_drop();
+            sql::migrator(Self::MIGRATIONS).run(&mut *connection).await
+        };
+        migrated.await.map_err(sql::migration_failed)?;
         self.check().await
     }
 
@@ -226,10 +187,11 @@ impl PostgresStore {
     /// What is amiss, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let Shared { pool, peppers, .. } = &*self.shared;
-        let (version, isolation, is_replica): (i32, String, bool) = sqlx::query_as(SERVER)
-            .fetch_one(pool)
-            .await
-            .map_err(|error| failed("asking PostgreSQL for its version", error))?;
+        let (version, isolation, is_replica): (i32, String, bool) =
+            sqlx::query_as(postgres::SERVER)
+                .fetch_one(pool)
+                .await
+                .map_err(|error| failed("asking PostgreSQL for its version", error))?;
         check_server(version, &isolation, is_replica)?;
         sql::check_peppers(pool, peppers).await
     }
@@ -240,17 +202,54 @@ impl PostgresStore {
         Ok(&self.shared.pool)
     }
 
+    /// Runs a statement that changes something, and answers how many rows it changed.
     async fn execute(
         &self,
         statement: &'static str,
         parameters: PgArguments,
         tried: impl FnOnce() -> String,
     ) -> Result<u64, StoreError> {
-        let done = sqlx::query_with(statement, parameters)
-            .execute(self.pool().await?)
-            .await
-            .map_err(|error| failed(tried(), error))?;
-        Ok(done.rows_affected())
+        let pool = self.pool().await?;
+        let done = async {
+            let mut loan = Loan::new(pool, Peer::Server).await?;
+            let done = sqlx::query_with(statement, parameters)
+                .execute(loan.connection())
+                .await?;
+            loan.give_back();
+            Ok(done.rows_affected())
+        };
+        in_time(tried, done).await
+    }
+
+    /// Runs a statement that answers rows.
+    async fn rows(
+        &self,
+        statement: &'static str,
+        parameters: PgArguments,
+        tried: impl FnOnce() -> String,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let pool = self.pool().await?;
+        let rows = async {
+            let mut loan = Loan::new(pool, Peer::Server).await?;
+            let rows = sqlx::query_with(statement, parameters)
+                .fetch_all(loan.connection())
+                .await?;
+            loan.give_back();
+            Ok(rows)
+        };
+        in_time(tried, rows).await
+    }
+}
+
+/// A server that has gone without a word must not hold anybody up for ever.
+async fn in_time<T>(
+    tried: impl FnOnce() -> String,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    match timeout(LONGEST, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(failed(tried(), error)),
+        Err(elapsed) => Err(StoreError::timeout(Failure::new(tried(), elapsed))),
     }
 }
 
@@ -262,10 +261,7 @@ fn check_server(version: i32, isolation: &str, is_replica: bool) -> Result<(), S
         )));
     }
     if is_replica {
-        return Err(StoreError::unavailable(
-            "this server is a replica, which would bring revoked sessions back for as long as \
-             it lags behind; connect to the primary",
-        ));
+        return Err(StoreError::unavailable(REPLICA));
     }
     if isolation != "read committed" {
         return Err(StoreError::unavailable(format!(
@@ -300,7 +296,8 @@ impl SessionStore for PostgresStore {
             // Should it fail, the next lookup tries again.
             let parameters = sql::texts(&[&hashes[0], session.id.as_str(), &hash]);
             let tried = || "keeping a session under another pepper".to_owned();
-            let _ = self.execute(sql::REWRITE, parameters, tried).await;
+            let rewrite = self.execute(statements::REWRITE, parameters, tried);
+            let _ = timeout(sql::REWRITE_TIMEOUT, rewrite).await;
         }
         Ok(Some(session))
     }
@@ -318,7 +315,7 @@ impl SessionRegistry for PostgresStore {
         let mut parameters = sql::customer(&session.customer)?;
         sql::bind_session(&mut parameters, session, &hash);
         let tried = || format!("inserting session {}", session.id);
-        self.execute(INSERT, parameters, tried).await?;
+        self.execute(postgres::INSERT, parameters, tried).await?;
         Ok(())
     }
 
@@ -332,7 +329,7 @@ impl SessionRegistry for PostgresStore {
         sql::bind_session(&mut parameters, new, &hash);
         parameters.text(Some(old.as_str()));
         let tried = || format!("replacing session {old} with {}", new.id);
-        Ok(self.execute(REPLACE, parameters, tried).await? > 0)
+        Ok(self.execute(postgres::REPLACE, parameters, tried).await? > 0)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
@@ -341,7 +338,7 @@ impl SessionRegistry for PostgresStore {
         }
         let tried = || format!("revoking session {id}");
         let id = sql::texts(&[id.as_str()]);
-        Ok(self.execute(sql::REVOKE, id, tried).await? > 0)
+        Ok(self.execute(statements::REVOKE, id, tried).await? > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
@@ -349,41 +346,38 @@ impl SessionRegistry for PostgresStore {
         if !is_keepable(customer.as_str()) {
             return Ok(0);
         }
-        let revoke = async {
-            let mut transaction = pool.begin().await?;
-            let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
+        let revoked = async {
+            let mut loan = Loan::new(pool, Peer::Server).await?;
+            let mut transaction = loan.connection().begin().await?;
+            let lock = sqlx::query(postgres::LOCK_CUSTOMER).bind(customer.as_str());
             lock.execute(&mut *transaction).await?;
-            let delete = sqlx::query(sql::REVOKE_CUSTOMER).bind(customer.as_str());
+            let delete = sqlx::query(statements::REVOKE_CUSTOMER).bind(customer.as_str());
             let revoked = delete.execute(&mut *transaction).await?;
             transaction.commit().await?;
+            loan.give_back();
             Ok(revoked.rows_affected())
         };
-        revoke
-            .await
-            .map_err(|error| failed(format!("revoking customer {customer}"), error))
+        in_time(|| format!("revoking customer {customer}"), revoked).await
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        let pool = self.pool().await?;
         if !is_keepable(customer.as_str()) {
             return Ok(Vec::new());
         }
-        let rows = sqlx::query(sql::LIST)
-            .bind(customer.as_str())
-            .fetch_all(pool)
-            .await
-            .map_err(|error| failed(format!("listing customer {customer}"), error))?;
+        let tried = || format!("listing customer {customer}");
+        let customer = sql::texts(&[customer.as_str()]);
+        let rows = self.rows(statements::LIST, customer, tried).await?;
         rows.iter().map(sql::summary).collect()
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
         check_customer(customer)?;
-        let pool = self.pool().await?;
-        let parameters: PgArguments = sql::customer(customer)?;
-        let sessions: i64 = sqlx::query_scalar_with(UPDATE_CUSTOMER, parameters)
-            .fetch_one(pool)
-            .await
-            .map_err(|error| failed(format!("updating customer {}", customer.id), error))?;
+        let tried = || format!("updating customer {}", customer.id);
+        let rows = self
+            .rows(postgres::UPDATE_CUSTOMER, sql::customer(customer)?, tried)
+            .await?;
+        let sessions = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
+        let sessions = sessions.map_err(|error| failed(tried(), error))?;
         Ok(sessions.unsigned_abs())
     }
 
@@ -392,7 +386,7 @@ impl SessionRegistry for PostgresStore {
         bind(&mut parameters, before);
         bind(&mut parameters, i64::from(limit));
         let tried = || "purging expired sessions".to_owned();
-        self.execute(PURGE, parameters, tried).await
+        self.execute(postgres::PURGE, parameters, tried).await
     }
 }
 

@@ -1,6 +1,10 @@
 //! Sessions in Redis or Valkey.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,10 +12,11 @@ use redis::{
     Client, FromRedisValue, RedisError, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use super::{
     SessionRegistry, SessionStore, StoreError,
+    checked::Checked,
     failure::Failure,
     micros::{from_micros, to_micros},
     parts::Parts,
@@ -31,6 +36,9 @@ const MIN_VERSION: (u32, u32) = (6, 2);
 /// In braces, so that all keys are in one slot of a cluster.
 const PREFIX: &str = "{customer_sessions}:";
 
+/// How long a lookup may take over keeping a session under another pepper.
+const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// The largest integer that a sorted set tells from its neighbours: a moment in the year 2255.
 const MAX_SCORE: i64 = 1 << 53;
 
@@ -39,9 +47,10 @@ const PURGED_AT_ONCE: u32 = 10;
 
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey: shared by several machines.
 ///
-/// Every method is one script, which the server runs as a whole; purging is several short ones. Before its first answer the
-/// store checks the server and the [`Peppers`], and while something is amiss every method fails
-/// and says what to do; [`check`](Self::check) does that at once. Clones share their connection,
+/// Every method is one script, which the server runs as a whole; purging is several short ones.
+/// Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`];
+/// while something is amiss every method fails and says what to do. [`check`](Self::check) does
+/// that at once. Clones share their connection,
 /// which comes back by itself when it is lost.
 ///
 /// How much survives a crash is the server's business: with `appendonly yes` and
@@ -64,8 +73,7 @@ pub struct RedisStore {
     prefix: Arc<str>,
     peppers: Arc<Peppers>,
     scripts: Arc<Scripts>,
-    /// Filled when everything was found to be as it should.
-    checked: Arc<OnceCell<()>>,
+    checked: Arc<Checked>,
 }
 
 impl RedisStore {
@@ -155,13 +163,22 @@ impl RedisStore {
         arguments: &[&str],
         tried: impl FnOnce() -> String,
     ) -> Result<T, StoreError> {
-        self.checked.get_or_try_init(|| self.check()).await?;
+        let now = Instant::now();
+        if self.checked.is_due(now) {
+            let checked = self.check().await;
+            self.checked.set(checked.is_ok().then_some(now));
+            checked?;
+        }
         let mut call = script.key(&*self.prefix);
         for argument in arguments {
             call.arg(*argument);
         }
         let answer = call.invoke_async(&mut self.connection.clone()).await;
-        answer.map_err(|error| failed(tried(), error))
+        answer.map_err(|error| {
+            // Whoever answers next may be another server.
+            self.checked.set(None);
+            failed(tried(), error)
+        })
     }
 
     /// Runs `insert` or `replace`, and says what became of it.
@@ -236,7 +253,7 @@ fn failed(tried: impl Into<String>, error: RedisError) -> StoreError {
     let tried = tried.into();
     if error.is_timeout() {
         StoreError::timeout(Failure::new(tried, error))
-    } else if error.code() == Some("WRONGTYPE")
+    } else if matches!(error.code(), Some("WRONGTYPE" | "DAMAGED"))
         || error.kind() == redis::ErrorKind::UnexpectedReturnType
     {
         StoreError::corrupt(Failure::new(tried, error))
@@ -308,7 +325,8 @@ impl SessionStore for RedisStore {
             // Should it fail, the next lookup tries again.
             let arguments = [&id, customer.id.as_str(), &hashes[0], &hashes[old]];
             let rewrite = &self.scripts.rewrite;
-            let _: Result<u64, _> = self.run(rewrite, &arguments, tried).await;
+            let rewritten = self.run::<u64>(rewrite, &arguments, tried);
+            let _ = timeout(REWRITE_TIMEOUT, rewritten).await;
         }
         Ok(Some(CustomerSession {
             id: summary.id,
@@ -377,10 +395,10 @@ impl SessionRegistry for RedisStore {
         while let Some(part) = parts.next().await {
             let tried = || "purging expired sessions".to_owned();
             let purge = &self.scripts.purge;
-            parts.add(
-                self.run(purge, &[&before, &part.to_string()], tried)
-                    .await?,
-            );
+            let (due, purged) = self
+                .run(purge, &[&before, &part.to_string()], tried)
+                .await?;
+            parts.add(due, purged);
         }
         Ok(parts.deleted())
     }

@@ -1,15 +1,13 @@
 //! What the two SQL stores share: the order of columns, and what an error of the driver means.
-//!
-//! Both databases take `$1` for a parameter, so that a statement that both understand is
-//! written once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
     AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
+use tokio::time::timeout;
 
 use super::{
     StoreError,
@@ -17,6 +15,7 @@ use super::{
     failure::Failure,
     pepper::{Peppers, TokenHash},
     record::{from_json, to_json},
+    statements,
 };
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
@@ -24,64 +23,16 @@ use crate::{
     token::SessionToken,
 };
 
+/// How long a lookup waits on a connection at hand, before it tries another.
+const FIRST_TRY: Duration = Duration::from_secs(1);
+
+/// How long a lookup may take over keeping a session under another pepper.
+pub(super) const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Where migrations that were applied are remembered, apart from those of the application.
 const MIGRATIONS_TABLE: &str = "customer_session_migrations";
 
-pub(super) const LIST: &str = "SELECT id, customer_id, created_at, modified_at, expires_at \
-     FROM customer_sessions WHERE customer_id = $1 ORDER BY created_at, id";
-pub(super) const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
-pub(super) const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
-pub(super) const REWRITE: &str =
-    "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
-const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
-const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
-     VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
-
-/// The columns of `customers`, in the order in which [`customer`] binds them.
-macro_rules! customer_columns {
-    () => {
-        "id, organization_id, created_at, modified_at, metadata, external_id, email, \
-         email_verified, kind, name, billing_name, billing_address, tax_id, locale, \
-         default_payment_method_id, deleted_at, first_user_event_at, avatar_url"
-    };
-}
-
-/// What follows `DO` where an insertion finds the customer there already.
-macro_rules! replace_customer {
-    () => {
-        "UPDATE SET organization_id = excluded.organization_id, \
-         created_at = excluded.created_at, modified_at = excluded.modified_at, \
-         metadata = excluded.metadata, external_id = excluded.external_id, \
-         email = excluded.email, email_verified = excluded.email_verified, \
-         kind = excluded.kind, name = excluded.name, billing_name = excluded.billing_name, \
-         billing_address = excluded.billing_address, tax_id = excluded.tax_id, \
-         locale = excluded.locale, \
-         default_payment_method_id = excluded.default_payment_method_id, \
-         deleted_at = excluded.deleted_at, \
-         first_user_event_at = excluded.first_user_event_at, \
-         avatar_url = excluded.avatar_url"
-    };
-}
-
-pub(super) use {customer_columns, replace_customer};
-
-/// The session of any of `hashes` hashes, and its customer, in the order in which [`session`]
-/// reads them.
-pub(super) fn find_statement(hashes: usize) -> String {
-    let hashes: Vec<_> = (1..=hashes).map(|n| format!("${n}")).collect();
-    format!(
-        "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, \
-         c.id, c.organization_id, c.created_at, c.modified_at, \
-         CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
-         c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
-         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
-         FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
-         WHERE s.token_hash IN ({})",
-        hashes.join(", ")
-    )
-}
-
-/// Asks [`find_statement`] on a connection at hand. One that was lost since it was used last
+/// Asks [`find`](statements::find) on a connection at hand. One that was lost since it was used last
 /// costs nothing: a lookup can be asked again.
 pub(super) async fn find<DB: Database>(
     at_hand: &AtHand<DB>,
@@ -100,13 +51,13 @@ where
         }
         let statement = AssertSqlSafe(Arc::clone(statement));
         let row = sqlx::query_with(statement, parameters)
-            .fetch_optional(&mut *loan.connection)
+            .fetch_optional(loan.connection())
             .await?;
         at_hand.give(loan);
         Ok(row)
     };
-    if let Some(loan) = at_hand.take() {
-        if let Ok(row) = ask(loan).await {
+    if let Some(loan) = at_hand.take().await {
+        if let Ok(Ok(row)) = timeout(FIRST_TRY, ask(loan)).await {
             return Ok(row);
         }
         at_hand.clear();
@@ -199,7 +150,7 @@ pub(super) fn bind_session(to: &mut impl Parameters, session: &CustomerSession, 
     to.time(Some(session.expires_at));
 }
 
-/// A row of [`find_statement`], and the hash that it was found by.
+/// A row of [`find`](statements::find), and the hash that it was found by.
 pub(super) fn session(
     row: &impl Columns,
     token: &SessionToken,
@@ -246,7 +197,7 @@ pub(super) fn session(
     Ok((session, hash))
 }
 
-/// A row of [`LIST`].
+/// A row of [`LIST`](statements::LIST).
 pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> {
     let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
     let what = format!("session {id}");
@@ -328,8 +279,11 @@ pub(super) fn failed(tried: impl Into<String>, error: Error) -> StoreError {
             if code == Some("57014") {
                 return StoreError::timeout(Failure::new(tried, error));
             }
-            // Class 22 of PostgreSQL: a value that the database cannot hold.
-            if code.is_some_and(|code| code.len() == 5 && code.starts_with("22")) {
+            // Of PostgreSQL: a value that it cannot hold, that is refused, that is too long.
+            let is_refused = |code: &str| {
+                code.len() == 5 && ["22", "23514", "54"].iter().any(|it| code.starts_with(it))
+            };
+            if code.is_some_and(is_refused) {
                 return StoreError::corrupt(Failure::new(tried, error));
             }
             if code == Some("42P07") {
@@ -374,12 +328,12 @@ where
     for<'t> String: Encode<'t, DB> + Type<DB>,
     DB::Arguments: IntoArguments<DB>,
 {
-    let known: Vec<String> = sqlx::query_scalar(PEPPERS)
+    let known: Vec<String> = sqlx::query_scalar(statements::PEPPERS)
         .fetch_all(pool)
         .await
         .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
     if let Some(fingerprint) = peppers.verify(&known)? {
-        let remembered = sqlx::query(REMEMBER_PEPPER)
+        let remembered = sqlx::query(statements::REMEMBER_PEPPER)
             .bind(fingerprint)
             .execute(pool)
             .await;

@@ -5,22 +5,26 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
-    Error, Row, Sqlite, SqlitePool, Transaction,
+    Connection, Error, Row, Sqlite, SqlitePool, Transaction,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
         SqliteSynchronous,
     },
 };
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{OnceCell, Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     SessionRegistry, SessionStore, StoreError,
-    at_hand::AtHand,
+    at_hand::{AtHand, Peer},
     micros::{from_micros, to_micros},
     parts::Parts,
     pepper::{Peppers, TokenHash},
     record::{check_customer, check_session},
-    sql::{self, Columns, Parameters, customer_columns, failed, replace_customer},
+    sql::{self, Columns, Parameters, failed},
+    statements::{self, sqlite},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -38,49 +42,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// So many are purged in one transaction: it lasts for a few milliseconds.
 const PURGED_AT_ONCE: u32 = 50;
-
-macro_rules! customer_values {
-    () => {
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
-    };
-}
-
-const PUT_CUSTOMER: &str = concat!(
-    "INSERT INTO customers (",
-    customer_columns!(),
-    ") VALUES (",
-    customer_values!(),
-    ") ON CONFLICT (id) DO ",
-    replace_customer!()
-);
-
-const PUT_CUSTOMER_IF_NEW: &str = concat!(
-    "INSERT INTO customers (",
-    customer_columns!(),
-    ") VALUES (",
-    customer_values!(),
-    ") ON CONFLICT (id) DO NOTHING"
-);
-
-const PUT_CUSTOMER_IF_KNOWN: &str = concat!(
-    "INSERT INTO customers (",
-    customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " WHERE EXISTS (SELECT 1 FROM customers WHERE id = $1) ON CONFLICT (id) DO ",
-    replace_customer!()
-);
-
-const INSERT: &str = "INSERT INTO customer_sessions \
-     (customer_id, id, token_hash, created_at, modified_at, expires_at) \
-     VALUES ($1, $2, $3, $4, $5, $6)";
-
-const IS_THERE: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
-
-const COUNT: &str = "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
-
-const PURGE: &str = "DELETE FROM customer_sessions WHERE id IN \
-     (SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 
 /// Keeps sessions in an SQLite file: for a service that is one machine, or one process.
 ///
@@ -169,7 +130,7 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| failed(format!("opening the SQLite file {file}"), error))?;
-        let at_hand = AtHand::new(if in_memory { 0 } else { AT_HAND });
+        let at_hand = AtHand::new(if in_memory { 0 } else { AT_HAND }, Peer::File);
         Ok(Self::with(pool, at_hand, peppers))
     }
 
@@ -179,13 +140,13 @@ impl SqliteStore {
     /// times as long; with [`connect`](Self::connect) the store has connections of its own,
     /// which need that only now and then.
     pub fn new(pool: SqlitePool, peppers: Peppers) -> Self {
-        Self::with(pool, AtHand::new(0), peppers)
+        Self::with(pool, AtHand::new(0, Peer::File), peppers)
     }
 
     fn with(pool: SqlitePool, at_hand: AtHand<Sqlite>, peppers: Peppers) -> Self {
         Self {
             shared: Arc::new(Shared {
-                find: sql::find_statement(peppers.len()).into(),
+                find: statements::find(peppers.len()).into(),
                 pool,
                 at_hand,
                 writer: Semaphore::new(1),
@@ -223,12 +184,12 @@ impl SqliteStore {
     ) -> Result<(), StoreError> {
         let mut turn = self.begin("keeping a session under another pepper").await?;
         let parameters = sql::texts(&[to, id.as_str(), from]);
-        turn.execute(sql::REWRITE, parameters).await?;
+        turn.execute(statements::REWRITE, parameters).await?;
         turn.commit().await
     }
 
     /// The pool, once everything was found to be as it should.
-    async fn pool(&self) -> Result<&SqlitePool, StoreError> {
+    pub(super) async fn pool(&self) -> Result<&SqlitePool, StoreError> {
         let checked = &self.shared.checked;
         checked.get_or_try_init(|| self.check()).await?;
         Ok(&self.shared.pool)
@@ -240,13 +201,32 @@ impl SqliteStore {
         let pool = self.pool().await?;
         let tried = tried.into();
         let permit = self.shared.writer.acquire().await;
-        match pool.begin_with("BEGIN IMMEDIATE").await {
+        let mut begun = pool.begin_with("BEGIN IMMEDIATE").await;
+        for _ in 0..pool.size() {
+            if !matches!(begun, Err(Error::InvalidSavePointStatement)) {
+                break;
+            }
+            close_if_broken(pool).await;
+            begun = pool.begin_with("BEGIN IMMEDIATE").await;
+        }
+        match begun {
             Ok(transaction) => Ok(Turn {
                 transaction,
                 _permit: permit.ok(),
                 tried,
             }),
             Err(error) => Err(failed(tried, error)),
+        }
+    }
+}
+
+/// A full disk ends a transaction without the driver's knowing: such a connection says that it is
+/// in a transaction still, and never begins another.
+async fn close_if_broken(pool: &SqlitePool) {
+    if let Ok(connection) = pool.acquire().await {
+        if connection.is_in_transaction() {
+            // It is gone from the pool, whatever closing it comes to.
+            let _ = connection.close().await;
         }
     }
 }
@@ -284,7 +264,7 @@ impl Turn<'_> {
     async fn add(&mut self, session: &CustomerSession, hash: &TokenHash) -> Result<(), StoreError> {
         let mut parameters: SqliteArguments = sql::texts(&[session.customer_id.as_str()]);
         sql::bind_session(&mut parameters, session, hash);
-        self.execute(INSERT, parameters).await?;
+        self.execute(sqlite::INSERT, parameters).await?;
         Ok(())
     }
 
@@ -316,7 +296,8 @@ impl SessionStore for SqliteStore {
         let (session, hash) = sql::session(&row, token)?;
         if hash != hashes[0] {
             // Should it fail, the next lookup tries again.
-            let _ = self.rewrite(&session.id, &hash, &hashes[0]).await;
+            let rewrite = self.rewrite(&session.id, &hash, &hashes[0]);
+            let _ = timeout(sql::REWRITE_TIMEOUT, rewrite).await;
         }
         Ok(Some(session))
     }
@@ -335,7 +316,7 @@ impl SessionRegistry for SqliteStore {
         let mut turn = self
             .begin(format!("inserting session {}", session.id))
             .await?;
-        turn.execute(PUT_CUSTOMER, customer).await?;
+        turn.execute(sqlite::PUT_CUSTOMER, customer).await?;
         turn.add(session, &hash).await?;
         turn.commit().await
     }
@@ -346,13 +327,13 @@ impl SessionRegistry for SqliteStore {
         let hash = self.shared.peppers.hash(&new.token);
         let tried = format!("replacing session {old} with {}", new.id);
         let mut turn = self.begin(tried).await?;
-        if turn.count(IS_THERE, old.as_str()).await? == 0 {
+        if turn.count(sqlite::IS_THERE, old.as_str()).await? == 0 {
             return Ok(false);
         }
-        turn.execute(PUT_CUSTOMER_IF_NEW, customer).await?;
+        turn.execute(sqlite::PUT_CUSTOMER_IF_NEW, customer).await?;
         turn.add(new, &hash).await?;
         let old = sql::texts(&[old.as_str()]);
-        turn.execute(sql::REVOKE, old).await?;
+        turn.execute(statements::REVOKE, old).await?;
         turn.commit().await?;
         Ok(true)
     }
@@ -360,7 +341,7 @@ impl SessionRegistry for SqliteStore {
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
         let mut turn = self.begin(format!("revoking session {id}")).await?;
         let id = sql::texts(&[id.as_str()]);
-        let revoked = turn.execute(sql::REVOKE, id).await?;
+        let revoked = turn.execute(statements::REVOKE, id).await?;
         turn.commit().await?;
         Ok(revoked > 0)
     }
@@ -368,13 +349,13 @@ impl SessionRegistry for SqliteStore {
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
         let mut turn = self.begin(format!("revoking customer {customer}")).await?;
         let customer = sql::texts(&[customer.as_str()]);
-        let revoked = turn.execute(sql::REVOKE_CUSTOMER, customer).await?;
+        let revoked = turn.execute(statements::REVOKE_CUSTOMER, customer).await?;
         turn.commit().await?;
         Ok(revoked)
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        let rows = sqlx::query(sql::LIST)
+        let rows = sqlx::query(statements::LIST)
             .bind(customer.as_str())
             .fetch_all(self.pool().await?)
             .await
@@ -388,8 +369,9 @@ impl SessionRegistry for SqliteStore {
         let mut turn = self
             .begin(format!("updating customer {}", customer.id))
             .await?;
-        turn.execute(PUT_CUSTOMER_IF_KNOWN, parameters).await?;
-        let sessions = turn.count(COUNT, customer.id.as_str()).await?;
+        turn.execute(sqlite::PUT_CUSTOMER_IF_KNOWN, parameters)
+            .await?;
+        let sessions = turn.count(sqlite::COUNT, customer.id.as_str()).await?;
         turn.commit().await?;
         Ok(sessions)
     }
@@ -401,9 +383,9 @@ impl SessionRegistry for SqliteStore {
             let mut parameters = SqliteArguments::default();
             bind(&mut parameters, to_micros(before));
             bind(&mut parameters, part);
-            let gone = turn.execute(PURGE, parameters).await?;
+            let gone = turn.execute(sqlite::PURGE, parameters).await?;
             turn.commit().await?;
-            parts.add(gone);
+            parts.add(gone, gone);
         }
         Ok(parts.deleted())
     }

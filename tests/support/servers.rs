@@ -129,7 +129,10 @@ impl Server {
         self.child = Some(child);
         let begun = Instant::now();
         while !self.answers() {
+            let child = self.child.as_mut().expect("just started");
+            let ended = child.try_wait().expect("it is ours");
             let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "the server does not start: {}", log());
             assert!(
                 begun.elapsed() < PATIENCE,
                 "the server does not answer: {}",
@@ -167,6 +170,8 @@ impl Server {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
             child.wait().expect("it was ours");
+            // The guardian must not look for it: its number may be another's by then.
+            let _ = fs::remove_file(self.folder.join("child"));
         }
     }
 
@@ -222,8 +227,8 @@ struct Guardian(Child);
 
 impl Guardian {
     fn new(folder: &Path) -> Self {
-        let script = "trap '' INT TERM HUP; cat; it=$(cat \"$0/child\"); \
-                      pkill -KILL -P $it; kill -KILL $it; sleep 0.2; rm -rf \"$0\"";
+        let script = "trap '' INT TERM HUP; cat; if it=$(cat \"$0/child\"); then \
+                      pkill -KILL -P $it; kill -KILL $it; sleep 0.2; fi; rm -rf \"$0\"";
         let mut shell = Command::new("sh");
         shell
             .args(["-c", script])

@@ -1,7 +1,7 @@
 -- The keys, and what several scripts do. It stands in front of each of them.
 --
 --   <prefix>token:<hash>      the session that a token opens: its id, NUL, its customer's id
---   <prefix>session:<id>      the id of the session's customer
+--   <prefix>session:<id>      the hash of the session's token, and the id of its customer
 --   <prefix>customer:<id>     a hash: `customer` is the customer as JSON, `session:<id>` one of
 --                             the sessions: hash of the token, created, modified, expires
 --   <prefix>expiry            a sorted set of session ids, by the moment they expire
@@ -26,22 +26,25 @@ end
 
 local function add(id, customer, hash, record, expires)
   redis.call('SET', token_key(hash), id .. '\0' .. customer)
-  redis.call('SET', session_key(id), customer)
+  redis.call('SET', session_key(id), hash .. customer)
   redis.call('HSET', customer_key(customer), 'session:' .. id, hash .. record)
   redis.call('ZADD', EXPIRY, expires, id)
 end
 
--- Whether it was there.
+-- The id of a session's customer.
+local function owner(id)
+  local leads_to = redis.call('GET', session_key(id))
+  return leads_to and string.sub(leads_to, 65), leads_to and string.sub(leads_to, 1, 64)
+end
+
+-- Whether it was there. What only led to it goes, too.
 local function remove(id)
-  local customer = redis.call('GET', session_key(id))
-  redis.call('DEL', session_key(id))
+  local customer, hash = owner(id)
   redis.call('ZREM', EXPIRY, id)
   if not customer then return false end
+  redis.call('DEL', session_key(id), token_key(hash))
   local key = customer_key(customer)
-  local record = redis.call('HGET', key, 'session:' .. id)
-  if not record then return false end
-  redis.call('DEL', token_key(string.sub(record, 1, 64)))
-  redis.call('HDEL', key, 'session:' .. id)
-  if redis.call('HLEN', key) == 1 then redis.call('DEL', key) end
-  return true
+  local removed = redis.call('HDEL', key, 'session:' .. id) == 1
+  if removed and redis.call('HLEN', key) == 1 then redis.call('DEL', key) end
+  return removed
 end

@@ -1,7 +1,7 @@
 -- ARGV: id, customer's id, hash, record, expires, customer; the id of the old session.
 local id, customer, hash, record, expires, data, old = unpack(ARGV)
-local owner = redis.call('GET', session_key(old))
-if not owner or redis.call('HEXISTS', customer_key(owner), 'session:' .. old) == 0 then
+local owned_by = owner(old)
+if not owned_by or redis.call('HEXISTS', customer_key(owned_by), 'session:' .. old) == 0 then
   return 'absent'
 end
 local conflict = taken(id, hash)
