@@ -77,7 +77,7 @@ fn main() {
         Err(_) => vec![10_000, 100_000, 1_000_000],
     };
     println!(
-        "\n| store | sessions | find, us | x raw | x raw, connection held | insert, us | x raw \
+        "\n| store | sessions | find, us | x pool | x raw | insert, us | x raw \
          | lookups p99 idle, us | while purging, us | ratio | purged/s |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");

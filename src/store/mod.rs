@@ -15,7 +15,7 @@ mod failure;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]
 mod micros;
-#[cfg(any(feature = "sqlite", feature = "redis"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod parts;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;

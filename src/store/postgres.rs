@@ -14,6 +14,7 @@ use super::{
     SessionRegistry, SessionStore, StoreError,
     at_hand::{AtHand, Loan, Peer, answers},
     failure::Failure,
+    parts::Parts,
     pepper::Peppers,
     record::{check_customer, check_session, is_keepable},
     sql::{self, Columns, Parameters, failed},
@@ -31,6 +32,9 @@ const MIN_VERSION: i32 = 13;
 /// Connections that the store opens itself, and how many of them lookups keep at hand.
 const CONNECTIONS: u32 = 10;
 const AT_HAND: usize = 6;
+
+/// So many are purged by one statement: it takes a few milliseconds.
+const PURGED_AT_ONCE: u32 = 50;
 
 /// How long anything but a lookup may take; the engine limits lookups.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -382,11 +386,16 @@ impl SessionRegistry for PostgresStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut parameters = PgArguments::default();
-        bind(&mut parameters, before);
-        bind(&mut parameters, i64::from(limit));
-        let tried = || "purging expired sessions".to_owned();
-        self.execute(postgres::PURGE, parameters, tried).await
+        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
+        while let Some(part) = parts.next().await {
+            let mut parameters = PgArguments::default();
+            bind(&mut parameters, before);
+            bind(&mut parameters, i64::from(part));
+            let tried = || "purging expired sessions".to_owned();
+            let gone = self.execute(postgres::PURGE, parameters, tried).await?;
+            parts.add(gone, gone);
+        }
+        Ok(parts.deleted())
     }
 }
 
