@@ -151,7 +151,7 @@ impl Pepper {
 
 impl fmt::Debug for Peppers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peppers({}, redacted)", self.ring.len())
+        write!(f, "Peppers({}, redacted)", self.len())
     }
 }
 
