@@ -1,6 +1,10 @@
 //! The examples do what they say: the lines they print, pasted one after the other, before and
 //! after a restart.
 #![cfg(unix)]
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "redis")),
+    allow(dead_code, reason = "some examples are skipped")
+)]
 
 #[path = "support/servers.rs"]
 mod servers;

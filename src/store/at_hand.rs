@@ -1,7 +1,7 @@
 //! Connections on loan, and those that a SQL store keeps at hand between two lookups.
 //!
 //! A connection that goes back to the pool is tested there, in a task of its own, with one more
-//! round trip. With SQLite this makes a lookup six times as long.
+//! round trip. That makes a lookup twice as long (`cargo bench --bench stores`).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -148,8 +148,8 @@ impl PostgresStore {
 
     /// Uses connections of a pool.
     ///
-    /// The pool tests each connection before and after it is used, which makes a lookup several
-    /// times as long; with [`connect`](Self::connect) the store has connections of its own,
+    /// The pool tests a connection each time it is given back, and before it is used unless told
+    /// otherwise, which makes a lookup twice as long at the least; with [`connect`](Self::connect) the store has connections of its own,
     /// which need that only now and then.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
         Self::with(pool, AtHand::new(0, Peer::Server), peppers)

@@ -136,8 +136,8 @@ impl SqliteStore {
 
     /// Uses connections of a pool. They should be in WAL mode, with a busy timeout.
     ///
-    /// The pool tests each connection before and after it is used, which makes a lookup several
-    /// times as long; with [`connect`](Self::connect) the store has connections of its own,
+    /// The pool tests a connection each time it is given back, and before it is used unless told
+    /// otherwise, which makes a lookup twice as long at the least; with [`connect`](Self::connect) the store has connections of its own,
     /// which need that only now and then.
     pub fn new(pool: SqlitePool, peppers: Peppers) -> Self {
         Self::with(pool, AtHand::new(0, Peer::File), peppers)

@@ -188,15 +188,6 @@ impl Server {
         children.chain([child.id()]).collect()
     }
 
-    /// Stands still, and goes on.
-    pub fn pause(&self) {
-        self.signal("STOP");
-    }
-
-    pub fn resume(&self) {
-        self.signal("CONT");
-    }
-
     /// To all its processes; those that are gone by then are no failure.
     fn signal(&self, signal: &str) {
         let processes = self.processes();
