@@ -17,6 +17,11 @@ pub enum Invalidation {
     Customer(CustomerId),
     /// Anything may have changed, and whatever is cached must be looked up again.
     All,
+    /// The source has lost its connection and may be missing changes. Until it yields
+    /// [`All`](Invalidation::All) no request is let in from the cache alone: each asks the store.
+    Lost,
+    /// A message that the source could not read. It is counted, logged once, and changes nothing.
+    Unreadable,
 }
 
 /// Where the invalidations of other nodes come from: a database's notifications, a message
@@ -28,6 +33,8 @@ pub enum Invalidation {
 ///
 /// - A source that may have missed something (it has just connected, it was disconnected, it
 ///   fell behind) yields [`Invalidation::All`] first.
+/// - A source that learns that it is disconnected yields [`Invalidation::Lost`] at once, and
+///   [`Invalidation::All`] when it is connected again.
 /// - [`recv`](InvalidationSource::recv) is cancel-safe: an invalidation that was not returned
 ///   is returned by a later call.
 ///

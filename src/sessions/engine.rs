@@ -181,6 +181,7 @@ impl Engine {
             Invalidation::Session(id) => Target::Session(id.as_str()),
             Invalidation::Customer(id) => Target::Customer(id.as_str()),
             Invalidation::All => Target::All,
+            Invalidation::Lost | Invalidation::Unreadable => return,
         });
         self.witnesses.tell(invalidation);
         if *invalidation == Invalidation::All {

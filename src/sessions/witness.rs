@@ -73,6 +73,7 @@ impl Witness<'_> {
             Invalidation::Session(id) => *id == session.id,
             Invalidation::Customer(id) => *id == session.customer_id,
             Invalidation::All => true,
+            Invalidation::Lost | Invalidation::Unreadable => false,
         })
     }
 }
