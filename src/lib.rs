@@ -70,6 +70,7 @@
 //! | for | see |
 //! |---|---|
 //! | what happens to a request, what a handler gets, what a client hears | [`guide::walk`] |
+//! | WebSockets, `EventSource`, cookies: where a browser puts its token | [`guide::browsers`] |
 //! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
 //! | which store to take, how to set it up and look after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
@@ -114,6 +115,9 @@ pub mod guide {
     #[doc = include_str!("guide/walk.md")]
     pub mod walk {}
 
+    #[doc = include_str!("guide/browsers.md")]
+    pub mod browsers {}
+
     #[doc = include_str!("guide/custom_store.md")]
     pub mod custom_store {}
 
@@ -143,8 +147,8 @@ pub use self::{
     },
     invalidation::{Invalidation, InvalidationSource},
     middleware::{
-        CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, ResponseBody,
-        ResponseFuture,
+        CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
+        ResponseBody, ResponseFuture,
     },
     observe::Statistics,
     session::{CustomerSession, SessionId, SessionSummary},

@@ -150,6 +150,19 @@ pub(crate) fn realm_refused() {
     );
 }
 
+pub(crate) fn cookie_name_refused() {
+    #[cfg(feature = "tracing")]
+    tracing::error!("a cookie's name must be a token of RFC 6265; no cookie is read");
+}
+
+pub(crate) fn origin_refused() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "an origin is a scheme, a host and perhaps a port, as in https://app.example.com; \
+         nothing is allowed by anything else"
+    );
+}
+
 #[cfg(feature = "axum")]
 pub(crate) fn layer_missing(extractor: &str) {
     #[cfg(feature = "tracing")]

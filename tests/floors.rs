@@ -70,12 +70,18 @@ const FLOORS: &[(u8, &[&str])] = &[
         &[
             "middleware",
             "middleware/bearer",
+            "middleware/caching",
+            "middleware/cookie",
             "middleware/extract",
             "middleware/future",
             "middleware/identity",
             "middleware/layer",
+            "middleware/origin",
+            "middleware/query",
             "middleware/rejection",
             "middleware/service",
+            "middleware/sources",
+            "middleware/websocket",
         ],
     ),
 ];

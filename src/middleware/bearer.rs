@@ -1,30 +1,55 @@
-//! From the request's headers to the token it presents.
+//! From the `Authorization` header to the token it presents.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use crate::token::TokenFormat;
+use crate::token::{SessionToken, TokenFormat};
 
 const SCHEME: &[u8] = b"bearer";
 
 /// A longer header is not searched: no token of that length is accepted anyway.
 const LONGEST_VALUE: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
 
-/// What a request presents as its credential.
+/// What a request presents as its credential, in one place or in all.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Credential<'a> {
+pub(super) enum Credential<T> {
     /// Nothing, or a credential of another scheme.
     None,
     /// What stands where the token should: its characters are not checked yet.
-    Token(&'a [u8]),
-    /// The bearer scheme without a token in it.
+    Token(T),
+    /// The place of a token without one in it.
     Malformed,
+    /// A browser's credential with a request that another site may have made it send.
+    CrossSite,
     /// More than one credential (RFC 6750, section 2: a client must not).
     Multiple,
 }
 
+impl<T> Credential<T> {
+    /// What this credential and another, from elsewhere in the request, are together. One that
+    /// is malformed counts: dropping it in favour of the other would be a choice between two.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (one, Credential::None) | (Credential::None, one) => one,
+            _ => Credential::Multiple,
+        }
+    }
+}
+
+impl Credential<SessionToken> {
+    pub(super) fn as_bytes(&self) -> Credential<&[u8]> {
+        match self {
+            Credential::None => Credential::None,
+            Credential::Token(token) => Credential::Token(token.expose().as_bytes()),
+            Credential::Malformed => Credential::Malformed,
+            Credential::CrossSite => Credential::CrossSite,
+            Credential::Multiple => Credential::Multiple,
+        }
+    }
+}
+
 /// Reads `Authorization`, and no other header: an identity that travels in a header could be
 /// forged.
-pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
+pub(super) fn credential(headers: &HeaderMap) -> Credential<&[u8]> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = lines.next() else {
         return Credential::None;
@@ -37,7 +62,7 @@ pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
 }
 
 /// RFC 9110, section 11.4: `auth-scheme 1*SP token68`, the scheme in any case.
-fn parse(value: &[u8]) -> Credential<'_> {
+fn parse(value: &[u8]) -> Credential<&[u8]> {
     // HTTP/1 has trimmed the value already, HTTP/2 has not (RFC 9113, section 8.2.1).
     let value = trim(value);
     let Some((scheme, rest)) = value.split_at_checked(SCHEME.len()) else {
@@ -99,7 +124,7 @@ fn lists_bearer(value: &[u8]) -> bool {
 }
 
 /// Without the spaces and tabs around it; other white space is no part of HTTP's.
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }
@@ -124,7 +149,7 @@ mod tests {
         ] {
             assert_eq!(
                 parse(value.as_bytes()),
-                Credential::Token(b"abc"),
+                Credential::Token(&b"abc"[..]),
                 "{value}"
             );
         }

@@ -14,8 +14,9 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
+    caching::Caching,
     identity,
-    rejection::{Answers, RejectionKind, vary_on_authorization},
+    rejection::{Answers, RejectionKind},
 };
 use crate::{session::CustomerSession, sessions::AuthenticateError};
 
@@ -41,7 +42,7 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         /// The inner service has the request.
-        Inner { #[pin] future: S::Future, vary: bool },
+        Inner { #[pin] future: S::Future, caching: Caching },
         /// The store is being asked.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
         /// The layer answers.
@@ -57,6 +58,7 @@ struct Waiting<S, ReqBody> {
     ready: S,
     request: Request<ReqBody>,
     answers: Arc<Answers>,
+    caching: Caching,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -64,9 +66,9 @@ where
     S: Service<Request<ReqBody>>,
 {
     #[inline]
-    pub(super) fn inner(future: S::Future, vary: bool) -> Self {
+    pub(super) fn inner(future: S::Future, caching: Caching) -> Self {
         Self {
-            state: State::Inner { future, vary },
+            state: State::Inner { future, caching },
         }
     }
 
@@ -81,6 +83,7 @@ where
         ready: S,
         request: Request<ReqBody>,
         answers: Arc<Answers>,
+        caching: Caching,
     ) -> Self {
         Self {
             state: State::Waiting {
@@ -89,6 +92,7 @@ where
                     ready,
                     request,
                     answers,
+                    caching,
                 })),
             },
         }
@@ -105,11 +109,9 @@ where
         let mut state = self.project().state;
         loop {
             let (mut waiting, landed) = match state.as_mut().project() {
-                StateProjection::Inner { future, vary } => {
+                StateProjection::Inner { future, caching } => {
                     let mut response = ready!(future.poll(context))?;
-                    if *vary {
-                        vary_on_authorization(response.headers_mut());
-                    }
+                    caching.tell(response.headers_mut());
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProjection::Refused { reason, answers } => {
@@ -132,7 +134,7 @@ where
                     identity::sign_in(waiting.request.extensions_mut(), session);
                     state.set(State::Inner {
                         future: waiting.ready.call(waiting.request),
-                        vary: waiting.answers.optional,
+                        caching: waiting.caching,
                     });
                 }
                 Err(error) => {

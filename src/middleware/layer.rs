@@ -9,13 +9,15 @@ use tower_layer::Layer;
 use super::{
     rejection::{Answers, Rejection},
     service::CustomerSessionService,
+    sources::Sources,
 };
 use crate::{
     sessions::{CustomerSessions, Engine},
     store::SessionStore,
 };
 
-/// Authenticates each request by its bearer token, and puts the
+/// Authenticates each request by its bearer token, read from `Authorization` and, where you
+/// switch them on, from [a cookie](CustomerSessionLayer::cookie) and other places, and puts the
 /// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into its extensions.
 ///
 /// A request without a valid token is answered by the layer and does not reach the handler;
@@ -42,6 +44,8 @@ use crate::{
 pub struct CustomerSessionLayer {
     pub(super) engine: Arc<Engine>,
     pub(super) answers: Arc<Answers>,
+    /// Where else than in `Authorization` a token may be; nearly always nowhere.
+    pub(super) sources: Option<Arc<Sources>>,
 }
 
 impl CustomerSessionLayer {
@@ -104,6 +108,7 @@ impl<S: SessionStore> CustomerSessions<S> {
         CustomerSessionLayer {
             engine: Arc::clone(self.engine()),
             answers: Arc::default(),
+            sources: None,
         }
     }
 }
@@ -120,6 +125,7 @@ impl fmt::Debug for CustomerSessionLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CustomerSessionLayer")
             .field("optional", &self.answers.optional)
+            .field("sources", &self.sources)
             .finish_non_exhaustive()
     }
 }

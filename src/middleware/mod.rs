@@ -1,6 +1,8 @@
 //! The edge: HTTP in, HTTP out.
 
 mod bearer;
+mod caching;
+mod cookie;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
@@ -9,8 +11,12 @@ mod future;
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 mod identity;
 mod layer;
+mod origin;
+mod query;
 mod rejection;
 mod service;
+mod sources;
+mod websocket;
 
 #[cfg(feature = "axum")]
 pub use self::extract::CurrentSession;
@@ -21,4 +27,5 @@ pub use self::{
     layer::CustomerSessionLayer,
     rejection::{Rejection, RejectionKind},
     service::CustomerSessionService,
+    sources::RequestHead,
 };

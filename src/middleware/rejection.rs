@@ -5,9 +5,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
+use super::caching::Caching;
 use crate::{observe, sessions::AuthenticateError, store::StoreError};
 
 /// Why a request was refused; it travels in the response's extensions, for the layers outside
@@ -28,6 +29,9 @@ pub enum RejectionKind {
     MultipleTokens,
     /// Malformed, unknown, expired, revoked, or of a deleted customer.
     InvalidToken,
+    /// A cookie came with a request that another site may have made the browser send; see
+    /// [`cookie`](crate::CustomerSessionLayer::cookie).
+    CrossSite,
     /// Too many lookups are under way.
     Overloaded,
     /// The store could not tell.
@@ -46,6 +50,7 @@ impl Rejection {
         match self.kind {
             RejectionKind::MissingToken | RejectionKind::InvalidToken => StatusCode::UNAUTHORIZED,
             RejectionKind::MultipleTokens => StatusCode::BAD_REQUEST,
+            RejectionKind::CrossSite => StatusCode::FORBIDDEN,
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -69,6 +74,9 @@ impl Rejection {
             }
             RejectionKind::MultipleTokens => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"More than one credential was sent."}"#
+            }
+            RejectionKind::CrossSite => {
+                r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request does not come from this site."}"#
             }
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
                 r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The token could not be checked. Try again."}"#
@@ -105,6 +113,7 @@ impl fmt::Display for Rejection {
             RejectionKind::MissingToken => "no bearer token",
             RejectionKind::MultipleTokens => "more than one credential",
             RejectionKind::InvalidToken => "invalid token",
+            RejectionKind::CrossSite => "a cookie with a request of another site",
             RejectionKind::Overloaded => "too many session lookups under way",
             RejectionKind::StoreUnavailable => "the session store could not tell",
         })
@@ -124,10 +133,15 @@ pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
 pub(super) struct Answers {
     realm: String,
     pub(super) optional: bool,
+    /// What the sources of tokens make answers depend on.
+    sources: Caching,
+    /// What caches must be told of every answer, sources and optional mode taken together.
+    pub(super) caching: Caching,
     responder: Option<Arc<Responder>>,
     missing_token: HeaderMap,
     multiple_tokens: HeaderMap,
     invalid_token: HeaderMap,
+    cross_site: HeaderMap,
     unavailable: HeaderMap,
 }
 
@@ -136,10 +150,13 @@ impl Default for Answers {
         let mut answers = Self {
             realm: "customer".to_owned(),
             optional: false,
+            sources: Caching::default(),
+            caching: Caching::default(),
             responder: None,
             missing_token: HeaderMap::new(),
             multiple_tokens: HeaderMap::new(),
             invalid_token: HeaderMap::new(),
+            cross_site: HeaderMap::new(),
             unavailable: HeaderMap::new(),
         };
         answers.prepare();
@@ -150,6 +167,11 @@ impl Default for Answers {
 impl Answers {
     pub(super) fn set_optional(&mut self) {
         self.optional = true;
+        self.prepare();
+    }
+
+    pub(super) fn set_sources(&mut self, sources: Caching) {
+        self.sources = sources;
         self.prepare();
     }
 
@@ -169,17 +191,21 @@ impl Answers {
 
     /// RFC 6750, section 3: each attribute once, `error_description` in plain ASCII.
     fn prepare(&mut self) {
+        self.caching = self.sources.in_mode(self.optional);
+        let caching = self.caching;
         let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
-        let headers = |name: HeaderName, value: String| {
+        let plain = || {
             let mut headers = HeaderMap::with_capacity(4);
             let json = HeaderValue::from_static("application/problem+json");
             headers.insert(CONTENT_TYPE, json);
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            caching.tell(&mut headers);
+            headers
+        };
+        let headers = |name: HeaderName, value: String| {
+            let mut headers = plain();
             // Never an error: neither the realm nor our own words hold control characters.
             headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
-            if self.optional {
-                vary_on_authorization(&mut headers);
-            }
             headers
         };
         let challenge =
@@ -190,6 +216,7 @@ impl Answers {
         );
         self.invalid_token =
             challenge(r#", error="invalid_token", error_description="The token is invalid""#);
+        self.cross_site = plain();
         self.unavailable = headers(RETRY_AFTER, "1".to_owned());
     }
 
@@ -199,10 +226,11 @@ impl Answers {
             RejectionKind::MissingToken => &self.missing_token,
             RejectionKind::MultipleTokens => &self.multiple_tokens,
             RejectionKind::InvalidToken => &self.invalid_token,
+            RejectionKind::CrossSite => &self.cross_site,
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => &self.unavailable,
         };
         let mut response = match &self.responder {
-            Some(responder) => armed(responder(&rejection), headers),
+            Some(responder) => armed(responder(&rejection), headers, self.caching),
             None => {
                 let body = Bytes::from_static(rejection.problem().as_bytes());
                 let mut response = Response::new(body);
@@ -218,14 +246,13 @@ impl Answers {
 
 /// A user's own answer, with what it must have: our challenge beside its own, `no-store` in
 /// place of its own, `Retry-After` unless it has one.
-fn armed(mut response: Response<Bytes>, ours: &HeaderMap) -> Response<Bytes> {
+fn armed(mut response: Response<Bytes>, ours: &HeaderMap, caching: Caching) -> Response<Bytes> {
     let headers = response.headers_mut();
     for (name, value) in ours {
         match *name {
             WWW_AUTHENTICATE => {
                 headers.append(name, value.clone());
             }
-            VARY => vary_on_authorization(headers),
             CACHE_CONTROL => {
                 headers.insert(name, value.clone());
             }
@@ -235,19 +262,6 @@ fn armed(mut response: Response<Bytes>, ours: &HeaderMap) -> Response<Bytes> {
             _ => {}
         }
     }
+    caching.tell(headers);
     response
-}
-
-/// Says that the answer depends on the credential (RFC 9110, section 12.5.5), unless it says
-/// so already.
-pub(super) fn vary_on_authorization(headers: &mut HeaderMap) {
-    let says_so = headers.get_all(VARY).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|member| {
-            let member = member.trim_ascii();
-            member == b"*" || member.eq_ignore_ascii_case(b"authorization")
-        })
-    });
-    if !says_so {
-        headers.append(VARY, HeaderValue::from_static("authorization"));
-    }
 }

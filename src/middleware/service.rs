@@ -6,10 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{
-    HeaderMap, Method, Request, Response,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
-};
+use http::{HeaderMap, Method, Request, Response};
 use tower_service::Service;
 
 use super::{
@@ -17,7 +14,9 @@ use super::{
     bearer::{Credential, credential},
     future::{ResponseBody, ResponseFuture},
     identity,
+    origin::is_preflight,
     rejection::RejectionKind,
+    sources::Taken,
 };
 use crate::{
     session::CustomerSession,
@@ -61,21 +60,32 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let CustomerSessionLayer { engine, answers } = &self.layer;
+        let CustomerSessionLayer {
+            engine,
+            answers,
+            sources,
+        } = &self.layer;
         identity::clear(request.extensions_mut());
+        let mut caching = answers.caching;
+        let mut taken = None;
+        if let Some(sources) = sources {
+            let it = taken.insert(sources.take(&mut request));
+            caching = caching.of(it);
+        }
         match admit(
             engine,
             answers.optional,
             request.method(),
             request.headers(),
+            taken.as_ref(),
         ) {
             Admission::SignedIn(session) => {
                 identity::sign_in(request.extensions_mut(), session);
-                ResponseFuture::inner(self.inner.call(request), answers.optional)
+                ResponseFuture::inner(self.inner.call(request), caching)
             }
             Admission::Anonymous => {
                 identity::pass_anonymously(request.extensions_mut(), answers);
-                ResponseFuture::inner(self.inner.call(request), answers.optional)
+                ResponseFuture::inner(self.inner.call(request), caching)
             }
             Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(answers)),
             Admission::Unknown(token) => {
@@ -85,20 +95,31 @@ where
                 let ready = mem::replace(&mut self.inner, not_ready);
                 let engine = Arc::clone(engine);
                 let lookup = async move { engine.resolve(token).await };
-                ResponseFuture::waiting(lookup, ready, request, Arc::clone(answers))
+                ResponseFuture::waiting(lookup, ready, request, Arc::clone(answers), caching)
             }
         }
     }
 }
 
-fn admit(engine: &Engine, optional: bool, method: &Method, headers: &HeaderMap) -> Admission {
+fn admit(
+    engine: &Engine,
+    optional: bool,
+    method: &Method,
+    headers: &HeaderMap,
+    taken: Option<&Taken<'_>>,
+) -> Admission {
     if is_preflight(method, headers) {
         return Admission::Anonymous;
     }
-    let (token, recall) = match credential(headers) {
+    let presented = match taken {
+        None => credential(headers),
+        Some(taken) => taken.with(headers),
+    };
+    let (token, recall) = match presented {
         Credential::Token(token) => (token, engine.recall(token)),
         Credential::Malformed => (&b""[..], engine.screen()),
         Credential::Multiple => return Admission::Refused(RejectionKind::MultipleTokens),
+        Credential::CrossSite => return Admission::Refused(RejectionKind::CrossSite),
         Credential::None if optional => return Admission::Anonymous,
         Credential::None => return Admission::Refused(RejectionKind::MissingToken),
     };
@@ -107,14 +128,6 @@ fn admit(engine: &Engine, optional: bool, method: &Method, headers: &HeaderMap) 
         Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
         Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
     }
-}
-
-/// A browser asks without credentials whether it may ask with them (Fetch standard,
-/// section 3.2.2); refusing would keep every web page of another origin out.
-fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    method == Method::OPTIONS
-        && headers.contains_key(ORIGIN)
-        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl<S: fmt::Debug> fmt::Debug for CustomerSessionService<S> {
