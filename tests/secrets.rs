@@ -1,13 +1,10 @@
 //! No token in any log, error, `Debug` or answer.
 
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
-use std::{
-    convert::Infallible,
-    io::Write,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
@@ -19,45 +16,16 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::trace::TraceLayer;
-use tracing_subscriber::fmt::MakeWriter;
 
+use log::Log;
 use support::{Fault, HOUR, ProbeStore, customer};
 
-/// Everything that is logged, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("UTF-8")
-    }
-
-    /// Whether any of the tokens, or a telling part of one, was logged.
-    fn leaks(&self, tokens: &[SessionToken]) -> bool {
-        let text = self.text();
-        tokens
-            .iter()
-            .any(|token| text.contains(&token.expose()[..20]))
-    }
+/// Whether any of the tokens, or a telling part of one, was logged.
+fn leaks(log: &Log, tokens: &[SessionToken]) -> bool {
+    let text = log.text();
+    tokens
+        .iter()
+        .any(|token| text.contains(&token.expose()[..20]))
 }
 
 /// A store that puts the token into its error, against its contract.
@@ -103,11 +71,7 @@ async fn request(layer: customer_session::CustomerSessionLayer, token: &str) -> 
 #[tokio::test(start_paused = true)]
 async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.listen();
     let mut tokens = Vec::new();
     let mut shown = String::new();
 
@@ -194,14 +158,14 @@ async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
     ] {
         assert!(text.contains(event), "no log of: {event}\n{text}");
     }
-    assert!(!log.leaks(&tokens), "{text}");
+    assert!(!leaks(&log, &tokens), "{text}");
     for token in &tokens {
         assert!(!shown.contains(&token.expose()[..20]), "{shown}");
     }
 
     // The search finds what it looks for.
     tracing::trace!(planted = token.expose(), "a leak");
-    assert!(log.leaks(&tokens));
+    assert!(leaks(&log, &tokens));
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Where a request may carry its token, besides `Authorization`.
 
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
 use std::{
     convert::Infallible,
-    io::Write,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -27,6 +28,7 @@ use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service, ServiceExt as _};
 use tower_http::trace::TraceLayer;
 
+use log::Log;
 use support::{HOUR, ProbeStore, Sessions, customer, one_session};
 
 /// A source, and how a request carries a token there.
@@ -90,12 +92,15 @@ fn request(uri: &str) -> Request<Body> {
     Request::get(uri).body(Body::empty()).expect("a request")
 }
 
-/// What the service behind the layer saw of a request.
+/// The URI and headers of a request, and the id of its customer.
+type Sight = (Uri, HeaderMap, Option<String>);
+
+/// What the service behind the layer saw.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(Uri, HeaderMap, Option<String>)>>>);
+struct Seen(Arc<Mutex<Vec<Sight>>>);
 
 impl Seen {
-    fn last(&self) -> (Uri, HeaderMap, Option<String>) {
+    fn last(&self) -> Sight {
         let seen = self.0.lock().expect("no panic");
         seen.last().expect("the service was called").clone()
     }
@@ -748,37 +753,6 @@ async fn routes_stay_protected() {
         .route("/a", any(async || ()))
         .layer(all(sessions.layer()));
     assert_protected(app, ["/a", "/a?b=2"]).await;
-}
-
-/// Everything that is logged, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("UTF-8")
-    }
 }
 
 #[tokio::test]
