@@ -1,8 +1,14 @@
 //! Where the time comes from.
 
 use std::{
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant, SystemTime},
+    sync::{
+        Arc, LazyLock,
+        atomic::{
+            AtomicI64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -46,14 +52,21 @@ pub(crate) const END_OF_TIME: DateTime<Utc> =
 
 /// What the engine reads: the system's clocks without a detour, or a user's.
 ///
-/// Both come as the standard library's types, since these compare fastest: a hit reads each
-/// clock once, and that is a good part of what it costs.
+/// Reading a clock is a good part of what a hit costs, so a hit reads one: the wall clock is
+/// the steady one and an offset, which is looked up anew each millisecond.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
     /// What the monotonic clock of `custom` showed at `origin`.
     start: Duration,
     origin: Instant,
+    /// By how much the wall clock is ahead of the time since `origin`, in microseconds.
+    offset: AtomicI64,
+    /// When that was looked up, in microseconds since `origin`.
+    looked_up: AtomicI64,
 }
+
+/// How long the offset between the clocks is relied on, in microseconds.
+const RELIED_ON: i64 = 1000;
 
 impl TimeSource {
     /// The system's clocks if `custom` is `None`.
@@ -64,7 +77,13 @@ impl TimeSource {
                 .map_or(Duration::ZERO, |clock| clock.monotonic()),
             custom,
             origin: Instant::now(),
+            offset: AtomicI64::new(0),
+            looked_up: AtomicI64::new(i64::MIN),
         }
+    }
+
+    pub(crate) fn is_the_system_s(&self) -> bool {
+        self.custom.is_none()
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
@@ -74,11 +93,22 @@ impl TimeSource {
         }
     }
 
-    pub(crate) fn system_time(&self) -> SystemTime {
-        match &self.custom {
-            None => SystemTime::now(),
-            Some(clock) => clock.now().into(),
+    /// The wall-clock time in microseconds since 1970, at the moment `instant` that
+    /// [`instant`](Self::instant) has just told. A jump of the wall clock is noticed within a
+    /// millisecond.
+    pub(crate) fn wall_micros(&self, instant: Instant) -> i64 {
+        if let Some(clock) = &self.custom {
+            return clock.now().timestamp_micros();
         }
+        let since = instant.saturating_duration_since(self.origin);
+        let passed = since.as_secs() as i64 * 1_000_000 + i64::from(since.subsec_micros());
+        if passed.saturating_sub(self.looked_up.load(Acquire)) < RELIED_ON {
+            return passed + self.offset.load(Relaxed);
+        }
+        let now = Utc::now().timestamp_micros();
+        self.offset.store(now - passed, Relaxed);
+        self.looked_up.store(passed, Release);
+        now
     }
 
     pub(crate) fn instant(&self) -> Instant {

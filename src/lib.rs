@@ -83,11 +83,11 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`] |
+//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`], [`SessionLifetime`] |
 //! | `tracing` (default) | events for what an operator should see; none carries a token |
 //! | `sqlite` | `SqliteStore`: sessions in a file; asks for Rust 1.94 |
-//! | `postgres` | `PostgresStore`: sessions that several machines share; asks for Rust 1.94 |
-//! | `redis` | `RedisStore`: sessions in Redis or Valkey |
+//! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; asks for Rust 1.94 |
+//! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
 //! | `testing` | the module `testing`: a clock held by hand, a store's contract as one call, and more |
 //! | `full` | all but `testing` |
 
@@ -152,7 +152,10 @@ pub use self::{
     },
     observe::Statistics,
     session::{CustomerSession, SessionId, SessionSummary},
-    sessions::{AuthenticateError, CustomerSessions, CustomerSessionsBuilder},
+    sessions::{
+        AuthenticateError, CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionEnd,
+        SessionLifetime, Verdict,
+    },
     store::{MemoryStore, SessionRegistry, SessionStore, StoreError, StoreErrorKind},
     token::{SessionToken, TokenFormat},
 };

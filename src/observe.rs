@@ -17,6 +17,10 @@ use std::{
 pub struct Statistics {
     /// Requests let in from the cache.
     pub hits: u64,
+    /// Requests let in after a lookup.
+    pub verified: u64,
+    /// Requests let in by an answer that is no longer fresh, because the store fails.
+    pub stale: u64,
     /// Requests refused because their token is remembered to be unknown.
     pub absent_hits: u64,
     /// Lookups started in the store. Many requests may share one.
@@ -31,8 +35,19 @@ pub struct Statistics {
     pub overloaded: u64,
     /// Answers thrown away because an invalidation came while they were under way.
     pub overtaken: u64,
+    /// Lookups started in the background, for sessions that are in use.
+    pub refreshes: u64,
     /// Invalidations applied, from this node or another.
     pub invalidations: u64,
+    /// Messages of other nodes that could not be read.
+    pub unreadable: u64,
+    /// How often the circuit breaker has opened.
+    pub breaker_opened: u64,
+    /// Whether the circuit breaker is open now, or trying the store.
+    pub breaker_open: bool,
+    /// Sources of invalidations that are without a connection now. While there is one, every
+    /// request asks the store.
+    pub sources_lost: u64,
     /// Lookups under way now.
     pub lookups_in_flight: u64,
     /// Sessions in the cache now. Moka counts in batches; the figure lags a little.
@@ -48,6 +63,8 @@ const STRIPES: usize = 16;
 #[derive(Default)]
 pub(crate) struct Counters {
     hits: [CacheLine; STRIPES],
+    pub(crate) verified: Counter,
+    pub(crate) stale: Counter,
     pub(crate) absent_hits: Counter,
     pub(crate) lookups: Counter,
     pub(crate) screened: Counter,
@@ -55,7 +72,9 @@ pub(crate) struct Counters {
     pub(crate) store_errors: Counter,
     pub(crate) overloaded: Counter,
     pub(crate) overtaken: Counter,
+    pub(crate) refreshes: Counter,
     pub(crate) invalidations: Counter,
+    pub(crate) unreadable: Counter,
 }
 
 #[derive(Default)]
@@ -87,9 +106,19 @@ impl Counters {
         self.hits[spread % STRIPES].0.get() % 32 == 0
     }
 
+    /// A number that differs from lookup to lookup, for what must not be in step.
+    pub(crate) fn dice(&self) -> usize {
+        // Weyl's sequence: even over any few numbers.
+        (self.lookups.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize
+    }
+
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics {
             hits: self.hits.iter().map(|line| line.0.get()).sum(),
+            verified: self.verified.get(),
+            stale: self.stale.get(),
+            refreshes: self.refreshes.get(),
+            unreadable: self.unreadable.get(),
             absent_hits: self.absent_hits.get(),
             lookups: self.lookups.get(),
             screened: self.screened.get(),
@@ -134,6 +163,37 @@ pub(crate) fn purge_failed(error: &dyn Error) {
 pub(crate) fn source_ended() {
     #[cfg(feature = "tracing")]
     tracing::info!("the source of invalidations has ended");
+}
+
+pub(crate) fn source_lost() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        "the source of invalidations has lost its connection; until it is back every request asks \
+         the store"
+    );
+}
+
+pub(crate) fn source_found() {
+    #[cfg(feature = "tracing")]
+    tracing::info!("the source of invalidations is back");
+}
+
+pub(crate) fn message_unreadable() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        "a message among the invalidations could not be read and is ignored; further ones are \
+         counted only"
+    );
+}
+
+pub(crate) fn breaker_opened() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!("the session store has failed again and again; it is left alone for a moment");
+}
+
+pub(crate) fn breaker_closed() {
+    #[cfg(feature = "tracing")]
+    tracing::info!("the session store answers again");
 }
 
 pub(crate) fn rejected(reason: &dyn fmt::Debug) {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderValue, StatusCode, header::CONTENT_TYPE, request::Parts};
 
 use super::{identity::Anonymous, rejection::RejectionKind};
-use crate::{customer::Customer, observe, session::CustomerSession};
+use crate::{customer::Customer, observe, session::CustomerSession, sessions::SessionLifetime};
 
 /// The session that the request's token opened, for handlers that need more of it than its
 /// customer: to revoke it, say.
@@ -78,6 +78,22 @@ impl<S: Sync> OptionalFromRequestParts<S> for CurrentSession {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
         let session = optional(&parts.extensions, "Option<CurrentSession>")?;
         Ok(session.map(Self))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for SessionLifetime {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        required(&parts.extensions, "SessionLifetime")
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for SessionLifetime {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
+        optional(&parts.extensions, "Option<SessionLifetime>")
     }
 }
 

@@ -16,9 +16,9 @@ use tower_service::Service;
 use super::{
     caching::Caching,
     identity,
-    rejection::{Answers, RejectionKind},
+    rejection::{Answers, Rejection, RejectionKind},
 };
-use crate::{session::CustomerSession, sessions::AuthenticateError};
+use crate::sessions::{Admitted, Verdict};
 
 pin_project! {
     /// The response of a [`CustomerSessionService`](crate::CustomerSessionService).
@@ -42,7 +42,7 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         /// The inner service has the request.
-        Inner { #[pin] future: S::Future, caching: Caching },
+        Inner { #[pin] future: S::Future, caching: Caching, verdict: Option<Verdict> },
         /// The store is being asked.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
         /// The layer answers.
@@ -50,7 +50,7 @@ pin_project! {
     }
 }
 
-type Lookup = Pin<Box<dyn Future<Output = Result<Arc<CustomerSession>, AuthenticateError>> + Send>>;
+type Lookup = Pin<Box<dyn Future<Output = Result<Admitted, Rejection>> + Send>>;
 
 struct Waiting<S, ReqBody> {
     lookup: Lookup,
@@ -66,9 +66,13 @@ where
     S: Service<Request<ReqBody>>,
 {
     #[inline]
-    pub(super) fn inner(future: S::Future, caching: Caching) -> Self {
+    pub(super) fn inner(future: S::Future, caching: Caching, verdict: Option<Verdict>) -> Self {
         Self {
-            state: State::Inner { future, caching },
+            state: State::Inner {
+                future,
+                caching,
+                verdict,
+            },
         }
     }
 
@@ -79,7 +83,7 @@ where
     }
 
     pub(super) fn waiting(
-        lookup: impl Future<Output = Result<Arc<CustomerSession>, AuthenticateError>> + Send + 'static,
+        lookup: impl Future<Output = Result<Admitted, Rejection>> + Send + 'static,
         ready: S,
         request: Request<ReqBody>,
         answers: Arc<Answers>,
@@ -109,9 +113,16 @@ where
         let mut state = self.project().state;
         loop {
             let (mut waiting, landed) = match state.as_mut().project() {
-                StateProjection::Inner { future, caching } => {
+                StateProjection::Inner {
+                    future,
+                    caching,
+                    verdict,
+                } => {
                     let mut response = ready!(future.poll(context))?;
                     caching.tell(response.headers_mut());
+                    if let Some(verdict) = *verdict {
+                        response.extensions_mut().insert(verdict);
+                    }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProjection::Refused { reason, answers } => {
@@ -130,15 +141,17 @@ where
                 }
             };
             match landed {
-                Ok(session) => {
-                    identity::sign_in(waiting.request.extensions_mut(), session);
+                Ok(admitted) => {
+                    let extensions = waiting.request.extensions_mut();
+                    identity::sign_in(extensions, admitted.session, admitted.lifetime);
                     state.set(State::Inner {
                         future: waiting.ready.call(waiting.request),
                         caching: waiting.caching,
+                        verdict: waiting.answers.told(admitted.verdict),
                     });
                 }
-                Err(error) => {
-                    let response = waiting.answers.answer(error.into());
+                Err(rejection) => {
+                    let response = waiting.answers.answer(rejection);
                     return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
                 }
             }

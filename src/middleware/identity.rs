@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Extensions;
 
 use super::rejection::Answers;
-use crate::{customer::Customer, session::CustomerSession};
+use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime};
 
 /// Left where a request goes on without a customer: the layer was here, and this is how it
 /// would have refused the request.
@@ -19,12 +19,18 @@ pub(crate) fn clear(extensions: &mut Extensions) {
     }
     extensions.remove::<Customer>();
     extensions.remove::<Arc<CustomerSession>>();
+    extensions.remove::<SessionLifetime>();
     extensions.remove::<Anonymous>();
 }
 
-pub(crate) fn sign_in(extensions: &mut Extensions, session: Arc<CustomerSession>) {
+pub(crate) fn sign_in(
+    extensions: &mut Extensions,
+    session: Arc<CustomerSession>,
+    lifetime: SessionLifetime,
+) {
     extensions.insert(session.customer.clone());
     extensions.insert(session);
+    extensions.insert(lifetime);
 }
 
 pub(super) fn pass_anonymously(extensions: &mut Extensions, answers: &Arc<Answers>) {

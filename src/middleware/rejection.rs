@@ -1,6 +1,6 @@
 //! The answers to a request that is not let in.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -9,7 +9,11 @@ use http::{
 };
 
 use super::caching::Caching;
-use crate::{observe, sessions::AuthenticateError, store::StoreError};
+use crate::{
+    observe,
+    sessions::{AuthenticateError, Verdict},
+    store::StoreError,
+};
 
 /// Why a request was refused; it travels in the response's extensions, for the layers outside
 /// to log or to count. The client is told less.
@@ -17,6 +21,7 @@ use crate::{observe, sessions::AuthenticateError, store::StoreError};
 pub struct Rejection {
     kind: RejectionKind,
     store_error: Option<StoreError>,
+    retry_after: Option<Duration>,
 }
 
 /// What sort of refusal a [`Rejection`] is.
@@ -39,6 +44,19 @@ pub enum RejectionKind {
 }
 
 impl Rejection {
+    pub(super) fn new(error: AuthenticateError, retry_after: Duration) -> Self {
+        let (kind, store_error) = match error {
+            AuthenticateError::InvalidToken => return RejectionKind::InvalidToken.into(),
+            AuthenticateError::Overloaded => (RejectionKind::Overloaded, None),
+            AuthenticateError::Store(error) => (RejectionKind::StoreUnavailable, Some(error)),
+        };
+        Self {
+            kind,
+            store_error,
+            retry_after: Some(retry_after),
+        }
+    }
+
     /// What sort of refusal this is.
     pub fn kind(&self) -> RejectionKind {
         self.kind
@@ -57,9 +75,25 @@ impl Rejection {
         }
     }
 
+    /// When it is worth asking again, if the reason will pass: at once, or when the circuit
+    /// breaker's [pause](crate::CustomerSessionsBuilder::breaker_pause) is over. The client hears
+    /// it as `Retry-After`, in whole seconds and one at the least.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// The store's error, if that is the reason.
     pub fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.kind {
+            RejectionKind::MissingToken => Verdict::Anonymous,
+            RejectionKind::MultipleTokens | RejectionKind::CrossSite => Verdict::Malformed,
+            RejectionKind::InvalidToken => Verdict::Absent,
+            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => Verdict::Unknown,
+        }
     }
 
     /// The body a client gets by default (RFC 9457). One answer for every invalid token: a
@@ -90,19 +124,7 @@ impl From<RejectionKind> for Rejection {
         Self {
             kind,
             store_error: None,
-        }
-    }
-}
-
-impl From<AuthenticateError> for Rejection {
-    fn from(error: AuthenticateError) -> Self {
-        match error {
-            AuthenticateError::InvalidToken => RejectionKind::InvalidToken.into(),
-            AuthenticateError::Overloaded => RejectionKind::Overloaded.into(),
-            AuthenticateError::Store(error) => Self {
-                kind: RejectionKind::StoreUnavailable,
-                store_error: Some(error),
-            },
+            retry_after: None,
         }
     }
 }
@@ -133,6 +155,7 @@ pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
 pub(super) struct Answers {
     realm: String,
     pub(super) optional: bool,
+    pub(super) verdict_on_hits: bool,
     /// What the sources of tokens make answers depend on.
     sources: Caching,
     /// What caches must be told of every answer, sources and optional mode taken together.
@@ -150,6 +173,7 @@ impl Default for Answers {
         let mut answers = Self {
             realm: "customer".to_owned(),
             optional: false,
+            verdict_on_hits: false,
             sources: Caching::default(),
             caching: Caching::default(),
             responder: None,
@@ -183,6 +207,12 @@ impl Answers {
             realm.clone_into(&mut self.realm);
             self.prepare();
         }
+    }
+
+    /// The verdict as the answer's extensions are to carry it.
+    #[inline]
+    pub(super) fn told(&self, verdict: Verdict) -> Option<Verdict> {
+        (verdict != Verdict::Fresh || self.verdict_on_hits).then_some(verdict)
     }
 
     pub(super) fn set_responder(&mut self, responder: Arc<Responder>) {
@@ -222,12 +252,21 @@ impl Answers {
 
     pub(super) fn answer(&self, rejection: Rejection) -> Response<Bytes> {
         observe::rejected(&rejection.kind);
+        let later;
         let headers = match rejection.kind {
             RejectionKind::MissingToken => &self.missing_token,
             RejectionKind::MultipleTokens => &self.multiple_tokens,
             RejectionKind::InvalidToken => &self.invalid_token,
             RejectionKind::CrossSite => &self.cross_site,
-            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => &self.unavailable,
+            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
+                match rejection.retry_after {
+                    Some(after) if after > Duration::from_secs(1) => {
+                        later = retry_after(&self.unavailable, after);
+                        &later
+                    }
+                    _ => &self.unavailable,
+                }
+            }
         };
         let mut response = match &self.responder {
             Some(responder) => armed(responder(&rejection), headers, self.caching),
@@ -239,9 +278,18 @@ impl Answers {
                 response
             }
         };
+        response.extensions_mut().insert(rejection.verdict());
         response.extensions_mut().insert(rejection);
         response
     }
+}
+
+/// RFC 9110, section 10.2.3: whole seconds, here rounded up.
+fn retry_after(headers: &HeaderMap, after: Duration) -> HeaderMap {
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    let mut headers = headers.clone();
+    headers.insert(RETRY_AFTER, seconds.into());
+    headers
 }
 
 /// A user's own answer, with what it must have: our challenge beside its own, `no-store` in

@@ -15,12 +15,11 @@ use super::{
     future::{ResponseBody, ResponseFuture},
     identity,
     origin::is_preflight,
-    rejection::RejectionKind,
+    rejection::{Rejection, RejectionKind},
     sources::Taken,
 };
 use crate::{
-    session::CustomerSession,
-    sessions::{Engine, Recall},
+    sessions::{Admitted, Engine, Recall, Verdict},
     token::SessionToken,
 };
 
@@ -33,7 +32,7 @@ pub struct CustomerSessionService<S> {
 
 /// What becomes of a request.
 enum Admission {
-    SignedIn(Arc<CustomerSession>),
+    SignedIn(Admitted),
     Anonymous,
     Refused(RejectionKind),
     /// The store must be asked.
@@ -79,13 +78,16 @@ where
             request.headers(),
             taken.as_ref(),
         ) {
-            Admission::SignedIn(session) => {
-                identity::sign_in(request.extensions_mut(), session);
-                ResponseFuture::inner(self.inner.call(request), caching)
+            Admission::SignedIn(admitted) => {
+                let extensions = request.extensions_mut();
+                identity::sign_in(extensions, admitted.session, admitted.lifetime);
+                let verdict = answers.told(admitted.verdict);
+                ResponseFuture::inner(self.inner.call(request), caching, verdict)
             }
             Admission::Anonymous => {
                 identity::pass_anonymously(request.extensions_mut(), answers);
-                ResponseFuture::inner(self.inner.call(request), caching)
+                let verdict = answers.told(Verdict::Anonymous);
+                ResponseFuture::inner(self.inner.call(request), caching, verdict)
             }
             Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(answers)),
             Admission::Unknown(token) => {
@@ -94,7 +96,10 @@ where
                 let not_ready = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, not_ready);
                 let engine = Arc::clone(engine);
-                let lookup = async move { engine.resolve(token).await };
+                let lookup = async move {
+                    let landed = engine.resolve(token).await;
+                    landed.map_err(|error| Rejection::new(error, engine.retry_after()))
+                };
                 ResponseFuture::waiting(lookup, ready, request, Arc::clone(answers), caching)
             }
         }
@@ -102,7 +107,7 @@ where
 }
 
 fn admit(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     optional: bool,
     method: &Method,
     headers: &HeaderMap,
@@ -124,7 +129,7 @@ fn admit(
         Credential::None => return Admission::Refused(RejectionKind::MissingToken),
     };
     match recall {
-        Recall::Live(session) => Admission::SignedIn(session),
+        Recall::Live(admitted) => Admission::SignedIn(admitted),
         Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
         Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
     }

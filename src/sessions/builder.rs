@@ -22,7 +22,9 @@ pub struct CustomerSessionsBuilder<S> {
     cache_ttl: Duration,
     cache_capacity: u64,
     negative_ttl: Duration,
+    grace: Duration,
     store_timeout: Duration,
+    breaker_pause: Duration,
     max_lookups: usize,
 }
 
@@ -35,12 +37,17 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
             cache_ttl: Duration::from_secs(60),
             cache_capacity: 50_000,
             negative_ttl: Duration::from_secs(5),
+            grace: Duration::ZERO,
             store_timeout: Duration::from_secs(2),
+            breaker_pause: Duration::from_millis(500),
             max_lookups: 1024,
         }
     }
 
     /// How long a session is let in without asking the store again; 60 seconds by default.
+    ///
+    /// A session in use is looked up again in the background when 80 to 90 % of that has passed,
+    /// so that its requests do not wait.
     ///
     /// It is counted from before the store was asked. It bounds how long a change that this
     /// engine does not hear of (made in the store by hand, or on another node without
@@ -66,6 +73,30 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// token was tried before. Zero: unknown tokens are not remembered.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.negative_ttl = ttl;
+        self
+    }
+
+    /// How much longer than [`cache_ttl`](Self::cache_ttl) a session is let in while the store
+    /// fails; zero by default: not at all.
+    ///
+    /// Only a session that was verified before is, and only one that has neither expired nor, as
+    /// far as this node has heard, been revoked. What happens elsewhere while this node cannot
+    /// reach the store goes unnoticed for up to `cache_ttl` and `grace` together: that is the
+    /// price of answering at all.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long a store is left alone after ten lookups in a row have failed; 500 milliseconds
+    /// by default. Then one lookup tries it: if it succeeds all are let through again, else the
+    /// next pause begins. Meanwhile whoever needs a lookup is answered at once, with 503 and
+    /// what is left of the pause as `Retry-After`, or by [`grace`](Self::grace). Zero: a store
+    /// that fails is asked all the same.
+    ///
+    /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) does not count.
+    pub fn breaker_pause(mut self, pause: Duration) -> Self {
+        self.breaker_pause = pause;
         self
     }
 
@@ -106,13 +137,15 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
             cache_capacity: self.cache_capacity,
             cache_ttl: self.cache_ttl,
             negative_ttl: self.negative_ttl,
+            grace: self.grace,
+            breaker_pause: Some(self.breaker_pause).filter(|pause| !pause.is_zero()),
             store_timeout: Some(self.store_timeout).filter(|limit| !limit.is_zero()),
             max_lookups: Some(self.max_lookups).filter(|max| *max > 0),
             stripes: stripes(self.cache_capacity),
         };
         CustomerSessions {
             store,
-            engine: Arc::new(Engine::new(settings)),
+            engine: Engine::new(settings),
         }
     }
 }
@@ -124,7 +157,9 @@ impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_capacity", &self.cache_capacity)
             .field("negative_ttl", &self.negative_ttl)
+            .field("grace", &self.grace)
             .field("store_timeout", &self.store_timeout)
+            .field("breaker_pause", &self.breaker_pause)
             .field("max_lookups", &self.max_lookups)
             .finish_non_exhaustive()
     }

@@ -8,14 +8,17 @@
 use std::{
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache as Moka;
 
-use super::marks::{Stamp, Stripes};
+use super::{
+    lifetime::SessionLifetime,
+    marks::{Stamp, Stripes},
+};
 use crate::session::CustomerSession;
 
 /// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
@@ -65,6 +68,10 @@ pub(super) struct Slot {
     pub(super) stamp: Stamp,
     /// On the monotonic clock, counted from before the store was asked.
     pub(super) fresh_until: Instant,
+    /// From when on a hit has it looked up again in the background.
+    pub(super) refresh_at: Instant,
+    /// Until when it may be used while the store fails.
+    pub(super) stale_until: Instant,
     /// Where the marks are that concern it; `None`: it names no session.
     pub(super) stripes: Option<Stripes>,
     /// `None`: there is no such session, or none that could be let in.
@@ -74,7 +81,9 @@ pub(super) struct Slot {
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) session: Arc<CustomerSession>,
-    pub(super) expires_at: SystemTime,
+    /// In microseconds since 1970.
+    pub(super) expires_at: i64,
+    pub(super) lifetime: SessionLifetime,
 }
 
 /// Two caches, so that a flood of unknown tokens cannot drive out live sessions.
@@ -91,9 +100,15 @@ type Store = Moka<TokenKey, Slot, BuildAsItIs>;
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl Cache {
-    /// Caches that hold `capacity` sessions for `ttl`, and a quarter as many unknown tokens
-    /// for `negative_ttl`. A capacity or lifetime of zero remembers nothing.
-    pub(super) fn new(capacity: u64, ttl: Duration, negative_ttl: Duration) -> Self {
+    /// Caches that hold `capacity` sessions for `ttl` and, in case the store fails, for `grace`
+    /// more, and a quarter as many unknown tokens for `negative_ttl`. A capacity or lifetime of
+    /// zero remembers nothing.
+    pub(super) fn new(
+        capacity: u64,
+        ttl: Duration,
+        grace: Duration,
+        negative_ttl: Duration,
+    ) -> Self {
         let store = |capacity: u64, ttl: Duration| {
             (capacity > 0 && !ttl.is_zero()).then(|| {
                 Moka::builder()
@@ -110,7 +125,7 @@ impl Cache {
         };
         Self {
             front: Front::new(if ttl.is_zero() { 0 } else { capacity }),
-            sessions: store(capacity, ttl),
+            sessions: store(capacity, ttl.saturating_add(grace)),
             absent: store(capacity.div_ceil(4), negative_ttl),
             hashers: [hasher(0), hasher(4)],
         }

@@ -38,11 +38,16 @@ pub(crate) struct Marks {
     /// The logical clock. It starts at 1, so that a mark of 0 concerns nobody.
     now: OwnLine,
     flushed: AtomicU64,
+    /// What was stamped before this is not used from memory: somebody may have been missed.
+    trusted: AtomicU64,
     sessions: Box<[AtomicU64]>,
     customers: Box<[AtomicU64]>,
     /// Keyed, so that nobody can choose identifiers that share a stripe.
     hasher: RandomState,
 }
+
+/// As the oldest trusted stamp: there is none that old.
+const NOTHING: u64 = u64::MAX;
 
 /// Every invalidation writes to it; what stands beside it is read by every hit.
 #[repr(align(64))]
@@ -55,6 +60,7 @@ impl Marks {
         Self {
             now: OwnLine(AtomicU64::new(1)),
             flushed: AtomicU64::new(0),
+            trusted: AtomicU64::new(0),
             sessions: unmarked(),
             customers: unmarked(),
             hasher: RandomState::new(),
@@ -115,8 +121,41 @@ impl Marks {
             })
     }
 
+    /// From now on nothing is used from memory: invalidations may be missed.
+    pub(crate) fn distrust(&self) {
+        self.trusted.store(NOTHING, Ordering::Release);
+    }
+
+    /// Ends [`distrust`](Self::distrust) for what is asked from now on. To be called when
+    /// invalidations are heard again, and by one at a time.
+    pub(crate) fn trust(&self) {
+        let now = self.advance();
+        self.trusted.store(now.0, Ordering::Release);
+    }
+
+    /// Whether an answer stamped `stamp` may be used from memory.
+    pub(crate) fn is_trusted(&self, stamp: Stamp) -> bool {
+        self.trusted.load(Ordering::Acquire) <= stamp.0
+    }
+
+    /// The oldest stamp of an answer that may be used when it lands: one that no flush has
+    /// overtaken, and no gap in what was heard. While nothing is heard at all, any answer is as
+    /// good as another.
+    pub(crate) fn oldest(&self) -> Stamp {
+        let trusted = match self.trusted.load(Ordering::Acquire) {
+            NOTHING => 0,
+            trusted => trusted,
+        };
+        self.flushed().max(Stamp(trusted))
+    }
+
+    /// Bits that are even over all identifiers, keyed.
+    pub(crate) fn spread(&self, id: &str) -> usize {
+        self.hasher.hash_one(id) as usize
+    }
+
     fn stripe(&self, id: &str) -> u32 {
         // The number of stripes is a power of two, and the same for both tables.
-        (self.hasher.hash_one(id) as usize & (self.sessions.len() - 1)) as u32
+        (self.spread(id) & (self.sessions.len() - 1)) as u32
     }
 }

@@ -4,25 +4,41 @@
 //! returned, no request that starts later is let in by what was read before it. The guide's
 //! page [`revocation`](crate::guide::revocation) explains how.
 
+mod asking;
+mod breaker;
 mod builder;
 mod cache;
 mod engine;
 mod flight;
+mod hearing;
+mod lifetime;
 mod lookup;
 mod marks;
 mod purge;
+mod refresh;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod witness;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::yield_now};
 use zeroize::Zeroizing;
 
-pub use self::builder::CustomerSessionsBuilder;
-pub(crate) use self::engine::{Engine, Recall};
+pub(crate) use self::engine::{Admitted, Engine, Recall};
+use self::hearing::Ear;
+pub use self::{
+    builder::CustomerSessionsBuilder,
+    lifetime::{LimitedStream, SessionEnd, SessionLifetime},
+    verdict::Verdict,
+};
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
@@ -32,6 +48,9 @@ use crate::{
     store::{SessionRegistry, SessionStore, StoreError},
     token::SessionToken,
 };
+
+/// So many invalidations are applied before requests get their turn.
+const AT_ONCE: u32 = 64;
 
 /// The customer sessions of a service: one store, one cache in front of it, and what one does
 /// with sessions.
@@ -117,16 +136,29 @@ impl<S: SessionStore> CustomerSessions<S> {
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
         match self.engine.recall(token.expose().as_bytes()) {
-            Recall::Live(session) => Ok(session),
+            Recall::Live(admitted) => Ok(admitted.session),
             Recall::Invalid => Err(AuthenticateError::InvalidToken),
-            Recall::Unknown => self.engine.resolve(token.clone()).await,
+            Recall::Unknown => {
+                let admitted = self.engine.resolve(token.clone()).await?;
+                Ok(admitted.session)
+            }
         }
+    }
+
+    /// How long a session lasts that [`authenticate`](Self::authenticate) has let in: for a
+    /// WebSocket, say, whose first message holds the token. In a handler behind the layer
+    /// [`SessionLifetime`] is an extractor.
+    pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
+        let engine = Arc::downgrade(&self.engine);
+        SessionLifetime::new(Arc::clone(session), Some(engine), Instant::now())
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.
     ///
     /// Nothing runs until the application spawns the returned future. When it ends,
-    /// everything received has been applied.
+    /// everything received has been applied. While the source has
+    /// [lost](Invalidation::Lost) its connection, every request asks the store; once the future
+    /// has ended or was dropped, what bounds a change unheard of is the cache's lifetime.
     ///
     /// ```
     /// # use customer_session::{CustomerSessions, Invalidation, InvalidationSource, SessionStore};
@@ -143,8 +175,14 @@ impl<S: SessionStore> CustomerSessions<S> {
     {
         let engine = Arc::clone(&self.engine);
         async move {
+            let mut ear = Ear::new(engine);
+            let mut heard = 0_u32;
             while let Some(invalidation) = source.recv().await {
-                engine.invalidate(&invalidation);
+                ear.hear(&invalidation);
+                heard = heard.wrapping_add(1);
+                if heard % AT_ONCE == 0 {
+                    yield_now().await;
+                }
             }
             observe::source_ended();
         }

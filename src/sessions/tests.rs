@@ -30,14 +30,13 @@ fn on_one_stripe() -> CustomerSessions<MemoryStore> {
         cache_capacity: 100,
         cache_ttl: HOUR,
         negative_ttl: HOUR,
+        grace: Duration::ZERO,
+        breaker_pause: None,
         store_timeout: Some(Duration::from_secs(2)),
         max_lookups: Some(10),
         stripes: 1,
     });
-    CustomerSessions {
-        store,
-        engine: Arc::new(engine),
-    }
+    CustomerSessions { store, engine }
 }
 
 async fn issue(sessions: &CustomerSessions<MemoryStore>, customer: &str) -> CustomerSession {
@@ -56,7 +55,7 @@ async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
         Invalidation::Customer(session.customer_id.clone()),
         Invalidation::All,
     ] {
-        let slot = engine.load(&session.token, engine.marks.stamp()).await;
+        let slot = engine.ask(&session.token).await;
         let slot = slot.expect("found");
         assert!(engine.passes(&slot, token), "checked before the insertion");
         engine.invalidate(&invalidation);
@@ -76,7 +75,7 @@ async fn another_session_s_slot_is_not_used_even_under_the_same_key() {
         issue(&sessions, "cus_2").await,
     );
     let engine = &sessions.engine;
-    let slot = engine.load(&other.token, engine.marks.stamp()).await;
+    let slot = engine.ask(&other.token).await;
     let key = engine.cache.key(mine.token.expose().as_bytes());
     engine.cache.insert(key, slot.expect("found"));
     assert!(matches!(
@@ -135,20 +134,22 @@ async fn in_a_storm(
         when,
         engine: OnceLock::new(),
     });
-    let engine = Arc::new(Engine::new(Settings {
+    let engine = Engine::new(Settings {
         store: Arc::clone(&storm) as Arc<dyn SessionStore>,
         time: TimeSource::new(None),
         token_format: calm.store.token_format(),
         cache_capacity: 100,
         cache_ttl: HOUR,
         negative_ttl: HOUR,
+        grace: Duration::ZERO,
+        breaker_pause: None,
         store_timeout: None,
         max_lookups: Some(1),
         stripes: 1,
-    }));
+    });
     storm.engine.set(Arc::downgrade(&engine)).expect("set once");
     let answer = engine.resolve(session.token.clone()).await;
-    (answer, engine.statistics().lookups)
+    (answer.map(|it| it.session), engine.statistics().lookups)
 }
 
 #[tokio::test]

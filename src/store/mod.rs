@@ -12,6 +12,8 @@ mod checked;
 mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod failure;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod heartbeat;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]
 mod micros;
@@ -21,10 +23,16 @@ mod parts;
 mod pepper;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_invalidations;
+#[cfg(feature = "postgres")]
+mod postgres_server;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_invalidations;
 #[cfg(feature = "redis")]
 mod scripts;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -45,8 +53,12 @@ use chrono::{DateTime, Utc};
 pub use self::pepper::Peppers;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
+#[cfg(feature = "postgres")]
+pub use self::postgres_invalidations::PostgresInvalidations;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "redis")]
+pub use self::redis_invalidations::RedisInvalidations;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 pub use self::{

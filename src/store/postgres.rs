@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
     Connection, Error, PgConnection, PgPool, Row,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    postgres::{PgArguments, PgPoolOptions, PgRow},
 };
 use tokio::{sync::OnceCell, time::timeout};
 
@@ -16,6 +16,7 @@ use super::{
     failure::Failure,
     parts::Parts,
     pepper::Peppers,
+    postgres_server::{self, REPLICA, check_server},
     record::{check_customer, check_session, is_keepable},
     sql::{self, Columns, Parameters, failed},
     statements::{self, postgres},
@@ -25,9 +26,6 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     token::{SessionToken, TokenFormat},
 };
-
-/// The oldest server that the statements below were written for.
-const MIN_VERSION: i32 = 13;
 
 /// Connections that the store opens itself, and how many of them lookups keep at hand.
 const CONNECTIONS: u32 = 10;
@@ -44,9 +42,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-
-const REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
-     long as it lags behind; connect to the primary";
 
 /// Keeps sessions in PostgreSQL 13 or newer: shared by several machines.
 ///
@@ -82,7 +77,10 @@ struct Shared {
 
 impl PostgresStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
-    pub const MIGRATIONS: &[&str] = &[include_str!("migrations/postgres_0001.sql")];
+    pub const MIGRATIONS: &[&str] = &[
+        include_str!("migrations/postgres_0001.sql"),
+        include_str!("migrations/postgres_0002.sql"),
+    ];
 
     /// Opens connections to `url`, at most ten: `postgres://user:password@host/database`.
     ///
@@ -94,20 +92,7 @@ impl PostgresStore {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the server
     /// cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
-        let parsed = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            url.parse::<PgConnectOptions>()
-        } else {
-            Err(Error::Configuration(
-                "it does not begin with postgres://".into(),
-            ))
-        };
-        let options = parsed.map_err(|error| {
-            failed(
-                "this is no URL of a PostgreSQL database; one looks like \
-                 postgres://user:password@host:5432/database",
-                error,
-            )
-        })?;
+        let options = postgres_server::options(url)?;
         let target = format!(
             "connecting to PostgreSQL at {}:{}",
             options.get_host(),
@@ -255,25 +240,6 @@ async fn in_time<T>(
         Ok(Err(error)) => Err(failed(tried(), error)),
         Err(elapsed) => Err(StoreError::timeout(Failure::new(tried(), elapsed))),
     }
-}
-
-fn check_server(version: i32, isolation: &str, is_replica: bool) -> Result<(), StoreError> {
-    let major = version / 10_000;
-    if major < MIN_VERSION {
-        return Err(StoreError::unavailable(format!(
-            "this is PostgreSQL {major}; {MIN_VERSION} or newer is needed"
-        )));
-    }
-    if is_replica {
-        return Err(StoreError::unavailable(REPLICA));
-    }
-    if isolation != "read committed" {
-        return Err(StoreError::unavailable(format!(
-            "transactions are {isolation} here, and concurrent changes of a session would fail; \
-             connect with ?options=-cdefault_transaction_isolation%3Dread%5C%20committed"
-        )));
-    }
-    Ok(())
 }
 
 impl fmt::Debug for PostgresStore {
@@ -431,20 +397,5 @@ impl Columns for PgRow {
 
     fn flag(&self, place: usize) -> Result<bool, Error> {
         self.try_get(place)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_that_will_not_do_is_refused() {
-        let isolation = "read committed";
-        assert!(check_server(130_000, isolation, false).is_ok());
-        assert!(check_server(170_004, isolation, false).is_ok());
-        assert!(check_server(120_022, isolation, false).is_err());
-        assert!(check_server(150_000, isolation, true).is_err());
-        assert!(check_server(150_000, "serializable", false).is_err());
     }
 }

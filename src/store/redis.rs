@@ -34,7 +34,7 @@ use crate::{
 const MIN_VERSION: (u32, u32) = (6, 2);
 
 /// In braces, so that all keys are in one slot of a cluster.
-const PREFIX: &str = "{customer_sessions}:";
+pub(super) const PREFIX: &str = "{customer_sessions}:";
 
 /// How long a lookup may take over keeping a session under another pepper.
 const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -249,7 +249,7 @@ fn read_record(id: &str, customer: &str, record: &str) -> Result<SessionSummary,
 }
 
 /// What an error of the driver means, met when the store tried to do something.
-fn failed(tried: impl Into<String>, error: RedisError) -> StoreError {
+pub(super) fn failed(tried: impl Into<String>, error: RedisError) -> StoreError {
     let tried = tried.into();
     if error.is_timeout() {
         StoreError::timeout(Failure::new(tried, error))

@@ -117,6 +117,16 @@ pub(super) mod postgres {
          SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
          FOR UPDATE SKIP LOCKED))";
 
+    /// Where changes are announced, if all the triggers are there that do it.
+    pub(in crate::store) const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text \
+         FROM (SELECT to_regclass('customer_sessions') AS sessions, \
+         to_regclass('customers') AS customers) AS tables \
+         WHERE (SELECT count(*) FROM pg_trigger WHERE tgenabled IN ('O', 'A') \
+         AND (tgrelid = tables.sessions AND tgname IN ('customer_sessions_deleted', \
+         'customer_sessions_updated', 'customer_sessions_truncated') \
+         OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
+         'customers_updated', 'customers_truncated'))) = 6";
+
     pub(in crate::store) const SERVER: &str = "SELECT current_setting('server_version_num')::int4, \
          current_setting('transaction_isolation'), pg_is_in_recovery()";
 }

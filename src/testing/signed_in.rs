@@ -16,6 +16,7 @@ use crate::{
     customer::Customer,
     middleware::{clear, sign_in},
     session::CustomerSession,
+    sessions::SessionLifetime,
     token::TokenFormat,
 };
 
@@ -94,7 +95,12 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         clear(request.extensions_mut());
-        sign_in(request.extensions_mut(), Arc::clone(&self.session));
+        let lifetime = SessionLifetime::until_expiry(Arc::clone(&self.session));
+        sign_in(
+            request.extensions_mut(),
+            Arc::clone(&self.session),
+            lifetime,
+        );
         self.inner.call(request)
     }
 }

@@ -41,6 +41,14 @@ pub enum Fault {
     Panic,
 }
 
+/// Long, but not for ever: what does not come is a failure, not a test that hangs.
+async fn reaches(count: &watch::Sender<usize>, lookups: usize) {
+    let mut count = count.subscribe();
+    let reached = count.wait_for(|count| *count >= lookups);
+    let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+    reached.expect("so many lookups").expect("the store lives");
+}
+
 /// A memory store that counts its lookups, holds their answers back while its gate is shut,
 /// and fails on command.
 pub struct ProbeStore {
@@ -86,20 +94,12 @@ impl ProbeStore {
 
     /// Waits until so many lookups have read, counted from the beginning.
     pub async fn has_read(&self, lookups: usize) {
-        self.read
-            .subscribe()
-            .wait_for(|read| *read >= lookups)
-            .await
-            .expect("the store lives");
+        reaches(&self.read, lookups).await;
     }
 
     /// Waits until so many lookups have come in.
     pub async fn was_asked(&self, lookups: usize) {
-        self.asked
-            .subscribe()
-            .wait_for(|asked| *asked >= lookups)
-            .await
-            .expect("the store lives");
+        reaches(&self.asked, lookups).await;
     }
 
     pub fn fault(&self, fault: impl Into<Option<Fault>>) {

@@ -175,6 +175,19 @@ impl Server {
         }
     }
 
+    /// Stops it in the middle of whatever it does. Its connections stay open and say nothing; new
+    /// ones are made by the kernel, and say nothing either.
+    pub fn pause(&self) {
+        // Once its first process stands still there are no new ones.
+        self.signal("STOP");
+        self.signal("STOP");
+    }
+
+    /// Lets it go on, after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
     /// The server's own process and its children.
     pub fn processes(&self) -> Vec<u32> {
         let Some(child) = &self.child else {

@@ -1,0 +1,178 @@
+//! Hears from PostgreSQL what other nodes, or anybody, have changed in its tables.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use sqlx::{
+    Executor as _, Row as _,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    StoreError,
+    failure::Failure,
+    heartbeat::{Heartbeat, PATIENCE},
+    postgres_server,
+    sql::failed,
+    statements,
+};
+use crate::invalidation::{Invalidation, InvalidationSource};
+
+/// Hears what changes in the tables of a [`PostgresStore`](super::PostgresStore), whoever
+/// changes it.
+///
+/// Triggers in the database, which
+/// [`migrate`](super::PostgresStore::migrate) has put there, announce each change in the
+/// transaction that makes it, so that a row that is deleted by hand counts, too. The source has
+/// a connection of its own, tries it once a second, and when it is lost says so
+/// ([`Lost`](Invalidation::Lost)) and connects again by itself. Dropping it closes the
+/// connection.
+///
+/// ```no_run
+/// use customer_session::{CustomerSessions, store::{Peppers, PostgresInvalidations, PostgresStore}};
+///
+/// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::connect(url, peppers).await?;
+/// store.migrate().await?;
+/// let sessions = CustomerSessions::builder(store).build();
+/// tokio::spawn(sessions.listen(PostgresInvalidations::connect(url).await?));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Connect to the server itself, or through a pooler that keeps a session to its connection: one
+/// that pools by transaction loses what is announced.
+pub struct PostgresInvalidations {
+    options: PgConnectOptions,
+    channel: String,
+    listener: Option<PgListener>,
+    heartbeat: Heartbeat,
+}
+
+impl PostgresInvalidations {
+    /// Begins to listen on the server at `url`, which is as for
+    /// [`PostgresStore::connect`](super::PostgresStore::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, if the server
+    /// cannot be reached or refuses, or if the triggers are not there.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let options = postgres_server::options(url)?;
+        let (listener, channel) = listen(&options).await?;
+        Ok(Self {
+            options,
+            channel,
+            listener: Some(listener),
+            heartbeat: Heartbeat::begin(),
+        })
+    }
+
+    fn lose(&mut self) {
+        self.listener = None;
+        self.heartbeat.lost();
+    }
+
+    /// What a message of the database says.
+    fn read(&self, channel: &str, payload: &str) -> Invalidation {
+        if channel != self.channel {
+            return Invalidation::Unreadable;
+        }
+        match payload.split_once(':') {
+            Some(("session", id)) => Invalidation::Session(id.into()),
+            Some(("customer", id)) => Invalidation::Customer(id.into()),
+            None if payload == "all" => Invalidation::All,
+            _ => Invalidation::Unreadable,
+        }
+    }
+
+    /// Tries the connection. Whatever is announced meanwhile the driver keeps.
+    async fn is_alive(&mut self) -> bool {
+        let Some(listener) = &mut self.listener else {
+            return false;
+        };
+        matches!(
+            timeout(PATIENCE, listener.execute("SELECT 1")).await,
+            Ok(Ok(_))
+        )
+    }
+}
+
+/// A connection that listens, and to what.
+async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), StoreError> {
+    let tried = || {
+        let (host, port) = (options.get_host(), options.get_port());
+        format!("listening to PostgreSQL at {host}:{port}")
+    };
+    let connecting = async {
+        // The listener takes its connection from a pool. This one is for it alone.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_with(options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        let row = listener
+            .fetch_optional(statements::postgres::CHANNEL)
+            .await?;
+        let channel = match row {
+            Some(row) => row.try_get::<String, _>(0)?,
+            None => return Ok(None),
+        };
+        listener.listen(&channel).await?;
+        Ok(Some((listener, channel)))
+    };
+    match timeout(PATIENCE, connecting).await {
+        Ok(Ok(Some(listening))) => Ok(listening),
+        Ok(Ok(None)) => Err(StoreError::unavailable(
+            "the triggers that announce changes are not there; run `PostgresStore::migrate`",
+        )),
+        Ok(Err(error)) => Err(failed(tried(), error)),
+        Err(elapsed) => Err(StoreError::timeout(Failure::new(tried(), elapsed))),
+    }
+}
+
+#[async_trait]
+impl InvalidationSource for PostgresInvalidations {
+    async fn recv(&mut self) -> Option<Invalidation> {
+        loop {
+            if let Some(first) = self.heartbeat.first() {
+                return Some(first);
+            }
+            match &mut self.listener {
+                Some(listener) => match timeout_at(self.heartbeat.due, listener.try_recv()).await {
+                    Ok(Ok(Some(message))) => {
+                        self.heartbeat.alive();
+                        return Some(self.read(message.channel(), message.payload()));
+                    }
+                    Ok(Ok(None) | Err(_)) => self.lose(),
+                    Err(_silent) if self.is_alive().await => self.heartbeat.alive(),
+                    Err(_silent) => self.lose(),
+                },
+                None => {
+                    self.heartbeat.retry().await;
+                    match listen(&self.options).await {
+                        Ok((listener, channel)) => {
+                            self.listener = Some(listener);
+                            self.channel = channel;
+                            self.heartbeat = Heartbeat::begin();
+                        }
+                        Err(_) => self.heartbeat.failed(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PostgresInvalidations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresInvalidations")
+            .field("channel", &self.channel)
+            .field("connected", &self.listener.is_some())
+            .finish_non_exhaustive()
+    }
+}

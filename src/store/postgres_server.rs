@@ -1,0 +1,67 @@
+//! Where a PostgreSQL server is, and whether it will do.
+
+use sqlx::{Error, postgres::PgConnectOptions};
+
+use super::{StoreError, sql::failed};
+
+/// The oldest server that the statements below were written for.
+const MIN_VERSION: i32 = 13;
+
+pub(super) const REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
+     long as it lags behind; connect to the primary";
+
+/// What a URL says of how to connect.
+pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let parsed = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        url.parse::<PgConnectOptions>()
+    } else {
+        Err(Error::Configuration(
+            "it does not begin with postgres://".into(),
+        ))
+    };
+    parsed.map_err(|error| {
+        failed(
+            "this is no URL of a PostgreSQL database; one looks like \
+             postgres://user:password@host:5432/database",
+            error,
+        )
+    })
+}
+
+pub(super) fn check_server(
+    version: i32,
+    isolation: &str,
+    is_replica: bool,
+) -> Result<(), StoreError> {
+    let major = version / 10_000;
+    if major < MIN_VERSION {
+        return Err(StoreError::unavailable(format!(
+            "this is PostgreSQL {major}; {MIN_VERSION} or newer is needed"
+        )));
+    }
+    if is_replica {
+        return Err(StoreError::unavailable(REPLICA));
+    }
+    if isolation != "read committed" {
+        return Err(StoreError::unavailable(format!(
+            "transactions are {isolation} here, and concurrent changes of a session would fail; \
+             connect with ?options=-cdefault_transaction_isolation%3Dread%5C%20committed"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_will_not_do_is_refused() {
+        let isolation = "read committed";
+        assert!(check_server(130_000, isolation, false).is_ok());
+        assert!(check_server(170_004, isolation, false).is_ok());
+        assert!(check_server(120_022, isolation, false).is_err());
+        assert!(check_server(150_000, isolation, true).is_err());
+        assert!(check_server(150_000, "serializable", false).is_err());
+    }
+}

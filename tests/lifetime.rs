@@ -1,0 +1,242 @@
+//! What outlives the request that was let in ends with its session.
+
+mod support;
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use customer_session::{
+    CustomerSession, CustomerSessions, Invalidation, InvalidationSource, SessionEnd,
+    SessionLifetime, SessionRegistry as _, async_trait, testing::ManualClock,
+};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use tokio::time::timeout;
+
+use support::{Fault, HOUR, ProbeStore, clock, customer};
+
+const TTL: Duration = Duration::from_secs(60);
+
+/// Generous: what ends at all ends at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Bench {
+    store: Arc<ProbeStore>,
+    clock: ManualClock,
+    sessions: CustomerSessions<Arc<ProbeStore>>,
+    session: CustomerSession,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
+        let sessions = CustomerSessions::builder(Arc::clone(&store))
+            .clock(clock.clone())
+            .cache_ttl(TTL)
+            .store_timeout(Duration::from_millis(100))
+            .build();
+        let session = sessions.issue(customer("cus_1"), HOUR).await;
+        Self {
+            store,
+            clock,
+            sessions,
+            session: session.expect("issued"),
+        }
+    }
+
+    async fn lifetime(&self) -> SessionLifetime {
+        let session = self.sessions.authenticate(&self.session.token).await;
+        self.sessions.lifetime(&session.expect("live"))
+    }
+
+    /// The lifetime's end, awaited in a task; it has looked once when this returns.
+    async fn ended(&self) -> tokio::task::JoinHandle<SessionEnd> {
+        let ended = tokio::spawn(self.lifetime().await.ended());
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ended.is_finished(), "it is live");
+        ended
+    }
+
+    async fn hears(&self, message: Invalidation) {
+        self.sessions.listen(One(Some(message))).await;
+    }
+}
+
+struct One(Option<Invalidation>);
+
+#[async_trait]
+impl InvalidationSource for One {
+    async fn recv(&mut self) -> Option<Invalidation> {
+        self.0.take()
+    }
+}
+
+async fn end(ended: tokio::task::JoinHandle<SessionEnd>) -> SessionEnd {
+    let end = timeout(PATIENCE, ended).await;
+    end.expect("it ends").expect("no panic")
+}
+
+#[tokio::test]
+async fn a_revocation_here_ends_it() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    let customer = &bench.session.customer_id;
+    bench
+        .sessions
+        .revoke_customer(customer)
+        .await
+        .expect("revoked");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    let new = bench.sessions.rotate(&bench.session.token, HOUR).await;
+    new.expect("rotated");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test]
+async fn a_message_from_another_node_ends_it_if_the_session_is_gone() {
+    let messages: [fn(&CustomerSession) -> Invalidation; 3] = [
+        |session| Invalidation::Session(session.id.clone()),
+        |session| Invalidation::Customer(session.customer_id.clone()),
+        |_| Invalidation::All,
+    ];
+    for message in messages {
+        let bench = Bench::new().await;
+        let ended = bench.ended().await;
+        bench.hears(message(&bench.session)).await;
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished(), "it was only changed");
+        bench
+            .store
+            .inner
+            .revoke(&bench.session.id)
+            .await
+            .expect("revoked elsewhere");
+        bench.hears(message(&bench.session)).await;
+        assert_eq!(end(ended).await, SessionEnd::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn it_expires_by_the_wall_clock() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.clock.advance(HOUR);
+    assert_eq!(end(ended).await, SessionEnd::Expired);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.clock.set(bench.session.expires_at);
+    assert_eq!(end(ended).await, SessionEnd::Expired);
+}
+
+#[tokio::test]
+async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench
+        .store
+        .inner
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked elsewhere");
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(!ended.is_finished(), "nobody knows");
+    bench.clock.advance(TTL);
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_not_trusted_for_longer_than_a_request_would_be() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.store.fault(Fault::Fail);
+    bench.clock.advance(TTL);
+    let end = timeout(2 * TTL, ended).await.expect("it ends");
+    assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_does_not_end_it() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.store.fault(Fault::Fail);
+    bench
+        .hears(Invalidation::Session(bench.session.id.clone()))
+        .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(
+        !ended.is_finished(),
+        "a request would get 503, and try again"
+    );
+    bench.store.fault(None);
+    // The breaker's pause goes by this clock.
+    bench.clock.advance(Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished());
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(ended.await.expect("no panic"), SessionEnd::Revoked);
+}
+
+#[tokio::test]
+async fn who_asks_after_the_end_is_told_at_once() {
+    let bench = Bench::new().await;
+    let lifetime = bench.lifetime().await;
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(lifetime.ended().await, SessionEnd::Revoked);
+    assert_eq!(lifetime.clone().ended().await, SessionEnd::Revoked);
+
+    drop(bench);
+    assert_eq!(
+        lifetime.ended().await,
+        SessionEnd::Unconfirmed,
+        "nobody knows any more"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
+    let bench = Bench::new().await;
+    let lifetime = bench.lifetime().await;
+    let mut items = pin!(lifetime.limit(stream::iter(1_u64..)));
+    assert_eq!(items.next().await, Some(1));
+    assert_eq!(items.next().await, Some(2));
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    let rest = items.by_ref().count();
+    let rest = timeout(PATIENCE, rest).await.expect("it ends");
+    assert!(rest < 1000, "{rest} items after the end");
+    assert_eq!(items.next().await, None);
+
+    let mut short = pin!(
+        SessionLifetime::until_expiry(Arc::new(bench.session.clone())).limit(stream::iter([1]))
+    );
+    assert_eq!(short.next().now_or_never(), Some(Some(1)));
+    assert_eq!(
+        short.next().now_or_never(),
+        Some(None),
+        "it ends with what it holds, too"
+    );
+}
