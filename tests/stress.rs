@@ -4,6 +4,8 @@
 //! known to fail when a guard of the engine is taken out: `scripts/mutants` shows it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/dice.rs"]
+mod dice;
 mod support;
 
 use std::{
@@ -11,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use customer_session::{
@@ -21,22 +23,13 @@ use customer_session::{
 };
 use tokio::task::{JoinSet, yield_now};
 
+use dice::{Dice, env};
 use support::{HOUR, customer};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
 const SLOTS: u64 = 6;
 
-/// SplitMix64: a seed gives the same decisions again.
-struct Dice(AtomicU64);
-
 impl Dice {
-    fn roll(&self, sides: u64) -> u64 {
-        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
     async fn dawdle(&self) {
         match self.roll(4) {
             0 => tokio::time::sleep(Duration::from_micros(self.roll(3000))).await,
@@ -279,16 +272,9 @@ async fn new_session(sessions: &CustomerSessions<Faulty>, dice: &Dice) -> Custom
     sessions.issue(customer, HOUR).await.expect("issued")
 }
 
-fn env(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(value) => value.parse().expect("a number"),
-        Err(_) => default,
-    }
-}
-
 /// `capacity` is also the number of marks: with two, everybody shares them.
 async fn stress(capacity: u64, seconds: u64, seed: u64) {
-    let dice = Arc::new(Dice(AtomicU64::new(seed)));
+    let dice = Arc::new(Dice::new(seed));
     let store = Faulty {
         inner: MemoryStore::new(),
         dice: Arc::clone(&dice),
@@ -382,10 +368,7 @@ async fn nobody_is_let_in_after_the_end_and_nobody_refused_before() {
             eprintln!("{info}");
         }
     }));
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970");
-    let seed = env("STRESS_SEED", now.as_nanos() as u64);
+    let seed = dice::seed("STRESS_SEED");
     let seconds = env("STRESS_SECONDS", 10);
     stress(1000, seconds, seed).await;
     stress(2, seconds.div_ceil(3), seed).await;
