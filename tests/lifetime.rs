@@ -141,7 +141,7 @@ async fn it_expires_by_the_wall_clock() {
     assert_eq!(end(ended).await, SessionEnd::Expired);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;

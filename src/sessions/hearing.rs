@@ -81,6 +81,8 @@ impl Hearing {
             self.marks.trust();
         }
         drop(lost);
+        // What was announced meanwhile, a lookup that goes alone has not heard of either.
+        self.witnesses.tell(&Invalidation::All);
         self.ring_all();
     }
 }

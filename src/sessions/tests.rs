@@ -8,6 +8,7 @@ use std::{
 use super::{
     AuthenticateError, CustomerSessions,
     engine::{Engine, Recall, Settings},
+    hearing::Ear,
 };
 use crate::{
     clock::TimeSource,
@@ -116,7 +117,11 @@ impl SessionStore for Storm {
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.expect("it is running");
         if self.when.contains(&engine.statistics().lookups) {
-            engine.invalidate(&self.change);
+            let mut ear = Ear::new(engine);
+            ear.hear(&self.change);
+            if self.change == Invalidation::Lost {
+                ear.hear(&Invalidation::All);
+            }
         }
         found
     }
@@ -162,10 +167,12 @@ async fn under_constant_revocation_a_session_is_let_in_within_four_lookups() {
 
 #[tokio::test]
 async fn even_a_lookup_that_goes_alone_notices_what_changes_its_own_session() {
-    let own: [fn(&CustomerSession) -> Invalidation; 3] = [
+    let own: [fn(&CustomerSession) -> Invalidation; 4] = [
         |session| Invalidation::Session(session.id.clone()),
         |session| Invalidation::Customer(session.customer_id.clone()),
         |_| Invalidation::All,
+        // A gap in what was heard, over by the time the lookup lands.
+        |_| Invalidation::Lost,
     ];
     for own in own {
         // The store still has it, as after a mere change: so it is asked once more.
