@@ -174,9 +174,25 @@ async fn each_source_lets_in_when_it_is_on_and_is_nothing_when_it_is_off() {
         }
         let lookups = store.lookups();
         let seen = Seen::default();
-        let off = seen.behind(&sessions.layer());
-        let response = off.oneshot(sent()).await.expect("infallible").map(drop);
-        assert_eq!(kind(&response), Some(RejectionKind::MissingToken), "{name}");
+        // Off, with no other source on and with each other.
+        for (other, _) in SOURCES.iter().filter(|(other, _)| *other != name) {
+            let layer = with_only(sessions.layer(), other);
+            let response = answer(&layer, sent()).await;
+            assert_eq!(
+                kind(&response),
+                Some(RejectionKind::MissingToken),
+                "{name}, {other}"
+            );
+            let layer = with_only(sessions.layer().optional(), other);
+            let response = seen.behind(&layer).oneshot(sent()).await;
+            assert_eq!(
+                response.expect("infallible").status(),
+                200,
+                "{name}, {other}"
+            );
+            assert_eq!(seen.last().0, *sent().uri(), "{name}, {other}");
+            assert_eq!(seen.last().1, *sent().headers(), "{name}, {other}");
+        }
         let off = seen.behind(&sessions.layer().optional());
         let response = off.oneshot(sent()).await.expect("infallible").map(drop);
         assert_eq!(response.status(), 200, "{name}");
