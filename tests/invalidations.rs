@@ -513,6 +513,22 @@ mod with_servers {
         hears(&mut source, Invalidation::Customer(one.customer_id)).await;
     }
 
+    /// As when a service has shut its runtime down, and what is left goes out of scope.
+    #[test]
+    fn a_source_may_be_dropped_outside_of_a_runtime() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let sources = runtime.block_on(async {
+            let ((postgres, _), (redis, _)) = (postgres().await?, redis().await?);
+            let sources = (
+                from_postgres(postgres.port).await,
+                from_redis(redis.port).await,
+            );
+            Some((sources, postgres, redis))
+        });
+        drop(runtime);
+        drop(sources);
+    }
+
     /// Messages are made of identifiers; neither a token nor its hash is in any of them.
     #[tokio::test(flavor = "multi_thread")]
     async fn no_message_holds_anything_of_a_token() {

@@ -7,7 +7,10 @@ use sqlx::{
     Executor as _, Row as _,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
-use tokio::time::{timeout, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     StoreError,
@@ -48,6 +51,8 @@ pub struct PostgresInvalidations {
     channel: String,
     listener: Option<PgListener>,
     heartbeat: Heartbeat,
+    /// To end, a listener takes a task.
+    runtime: Handle,
 }
 
 impl PostgresInvalidations {
@@ -66,6 +71,7 @@ impl PostgresInvalidations {
             channel,
             listener: Some(listener),
             heartbeat: Heartbeat::begin(),
+            runtime: Handle::current(),
         })
     }
 
@@ -165,6 +171,14 @@ impl InvalidationSource for PostgresInvalidations {
                 }
             }
         }
+    }
+}
+
+/// It may be dropped where there is no runtime, or none any more.
+impl Drop for PostgresInvalidations {
+    fn drop(&mut self) {
+        let _there = self.runtime.enter();
+        self.listener = None;
     }
 }
 
