@@ -2,7 +2,8 @@
 //!
 //! By the server's own client tracking, in broadcast mode, rather than by messages that the
 //! scripts publish: it also tells of keys that are deleted by hand or lost with `FLUSHALL`, and
-//! costs the scripts nothing. The keys that are tracked are named after identifiers; those named
+//! it tells before the writer has its answer. For that a revocation takes about a tenth of a
+//! millisecond longer. The keys that are tracked are named after identifiers; those named
 //! after the hash of a token are not among them.
 
 use std::{
