@@ -245,6 +245,18 @@ impl Changes {
             .chain(of_customer.map(|ending| (*ending, true)))
     }
 
+    /// When anybody first began to end a session. What was over before it came about is not
+    /// meant.
+    fn first_ending(&self, session: u32) -> Option<Duration> {
+        let birth = self.births.get(&session)?;
+        let over = |ending: &Ending| ending.sure.is_some_and(|sure| sure < birth.start);
+        let endings = self.endings(session).map(|(ending, _)| ending);
+        endings
+            .filter(|ending| !over(ending))
+            .map(|it| it.start)
+            .min()
+    }
+
     /// Whether the session was let in later than any node may.
     fn stale(&self, event: &Event, session: u32, promise: &Promise) -> Option<String> {
         let birth = self.births.get(&session)?;
@@ -307,14 +319,19 @@ impl Changes {
     }
 }
 
-/// How long after the endings that `counts` accepts the other nodes last let the session in; zero
-/// if they did not. Nodes that had not let it in within `warmth` before its end had nothing to
-/// forget, and do not count; nor do those that nobody asked afterwards.
-pub fn delays(
-    history: &[Event],
-    warmth: Duration,
-    counts: impl Fn(&Event) -> bool,
-) -> Vec<(Duration, String)> {
+/// How long it took, at the most, until another node followed an ending.
+#[derive(Debug)]
+pub struct Delay {
+    /// Until the first refusal after which it let nobody in any more: it knew by then.
+    pub at_most: Duration,
+    pub node: usize,
+    pub of: Event,
+}
+
+/// How long the other nodes took to follow the endings that `counts` accepts, shortest first.
+/// Nodes that had not let the session in within `warmth` before its end had nothing to forget, and
+/// do not count; nor do those that nobody asked afterwards.
+pub fn delays(history: &[Event], warmth: Duration, counts: impl Fn(&Event) -> bool) -> Vec<Delay> {
     let changes = Changes::of(history);
     let mut requests: HashMap<(u32, usize), Vec<(Duration, Answer)>> = HashMap::new();
     for event in history {
@@ -323,48 +340,46 @@ pub fn delays(
             of_node.push((event.start, answer));
         }
     }
-    let nodes = history
-        .iter()
-        .map(|event| event.node + 1)
-        .max()
-        .unwrap_or(0);
     let mut delays = Vec::new();
     for event in history.iter().filter(|event| counts(event)) {
         for session in ended(&changes, event) {
-            let first = changes
-                .endings(session)
-                .map(|(ending, _)| ending.start)
-                .min();
-            if first != Some(event.start) {
+            if changes.first_ending(session) != Some(event.start) {
                 continue;
             }
-            for node in (0..nodes).filter(|node| *node != event.node) {
-                let Some(of_node) = requests.get_mut(&(session, node)) else {
-                    continue;
-                };
-                of_node.sort_by_key(|(start, _)| *start);
-                let let_in = |(start, answer): &(Duration, Answer)| {
-                    matches!(answer, Answer::LetIn { .. }).then_some(*start)
-                };
-                let Some(last) = of_node.iter().filter_map(let_in).next_back() else {
-                    continue;
-                };
-                let was_warm = of_node
-                    .iter()
-                    .filter_map(let_in)
-                    .any(|start| start < event.start && start + warmth > event.end);
-                let was_asked = of_node.iter().any(|(start, answer)| {
-                    *start > last.max(event.end) && *answer == Answer::Refused
-                });
-                if was_warm && was_asked {
-                    let delay = last.saturating_sub(event.end);
-                    delays.push((delay, format!("node {node} after {event:?}")));
+            for (&(_, node), asked) in requests.iter().filter(|(key, _)| key.0 == session) {
+                if node != event.node {
+                    let at_most = delay(asked, event, warmth);
+                    delays.extend(at_most.map(|at_most| Delay {
+                        at_most,
+                        node,
+                        of: event.clone(),
+                    }));
                 }
             }
         }
     }
-    delays.sort();
+    delays.sort_by_key(|delay| delay.at_most);
     delays
+}
+
+/// From what one node answered to those who asked for a session.
+fn delay(asked: &[(Duration, Answer)], ending: &Event, warmth: Duration) -> Option<Duration> {
+    let let_in = asked.iter().filter_map(|(start, answer)| match answer {
+        Answer::LetIn { .. } => Some(*start),
+        _ => None,
+    });
+    let was_warm = let_in
+        .clone()
+        .any(|start| start < ending.start && start + warmth > ending.end);
+    let last = let_in.max()?.max(ending.end);
+    let refused = asked
+        .iter()
+        .filter(|(_, answer)| *answer == Answer::Refused);
+    let refused = refused
+        .map(|(start, _)| *start)
+        .filter(|start| *start > last);
+    let at_most = refused.min()? - ending.end;
+    was_warm.then_some(at_most)
 }
 
 /// The sessions that an operation certainly ended.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    checker::{Findings, Promise, check, delays},
+    checker::{Delay, Findings, Promise, check, delays},
     record::{Answer, Event, Lag, Span, What},
 };
 
@@ -271,36 +271,42 @@ fn no_answer_breaks_no_promise() {
 }
 
 #[test]
-fn a_delay_is_counted_until_a_session_is_let_in_for_the_last_time() {
+fn a_delay_is_counted_until_the_refusals_begin() {
     let delays = |events: &[Event]| {
         let mut history = vec![at(0, 0, 10, ISSUED)];
         history.extend_from_slice(events);
         let delays = delays(&history, ms(1000), |_| true);
-        delays.iter().map(|(it, _)| *it).collect::<Vec<_>>()
+        let of_revocation = |it: &Delay| it.node == 1 && it.of.start == ms(20);
+        assert!(delays.iter().all(of_revocation), "{delays:?}");
+        delays.iter().map(|it| it.at_most).collect::<Vec<_>>()
     };
     let revoked = at(0, 20, 30, REVOKED);
     let warm = let_in(1, 15);
     let followed = [warm.clone(), revoked.clone(), refused(1, 33)];
-    assert_eq!(delays(&followed), [ms(0)]);
-    let late = [warm.clone(), revoked.clone(), let_in(1, 33), refused(1, 36)];
-    assert_eq!(delays(&late), [ms(3)]);
+    assert_eq!(delays(&followed), [ms(3)]);
+    let late = [let_in(1, 33), refused(1, 36)];
+    let late = [[warm.clone(), revoked.clone()], late].concat();
+    assert_eq!(delays(&late), [ms(6)]);
     // What is refused in between does not end it.
-    let twice = [
-        warm.clone(),
-        revoked.clone(),
-        refused(1, 31),
-        let_in(1, 50),
-        refused(1, 60),
-    ];
-    assert_eq!(delays(&twice), [ms(20)]);
+    let twice = [refused(1, 31), let_in(1, 50), refused(1, 60)];
+    let twice = [&[warm.clone(), revoked.clone()], &twice[..]].concat();
+    assert_eq!(delays(&twice), [ms(30)]);
     // The node itself, one that had nothing to forget, one that was never asked again.
-    assert_eq!(
-        delays(&[let_in(0, 15), revoked.clone(), refused(0, 33)]),
-        []
-    );
+    let itself = [let_in(0, 15), revoked.clone(), refused(0, 33)];
+    assert_eq!(delays(&itself), []);
     assert_eq!(delays(&[revoked.clone(), refused(1, 33)]), []);
     assert_eq!(delays(&[warm.clone(), revoked.clone()]), []);
     // A second end of what is dead already is none.
     let again = at(0, 40, 50, revoke_all(Some(1)));
-    assert_eq!(delays(&[warm, revoked, refused(1, 33), again]), [ms(0)]);
+    let again = [warm.clone(), revoked.clone(), refused(1, 33), again];
+    assert_eq!(delays(&again), [ms(3)]);
+    // What ended the customer's sessions before this one came about did not end this one.
+    let before = at(1, 5, 8, revoke_all(Some(2)));
+    let issued = What::Issue {
+        customer: 7,
+        version: 2,
+        session: Some(1),
+    };
+    let after = [before, at(0, 10, 12, issued), warm, revoked, refused(1, 33)];
+    assert_eq!(delays(&after), [ms(3)]);
 }

@@ -35,8 +35,11 @@ const CUSTOMERS: u64 = 12;
 /// How many dead sessions of a customer are still asked for.
 const DEAD: usize = 6;
 
-/// After an ending the other nodes are asked that often, until they refuse or it was too long.
-const BETWEEN_PROBES: Duration = Duration::from_millis(3);
+/// After an ending all nodes are asked again and again, until they refuse or it was too long: at
+/// first as often as a timer can, then less.
+const BETWEEN_FIRST_PROBES: Duration = Duration::from_millis(1);
+const BETWEEN_PROBES: Duration = Duration::from_millis(4);
+const FIRST_PROBES: usize = 10;
 const PROBES: usize = 100;
 
 /// How long anybody waits for a change.
@@ -163,7 +166,7 @@ impl World {
         })
     }
 
-    /// Everybody has their sessions; to be called before anything goes wrong.
+    /// Everybody gets their sessions; to be called before anything goes wrong.
     pub async fn settle_in(&self) {
         for person in 0..self.people.len() {
             for seat in 0..2 {
@@ -278,17 +281,17 @@ impl World {
         let Some(known) = known else { return };
         let sessions = &self.nodes[node].sessions;
         let (session, start) = (known.number, self.now());
-        let ended = match self.dice.roll(10) {
+        let (ended, is_sure) = match self.dice.roll(10) {
             0..3 => {
                 let found = self.change(sessions.revoke(&known.id)).await;
                 self.note(node, start, What::Revoke { session, found });
-                found.is_some()
+                (vec![Arc::clone(&known)], found.is_some())
             }
             3..5 => {
                 let ended = self.change(sessions.revoke_customer(&id)).await;
                 self.note(node, start, What::RevokeCustomer { customer, ended });
-                self.empty(place, customer, ended.is_none());
-                ended.is_some()
+                let all = self.empty(place, customer, ended.is_none());
+                (all, ended.is_some())
             }
             5..7 => {
                 let new = self.change(sessions.rotate(&known.token, HOUR)).await;
@@ -302,12 +305,12 @@ impl World {
                         new: number,
                     },
                 );
-                let ended = new.is_some();
+                let is_sure = new.is_some();
                 self.retire(place, seat, &known);
                 if let Some(Some(new)) = new {
                     self.seat(place, seat, customer, new);
                 }
-                ended
+                (vec![Arc::clone(&known)], is_sure)
             }
             _ => {
                 let (version, data) = self.new_version(&id);
@@ -325,12 +328,11 @@ impl World {
             }
         };
         self.retire(place, seat, &known);
-        if ended {
-            for other in self.nodes.iter().filter(|other| other.number != node) {
-                let (world, known, other) = (Arc::clone(self), Arc::clone(&known), other.number);
-                self.nodes[other]
-                    .runtime
-                    .spawn(async move { world.probe(other, &known).await });
+        for node in self.nodes.iter().filter(|_| is_sure) {
+            for known in &ended {
+                let (world, known, number) = (Arc::clone(self), Arc::clone(known), node.number);
+                let probe = async move { world.probe(number, &known).await };
+                node.runtime.spawn(probe);
             }
         }
         sleep(Duration::from_millis(self.dice.roll(150))).await;
@@ -364,23 +366,25 @@ impl World {
     }
 
     /// All of a customer's sessions ended, or may have. In doubt somebody else takes the place:
-    /// what is still under way might end sessions to come.
-    fn empty(&self, place: usize, customer: u32, in_doubt: bool) {
+    /// what is still under way might end sessions to come. Which these were.
+    fn empty(&self, place: usize, customer: u32, in_doubt: bool) -> Vec<Arc<Known>> {
         let mut person = self.people[place].lock().expect("no panic");
         if person.number != customer {
-            return;
+            return Vec::new();
         }
         let ended = std::mem::take(&mut person.seats);
-        person.dead.extend(ended.into_iter().flatten());
+        let ended: Vec<_> = ended.into_iter().flatten().collect();
+        person.dead.extend(ended.iter().cloned());
         if in_doubt {
             (person.number, person.id) = self.new_person();
         }
+        ended
     }
 
     /// Asks for a dead session until its node knows.
     async fn probe(&self, node: usize, known: &Known) {
         let mut refused = 0;
-        for _ in 0..PROBES {
+        for probe in 0..PROBES {
             refused = match self.authenticate(node, known, false).await {
                 Answer::Refused => refused + 1,
                 _ => 0,
@@ -388,7 +392,11 @@ impl World {
             if refused == 3 || self.stopped() {
                 return;
             }
-            sleep(BETWEEN_PROBES).await;
+            let pause = match probe < FIRST_PROBES {
+                true => BETWEEN_FIRST_PROBES,
+                false => BETWEEN_PROBES,
+            };
+            sleep(pause).await;
         }
     }
 

@@ -106,7 +106,8 @@ fn strike(grip: &mut Grip, fault: Fault, length: Duration, dice: &Dice) {
         }
         Fault::InvalidationsFrozen => {
             source.freeze();
-            thread::sleep(length);
+            // Now and then so long that the node finds out by itself.
+            thread::sleep(length * (1 + 2 * dice.roll(2) as u32));
             source.cut();
         }
         Fault::NodeRefused => {
