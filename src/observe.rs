@@ -223,6 +223,20 @@ pub(crate) fn origin_refused() {
     );
 }
 
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_secret_refused() {
+    #[cfg(feature = "tracing")]
+    tracing::error!("an empty webhook secret is not taken: anybody could sign with it");
+}
+
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_refused(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(error = with_causes(error), "webhook refused");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
 #[cfg(feature = "axum")]
 pub(crate) fn layer_missing(extractor: &str) {
     #[cfg(feature = "tracing")]

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     AuthenticateError,
-    breaker::{Pass, is_outage},
+    breaker::{Pass, is_failure},
     cache::{Found, Slot, TokenKey},
     engine::Engine,
     flight::{FlightNumber, Lookup},
@@ -81,7 +81,7 @@ impl Engine {
         self.counters.lookups.add_one();
         let (asked, asked_at) = (self.time.instant(), self.time.now());
         let answer = lookup::find(&*self.store, token, self.store_timeout).await;
-        let failed = answer.as_ref().is_err_and(is_outage);
+        let failed = answer.as_ref().is_err_and(is_failure);
         pass.report(failed, self.time.instant());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();

@@ -29,6 +29,11 @@ pub(super) fn is_outage(error: &StoreError) -> bool {
     }
 }
 
+/// Whether an error counts for the breaker: not if the store itself says when to come back.
+pub(super) fn is_failure(error: &StoreError) -> bool {
+    is_outage(error) && error.retry_after().is_none()
+}
+
 pub(super) struct Breaker {
     /// How long the store is left alone; `None`: it never is.
     pause: Option<Duration>,

@@ -94,7 +94,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// what is left of the pause as `Retry-After`, or by [`grace`](Self::grace). Zero: a store
     /// that fails is asked all the same.
     ///
-    /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) does not count.
+    /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) does not count, nor one
+    /// that says itself [when to ask again](crate::StoreError::with_retry_after).
     pub fn breaker_pause(mut self, pause: Duration) -> Self {
         self.breaker_pause = pause;
         self
