@@ -149,7 +149,7 @@ pub mod polar {
     };
 }
 
-#[cfg(all(doctest, feature = "postgres"))]
+#[cfg(all(doctest, feature = "postgres", feature = "polar"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

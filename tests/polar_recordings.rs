@@ -57,7 +57,7 @@ struct World {
     always: Option<Value>,
 }
 
-fn text<'a>(value: &'a Value) -> &'a str {
+fn text(value: &Value) -> &str {
     value.as_str().expect("text")
 }
 
