@@ -2,7 +2,7 @@
 #![cfg(all(unix, feature = "polar"))]
 
 #[path = "support/example.rs"]
-mod example;
+mod examples;
 #[path = "support/polar.rs"]
 mod stand_in;
 
@@ -19,7 +19,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use example::example;
+use examples::example;
 use stand_in::{JANE, OUR_TOKEN, STRANGER, StandIn};
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";

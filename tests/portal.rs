@@ -7,7 +7,7 @@
 )]
 
 #[path = "support/example.rs"]
-mod example;
+mod examples;
 #[path = "support/servers.rs"]
 mod servers;
 
@@ -18,7 +18,8 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use example::example;
+#[cfg(feature = "sqlite")]
+use examples::example;
 
 /// Ends the server however the test ends.
 struct Portal {

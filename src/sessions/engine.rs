@@ -79,6 +79,7 @@ pub(crate) struct Engine {
     pub(super) negative_ttl: Duration,
     pub(super) grace: Duration,
     pub(super) store_timeout: Option<Duration>,
+    pub(super) max_lookups: Option<usize>,
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) cache: Cache,
@@ -122,6 +123,7 @@ impl Engine {
             grace: settings.grace,
             store_timeout: settings.store_timeout,
             breaker: Arc::new(Breaker::new(settings.breaker_pause)),
+            max_lookups: settings.max_lookups,
             permits: settings
                 .max_lookups
                 .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
@@ -220,7 +222,10 @@ impl Engine {
 
     /// How long one waits for the store.
     pub(super) fn patience(&self) -> Duration {
-        self.store_timeout.unwrap_or(LIMITLESS)
+        // No longer than can be added to a moment.
+        self.store_timeout
+            .unwrap_or(LIMITLESS)
+            .min(24 * 60 * LIMITLESS)
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {

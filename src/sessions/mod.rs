@@ -21,12 +21,7 @@ mod tests;
 mod verdict;
 mod witness;
 
-use std::{
-    error::Error,
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::{runtime::Handle, task::yield_now};
@@ -150,7 +145,7 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let engine = Arc::downgrade(&self.engine);
-        SessionLifetime::new(Arc::clone(session), Some(engine), Instant::now())
+        SessionLifetime::new(Arc::clone(session), Some(engine), None)
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.
