@@ -95,15 +95,11 @@ impl Counter {
 struct CacheLine(Counter);
 
 impl Counters {
-    /// Counts a hit. Different `spread`s count on different cache lines, so that cores which
-    /// serve different customers do not wait for each other.
-    pub(crate) fn hit(&self, spread: usize) {
-        self.hits[spread % STRIPES].0.add_one();
-    }
-
-    /// Whether the next hit is one in 32 of those that count on this line.
-    pub(crate) fn is_hit_sampled(&self, spread: usize) -> bool {
-        self.hits[spread % STRIPES].0.get() % 32 == 0
+    /// Counts a hit, and tells whether it is one in 32 of those that count on this line. Different
+    /// `spread`s count on different cache lines, so that cores which serve different customers do
+    /// not wait for each other.
+    pub(crate) fn hit(&self, spread: usize) -> bool {
+        self.hits[spread % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
     }
 
     /// A number that differs from lookup to lookup, for what must not be in step.

@@ -113,17 +113,16 @@ impl Engine {
             found: live.map(|session| {
                 let session = Arc::new(session);
                 let engine = Some(Weak::clone(&self.this));
+                let read = Read {
+                    stamp,
+                    stripes,
+                    fresh_until,
+                };
+                let lifetime = SessionLifetime::new(Arc::clone(&session), engine, Some(read));
                 Found {
                     expires_at: session.expires_at.timestamp_micros(),
-                    lifetime: SessionLifetime::new(
-                        Arc::clone(&session),
-                        engine,
-                        Some(Read {
-                            stamp,
-                            stripes,
-                            fresh_until,
-                        }),
-                    ),
+                    customer: session.customer.with_badge(lifetime.clone()),
+                    lifetime,
                     session,
                 }
             }),

@@ -20,7 +20,7 @@ use super::{
     marks::{Stamp, Stripes},
     refresh::Attempts,
 };
-use crate::session::CustomerSession;
+use crate::{customer::Customer, session::CustomerSession};
 
 /// So many items of a stream may come without a pause.
 const MOST_IN_A_ROW: u32 = 32;
@@ -38,7 +38,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Tells when a session has ended: for WebSockets and other streams, which would otherwise go on
 /// after the session that opened them.
 ///
-/// The layer puts it into the extensions of each request it lets in, and it is an extractor.
+/// In axum handlers it is an extractor; elsewhere [`SessionLifetime::of`] finds it in the extensions
+/// of each request that the layer lets in.
 /// A clone costs one pointer; nothing is watched until [`ended`](Self::ended) is awaited.
 ///
 /// ```
@@ -116,6 +117,11 @@ impl SessionLifetime {
             attempts: Attempts::default(),
         };
         Self { held: held.into() }
+    }
+
+    /// The lifetime of the session with which this customer was let in.
+    pub(crate) fn of_customer(customer: &Customer) -> Option<&Self> {
+        customer.badge()
     }
 
     pub(super) fn attempts(&self) -> &Attempts {
@@ -218,7 +224,8 @@ impl Engine {
             let nap = match answer {
                 Ok(admitted) => {
                     expires_at = admitted.session.expires_at;
-                    read = admitted.lifetime.held.read;
+                    read = SessionLifetime::of_customer(&admitted.customer)
+                        .and_then(|it| it.held.read);
                     let fresh_for = read.map_or(Duration::ZERO, |read| {
                         read.fresh_until
                             .saturating_duration_since(self.time.instant())

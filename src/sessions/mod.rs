@@ -297,7 +297,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// The store's; the cache then asks it again.
     pub async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
-        let (store, customer) = (Arc::clone(&self.store), customer.clone());
+        let (store, customer) = (Arc::clone(&self.store), customer.without_badge());
         self.settle(Invalidation::Customer(customer.id.clone()), async move {
             store.update_customer(&customer).await
         })
@@ -331,7 +331,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             token: token.map_err(StoreError::unavailable)?,
             expires_at: after(now, ttl),
             customer_id: customer.id.clone(),
-            customer,
+            customer: customer.without_badge(),
         })
     }
 
