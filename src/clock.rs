@@ -1,6 +1,7 @@
 //! Where the time comes from.
 
 use std::{
+    ops::Add,
     sync::{
         Arc, LazyLock,
         atomic::{
@@ -59,12 +60,11 @@ pub(crate) const END_OF_TIME: DateTime<Utc> =
 /// the steady one and an offset, which is looked up anew each millisecond.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
-    /// What the monotonic clock showed at `origin`.
+    /// What the monotonic clock showed when this was made.
     start: Duration,
-    origin: Instant,
-    /// By how much the wall clock is ahead of the time since `origin`, in microseconds.
+    /// By how much the wall clock is ahead of the time since then, in microseconds.
     offset: AtomicI64,
-    /// When that was looked up, in microseconds since `origin`.
+    /// When that was looked up, in microseconds since then.
     looked_up: AtomicI64,
 }
 
@@ -77,7 +77,6 @@ impl TimeSource {
         Self {
             start: monotonic(custom.as_deref()),
             custom,
-            origin: Instant::now(),
             offset: AtomicI64::new(0),
             looked_up: AtomicI64::new(i64::MIN),
         }
@@ -94,15 +93,14 @@ impl TimeSource {
         }
     }
 
-    /// The wall-clock time in microseconds since 1970, at the moment `instant` that
-    /// [`instant`](Self::instant) has just told. A jump of the wall clock is noticed within a
-    /// millisecond.
-    pub(crate) fn wall_micros(&self, instant: Instant) -> i64 {
+    /// The wall-clock time in microseconds since 1970, at the moment that
+    /// [`moment`](Self::moment) has just told. A jump of the wall clock is noticed within a
+    /// millisecond, or at the next tick.
+    pub(crate) fn wall_micros(&self, moment: Moment) -> i64 {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
         }
-        let since = instant.saturating_duration_since(self.origin);
-        let passed = since.as_secs() as i64 * 1_000_000 + i64::from(since.subsec_micros());
+        let passed = (moment.0 / 1000) as i64;
         if passed.saturating_sub(self.looked_up.load(Acquire)) < RELIED_ON {
             return passed + self.offset.load(Relaxed);
         }
@@ -112,9 +110,30 @@ impl TimeSource {
         now
     }
 
-    pub(crate) fn instant(&self) -> Instant {
-        let passed = monotonic(self.custom.as_deref()).saturating_sub(self.start);
-        later(self.origin, passed)
+    pub(crate) fn moment(&self) -> Moment {
+        Moment::default() + monotonic(self.custom.as_deref()).saturating_sub(self.start)
+    }
+}
+
+/// A moment on the engine's steady clock, in nanoseconds since the engine was built; the last is
+/// 584 years after the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// The time since `earlier`; none if that is later.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        let nanos = duration.as_secs().saturating_mul(1_000_000_000);
+        let nanos = nanos.saturating_add(u64::from(duration.subsec_nanos()));
+        Self(self.0.saturating_add(nanos))
     }
 }
 
@@ -138,12 +157,4 @@ fn ticks() -> Duration {
 #[cfg(not(target_os = "linux"))]
 fn ticks() -> Duration {
     ORIGIN.elapsed()
-}
-
-/// `instant` and `duration`, but no later than the operating system can tell.
-pub(crate) fn later(instant: Instant, duration: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    instant
-        .checked_add(duration.min(CENTURY))
-        .unwrap_or(instant)
 }

@@ -1,9 +1,11 @@
 //! A customer in an organization, as Polar's API describes one.
 
-use std::{any::Any, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{any::Any, fmt, ops::Deref, sync::Arc};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::metadata::Metadata;
 
 /// A newtype over a string that says what the string identifies.
 macro_rules! string_id {
@@ -78,24 +80,21 @@ pub struct Customer(Handle);
 #[derive(Clone)]
 enum Handle {
     Plain(Arc<CustomerData>),
-    Badged(Arc<Badged>),
+    Badged(Arc<dyn Badge>),
 }
 
-/// A customer who has come in somewhere, and what is known there of how.
-struct Badged {
-    data: Arc<CustomerData>,
-    badge: Box<dyn Any + Send + Sync>,
+/// What is known of how a customer has come in. It travels with the handle, since a place of its
+/// own would cost each request an allocation.
+pub(crate) trait Badge: Send + Sync + 'static {
+    fn customer(&self) -> &Customer;
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl Customer {
-    /// The same customer with a badge, in place of another. Whatever belongs to a customer who
-    /// has been let in travels with the handle, which costs a request nothing.
-    pub(crate) fn with_badge(&self, badge: impl Any + Send + Sync) -> Self {
-        let badged = Badged {
-            data: Arc::clone(self.shared()),
-            badge: Box::new(badge),
-        };
-        Self(Handle::Badged(Arc::new(badged)))
+    /// The customer whom `badge` names, wearing it.
+    pub(crate) fn badged(badge: Arc<impl Badge>) -> Self {
+        Self(Handle::Badged(badge))
     }
 
     /// The same customer without a badge, to be kept.
@@ -103,17 +102,17 @@ impl Customer {
         Self(Handle::Plain(Arc::clone(self.shared())))
     }
 
-    pub(crate) fn badge<T: Any>(&self) -> Option<&T> {
+    pub(crate) fn badge<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         match &self.0 {
             Handle::Plain(_) => None,
-            Handle::Badged(badged) => badged.badge.downcast_ref(),
+            Handle::Badged(badge) => Arc::clone(badge).into_any().downcast().ok(),
         }
     }
 
     fn shared(&self) -> &Arc<CustomerData> {
         match &self.0 {
             Handle::Plain(data) => data,
-            Handle::Badged(badged) => &badged.data,
+            Handle::Badged(badge) => badge.customer().shared(),
         }
     }
 }
@@ -316,130 +315,32 @@ impl From<TaxId> for (String, String) {
     }
 }
 
-/// What the merchant keeps with a customer, by key.
-pub type Metadata = BTreeMap<String, MetadataValue>;
-
-/// One value in [`Metadata`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum MetadataValue {
-    /// A text.
-    String(String),
-    /// A whole number. JSON carries those of 64 bits, signed or unsigned, without loss.
-    Integer(i128),
-    /// A number with a fraction, even if that is zero: `2.0` is not `2`.
-    Float(f64),
-    /// True or false.
-    Bool(bool),
-}
-
-impl From<&str> for MetadataValue {
-    fn from(value: &str) -> Self {
-        Self::String(value.to_owned())
-    }
-}
-
-impl From<String> for MetadataValue {
-    fn from(value: String) -> Self {
-        Self::String(value)
-    }
-}
-
-impl From<i64> for MetadataValue {
-    fn from(value: i64) -> Self {
-        Self::Integer(value.into())
-    }
-}
-
-impl From<f64> for MetadataValue {
-    fn from(value: f64) -> Self {
-        Self::Float(value)
-    }
-}
-
-impl From<bool> for MetadataValue {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl Serialize for MetadataValue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::String(value) => serializer.serialize_str(value),
-            // Formats without 128-bit integers are spared them wherever 64 bits do.
-            Self::Integer(value) => match (i64::try_from(*value), u64::try_from(*value)) {
-                (Ok(value), _) => serializer.serialize_i64(value),
-                (_, Ok(value)) => serializer.serialize_u64(value),
-                _ => serializer.serialize_i128(*value),
-            },
-            // JSON would turn these into null, and null is no metadata.
-            Self::Float(value) if !value.is_finite() => Err(serde::ser::Error::custom(
-                "a metadata number must be finite",
-            )),
-            Self::Float(value) => serializer.serialize_f64(*value),
-            Self::Bool(value) => serializer.serialize_bool(*value),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for MetadataValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MetadataVisitor)
-    }
-}
-
-struct MetadataVisitor;
-
-impl de::Visitor<'_> for MetadataVisitor {
-    type Value = MetadataValue;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, a number or a boolean")
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<MetadataValue, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<MetadataValue, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<MetadataValue, E> {
-        Ok(MetadataValue::Integer(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<MetadataValue, E> {
-        Ok(MetadataValue::Integer(value.into()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<MetadataValue, E> {
-        Ok(MetadataValue::Integer(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<MetadataValue, E> {
-        Ok(value.into())
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<MetadataValue, E> {
-        Ok(value.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    struct Number(u8, Customer);
+
+    impl Badge for Number {
+        fn customer(&self) -> &Customer {
+            &self.1
+        }
+
+        fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+            self
+        }
+    }
+
     #[test]
     fn a_badge_is_worn_by_one_handle_and_shows_nowhere() {
         let plain = Customer::from(CustomerData::new("cus_1", "org_1"));
-        let badged = plain.with_badge(7_u8);
-        assert_eq!(badged.badge::<u8>(), Some(&7));
-        assert_eq!(badged.clone().badge::<u8>(), Some(&7));
-        assert_eq!(badged.badge::<u16>(), None);
-        assert_eq!(plain.badge::<u8>(), None);
-        assert_eq!(badged.without_badge().badge::<u8>(), None);
-        assert_eq!(badged.with_badge("other").badge::<u8>(), None);
+        let badged = Customer::badged(Arc::new(Number(7, plain.clone())));
+        let number = |customer: &Customer| customer.badge::<Number>().map(|it| it.0);
+        assert_eq!(number(&badged), Some(7));
+        assert_eq!(number(&badged.clone()), Some(7));
+        assert!(badged.badge::<String>().is_none(), "it is another");
+        assert_eq!(number(&plain), None);
+        assert_eq!(number(&badged.without_badge()), None);
         assert_eq!(badged, plain);
         assert_eq!(format!("{badged:?}"), format!("{plain:?}"));
         assert!(std::ptr::eq(&*badged, &*plain), "the data is shared");

@@ -99,6 +99,7 @@
 mod clock;
 mod customer;
 mod invalidation;
+mod metadata;
 mod middleware;
 mod observe;
 mod session;
@@ -159,11 +160,9 @@ pub use async_trait::async_trait;
 pub use self::middleware::CurrentSession;
 pub use self::{
     clock::{Clock, SystemClock},
-    customer::{
-        Address, Customer, CustomerData, CustomerId, CustomerKind, Metadata, MetadataValue,
-        OrganizationId, TaxId,
-    },
+    customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
     invalidation::{Invalidation, InvalidationSource},
+    metadata::{Metadata, MetadataValue},
     middleware::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
         ResponseBody, ResponseFuture,

@@ -143,7 +143,7 @@ where
             match landed {
                 Ok(admitted) => {
                     let extensions = waiting.request.extensions_mut();
-                    identity::sign_in(extensions, admitted.session, admitted.customer);
+                    identity::sign_in(extensions, admitted.lifetime);
                     state.set(State::Inner {
                         future: waiting.ready.call(waiting.request),
                         caching: waiting.caching,

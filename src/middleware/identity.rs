@@ -24,13 +24,9 @@ pub(crate) fn clear(extensions: &mut Extensions) {
 
 /// Leaves a session and its customer, who wears the session's [`SessionLifetime`]: an extension
 /// of its own for that would be an allocation for each request.
-pub(crate) fn sign_in(
-    extensions: &mut Extensions,
-    session: Arc<CustomerSession>,
-    customer: Customer,
-) {
-    extensions.insert(customer);
-    extensions.insert(session);
+pub(crate) fn sign_in(extensions: &mut Extensions, lifetime: SessionLifetime) {
+    extensions.insert(Arc::clone(lifetime.session()));
+    extensions.insert(lifetime.into_customer());
 }
 
 impl SessionLifetime {
@@ -40,10 +36,7 @@ impl SessionLifetime {
     /// It is found with the [`Customer`] that the layer has put there: whoever puts another in
     /// its place takes the lifetime away with it.
     pub fn of(extensions: &Extensions) -> Option<Self> {
-        extensions
-            .get::<Customer>()
-            .and_then(Self::of_customer)
-            .cloned()
+        extensions.get::<Customer>().and_then(Self::of_customer)
     }
 }
 

@@ -1,10 +1,7 @@
 //! How the store is asked: together with others, with a permit, with the circuit breaker's leave,
 //! and not for ever.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
 
 use tokio::{
     runtime::Handle,
@@ -14,16 +11,16 @@ use tokio::{
 
 use super::{
     AuthenticateError,
+    answer::{Absent, Answer, Found},
     breaker::Pass,
-    cache::{Found, Slot, TokenKey},
+    cache::TokenKey,
     engine::Engine,
     flight::{FlightNumber, Lookup},
-    lifetime::{Read, SessionLifetime},
     lookup,
     marks::Stamp,
-    refresh::refresh_at,
+    refresh::{Attempts, refresh_at},
 };
-use crate::{clock::later, observe, store::StoreError, token::SessionToken};
+use crate::{observe, session::CustomerSession, store::StoreError, token::SessionToken};
 
 impl Engine {
     /// Joins the lookup under way for this token, or starts one.
@@ -50,12 +47,12 @@ impl Engine {
             let (token, stamp, land) = (token.clone(), departure.stamp, departure.land);
             let task = runtime.spawn(observe::in_current_span(async move {
                 let landed = flight.engine.load(&token, stamp, pass).await;
-                if let Ok(slot) = &landed {
+                if let Ok(answer) = &landed {
                     // Nothing is remembered that was read before a gap in what was heard: it
                     // would take the place of what was read since.
-                    let is_late = slot.stamp < flight.engine.hearing.marks.oldest();
-                    if !is_late && flight.engine.passes(slot, token.expose().as_bytes()) {
-                        flight.engine.cache.insert(key, slot.clone());
+                    let is_late = answer.stamp() < flight.engine.hearing.marks.oldest();
+                    if !is_late && flight.engine.passes(answer, token.expose().as_bytes()) {
+                        flight.engine.cache.insert(key, answer.clone());
                     }
                 }
                 // Off the list before the waiters wake: who comes later asks anew.
@@ -68,7 +65,7 @@ impl Engine {
     }
 
     /// Asks the store for one caller alone.
-    pub(super) async fn ask(&self, token: &SessionToken) -> Result<Slot, AuthenticateError> {
+    pub(super) async fn ask(&self, token: &SessionToken) -> Result<Answer, AuthenticateError> {
         let _permit = self.permit()?;
         let pass = self.pass()?;
         Ok(self.load(token, self.hearing.marks.stamp(), pass).await?)
@@ -80,58 +77,50 @@ impl Engine {
         token: &SessionToken,
         stamp: Stamp,
         pass: Pass,
-    ) -> Result<Slot, StoreError> {
+    ) -> Result<Answer, StoreError> {
         self.counters.lookups.add_one();
-        let (asked, asked_at) = (self.time.instant(), self.time.now());
+        let (asked, asked_at) = (self.time.moment(), self.time.now());
         let answer = lookup::find(&*self.store, token, self.store_timeout).await;
-        pass.report_answer(&answer, self.time.instant());
+        pass.report_answer(&answer, self.time.moment());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             observe::lookup_failed(error);
         })?;
-        let stripes = found.as_ref().map(|session| {
-            self.hearing
-                .marks
-                .stripes(session.id.as_str(), session.customer_id.as_str())
-        });
-        let live = found.filter(|session| session.is_live_at(self.time.now()));
-        // Should the wall clock go back, the session still ends when it should have.
-        let left = live.as_ref().map_or(Duration::ZERO, |session| {
-            (session.expires_at - asked_at).to_std().unwrap_or_default()
-        });
-        let good_for = match &live {
-            Some(_) => left.min(self.cache_ttl),
-            None => self.negative_ttl,
+        let marks = &self.hearing.marks;
+        let stripes = |session: &CustomerSession| {
+            marks.stripes(session.id.as_str(), session.customer_id.as_str())
         };
-        let fresh_until = later(asked, good_for);
-        Ok(Slot {
-            stamp,
-            fresh_until,
-            refresh_at: refresh_at(asked, good_for, self.counters.dice()),
-            stale_until: later(asked, left.min(self.cache_ttl.saturating_add(self.grace))),
-            stripes,
-            found: live.map(|session| {
-                let session = Arc::new(session);
-                let engine = Some(Weak::clone(&self.this));
-                let read = Read {
+        let now = self.time.now();
+        match found {
+            Some(session) if session.is_live_at(now) => {
+                // Should the wall clock go back, the session still ends when it should have.
+                let left = (session.expires_at - asked_at).to_std().unwrap_or_default();
+                let good_for = left.min(self.cache_ttl);
+                let at_worst = left.min(self.cache_ttl.saturating_add(self.grace));
+                Ok(Answer::Found(Arc::new(Found {
+                    key: self.cache.half_key(token.expose().as_bytes()),
                     stamp,
-                    stripes,
-                    fresh_until,
-                };
-                let lifetime = SessionLifetime::new(Arc::clone(&session), engine, Some(read));
-                Found {
+                    stripes: stripes(&session),
+                    fresh_until: asked + good_for,
                     expires_at: session.expires_at.timestamp_micros(),
-                    customer: session.customer.with_badge(lifetime.clone()),
-                    lifetime,
-                    session,
-                }
-            }),
-        })
+                    refresh_at: refresh_at(asked, good_for, self.counters.dice()),
+                    session: Arc::new(session),
+                    attempts: Attempts::default(),
+                    stale_until: asked + at_worst,
+                    engine: Some(Weak::clone(&self.this)),
+                })))
+            }
+            dead => Ok(Answer::Absent(Absent {
+                stamp,
+                stripes: dead.as_ref().map(stripes),
+                fresh_until: asked + self.negative_ttl,
+            })),
+        }
     }
 
     /// Leave of the circuit breaker to ask the store.
     fn pass(&self) -> Result<Pass, AuthenticateError> {
-        self.breaker.pass(self.time.instant()).ok_or_else(|| {
+        self.breaker.pass(self.time.moment()).ok_or_else(|| {
             StoreError::unavailable("the store failed again and again and is left alone").into()
         })
     }

@@ -9,11 +9,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
-    clock::later,
+    clock::Moment,
     observe,
     store::{StoreError, StoreErrorKind},
 };
@@ -42,17 +42,17 @@ enum State {
     /// So many lookups have failed since the last that did not.
     Closed { failures: u32 },
     /// Nobody asks before this moment.
-    Open { until: Instant },
+    Open { until: Moment },
     /// One lookup is under way to see how the store is. It may be on a runtime that stands still,
     /// so another may try after this moment.
-    HalfOpen { until: Instant },
+    HalfOpen { until: Moment },
 }
 
 /// Leave to ask the store. Whoever asked reports how it went; if the lookup is stopped instead,
 /// the next may try.
 pub(super) struct Pass {
     breaker: Arc<Breaker>,
-    given: Instant,
+    given: Moment,
     is_probe: bool,
 }
 
@@ -66,12 +66,12 @@ impl Breaker {
     }
 
     /// Leave to ask the store, unless it is being left alone.
-    pub(super) fn pass(self: &Arc<Self>, now: Instant) -> Option<Pass> {
+    pub(super) fn pass(self: &Arc<Self>, now: Moment) -> Option<Pass> {
         let mut state = self.state();
         let is_probe = match *state {
             State::Closed { .. } => false,
             State::Open { until } | State::HalfOpen { until } if now >= until => {
-                let until = later(now, self.pause.unwrap_or_default());
+                let until = now + self.pause.unwrap_or_default();
                 *state = State::HalfOpen { until };
                 true
             }
@@ -85,11 +85,9 @@ impl Breaker {
     }
 
     /// After which time it is worth asking again.
-    pub(super) fn retry_after(&self, now: Instant) -> Duration {
+    pub(super) fn retry_after(&self, now: Moment) -> Duration {
         match *self.state() {
-            State::Open { until } | State::HalfOpen { until } => {
-                until.saturating_duration_since(now)
-            }
+            State::Open { until } | State::HalfOpen { until } => until.since(now),
             State::Closed { .. } => Duration::ZERO,
         }
     }
@@ -111,7 +109,7 @@ impl Breaker {
 impl Pass {
     /// Says how the lookup went, and when it ended: whether the store failed. An error with which
     /// the store itself says when to come back tells neither.
-    pub(super) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Instant) {
+    pub(super) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Moment) {
         match answer {
             Err(error) if error.retry_after().is_some() => drop(self),
             Err(error) => self.report(is_outage(error), now),
@@ -119,11 +117,11 @@ impl Pass {
         }
     }
 
-    fn report(mut self, failed: bool, now: Instant) {
+    fn report(mut self, failed: bool, now: Moment) {
         let breaker = Arc::clone(&self.breaker);
         let mut state = breaker.state();
         let was_open = !matches!(*state, State::Closed { .. });
-        let until = breaker.pause.map(|pause| later(now, pause));
+        let until = breaker.pause.map(|pause| now + pause);
         *state = match (*state, until) {
             _ if !failed => State::Closed { failures: 0 },
             (State::Closed { failures }, until) => {
@@ -167,11 +165,11 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(500);
 
-    fn breaker() -> (Arc<Breaker>, Instant) {
-        (Arc::new(Breaker::new(Some(PAUSE))), Instant::now())
+    fn breaker() -> (Arc<Breaker>, Moment) {
+        (Arc::new(Breaker::new(Some(PAUSE))), Moment::default())
     }
 
-    fn fail(breaker: &Arc<Breaker>, times: u32, now: Instant) {
+    fn fail(breaker: &Arc<Breaker>, times: u32, now: Moment) {
         for _ in 0..times {
             breaker.pass(now).expect("closed").report(true, now);
         }
@@ -265,7 +263,7 @@ mod tests {
 
     #[test]
     fn without_a_pause_it_never_opens() {
-        let (breaker, now) = (Arc::new(Breaker::new(None)), Instant::now());
+        let (breaker, now) = (Arc::new(Breaker::new(None)), Moment::default());
         fail(&breaker, 10 * FAILURES, now);
         assert!(!breaker.is_open());
     }

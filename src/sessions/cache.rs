@@ -1,33 +1,29 @@
 //! What the engine remembers. Moka stores it and does nothing else: whether a remembered
 //! answer may be used is decided at each use, by its stamp and its deadline.
 //!
-//! That makes any number of copies safe, wherever they lie about. So the sessions that are
-//! asked for most have a copy in a small table in front of moka, whose `get` costs as much as
-//! all the rest of a hit together.
+//! So it does no harm if an answer lies about in several places, and sessions lie in a plain table
+//! in front of moka, too, whose `get` costs as much as all the rest of a hit together.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache as Moka;
 
-use super::{
-    lifetime::SessionLifetime,
-    marks::{Stamp, Stripes},
-};
-use crate::{customer::Customer, session::CustomerSession};
+use super::answer::{Absent, Answer, Found};
+use crate::clock::Moment;
 
 /// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
-/// cryptographic: whoever uses a slot compares the whole token.
+/// cryptographic: whoever uses an answer compares the whole token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TokenKey(u128);
 
 /// The first half of a [`TokenKey`]: enough to find a session, whose token is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct HalfKey(u64);
 
 impl TokenKey {
@@ -76,45 +72,28 @@ impl Hasher for AsItIs {
     }
 }
 
-/// An answer of the store: what it found, when it was asked, and how long it is good for.
-#[derive(Clone)]
-pub(super) struct Slot {
-    /// Read before the store was asked.
-    pub(super) stamp: Stamp,
-    /// On the monotonic clock, counted from before the store was asked.
-    pub(super) fresh_until: Instant,
-    /// From when on a hit has it looked up again in the background.
-    pub(super) refresh_at: Instant,
-    /// Until when it may be used while the store fails.
-    pub(super) stale_until: Instant,
-    /// Where the marks are that concern it; `None`: it names no session.
-    pub(super) stripes: Option<Stripes>,
-    /// `None`: there is no such session, or none that could be let in.
-    pub(super) found: Option<Found>,
-}
-
-#[derive(Clone)]
-pub(super) struct Found {
-    pub(super) session: Arc<CustomerSession>,
-    /// The session's customer, with its lifetime as the badge.
-    pub(super) customer: Customer,
-    /// In microseconds since 1970.
-    pub(super) expires_at: i64,
-    pub(super) lifetime: SessionLifetime,
-}
-
 /// Two caches, so that a flood of unknown tokens cannot drive out live sessions.
 pub(super) struct Cache {
     front: Front,
-    sessions: Option<Store>,
-    absent: Option<Store>,
+    sessions: Option<Store<Arc<Found>>>,
+    absent: Option<Store<Absent>>,
     hashers: [RandomState; 2],
 }
 
-type Store = Moka<TokenKey, Slot, BuildAsItIs>;
+type Store<V> = Moka<TokenKey, V, BuildAsItIs>;
 
 /// Moka refuses to be built with a time to live beyond a thousand years.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+fn store<V: Clone + Send + Sync + 'static>(capacity: u64, ttl: Duration) -> Option<Store<V>> {
+    (capacity > 0 && !ttl.is_zero()).then(|| {
+        Moka::builder()
+            .max_capacity(capacity)
+            // Frees memory; freshness itself is judged at each use.
+            .time_to_live(ttl.min(LONGEST_TTL))
+            .build_with_hasher(BuildAsItIs::default())
+    })
+}
 
 impl Cache {
     /// Caches that hold `capacity` sessions for `ttl` and, in case the store fails, for `grace`
@@ -126,15 +105,6 @@ impl Cache {
         grace: Duration,
         negative_ttl: Duration,
     ) -> Self {
-        let store = |capacity: u64, ttl: Duration| {
-            (capacity > 0 && !ttl.is_zero()).then(|| {
-                Moka::builder()
-                    .max_capacity(capacity)
-                    // Frees memory; freshness itself is judged by `fresh_until`.
-                    .time_to_live(ttl.min(LONGEST_TTL))
-                    .build_with_hasher(BuildAsItIs::default())
-            })
-        };
         let random = std::hash::RandomState::new();
         let seed = |part: u8| random.hash_one(part);
         let hasher = |part: u8| {
@@ -161,43 +131,48 @@ impl Cache {
         TokenKey(u128::from(half.0) << 64 | u128::from(other))
     }
 
-    /// What `read` makes of the copy of this session's slot in the front table. It must compare
-    /// the token.
+    /// What `read` makes of what lies in the front table under this key. It must compare the token.
     pub(super) fn front<T>(
         &self,
         key: HalfKey,
-        read: impl FnOnce(&Slot) -> Option<T>,
+        read: impl FnOnce(&Arc<Found>) -> Option<T>,
     ) -> Option<T> {
         self.front.get(key, read)
     }
 
     /// What is remembered of this session, be it of use or not.
-    pub(super) fn session(&self, key: TokenKey) -> Option<Slot> {
+    pub(super) fn session(&self, key: TokenKey) -> Option<Arc<Found>> {
         self.sessions.as_ref()?.get(&key)
     }
 
-    /// Puts a copy into the front table; in the place of another session that is fresh `now`
-    /// only if `insist`.
-    pub(super) fn promote(&self, key: TokenKey, slot: Slot, now: Instant, insist: bool) {
-        self.front.put(key.half(), slot, now, insist);
+    /// Puts a session into the front table; in the place of another that is fresh `now` only if
+    /// `insist`.
+    pub(super) fn promote(&self, found: Arc<Found>, now: Moment, insist: bool) {
+        self.front.put(found, now, insist);
     }
 
     /// The memory that there is no such session, be it of use or not.
-    pub(super) fn absent(&self, key: TokenKey) -> Option<Slot> {
+    pub(super) fn absent(&self, key: TokenKey) -> Option<Absent> {
         self.absent.as_ref()?.get(&key)
     }
 
-    pub(super) fn insert(&self, key: TokenKey, slot: Slot) {
-        let (into, out_of) = match slot.found {
-            Some(_) => (&self.sessions, &self.absent),
-            None => (&self.absent, &self.sessions),
-        };
+    pub(super) fn insert(&self, key: TokenKey, answer: Answer) {
         self.front.remove(key.half());
-        if let Some(cache) = out_of {
-            cache.invalidate(&key);
-        }
-        if let Some(cache) = into {
-            cache.insert(key, slot);
+        match answer {
+            Answer::Found(found) => {
+                self.forget_absent(key);
+                if let Some(sessions) = &self.sessions {
+                    sessions.insert(key, found);
+                }
+            }
+            Answer::Absent(absent) => {
+                if let Some(sessions) = &self.sessions {
+                    sessions.invalidate(&key);
+                }
+                if let Some(memory) = &self.absent {
+                    memory.insert(key, absent);
+                }
+            }
         }
     }
 
@@ -209,23 +184,21 @@ impl Cache {
 
     pub(super) fn clear(&self) {
         self.front.retain(|_| false);
-        self.each(Store::invalidate_all);
+        self.sessions.iter().for_each(Store::invalidate_all);
+        self.absent.iter().for_each(Store::invalidate_all);
     }
 
     /// Drops what is of no use by `now`; moka otherwise does so as it is used.
-    pub(super) fn maintain(&self, now: Instant) {
-        self.front.retain(|slot| now < slot.fresh_until);
-        self.each(Store::run_pending_tasks);
+    pub(super) fn maintain(&self, now: Moment) {
+        self.front.retain(|found| now < found.fresh_until);
+        self.sessions.iter().for_each(Store::run_pending_tasks);
+        self.absent.iter().for_each(Store::run_pending_tasks);
     }
 
     /// How many sessions, and how many unknown tokens, are held.
     pub(super) fn len(&self) -> (u64, u64) {
-        let len = |cache: &Option<Store>| cache.as_ref().map_or(0, Store::entry_count);
-        (len(&self.sessions), len(&self.absent))
-    }
-
-    fn each(&self, act: impl Fn(&Store)) {
-        self.sessions.iter().chain(&self.absent).for_each(act);
+        let sessions = self.sessions.as_ref().map_or(0, Store::entry_count);
+        (sessions, self.absent.as_ref().map_or(0, Store::entry_count))
     }
 }
 
@@ -234,11 +207,11 @@ impl Cache {
 /// that no other core reads.
 struct Front {
     /// A power of two of them, or none.
-    places: Box<[ArcSwapOption<(HalfKey, Slot)>]>,
+    places: Box<[ArcSwapOption<Found>]>,
 }
 
-/// Enough for the sessions that are busy at one moment; 64 KiB of places.
-const MOST_PLACES: u64 = 8192;
+/// Eight MiB of places.
+const MOST_PLACES: u64 = 1 << 20;
 
 impl Front {
     fn new(capacity: u64) -> Self {
@@ -251,42 +224,42 @@ impl Front {
         }
     }
 
-    /// What `read` makes of the slot.
-    fn get<T>(&self, key: HalfKey, read: impl FnOnce(&Slot) -> Option<T>) -> Option<T> {
-        let copy = self.place(key)?.load();
-        let (of, slot) = &**copy.as_ref()?;
-        if *of == key { read(slot) } else { None }
+    /// What `read` makes of the session.
+    fn get<T>(&self, key: HalfKey, read: impl FnOnce(&Arc<Found>) -> Option<T>) -> Option<T> {
+        let place = self.place(key)?.load();
+        let found = place.as_ref()?;
+        if found.key == key { read(found) } else { None }
     }
 
-    fn put(&self, key: HalfKey, slot: Slot, now: Instant, insist: bool) {
-        if let Some(place) = self.place(key) {
+    fn put(&self, found: Arc<Found>, now: Moment, insist: bool) {
+        if let Some(place) = self.place(found.key) {
             let is_taken = place
                 .load()
                 .as_ref()
-                .is_some_and(|it| it.0 != key && now < it.1.fresh_until);
+                .is_some_and(|it| it.key != found.key && now < it.fresh_until);
             if insist || !is_taken {
-                place.store(Some(Arc::new((key, slot))));
+                place.store(Some(found));
             }
         }
     }
 
     fn remove(&self, key: HalfKey) {
         if let Some(place) = self.place(key) {
-            if place.load().as_ref().is_some_and(|it| it.0 == key) {
+            if place.load().as_ref().is_some_and(|it| it.key == key) {
                 place.store(None);
             }
         }
     }
 
-    fn retain(&self, is_of_use: impl Fn(&Slot) -> bool) {
+    fn retain(&self, is_of_use: impl Fn(&Found) -> bool) {
         for place in &self.places {
-            if place.load().as_ref().is_some_and(|it| !is_of_use(&it.1)) {
+            if place.load().as_ref().is_some_and(|it| !is_of_use(it)) {
                 place.store(None);
             }
         }
     }
 
-    fn place(&self, key: HalfKey) -> Option<&ArcSwapOption<(HalfKey, Slot)>> {
+    fn place(&self, key: HalfKey) -> Option<&ArcSwapOption<Found>> {
         self.places
             .get(key.spread() & self.places.len().wrapping_sub(1))
     }

@@ -12,26 +12,24 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::Semaphore,
-    time::{self},
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     AuthenticateError,
+    answer::{Answer, Found},
     breaker::{Breaker, is_outage},
-    cache::{Cache, Found, Slot},
+    cache::Cache,
     flight::Flights,
     hearing::Hearing,
+    lifetime::SessionLifetime,
     verdict::Verdict,
 };
 use crate::{
-    clock::TimeSource,
-    customer::Customer,
+    clock::{Moment, TimeSource},
     observe::{Counters, Statistics},
     session::CustomerSession,
     store::{SessionStore, StoreError},
@@ -100,9 +98,7 @@ pub(crate) enum Recall {
 
 /// Who is let in, and how that came about.
 pub(crate) struct Admitted {
-    pub(crate) session: Arc<CustomerSession>,
-    /// The session's customer, with its [`SessionLifetime`] as the badge.
-    pub(crate) customer: Customer,
+    pub(crate) lifetime: SessionLifetime,
     pub(crate) verdict: Verdict,
 }
 
@@ -142,8 +138,8 @@ impl Engine {
             return self.screen();
         }
         let half = self.cache.half_key(token);
-        let now = self.time.instant();
-        let read = |slot: &Slot| self.usable(slot, token, now);
+        let now = self.time.moment();
+        let read = |found: &Arc<Found>| self.usable(found, token, now);
         if let Some(admitted) = self.cache.front(half, read) {
             if self.counters.hit(half.spread()) {
                 // So that moka, too, knows who is asked for.
@@ -155,16 +151,19 @@ impl Engine {
             return self.screen();
         }
         let key = self.cache.whole_key(half, token);
-        if let Some(slot) = self.cache.session(key) {
-            if let Some(admitted) = self.usable(&slot, token, now) {
+        if let Some(found) = self.cache.session(key) {
+            if let Some(admitted) = self.usable(&found, token, now) {
                 let insist = self.counters.hit(half.spread());
-                self.cache.promote(key, slot, now, insist);
+                self.cache.promote(found, now, insist);
                 return Recall::Live(admitted);
             }
         }
         // Trusted even while invalidations may be missed: they do not tell of new sessions.
         match self.cache.absent(key) {
-            Some(slot) if now < slot.fresh_until && self.passes(&slot, token) => {
+            Some(absent)
+                if now < absent.fresh_until
+                    && self.hearing.marks.pass(absent.stamp, absent.stripes) =>
+            {
                 self.counters.absent_hits.add_one();
                 Recall::Invalid
             }
@@ -206,15 +205,14 @@ impl Engine {
         &self,
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
-        let slot = self.ask(token).await?;
-        Ok(self
-            .live(&slot, self.time.instant())
-            .map(|found| Arc::clone(&found.session)))
+        let answer = self.ask(token).await?;
+        let found = self.live(&answer, self.time.moment());
+        Ok(found.map(|found| Arc::clone(&found.session)))
     }
 
     /// After which time a request that could not be answered may be repeated with some hope.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.breaker.retry_after(self.time.instant())
+        self.breaker.retry_after(self.time.moment())
     }
 
     /// How long one waits for the store.
@@ -234,7 +232,7 @@ impl Engine {
     }
 
     pub(super) fn maintain(&self) {
-        self.cache.maintain(self.time.instant());
+        self.cache.maintain(self.time.moment());
     }
 
     pub(super) fn statistics(&self) -> Statistics {
@@ -247,19 +245,20 @@ impl Engine {
         statistics
     }
 
-    /// The session in a remembered slot, if the slot may be used; it is refreshed if it is due.
-    fn usable(self: &Arc<Self>, slot: &Slot, token: &[u8], now: Instant) -> Option<Admitted> {
-        let usable = now < slot.fresh_until
-            && self.hearing.marks.is_trusted(slot.stamp)
-            && self.passes(slot, token);
+    /// Lets somebody in by what is remembered, if that may be used; it is refreshed if it is due.
+    #[inline]
+    fn usable(self: &Arc<Self>, found: &Arc<Found>, token: &[u8], now: Moment) -> Option<Admitted> {
+        let usable = now < found.fresh_until
+            && self.hearing.marks.is_trusted(found.stamp)
+            && self.passes_found(found, token)
+            && self.is_live(found, now);
         if !usable {
             return None;
         }
-        let found = self.live(slot, now)?;
-        if now >= slot.refresh_at {
-            self.refresh(self.cache.key(token), slot, now);
+        if now >= found.refresh_at {
+            self.refresh(self.cache.key(token), found, now);
         }
-        Some(found.admitted(Verdict::Fresh))
+        Some(admitted(found, Verdict::Fresh))
     }
 
     /// The store's answer; or, if it fails, what is remembered and may be used in that case.
@@ -283,14 +282,12 @@ impl Engine {
             return None;
         }
         let token = token.expose().as_bytes();
-        let slot = self.cache.session(self.cache.key(token))?;
-        let now = self.time.instant();
-        if now < slot.stale_until && self.passes(&slot, token) {
-            let found = self.live(&slot, now)?;
-            Some(found.admitted(Verdict::Stale))
-        } else {
-            None
-        }
+        let found = self.cache.session(self.cache.key(token))?;
+        let now = self.time.moment();
+        let usable = now < found.stale_until
+            && self.passes_found(&found, token)
+            && self.is_live(&found, now);
+        usable.then(|| admitted(&found, Verdict::Stale))
     }
 
     /// The one place where the answer of a lookup is used, guarded by the marks, or else by a
@@ -299,19 +296,19 @@ impl Engine {
         let key = self.cache.key(token.expose().as_bytes());
         let limit = self
             .store_timeout
-            .and_then(|limit| time::Instant::now().checked_add(limit));
+            .and_then(|limit| Instant::now().checked_add(limit));
         // The first lookup ends by its own limit, unless the runtime it was started on stands
         // still; those after it share what is left of that.
         let mut deadline = limit.and_then(|limit| limit.checked_add(LENIENCE));
         for _ in 0..SHARED_TRIES {
             let lookup = self.join(key, token)?;
-            let slot = self.until(deadline, lookup.landed()).await??;
-            let is_late = slot.stamp < self.hearing.marks.oldest();
-            if !is_late && self.passes(&slot, token.expose().as_bytes()) {
+            let answer = self.until(deadline, lookup.landed()).await??;
+            let is_late = answer.stamp() < self.hearing.marks.oldest();
+            if !is_late && self.passes(&answer, token.expose().as_bytes()) {
                 let found = self
-                    .live(&slot, self.time.instant())
+                    .live(&answer, self.time.moment())
                     .ok_or(AuthenticateError::InvalidToken)?;
-                return Ok(found.admitted(Verdict::Verified));
+                return Ok(admitted(found, Verdict::Verified));
             }
             self.counters.overtaken.add_one();
             deadline = limit;
@@ -320,11 +317,11 @@ impl Engine {
         // others: from here on only what changes this very session counts.
         for _ in 0..LONE_TRIES {
             let witness = self.hearing.witnesses.listen();
-            let slot = self.until(deadline, self.ask(token)).await??;
-            match self.live(&slot, self.time.instant()) {
+            let answer = self.until(deadline, self.ask(token)).await??;
+            match self.live(&answer, self.time.moment()) {
                 None => return Err(AuthenticateError::InvalidToken),
                 Some(found) if !witness.has_heard_of(&found.session) => {
-                    return Ok(found.admitted(Verdict::Verified));
+                    return Ok(admitted(found, Verdict::Verified));
                 }
                 Some(_) => self.counters.overtaken.add_one(),
             }
@@ -334,28 +331,36 @@ impl Engine {
     }
 
     /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
-    pub(super) fn passes(&self, slot: &Slot, token: &[u8]) -> bool {
-        let is_for_token = match &slot.found {
-            Some(found) => found.session.token.is(token),
-            None => true,
-        };
-        is_for_token && self.hearing.marks.pass(slot.stamp, slot.stripes)
+    pub(super) fn passes(&self, answer: &Answer, token: &[u8]) -> bool {
+        match answer {
+            Answer::Found(found) => self.passes_found(found, token),
+            Answer::Absent(absent) => self.hearing.marks.pass(absent.stamp, absent.stripes),
+        }
     }
 
-    /// The session in the slot, if it is live by the wall clock. Its customer was not deleted
-    /// when it was read, or it would not be in a slot.
-    fn live<'a>(&self, slot: &'a Slot, now: Instant) -> Option<&'a Found> {
-        let found = slot.found.as_ref()?;
-        (self.time.wall_micros(now) < found.expires_at).then_some(found)
+    fn passes_found(&self, found: &Found, token: &[u8]) -> bool {
+        let marks = &self.hearing.marks;
+        found.session.token.is(token) && marks.pass(found.stamp, Some(found.stripes))
+    }
+
+    /// The session that was found, if it is live.
+    fn live<'a>(&self, answer: &'a Answer, now: Moment) -> Option<&'a Arc<Found>> {
+        match answer {
+            Answer::Found(found) if self.is_live(found, now) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Whether a session is live by the wall clock. Its customer was not deleted when it was read,
+    /// or it would not have been found.
+    fn is_live(&self, found: &Found, now: Moment) -> bool {
+        self.time.wall_micros(now) < found.expires_at
     }
 }
 
-impl Found {
-    fn admitted(&self, verdict: Verdict) -> Admitted {
-        Admitted {
-            session: Arc::clone(&self.session),
-            customer: self.customer.clone(),
-            verdict,
-        }
+fn admitted(found: &Arc<Found>, verdict: Verdict) -> Admitted {
+    Admitted {
+        lifetime: SessionLifetime::of_found(Arc::clone(found)),
+        verdict,
     }
 }

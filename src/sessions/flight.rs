@@ -18,12 +18,13 @@ use tokio::{
 };
 
 use super::{
-    cache::{BuildAsItIs, Slot, TokenKey},
+    answer::Answer,
+    cache::{BuildAsItIs, TokenKey},
     marks::Stamp,
 };
 use crate::store::StoreError;
 
-pub(super) type Landing = Result<Slot, StoreError>;
+pub(super) type Landing = Result<Answer, StoreError>;
 
 const SHARDS: usize = 16;
 

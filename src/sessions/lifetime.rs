@@ -4,7 +4,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,9 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     AuthenticateError,
+    answer::Found,
     engine::{Engine, Recall},
-    marks::{Stamp, Stripes},
-    refresh::Attempts,
 };
 use crate::{customer::Customer, session::CustomerSession};
 
@@ -62,26 +61,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct SessionLifetime {
-    held: Arc<Held>,
-}
-
-struct Held {
-    session: Arc<CustomerSession>,
-    /// Weak, since the engine holds it in turn; `None`: there is no engine, and only expiry ends
-    /// it.
-    engine: Option<Weak<Engine>>,
-    /// `None`: whoever made this has not asked.
-    read: Option<Read>,
-    attempts: Attempts,
-}
-
-/// The answer of the store that it stands for.
-#[derive(Clone, Copy)]
-pub(super) struct Read {
-    pub(super) stamp: Stamp,
-    pub(super) stripes: Option<Stripes>,
-    /// How long it is good for, on the engine's monotonic clock.
-    pub(super) fresh_until: std::time::Instant,
+    found: Arc<Found>,
 }
 
 /// Why a session is no longer good.
@@ -102,30 +82,25 @@ pub enum SessionEnd {
 impl SessionLifetime {
     /// The lifetime of a session that nothing but its expiry ends, for tests of handlers.
     pub fn until_expiry(session: Arc<CustomerSession>) -> Self {
-        Self::new(session, None, None)
+        Self::of_found(Arc::new(Found::unread(session, None)))
     }
 
-    pub(super) fn new(
-        session: Arc<CustomerSession>,
-        engine: Option<Weak<Engine>>,
-        read: Option<Read>,
-    ) -> Self {
-        let held = Held {
-            session,
-            engine,
-            read,
-            attempts: Attempts::default(),
-        };
-        Self { held: held.into() }
+    pub(super) fn of_found(found: Arc<Found>) -> Self {
+        Self { found }
     }
 
     /// The lifetime of the session with which this customer was let in.
-    pub(crate) fn of_customer(customer: &Customer) -> Option<&Self> {
-        customer.badge()
+    pub(crate) fn of_customer(customer: &Customer) -> Option<Self> {
+        customer.badge().map(Self::of_found)
     }
 
-    pub(super) fn attempts(&self) -> &Attempts {
-        &self.held.attempts
+    pub(crate) fn session(&self) -> &Arc<CustomerSession> {
+        &self.found.session
+    }
+
+    /// The session's customer, who wears this lifetime as a badge.
+    pub(crate) fn into_customer(self) -> Customer {
+        Customer::badged(self.found)
     }
 
     /// Resolves when the session has ended, as soon as this node knows; at once if it has.
@@ -139,18 +114,15 @@ impl SessionLifetime {
     /// It may be dropped and called again, and awaited by any number of clones. It needs a tokio
     /// runtime.
     pub fn ended(&self) -> impl Future<Output = SessionEnd> + Send + use<> {
-        let Held {
-            session, engine, ..
-        } = &*self.held;
-        let (session, engine) = (Arc::clone(session), engine.clone());
+        let Self { found } = self.clone();
         async move {
-            match engine {
+            match &found.engine {
                 Some(engine) => match engine.upgrade() {
-                    Some(engine) => engine.watch(&session).await,
+                    Some(engine) => engine.watch(&found.session).await,
                     // Whoever could revoke it here is gone.
                     None => SessionEnd::Unconfirmed,
                 },
-                None => expiry(&session).await,
+                None => expiry(&found.session).await,
             }
         }
     }
@@ -181,8 +153,8 @@ impl SessionLifetime {
 impl fmt::Debug for SessionLifetime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLifetime")
-            .field("session", &self.held.session.id)
-            .field("expires_at", &self.held.session.expires_at)
+            .field("session", &self.found.session.id)
+            .field("expires_at", &self.found.session.expires_at)
             .finish_non_exhaustive()
     }
 }
@@ -223,13 +195,10 @@ impl Engine {
             let now = self.time.now();
             let nap = match answer {
                 Ok(admitted) => {
-                    expires_at = admitted.session.expires_at;
-                    read = SessionLifetime::of_customer(&admitted.customer)
-                        .and_then(|it| it.held.read);
-                    let fresh_for = read.map_or(Duration::ZERO, |read| {
-                        read.fresh_until
-                            .saturating_duration_since(self.time.instant())
-                    });
+                    let found = admitted.lifetime.found;
+                    expires_at = found.session.expires_at;
+                    let fresh_for = found.fresh_until.since(self.time.moment());
+                    read = Some((found.stamp, found.stripes));
                     // One more lookup may take its time, as for a request.
                     good_until = Instant::now().checked_add(fresh_for + self.patience());
                     fresh_for.max(PAUSE)
@@ -244,7 +213,8 @@ impl Engine {
                     let soon = now + self.patience();
                     let until = good_until.get_or_insert(soon);
                     // What it rests on is no longer good for requests either.
-                    if read.is_some_and(|read| !self.hearing.marks.pass(read.stamp, read.stripes)) {
+                    let marks = &self.hearing.marks;
+                    if read.is_some_and(|(stamp, stripes)| !marks.pass(stamp, Some(stripes))) {
                         *until = soon.min(*until);
                     }
                     let left = until.saturating_duration_since(now);

@@ -16,11 +16,11 @@ use std::hash::{BuildHasher, RandomState};
 use crate::sync::{AtomicU64, Ordering};
 
 /// When a lookup asked, on the engine's logical clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stamp(u64);
 
 /// Where to find the marks that concern one session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stripes {
     session: u32,
     customer: u32,

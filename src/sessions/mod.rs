@@ -4,6 +4,7 @@
 //! returned, no request that starts later is let in by what was read before it. The guide's
 //! page [`revocation`](crate::guide::revocation) explains how.
 
+mod answer;
 mod asking;
 mod breaker;
 mod builder;
@@ -28,7 +29,7 @@ use tokio::{runtime::Handle, task::yield_now};
 use zeroize::Zeroizing;
 
 pub(crate) use self::engine::{Admitted, Engine, Recall};
-use self::hearing::Ear;
+use self::{answer::Found, hearing::Ear};
 pub use self::{
     builder::CustomerSessionsBuilder,
     lifetime::{LimitedStream, SessionEnd, SessionLifetime},
@@ -131,11 +132,11 @@ impl<S: SessionStore> CustomerSessions<S> {
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
         match self.engine.recall(token.expose().as_bytes()) {
-            Recall::Live(admitted) => Ok(admitted.session),
+            Recall::Live(admitted) => Ok(Arc::clone(admitted.lifetime.session())),
             Recall::Invalid => Err(AuthenticateError::InvalidToken),
             Recall::Unknown => {
                 let admitted = self.engine.resolve(token.clone()).await?;
-                Ok(admitted.session)
+                Ok(Arc::clone(admitted.lifetime.session()))
             }
         }
     }
@@ -145,7 +146,8 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let engine = Arc::downgrade(&self.engine);
-        SessionLifetime::new(Arc::clone(session), Some(engine), None)
+        let found = Found::unread(Arc::clone(session), Some(engine));
+        SessionLifetime::of_found(Arc::new(found))
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.

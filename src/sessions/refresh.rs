@@ -6,16 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::runtime::Handle;
 
-use super::{
-    cache::{Slot, TokenKey},
-    engine::Engine,
-};
-use crate::{clock::later, observe};
+use super::{answer::Found, cache::TokenKey, engine::Engine};
+use crate::{clock::Moment, observe};
 
 /// When the attempts to refresh one answer are due, in nanoseconds after the first.
 #[derive(Debug, Default)]
@@ -41,18 +38,17 @@ impl Attempts {
 /// From when on an answer that is good for `good_for` is refreshed: when 80 to 90 % of that has
 /// passed. `dice` are random bits; they keep what was read together from being refreshed
 /// together.
-pub(super) fn refresh_at(asked: Instant, good_for: Duration, dice: usize) -> Instant {
+pub(super) fn refresh_at(asked: Moment, good_for: Duration, dice: usize) -> Moment {
     let percent = 80 + (dice % 11) as u32;
-    later(asked, good_for / 100 * percent)
+    asked + good_for / 100 * percent
 }
 
 impl Engine {
-    /// Starts a lookup whose answer replaces `slot`, unless one was started a moment ago.
-    pub(super) fn refresh(self: &Arc<Self>, key: TokenKey, slot: &Slot, now: Instant) {
-        let Some(found) = &slot.found else { return };
-        let window = slot.fresh_until.saturating_duration_since(slot.refresh_at);
-        let passed = now.saturating_duration_since(slot.refresh_at);
-        if !found.lifetime.attempts().is_due(passed, window) {
+    /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
+    pub(super) fn refresh(self: &Arc<Self>, key: TokenKey, found: &Found, now: Moment) {
+        let window = found.fresh_until.since(found.refresh_at);
+        let passed = now.since(found.refresh_at);
+        if !found.attempts.is_due(passed, window) {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -91,8 +87,8 @@ mod tests {
 
     #[test]
     fn what_was_read_together_is_refreshed_at_different_times() {
-        let asked = Instant::now();
-        let at = |dice| refresh_at(asked, Duration::from_secs(100), dice) - asked;
+        let asked = Moment::default();
+        let at = |dice| refresh_at(asked, Duration::from_secs(100), dice).since(asked);
         assert_eq!(at(0), Duration::from_secs(80));
         assert_eq!(at(10), Duration::from_secs(90));
         assert_ne!(at(3), at(4));

@@ -56,11 +56,14 @@ async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
         Invalidation::Customer(session.customer_id.clone()),
         Invalidation::All,
     ] {
-        let slot = engine.ask(&session.token).await;
-        let slot = slot.expect("found");
-        assert!(engine.passes(&slot, token), "checked before the insertion");
+        let answer = engine.ask(&session.token).await;
+        let answer = answer.expect("found");
+        assert!(
+            engine.passes(&answer, token),
+            "checked before the insertion"
+        );
         engine.invalidate(&invalidation);
-        engine.cache.insert(engine.cache.key(token), slot);
+        engine.cache.insert(engine.cache.key(token), answer);
         assert!(
             matches!(engine.recall(token), Recall::Unknown),
             "{invalidation:?}"
@@ -69,16 +72,16 @@ async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
 }
 
 #[tokio::test]
-async fn another_session_s_slot_is_not_used_even_under_the_same_key() {
+async fn another_session_s_answer_is_not_used_even_under_the_same_key() {
     let sessions = on_one_stripe();
     let (mine, other) = (
         issue(&sessions, "cus_1").await,
         issue(&sessions, "cus_2").await,
     );
     let engine = &sessions.engine;
-    let slot = engine.ask(&other.token).await;
+    let answer = engine.ask(&other.token).await;
     let key = engine.cache.key(mine.token.expose().as_bytes());
-    engine.cache.insert(key, slot.expect("found"));
+    engine.cache.insert(key, answer.expect("found"));
     assert!(matches!(
         engine.recall(mine.token.expose().as_bytes()),
         Recall::Unknown
@@ -154,7 +157,10 @@ async fn in_a_storm(
     });
     storm.engine.set(Arc::downgrade(&engine)).expect("set once");
     let answer = engine.resolve(session.token.clone()).await;
-    (answer.map(|it| it.session), engine.statistics().lookups)
+    (
+        answer.map(|it| Arc::clone(it.lifetime.session())),
+        engine.statistics().lookups,
+    )
 }
 
 #[tokio::test]

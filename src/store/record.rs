@@ -3,10 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::StoreError;
-use crate::{
-    customer::{Customer, MetadataValue},
-    session::CustomerSession,
-};
+use crate::{customer::Customer, metadata::MetadataValue, session::CustomerSession};
 
 /// Whether a text can be kept. PostgreSQL has no NUL in its texts, and what one store refuses
 /// all of them refuse.

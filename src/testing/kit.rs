@@ -5,7 +5,8 @@ use std::{error::Error, fmt, sync::Arc};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::{
-    customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, MetadataValue, TaxId},
+    customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, TaxId},
+    metadata::MetadataValue,
     session::CustomerSession,
     store::{SessionRegistry, StoreError, StoreErrorKind},
     token::TokenFormat,

@@ -40,8 +40,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct SignedIn {
-    session: Arc<CustomerSession>,
-    customer: Customer,
+    lifetime: SessionLifetime,
 }
 
 impl SignedIn {
@@ -61,11 +60,8 @@ impl SignedIn {
 
     /// Signs in with this session, whatever its state.
     pub fn with_session(session: CustomerSession) -> Self {
-        let session = Arc::new(session);
-        let lifetime = SessionLifetime::until_expiry(Arc::clone(&session));
         Self {
-            customer: session.customer.with_badge(lifetime),
-            session,
+            lifetime: SessionLifetime::until_expiry(Arc::new(session)),
         }
     }
 }
@@ -99,8 +95,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         clear(request.extensions_mut());
-        let SignedIn { session, customer } = self.layer.clone();
-        sign_in(request.extensions_mut(), session, customer);
+        sign_in(request.extensions_mut(), self.layer.lifetime.clone());
         self.inner.call(request)
     }
 }
