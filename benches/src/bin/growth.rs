@@ -1,6 +1,6 @@
 //! What a hit costs as the cache grows, and as a customer's metadata does.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use customer_session_benches::{
     full_or_quick,
@@ -64,9 +64,7 @@ fn main() -> std::io::Result<()> {
 fn metadata(plan: &Plan) -> Vec<Measured> {
     let contender = |entries: usize| -> Contender {
         let scene = Scene::with_metadata(1000, entries);
-        let order: Arc<[u32]> = orders::uniform(1000);
-        let name = format!("{entries} entries of metadata");
-        Ours::new(&scene).hit(&name, in_turn(&scene.tokens, &order))
+        Ours::new(&scene).one_hit(&format!("{entries} entries of metadata"), &scene)
     };
     measure(&mut [contender(0), contender(50)], plan)
 }

@@ -5,6 +5,7 @@ pub mod cores;
 pub mod orders;
 pub mod rounds;
 pub mod single;
+pub mod tasks;
 
 use crate::{scene::request, stacks::Contender};
 

@@ -6,7 +6,7 @@ use axum::{extract::Request, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, TokenData, encode};
-use jwt_authorizer::{AuthError, IntoLayer as _, JwtAuthorizer, RegisteredClaims};
+use jwt_authorizer::{AuthError, IntoLayer as _, JwtAuthorizer, RegisteredClaims, Validation};
 use ring::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
@@ -28,6 +28,9 @@ struct Claims {
     iat: i64,
     jti: String,
 }
+
+const ISSUER: &str = "https://issuer.example.com";
+const AUDIENCE: &str = "https://api.example.com";
 
 pub struct Jwt;
 
@@ -61,6 +64,7 @@ impl Jwt {
     }
 
     fn hit(name: &str, authorizer: JwtAuthorizer, token: &str) -> Contender {
+        let authorizer = authorizer.validation(Validation::new().iss(&[ISSUER]).aud(&[AUDIENCE]));
         let authorizer = block_on(authorizer.build()).expect("a key");
         let service = authorizer
             .into_layer()
@@ -73,9 +77,9 @@ impl Jwt {
 fn sign(scene: &Scene, algorithm: Algorithm, key: &EncodingKey) -> String {
     let session = scene.store.session(scene.hot()).expect("known");
     let claims = Claims {
-        iss: "https://issuer.example.com",
+        iss: ISSUER,
         sub: session.customer_id.to_string(),
-        aud: "https://api.example.com",
+        aud: AUDIENCE,
         exp: session.expires_at.timestamp(),
         nbf: session.created_at.timestamp(),
         iat: session.created_at.timestamp(),
