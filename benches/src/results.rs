@@ -84,6 +84,40 @@ pub struct Served {
     pub busy: Vec<f64>,
 }
 
+/// A server that waits is not what limits its rate: the load is, and whatever else ran then.
+const AT_WORK: f64 = 0.95;
+
+impl Served {
+    /// The median of a figure, over the rounds in which the server was kept at work.
+    pub fn median_of(&self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
+        self.median_beside(self, |it| figure(it).to_vec())
+    }
+
+    /// How a figure compares with that of another server, over the rounds in which both were
+    /// kept at work.
+    pub fn ratio_to(&self, other: &Self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
+        self.median_beside(other, |it| {
+            let both = figure(it).iter().zip(figure(other));
+            both.map(|(ours, theirs)| ours / theirs).collect()
+        })
+    }
+
+    /// In how many rounds the load kept it at work.
+    pub fn rounds_at_work(&self) -> usize {
+        self.busy.iter().filter(|busy| **busy >= AT_WORK).count()
+    }
+
+    fn median_beside(&self, other: &Self, figures: impl Fn(&Self) -> Vec<f64>) -> f64 {
+        let figures = figures(self);
+        let at_work = self.busy.iter().zip(&other.busy);
+        let at_work = at_work.map(|(one, other)| one.min(*other) >= AT_WORK);
+        let valid = figures.iter().zip(at_work).filter(|(_, at_work)| *at_work);
+        let valid: Vec<_> = valid.map(|(figure, _)| *figure).collect();
+        // On a machine without a core to spare there are none.
+        median(if valid.is_empty() { &figures } else { &valid })
+    }
+}
+
 pub fn save<T: Serialize>(name: &str, results: &T) -> io::Result<()> {
     match file(name) {
         Some(file) => fs::write(file, serde_json::to_vec(results)?),

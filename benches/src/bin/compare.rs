@@ -15,7 +15,7 @@ fn main() -> std::io::Result<()> {
     let many = Scene::new(full_or_quick(1_000_000, 20_000));
     let mut contenders = every_stack(&scene, &many);
     let plan = Plan {
-        rounds: full_or_quick(240, 10),
+        rounds: full_or_quick(400, 10),
         batch: Duration::from_micros(full_or_quick(2500, 500)),
         singles: full_or_quick(1024, 128),
     };

@@ -25,7 +25,7 @@ fn main() -> std::io::Result<()> {
     let ours = Ours::new(&scene);
     let by_hand = ByHand::new(&scene);
     let headers = |n: usize| always(with_bearer(scene.tokens[n].expose()));
-    let rounds = full_or_quick(400, 20);
+    let rounds = full_or_quick(2000, 40);
     let results: Vec<_> = [
         (FLOOR, [Floor::hit(&scene), Floor::hit(&scene)]),
         ("ours", [1, 2].map(|n| ours.hit("ours", headers(n)))),

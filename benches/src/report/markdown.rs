@@ -48,7 +48,9 @@ pub fn report(results: &Results) -> String {
     text += "\n## A whole server\n\n![Requests a second of a server](server.svg)\n\n";
     servers(results, &mut text);
     text += "\naxum on the loopback with one worker on one core, 32 connections from the other \
-        core. \"Core\" is the processor time a request takes, the kernel's part included.\n";
+        core. \"Core\" is the processor time a request takes, the kernel's part included. \
+        Rounds in which the load did not keep the server at work are left out, unless there are \
+        no others.\n";
     text
 }
 
@@ -208,17 +210,17 @@ fn servers(results: &Results, text: &mut String) {
         "x no layer",
         "core, us",
         "x no layer",
-        "at work",
+        "rounds",
     ];
     table(text, &head, "|---|---:|---:|---:|---:|---:|", |rows| {
         for it in &results.servers {
             rows.push(vec![
                 it.name.clone(),
-                format!("{:.0}", median(&it.rates)),
-                format!("{:.3}", ratio(&it.rates, &none.rates)),
-                format!("{:.2}", median(&it.work)),
-                format!("{:.3}", ratio(&it.work, &none.work)),
-                format!("{:.0} %", 100.0 * median(&it.busy)),
+                format!("{:.0}", it.median_of(|it| &it.rates)),
+                format!("{:.3}", it.ratio_to(none, |it| &it.rates)),
+                format!("{:.2}", it.median_of(|it| &it.work)),
+                format!("{:.3}", it.ratio_to(none, |it| &it.work)),
+                format!("{} of {}", it.rounds_at_work(), it.rates.len()),
             ]);
         }
     });
@@ -237,7 +239,7 @@ pub fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

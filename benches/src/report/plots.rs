@@ -5,10 +5,7 @@ use std::{error::Error, path::Path};
 use plotters::prelude::*;
 
 use super::{Results, find, markdown::thousands};
-use crate::{
-    measure::median,
-    stacks::{BY_HAND, PLAIN_MAP},
-};
+use crate::stacks::{BY_HAND, PLAIN_MAP};
 
 const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const OTHERS: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
@@ -43,12 +40,16 @@ pub fn draw(results: &Results, folder: &Path) -> Drawn {
         &costs.collect::<Vec<_>>(),
         true,
     )?;
-    let servers = results.servers.iter().map(|it| Bar {
-        name: it.name.replace('`', ""),
-        value: median(&it.rates),
-        text: format!("{}/s", thousands(median(&it.rates).round() as usize)),
+    let servers = results.servers.iter().map(|it| {
+        let none = &results.servers[0];
+        let ratio = it.ratio_to(none, |it| &it.rates);
+        Bar {
+            name: it.name.replace('`', ""),
+            value: ratio,
+            text: format!("{ratio:.2} x"),
+        }
     });
-    let title = "A whole server on one core, requests a second (more is better)";
+    let title = "A whole server on one core: requests a second beside no layer (more is better)";
     let servers = servers.collect::<Vec<_>>();
     bars(&folder.join("server.svg"), title, &servers, false)?;
     growth(results, &folder.join("growth.svg"))
@@ -65,9 +66,9 @@ fn bars(file: &Path, title: &str, bars: &[Bar], logarithmic: bool) -> Drawn {
         ("sans-serif", 16).into_font().color(&INK),
     ))?;
     let values = || bars.iter().map(|bar| bar.value);
-    let most = values().fold(1.0, f64::max);
+    let most = values().fold(f64::MIN_POSITIVE, f64::max);
     // A logarithmic axis has no zero: it begins at the power of ten below the least.
-    let least = values().fold(most, f64::min).max(1.0);
+    let least = values().fold(most, f64::min);
     let begin = 10f64.powf(least.log10().floor());
     let place = |value: f64| {
         let part = match logarithmic {
@@ -128,6 +129,7 @@ fn growth(results: &Results, file: &Path) -> Drawn {
                 ("sans-serif", 15).into_font().color(&INK),
             )
             .margin(12)
+            .margin_right(40)
             .x_label_area_size(36)
             .y_label_area_size(48)
             .build_cartesian_2d((fewest..most).log_scale(), 0.0..slowest * 1.1)?;
@@ -144,7 +146,7 @@ fn growth(results: &Results, file: &Path) -> Drawn {
             let points: Vec<_> = points
                 .filter_map(|it| Some((it.sessions as f64, find(&it.stacks, stack)?.ns())))
                 .collect();
-            let line = LineSeries::new(points, color.stroke_width(3)).point_size(4);
+            let line = LineSeries::new(points, color.filled().stroke_width(3)).point_size(4);
             chart
                 .draw_series(line)?
                 .label(stack.replace('`', ""))

@@ -14,7 +14,7 @@ use std::{
 
 use customer_session_benches::{
     full_or_quick,
-    measure::{cores, median, ratio},
+    measure::cores,
     results::{Served, save},
     scene::block_on,
 };
@@ -38,17 +38,18 @@ fn main() -> io::Result<()> {
     server.wait()?;
     let results = results?;
     println!(
-        "{:<32} {:>10} {:>8} {:>10} {:>6}",
-        "server", "requests/s", "x bare", "us of core", "busy"
+        "{:<32} {:>10} {:>8} {:>10} {:>8} {:>6}",
+        "server", "requests/s", "x bare", "us of core", "x bare", "rounds"
     );
     for it in &results {
         println!(
-            "{:<32} {:>10.0} {:>8.3} {:>10.2} {:>6.2}",
+            "{:<32} {:>10.0} {:>8.3} {:>10.2} {:>8.3} {:>6}",
             it.name,
-            median(&it.rates),
-            ratio(&it.rates, &results[0].rates),
-            median(&it.work),
-            median(&it.busy)
+            it.median_of(|it| &it.rates),
+            it.ratio_to(&results[0], |it| &it.rates),
+            it.median_of(|it| &it.work),
+            it.ratio_to(&results[0], |it| &it.work),
+            it.rounds_at_work()
         );
     }
     save("server", &results)
@@ -76,8 +77,8 @@ async fn measure(server: &mut Child) -> io::Result<Vec<Served>> {
             busy: Vec::new(),
         });
     }
-    let rounds = full_or_quick(40, 3);
-    let time = Duration::from_millis(full_or_quick(500, 100));
+    let rounds = full_or_quick(120, 4);
+    let time = Duration::from_millis(full_or_quick(250, 100));
     for round in 0..=rounds {
         for turn in 0..clients.len() {
             let which = (round + turn) % clients.len();
