@@ -80,11 +80,12 @@ pub struct Served {
     pub rates: Vec<f64>,
     /// Microseconds of the server's core per request; the kernel's part is included.
     pub work: Vec<f64>,
-    /// The part of the time that the server was at work.
+    /// The part of the time that the server had something to do.
     pub busy: Vec<f64>,
 }
 
-/// A server that waits is not what limits its rate: the load is, and whatever else ran then.
+/// A server that has nothing to do is not what limits its rate: the load is, and who else wanted
+/// the core of the load.
 const AT_WORK: f64 = 0.95;
 
 impl Served {

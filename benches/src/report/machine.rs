@@ -34,10 +34,7 @@ pub fn describe() -> Vec<(&'static str, String)> {
         ),
         ("system", said_by("uname", &["-sr"])),
         ("compiler", said_by("rustc", &["--version"])),
-        (
-            "commit",
-            said_by("git", &["describe", "--always", "--dirty"]),
-        ),
+        ("commit", commit()),
     ];
     if let Ok(load) = env::var("LOAD") {
         facts.push(("load average before", load));

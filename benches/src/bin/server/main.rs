@@ -82,16 +82,18 @@ async fn measure(server: &mut Child) -> io::Result<Vec<Served>> {
     for round in 0..=rounds {
         for turn in 0..clients.len() {
             let which = (round + turn) % clients.len();
-            let before = work.nanoseconds()?;
+            let before = work.so_far()?;
             let load = clients[which].ask(time).await?;
-            let spent = work.nanoseconds()? - before;
+            let spent = work.so_far()? - before;
             // The first round warms up.
             if round > 0 {
                 let result = &mut results[which];
                 let requests = load.requests as f64;
                 result.rates.push(requests / load.time.as_secs_f64());
-                result.work.push(spent as f64 / 1e3 / requests);
-                result.busy.push(spent as f64 / load.time.as_nanos() as f64);
+                result.work.push(spent.at_work as f64 / 1e3 / requests);
+                result
+                    .busy
+                    .push(spent.wanted as f64 / load.time.as_nanos() as f64);
             }
         }
     }
