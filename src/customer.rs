@@ -1,6 +1,6 @@
 //! A customer in an organization, as Polar's API describes one.
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -71,28 +71,82 @@ string_id! {
 /// let customer = Customer::from(data);
 /// assert_eq!(customer.id.as_str(), "cus_1");
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(from = "CustomerData")]
-pub struct Customer(#[serde(serialize_with = "serialize_shared")] Arc<CustomerData>);
+pub struct Customer(Handle);
 
-fn serialize_shared<S: Serializer>(
-    data: &Arc<CustomerData>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    data.as_ref().serialize(serializer)
+#[derive(Clone)]
+enum Handle {
+    Plain(Arc<CustomerData>),
+    Badged(Arc<Badged>),
+}
+
+/// A customer who has come in somewhere, and what is known there of how.
+struct Badged {
+    data: Arc<CustomerData>,
+    badge: Box<dyn Any + Send + Sync>,
+}
+
+impl Customer {
+    /// The same customer with a badge, in place of another. Whatever belongs to a customer who
+    /// has been let in travels with the handle, which costs a request nothing.
+    pub(crate) fn with_badge(&self, badge: impl Any + Send + Sync) -> Self {
+        let badged = Badged {
+            data: Arc::clone(self.shared()),
+            badge: Box::new(badge),
+        };
+        Self(Handle::Badged(Arc::new(badged)))
+    }
+
+    /// The same customer without a badge, to be kept.
+    pub(crate) fn without_badge(&self) -> Self {
+        Self(Handle::Plain(Arc::clone(self.shared())))
+    }
+
+    pub(crate) fn badge<T: Any>(&self) -> Option<&T> {
+        match &self.0 {
+            Handle::Plain(_) => None,
+            Handle::Badged(badged) => badged.badge.downcast_ref(),
+        }
+    }
+
+    fn shared(&self) -> &Arc<CustomerData> {
+        match &self.0 {
+            Handle::Plain(data) => data,
+            Handle::Badged(badged) => &badged.data,
+        }
+    }
 }
 
 impl Deref for Customer {
     type Target = CustomerData;
 
     fn deref(&self) -> &CustomerData {
-        &self.0
+        self.shared()
     }
 }
 
 impl From<CustomerData> for Customer {
     fn from(data: CustomerData) -> Self {
-        Self(Arc::new(data))
+        Self(Handle::Plain(Arc::new(data)))
+    }
+}
+
+impl PartialEq for Customer {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Customer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Customer").field(&**self).finish()
+    }
+}
+
+impl Serialize for Customer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
     }
 }
 
@@ -369,5 +423,25 @@ impl de::Visitor<'_> for MetadataVisitor {
 
     fn visit_bool<E>(self, value: bool) -> Result<MetadataValue, E> {
         Ok(value.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_badge_is_worn_by_one_handle_and_shows_nowhere() {
+        let plain = Customer::from(CustomerData::new("cus_1", "org_1"));
+        let badged = plain.with_badge(7_u8);
+        assert_eq!(badged.badge::<u8>(), Some(&7));
+        assert_eq!(badged.clone().badge::<u8>(), Some(&7));
+        assert_eq!(badged.badge::<u16>(), None);
+        assert_eq!(plain.badge::<u8>(), None);
+        assert_eq!(badged.without_badge().badge::<u8>(), None);
+        assert_eq!(badged.with_badge("other").badge::<u8>(), None);
+        assert_eq!(badged, plain);
+        assert_eq!(format!("{badged:?}"), format!("{plain:?}"));
+        assert!(std::ptr::eq(&*badged, &*plain), "the data is shared");
     }
 }

@@ -18,7 +18,8 @@ pub enum Invalidation {
     /// Anything may have changed, and whatever is cached must be looked up again.
     All,
     /// The source has lost its connection and may be missing changes. Until it yields
-    /// [`All`](Invalidation::All) no request is let in from the cache alone: each asks the store.
+    /// [`All`](Invalidation::All) no request is let in from the cache alone: each asks the store,
+    /// or waits for somebody else's lookup of the same token.
     Lost,
     /// A message that the source could not read. It is counted, logged once, and changes nothing.
     Unreadable,

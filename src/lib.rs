@@ -72,6 +72,7 @@
 //! | what happens to a request, what a handler gets, what a client hears | [`guide::walk`] |
 //! | WebSockets, `EventSource`, cookies: where a browser puts its token | [`guide::browsers`] |
 //! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
+//! | the sessions of Polar's customers | `guide::polar`, with the feature `polar` |
 //! | which store to take, how to set it up and look after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
 //! | what is defended against what | [`guide::security`] |
@@ -88,6 +89,8 @@
 //! | `sqlite` | `SqliteStore`: sessions in a file; asks for Rust 1.94 |
 //! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; asks for Rust 1.94 |
 //! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
+//! | `polar` | `PolarStore` and the module `polar`: the customer sessions that Polar issues |
+//! | `rustls` (default) | TLS for the client that `PolarStore` makes itself; nothing without `polar` |
 //! | `testing` | the module `testing`: a clock held by hand, a store's contract as one call, and more |
 //! | `full` | all but `testing` |
 
@@ -124,6 +127,10 @@ pub mod guide {
     #[doc = include_str!("guide/operations.md")]
     pub mod operations {}
 
+    #[cfg(feature = "polar")]
+    #[doc = include_str!("guide/polar.md")]
+    pub mod polar {}
+
     #[doc = include_str!("guide/revocation.md")]
     pub mod revocation {}
 
@@ -131,7 +138,18 @@ pub mod guide {
     pub mod security {}
 }
 
-#[cfg(all(doctest, feature = "postgres"))]
+/// What belongs to [`PolarStore`](store::PolarStore): how it is built, sessions it opens, Polar's
+/// webhooks.
+#[cfg(feature = "polar")]
+pub mod polar {
+    pub use crate::store::polar::{
+        ConfigError, CreateError, CreatedSession, CustomerRef, Event, EventKind, FieldError,
+        PolarInvalidations, PolarStoreBuilder, PortalUrl, SessionOptions, WebhookError,
+        WebhookService, Webhooks,
+    };
+}
+
+#[cfg(all(doctest, feature = "postgres", feature = "polar"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

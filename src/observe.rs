@@ -95,15 +95,11 @@ impl Counter {
 struct CacheLine(Counter);
 
 impl Counters {
-    /// Counts a hit. Different `spread`s count on different cache lines, so that cores which
-    /// serve different customers do not wait for each other.
-    pub(crate) fn hit(&self, spread: usize) {
-        self.hits[spread % STRIPES].0.add_one();
-    }
-
-    /// Whether the next hit is one in 32 of those that count on this line.
-    pub(crate) fn is_hit_sampled(&self, spread: usize) -> bool {
-        self.hits[spread % STRIPES].0.get() % 32 == 0
+    /// Counts a hit, and tells whether it is one in 32 of those that count on this line. Different
+    /// `spread`s count on different cache lines, so that cores which serve different customers do
+    /// not wait for each other.
+    pub(crate) fn hit(&self, spread: usize) -> bool {
+        self.hits[spread % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
     }
 
     /// A number that differs from lookup to lookup, for what must not be in step.
@@ -221,6 +217,20 @@ pub(crate) fn origin_refused() {
         "an origin is a scheme, a host and perhaps a port, as in https://app.example.com; \
          nothing is allowed by anything else"
     );
+}
+
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_secret_refused() {
+    #[cfg(feature = "tracing")]
+    tracing::error!("an empty webhook secret is not taken: anybody could sign with it");
+}
+
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_refused(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(error = with_causes(error), "webhook refused");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
 }
 
 #[cfg(feature = "axum")]

@@ -514,6 +514,57 @@ mod with_servers {
     }
 
     /// As when a service has shut its runtime down, and what is left goes out of scope.
+    /// The channel is named after the table.
+    #[tokio::test]
+    async fn tables_that_are_made_anew_are_heard_of() {
+        let Some((server, store)) = postgres().await else {
+            return;
+        };
+        let mut source = from_postgres(server.port).await;
+        hears(&mut source, Invalidation::All).await;
+        let pool = PgPool::connect(&server.url()).await.expect("connected");
+        let all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
+        pool.execute(all).await.expect("dropped");
+        hears(&mut source, Invalidation::Lost).await;
+        store.migrate().await.expect("migrated");
+        hears(&mut source, Invalidation::All).await;
+        let one = inserted(&store).await;
+        assert!(store.revoke(&one.id).await.expect("revoked"));
+        hears(&mut source, Invalidation::Session(one.id)).await;
+
+        // And triggers that somebody switches off.
+        let off = "ALTER TABLE customer_sessions DISABLE TRIGGER USER";
+        pool.execute(off).await.expect("switched off");
+        hears(&mut source, Invalidation::Lost).await;
+        let on = "ALTER TABLE customer_sessions ENABLE TRIGGER USER";
+        pool.execute(on).await.expect("switched on");
+        hears(&mut source, Invalidation::All).await;
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_becomes_a_replica_is_not_relied_on() {
+        let Some((server, _store)) = redis().await else {
+            return;
+        };
+        let mut source = from_redis(server.port).await;
+        hears(&mut source, Invalidation::All).await;
+        let client = redis::Client::open(server.url()).expect("a URL");
+        let connection = client.get_multiplexed_async_connection().await;
+        let mut connection = connection.expect("connected");
+        let mut follow = async |master: [&str; 2]| {
+            let mut follow = redis::cmd("REPLICAOF");
+            let follow = follow.arg(&master);
+            let followed: Result<(), _> = follow.query_async(&mut connection).await;
+            followed.expect("set");
+        };
+        follow(["127.0.0.1", "1"]).await;
+        hears(&mut source, Invalidation::Lost).await;
+        let refused = RedisInvalidations::connect(&server.url()).await;
+        assert_error(refused, StoreErrorKind::Unavailable, &["replica"]);
+        follow(["NO", "ONE"]).await;
+        hears(&mut source, Invalidation::All).await;
+    }
+
     #[test]
     fn a_source_may_be_dropped_outside_of_a_runtime() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");

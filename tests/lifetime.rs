@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use support::{Fault, HOUR, ProbeStore, clock, customer};
 
 const TTL: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Generous: what ends at all ends at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ impl Bench {
         let sessions = CustomerSessions::builder(Arc::clone(&store))
             .clock(clock.clone())
             .cache_ttl(TTL)
-            .store_timeout(Duration::from_millis(100))
+            .store_timeout(TIMEOUT)
             .build();
         let session = sessions.issue(customer("cus_1"), HOUR).await;
         Self {
@@ -172,25 +173,96 @@ async fn a_short_outage_does_not_end_it() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;
     bench.store.fault(Fault::Fail);
+    // Nobody has told anything, and the answer is good for as long as that.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished());
     bench
         .hears(Invalidation::Session(bench.session.id.clone()))
         .await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(
-        !ended.is_finished(),
-        "a request would get 503, and try again"
-    );
+    tokio::time::sleep(TIMEOUT / 2).await;
+    assert!(!ended.is_finished(), "a request would get 503");
     bench.store.fault(None);
-    // The breaker's pause goes by this clock.
-    bench.clock.advance(Duration::from_secs(1));
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(!ended.is_finished());
+    assert!(!ended.is_finished(), "it was confirmed");
     bench
         .sessions
         .revoke(&bench.session.id)
         .await
         .expect("revoked");
     assert_eq!(ended.await.expect("no panic"), SessionEnd::Revoked);
+}
+
+/// The store says that it is done, and then nothing any more.
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_cannot_be_looked_up_ends_it_soon() {
+    for is_local in [true, false] {
+        let bench = Bench::new().await;
+        let ended = bench.ended().await;
+        bench.store.fault(Fault::Fail);
+        let id = bench.session.id.clone();
+        if is_local {
+            bench.sessions.revoke(&id).await.expect("revoked");
+        } else {
+            bench.hears(Invalidation::Session(id)).await;
+        }
+        let end = timeout(2 * TIMEOUT, ended).await.expect("it ends soon");
+        assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_is_too_long() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .store_timeout(Duration::MAX)
+        .cache_ttl(Duration::MAX)
+        .grace(Duration::MAX)
+        .build();
+    let session = sessions.issue(customer("cus_1"), HOUR).await;
+    let session = session.expect("issued");
+    let known = sessions.authenticate(&session.token).await.expect("live");
+    let ended = tokio::spawn(sessions.lifetime(&known).ended());
+    tokio::task::yield_now().await;
+    store.fault(Fault::Fail);
+    sessions.revoke(&session.id).await.expect("revoked");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.fault(None);
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test]
+async fn streams_leave_half_of_the_lookups_to_requests() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .max_lookups(8)
+        .build();
+    let mut streams = Vec::new();
+    for number in 0..20 {
+        let issued = sessions
+            .issue(customer(&format!("cus_{number}")), HOUR)
+            .await;
+        let known = sessions.authenticate(&issued.expect("issued").token).await;
+        streams.push(tokio::spawn(
+            sessions.lifetime(&known.expect("live")).ended(),
+        ));
+    }
+    let other = sessions
+        .issue(customer("cus_other"), HOUR)
+        .await
+        .expect("issued");
+    tokio::task::yield_now().await;
+    let before = store.lookups();
+    store.shut();
+    sessions.listen(One(Some(Invalidation::All))).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.lookups() - before, 4);
+    let request = tokio::spawn(async move { sessions.authenticate(&other.token).await });
+    store.was_asked(before + 5).await;
+    store.open();
+    request.await.expect("no panic").expect("let in");
+    assert!(streams.iter().all(|stream| !stream.is_finished()));
 }
 
 #[tokio::test]

@@ -3,16 +3,22 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, Invalidation,
-    InvalidationSource, SessionRegistry as _, Statistics, Verdict, async_trait,
-    testing::ManualClock,
+    InvalidationSource, MemoryStore, SessionRegistry as _, SessionStore, SessionToken, Statistics,
+    StoreError, Verdict, async_trait, testing::ManualClock,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use support::{Fault, HOUR, ProbeStore, clock, customer};
@@ -349,6 +355,77 @@ async fn a_lookup_from_before_the_gap_is_not_used_after_it() {
     let answer = waiting.await.expect("no panic");
     assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
     assert!(bench.is_invalid().await);
+}
+
+/// A store whose next answer is held back, until it is told, or its failure.
+#[derive(Default)]
+struct Held {
+    inner: MemoryStore,
+    next: Mutex<Option<oneshot::Receiver<()>>>,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl SessionStore for Held {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        if self.fails.load(SeqCst) {
+            return Err(StoreError::unavailable("it fails"));
+        }
+        let found = self.inner.find(token).await;
+        let held = self.next.lock().expect("no panic").take();
+        if let Some(held) = held {
+            held.await.expect("it is told");
+        }
+        found
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
+    let (store, clock) = (Arc::new(Held::default()), clock());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .clock(clock.clone())
+        .grace(GRACE)
+        .build();
+    let elsewhere = CustomerSessions::builder(store.inner.clone());
+    let elsewhere = elsewhere.clock(clock.clone()).build();
+    let session = elsewhere.issue(customer("cus_1"), HOUR).await;
+    let session = session.expect("issued");
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(sessions.listen(Messages(receiver)));
+    let says = async |message| {
+        sender.send(message).expect("somebody listens");
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    says(Invalidation::Lost).await;
+
+    // Read, and still on its way.
+    let (go_on, held) = oneshot::channel();
+    *store.next.lock().expect("no panic") = Some(held);
+    let slow = tokio::spawn({
+        let (sessions, token) = (sessions.clone(), session.token.clone());
+        async move { sessions.authenticate(&token).await }
+    });
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    assert!(
+        store.next.lock().expect("no panic").is_none(),
+        "it has read"
+    );
+    store.inner.revoke(&session.id).await.expect("revoked");
+    says(Invalidation::All).await;
+    let ask = || sessions.authenticate(&session.token);
+    assert!(matches!(ask().await, Err(AuthenticateError::InvalidToken)));
+
+    // It arrives, and the store fails.
+    go_on.send(()).expect("it waits");
+    store.fails.store(true, SeqCst);
+    slow.await.expect("no panic").expect_err("revoked");
+    clock.advance(Duration::from_secs(6));
+    let answer = ask().await;
+    assert!(answer.is_err(), "the store has said that it is gone");
 }
 
 #[tokio::test]

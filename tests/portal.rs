@@ -6,6 +6,8 @@
     allow(dead_code, reason = "some examples are skipped")
 )]
 
+#[path = "support/example.rs"]
+mod examples;
 #[path = "support/servers.rs"]
 mod servers;
 
@@ -16,20 +18,8 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-/// Beside this test's own binary, where cargo builds the examples.
-fn example(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().expect("a path");
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(name);
-    // Nothing to do after `cargo test --all-features`; after `--test portal` it may be old.
-    let cargo = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--all-features", "--example", name])
-        .status();
-    assert!(cargo.expect("cargo runs").success());
-    path
-}
+#[cfg(feature = "sqlite")]
+use examples::example;
 
 /// Ends the server however the test ends.
 struct Portal {

@@ -11,7 +11,7 @@ use axum_core::{
     response::Response,
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderValue, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderValue, StatusCode, header::CONTENT_TYPE, request::Parts};
 
 use super::{identity::Anonymous, rejection::RejectionKind};
 use crate::{customer::Customer, observe, session::CustomerSession, sessions::SessionLifetime};
@@ -52,7 +52,7 @@ impl<S: Sync> FromRequestParts<S> for Customer {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        required(&parts.extensions, "Customer")
+        required(parts, parts.extensions.get().cloned(), "Customer")
     }
 }
 
@@ -60,7 +60,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Customer {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        optional(&parts.extensions, "Option<Customer>")
+        optional(parts, parts.extensions.get().cloned(), "Option<Customer>")
     }
 }
 
@@ -68,7 +68,11 @@ impl<S: Sync> FromRequestParts<S> for CurrentSession {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        required(&parts.extensions, "CurrentSession").map(Self)
+        required(
+            parts,
+            parts.extensions.get().cloned().map(Self),
+            "CurrentSession",
+        )
     }
 }
 
@@ -76,8 +80,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for CurrentSession {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        let session = optional(&parts.extensions, "Option<CurrentSession>")?;
-        Ok(session.map(Self))
+        let session = parts.extensions.get().cloned().map(Self);
+        optional(parts, session, "Option<CurrentSession>")
     }
 }
 
@@ -85,7 +89,7 @@ impl<S: Sync> FromRequestParts<S> for SessionLifetime {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        required(&parts.extensions, "SessionLifetime")
+        required(parts, Self::of(&parts.extensions), "SessionLifetime")
     }
 }
 
@@ -93,19 +97,20 @@ impl<S: Sync> OptionalFromRequestParts<S> for SessionLifetime {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        optional(&parts.extensions, "Option<SessionLifetime>")
+        optional(
+            parts,
+            Self::of(&parts.extensions),
+            "Option<SessionLifetime>",
+        )
     }
 }
 
 type Extracted<T> = Result<T, Response>;
 
 #[expect(clippy::result_large_err, reason = "axum takes the response by value")]
-fn required<T: Clone + Send + Sync + 'static>(
-    extensions: &Extensions,
-    extractor: &str,
-) -> Extracted<T> {
-    match (extensions.get::<T>(), extensions.get::<Anonymous>()) {
-        (Some(identity), _) => Ok(identity.clone()),
+fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<T> {
+    match (found, parts.extensions.get::<Anonymous>()) {
+        (Some(identity), _) => Ok(identity),
         (None, Some(Anonymous(answers))) => Err(answers
             .answer(RejectionKind::MissingToken.into())
             .map(Body::from)),
@@ -114,12 +119,9 @@ fn required<T: Clone + Send + Sync + 'static>(
 }
 
 #[expect(clippy::result_large_err, reason = "axum takes the response by value")]
-fn optional<T: Clone + Send + Sync + 'static>(
-    extensions: &Extensions,
-    extractor: &str,
-) -> Extracted<Option<T>> {
-    match (extensions.get::<T>(), extensions.get::<Anonymous>()) {
-        (Some(identity), _) => Ok(Some(identity.clone())),
+fn optional<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<Option<T>> {
+    match (found, parts.extensions.get::<Anonymous>()) {
+        (Some(identity), _) => Ok(Some(identity)),
         (None, Some(_)) => Ok(None),
         (None, None) => Err(layer_missing(extractor)),
     }

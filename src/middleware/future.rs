@@ -143,7 +143,7 @@ where
             match landed {
                 Ok(admitted) => {
                     let extensions = waiting.request.extensions_mut();
-                    identity::sign_in(extensions, admitted.session, admitted.lifetime);
+                    identity::sign_in(extensions, admitted.session, admitted.customer);
                     state.set(State::Inner {
                         future: waiting.ready.call(waiting.request),
                         caching: waiting.caching,

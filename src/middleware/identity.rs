@@ -19,18 +19,32 @@ pub(crate) fn clear(extensions: &mut Extensions) {
     }
     extensions.remove::<Customer>();
     extensions.remove::<Arc<CustomerSession>>();
-    extensions.remove::<SessionLifetime>();
     extensions.remove::<Anonymous>();
 }
 
+/// Leaves a session and its customer, who wears the session's [`SessionLifetime`]: an extension
+/// of its own for that would be an allocation for each request.
 pub(crate) fn sign_in(
     extensions: &mut Extensions,
     session: Arc<CustomerSession>,
-    lifetime: SessionLifetime,
+    customer: Customer,
 ) {
-    extensions.insert(session.customer.clone());
+    extensions.insert(customer);
     extensions.insert(session);
-    extensions.insert(lifetime);
+}
+
+impl SessionLifetime {
+    /// The lifetime of the session with which a request was let in, from the request's
+    /// extensions; `None` if it was not. In axum handlers `SessionLifetime` is an extractor.
+    ///
+    /// It is found with the [`Customer`] that the layer has put there: whoever puts another in
+    /// its place takes the lifetime away with it.
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        extensions
+            .get::<Customer>()
+            .and_then(Self::of_customer)
+            .cloned()
+    }
 }
 
 pub(super) fn pass_anonymously(extensions: &mut Extensions, answers: &Arc<Answers>) {

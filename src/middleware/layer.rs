@@ -18,8 +18,8 @@ use crate::{
 
 /// Authenticates each request by its bearer token, read from `Authorization` and, where you
 /// switch them on, from [a cookie](CustomerSessionLayer::cookie) and other places, and puts the
-/// [`Customer`](crate::Customer), the `Arc<CustomerSession>` and the
-/// [`SessionLifetime`](crate::SessionLifetime) into its extensions.
+/// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into its extensions, where
+/// [`SessionLifetime::of`](crate::SessionLifetime::of) finds the session's lifetime, too.
 ///
 /// A request without a valid token is answered by the layer and does not reach the handler;
 /// with [`optional`](CustomerSessionLayer::optional), one without any token goes on

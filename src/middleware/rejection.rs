@@ -50,6 +50,8 @@ impl Rejection {
             AuthenticateError::Overloaded => (RejectionKind::Overloaded, None),
             AuthenticateError::Store(error) => (RejectionKind::StoreUnavailable, Some(error)),
         };
+        let said = store_error.as_ref().and_then(StoreError::retry_after);
+        let retry_after = said.map_or(retry_after, |said| said.max(retry_after));
         Self {
             kind,
             store_error,
@@ -75,9 +77,10 @@ impl Rejection {
         }
     }
 
-    /// When it is worth asking again, if the reason will pass: at once, or when the circuit
-    /// breaker's [pause](crate::CustomerSessionsBuilder::breaker_pause) is over. The client hears
-    /// it as `Retry-After`, in whole seconds and one at the least.
+    /// When it is worth asking again, if the reason will pass: at once, when the store
+    /// [said](StoreError::retry_after), or when the circuit breaker's
+    /// [pause](crate::CustomerSessionsBuilder::breaker_pause) is over. The client hears it as
+    /// `Retry-After`, in whole seconds and one at the least.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }

@@ -80,7 +80,7 @@ where
         ) {
             Admission::SignedIn(admitted) => {
                 let extensions = request.extensions_mut();
-                identity::sign_in(extensions, admitted.session, admitted.lifetime);
+                identity::sign_in(extensions, admitted.session, admitted.customer);
                 let verdict = answers.told(admitted.verdict);
                 ResponseFuture::inner(self.inner.call(request), caching, verdict)
             }

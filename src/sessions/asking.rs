@@ -14,11 +14,11 @@ use tokio::{
 
 use super::{
     AuthenticateError,
-    breaker::{Pass, is_outage},
+    breaker::Pass,
     cache::{Found, Slot, TokenKey},
     engine::Engine,
     flight::{FlightNumber, Lookup},
-    lifetime::SessionLifetime,
+    lifetime::{Read, SessionLifetime},
     lookup,
     marks::Stamp,
     refresh::refresh_at,
@@ -51,7 +51,10 @@ impl Engine {
             let task = runtime.spawn(observe::in_current_span(async move {
                 let landed = flight.engine.load(&token, stamp, pass).await;
                 if let Ok(slot) = &landed {
-                    if flight.engine.passes(slot, token.expose().as_bytes()) {
+                    // Nothing is remembered that was read before a gap in what was heard: it
+                    // would take the place of what was read since.
+                    let is_late = slot.stamp < flight.engine.hearing.marks.oldest();
+                    if !is_late && flight.engine.passes(slot, token.expose().as_bytes()) {
                         flight.engine.cache.insert(key, slot.clone());
                     }
                 }
@@ -81,8 +84,7 @@ impl Engine {
         self.counters.lookups.add_one();
         let (asked, asked_at) = (self.time.instant(), self.time.now());
         let answer = lookup::find(&*self.store, token, self.store_timeout).await;
-        let failed = answer.as_ref().is_err_and(is_outage);
-        pass.report(failed, self.time.instant());
+        pass.report_answer(&answer, self.time.instant());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             observe::lookup_failed(error);
@@ -111,9 +113,16 @@ impl Engine {
             found: live.map(|session| {
                 let session = Arc::new(session);
                 let engine = Some(Weak::clone(&self.this));
+                let read = Read {
+                    stamp,
+                    stripes,
+                    fresh_until,
+                };
+                let lifetime = SessionLifetime::new(Arc::clone(&session), engine, Some(read));
                 Found {
                     expires_at: session.expires_at.timestamp_micros(),
-                    lifetime: SessionLifetime::new(Arc::clone(&session), engine, fresh_until),
+                    customer: session.customer.with_badge(lifetime.clone()),
+                    lifetime,
                     session,
                 }
             }),
@@ -125,6 +134,14 @@ impl Engine {
         self.breaker.pass(self.time.instant()).ok_or_else(|| {
             StoreError::unavailable("the store failed again and again and is left alone").into()
         })
+    }
+
+    /// Whether somebody may ask who is in no hurry: half of the lookups are for requests.
+    pub(super) fn has_room(&self) -> bool {
+        let half = self.max_lookups.map_or(0, |max| max / 2);
+        self.permits
+            .as_ref()
+            .is_none_or(|permits| permits.available_permits() > half)
     }
 
     fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, AuthenticateError> {

@@ -43,8 +43,9 @@ enum State {
     Closed { failures: u32 },
     /// Nobody asks before this moment.
     Open { until: Instant },
-    /// One lookup is under way to see how the store is.
-    HalfOpen,
+    /// One lookup is under way to see how the store is. It may be on a runtime that stands still,
+    /// so another may try after this moment.
+    HalfOpen { until: Instant },
 }
 
 /// Leave to ask the store. Whoever asked reports how it went; if the lookup is stopped instead,
@@ -69,11 +70,12 @@ impl Breaker {
         let mut state = self.state();
         let is_probe = match *state {
             State::Closed { .. } => false,
-            State::Open { until } if now >= until => {
-                *state = State::HalfOpen;
+            State::Open { until } | State::HalfOpen { until } if now >= until => {
+                let until = later(now, self.pause.unwrap_or_default());
+                *state = State::HalfOpen { until };
                 true
             }
-            State::Open { .. } | State::HalfOpen => return None,
+            State::Open { .. } | State::HalfOpen { .. } => return None,
         };
         Some(Pass {
             breaker: Arc::clone(self),
@@ -84,10 +86,11 @@ impl Breaker {
 
     /// After which time it is worth asking again.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
-        match (*self.state(), self.pause) {
-            (State::Open { until }, _) => until.saturating_duration_since(now),
-            (State::HalfOpen, Some(pause)) => pause,
-            _ => Duration::ZERO,
+        match *self.state() {
+            State::Open { until } | State::HalfOpen { until } => {
+                until.saturating_duration_since(now)
+            }
+            State::Closed { .. } => Duration::ZERO,
         }
     }
 
@@ -106,8 +109,17 @@ impl Breaker {
 }
 
 impl Pass {
-    /// Says how the lookup went, and when it ended.
-    pub(super) fn report(mut self, failed: bool, now: Instant) {
+    /// Says how the lookup went, and when it ended: whether the store failed. An error with which
+    /// the store itself says when to come back tells neither.
+    pub(super) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Instant) {
+        match answer {
+            Err(error) if error.retry_after().is_some() => drop(self),
+            Err(error) => self.report(is_outage(error), now),
+            Ok(_) => self.report(false, now),
+        }
+    }
+
+    fn report(mut self, failed: bool, now: Instant) {
         let breaker = Arc::clone(&self.breaker);
         let mut state = breaker.state();
         let was_open = !matches!(*state, State::Closed { .. });
@@ -121,7 +133,7 @@ impl Pass {
                     _ => State::Closed { failures },
                 }
             }
-            (State::HalfOpen, Some(until)) if self.is_probe => State::Open { until },
+            (State::HalfOpen { .. }, Some(until)) if self.is_probe => State::Open { until },
             // Set out before it opened.
             (state, _) => state,
         };
@@ -141,7 +153,7 @@ impl Drop for Pass {
     fn drop(&mut self) {
         if self.is_probe {
             let mut state = self.breaker.state();
-            if let State::HalfOpen = *state {
+            if let State::HalfOpen { .. } = *state {
                 // Whoever comes next may try.
                 *state = State::Open { until: self.given };
             }
@@ -202,6 +214,42 @@ mod tests {
         let now = now + PAUSE;
         drop(breaker.pass(now).expect("the pause is over"));
         assert!(breaker.pass(now).is_some());
+    }
+
+    #[test]
+    fn a_probe_that_never_ends_does_not_keep_the_others_out() {
+        let (breaker, now) = breaker();
+        fail(&breaker, FAILURES, now);
+        let now = now + PAUSE;
+        let _lost = breaker.pass(now).expect("the pause is over");
+        assert!(breaker.pass(now).is_none());
+        assert_eq!(breaker.retry_after(now), PAUSE);
+        let now = now + PAUSE;
+        let probe = breaker.pass(now).expect("it has had its time");
+        assert!(breaker.pass(now).is_none(), "one at a time");
+        probe.report(false, now);
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn a_store_that_says_when_to_come_back_tells_nothing_of_its_state() {
+        let (breaker, now) = breaker();
+        fail(&breaker, FAILURES - 1, now);
+        let limited = Err::<(), _>(StoreError::unavailable("").with_retry_after(PAUSE));
+        for _ in 0..FAILURES {
+            let pass = breaker.pass(now).expect("closed");
+            pass.report_answer(&limited, now);
+        }
+        assert!(!breaker.is_open());
+        fail(&breaker, 1, now);
+        assert!(breaker.is_open(), "the row goes on");
+        let now = now + PAUSE;
+        let probe = breaker.pass(now).expect("the pause is over");
+        probe.report_answer(&limited, now);
+        assert!(breaker.is_open());
+        let probe = breaker.pass(now).expect("the next may try");
+        probe.report_answer(&Ok(()), now);
+        assert!(!breaker.is_open());
     }
 
     #[test]

@@ -94,7 +94,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// what is left of the pause as `Retry-After`, or by [`grace`](Self::grace). Zero: a store
     /// that fails is asked all the same.
     ///
-    /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) does not count.
+    /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) is no failure, and one
+    /// that says itself [when to ask again](crate::StoreError::with_retry_after) tells neither. A
+    /// lookup that everybody has left before its time tells nothing, so a time limit around
+    /// requests should be longer than [`store_timeout`](Self::store_timeout).
     pub fn breaker_pause(mut self, pause: Duration) -> Self {
         self.breaker_pause = pause;
         self
@@ -108,7 +111,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     }
 
     /// How many lookups may be under way at once; 1024 by default. One more is refused at
-    /// once, not queued. Zero: no limit.
+    /// once, not queued. Streams that watch their session take half of them at most. Zero: no
+    /// limit.
     pub fn max_lookups(mut self, lookups: usize) -> Self {
         self.max_lookups = lookups;
         self

@@ -19,17 +19,32 @@ use super::{
     lifetime::SessionLifetime,
     marks::{Stamp, Stripes},
 };
-use crate::session::CustomerSession;
+use crate::{customer::Customer, session::CustomerSession};
 
 /// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
 /// cryptographic: whoever uses a slot compares the whole token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TokenKey(u128);
 
+/// The first half of a [`TokenKey`]: enough to find a session, whose token is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HalfKey(u64);
+
 impl TokenKey {
+    pub(super) fn half(self) -> HalfKey {
+        HalfKey((self.0 >> 64) as u64)
+    }
+
     /// Bits that are even over all keys, for choosing among stripes.
     pub(super) fn spread(self) -> usize {
-        (self.0 >> 64) as usize
+        self.half().spread()
+    }
+}
+
+impl HalfKey {
+    /// Bits that are even over all keys, for choosing among stripes.
+    pub(super) fn spread(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -81,6 +96,8 @@ pub(super) struct Slot {
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) session: Arc<CustomerSession>,
+    /// The session's customer, with its lifetime as the badge.
+    pub(super) customer: Customer,
     /// In microseconds since 1970.
     pub(super) expires_at: i64,
     pub(super) lifetime: SessionLifetime,
@@ -132,14 +149,23 @@ impl Cache {
     }
 
     pub(super) fn key(&self, token: &[u8]) -> TokenKey {
-        let [high, low] = self.hashers.each_ref().map(|hasher| hasher.hash_one(token));
-        TokenKey(u128::from(high) << 64 | u128::from(low))
+        self.whole_key(self.half_key(token), token)
     }
 
-    /// What `read` makes of the copy of this session's slot in the front table.
+    pub(super) fn half_key(&self, token: &[u8]) -> HalfKey {
+        HalfKey(self.hashers[0].hash_one(token))
+    }
+
+    pub(super) fn whole_key(&self, half: HalfKey, token: &[u8]) -> TokenKey {
+        let other = self.hashers[1].hash_one(token);
+        TokenKey(u128::from(half.0) << 64 | u128::from(other))
+    }
+
+    /// What `read` makes of the copy of this session's slot in the front table. It must compare
+    /// the token.
     pub(super) fn front<T>(
         &self,
-        key: TokenKey,
+        key: HalfKey,
         read: impl FnOnce(&Slot) -> Option<T>,
     ) -> Option<T> {
         self.front.get(key, read)
@@ -153,7 +179,7 @@ impl Cache {
     /// Puts a copy into the front table; in the place of another session that is fresh `now`
     /// only if `insist`.
     pub(super) fn promote(&self, key: TokenKey, slot: Slot, now: Instant, insist: bool) {
-        self.front.put(key, slot, now, insist);
+        self.front.put(key.half(), slot, now, insist);
     }
 
     /// The memory that there is no such session, be it of use or not.
@@ -166,7 +192,7 @@ impl Cache {
             Some(_) => (&self.sessions, &self.absent),
             None => (&self.absent, &self.sessions),
         };
-        self.front.remove(key);
+        self.front.remove(key.half());
         if let Some(cache) = out_of {
             cache.invalidate(&key);
         }
@@ -208,7 +234,7 @@ impl Cache {
 /// that no other core reads.
 struct Front {
     /// A power of two of them, or none.
-    places: Box<[ArcSwapOption<(TokenKey, Slot)>]>,
+    places: Box<[ArcSwapOption<(HalfKey, Slot)>]>,
 }
 
 /// Enough for the sessions that are busy at one moment; 64 KiB of places.
@@ -226,13 +252,13 @@ impl Front {
     }
 
     /// What `read` makes of the slot.
-    fn get<T>(&self, key: TokenKey, read: impl FnOnce(&Slot) -> Option<T>) -> Option<T> {
+    fn get<T>(&self, key: HalfKey, read: impl FnOnce(&Slot) -> Option<T>) -> Option<T> {
         let copy = self.place(key)?.load();
         let (of, slot) = &**copy.as_ref()?;
         if *of == key { read(slot) } else { None }
     }
 
-    fn put(&self, key: TokenKey, slot: Slot, now: Instant, insist: bool) {
+    fn put(&self, key: HalfKey, slot: Slot, now: Instant, insist: bool) {
         if let Some(place) = self.place(key) {
             let is_taken = place
                 .load()
@@ -244,7 +270,7 @@ impl Front {
         }
     }
 
-    fn remove(&self, key: TokenKey) {
+    fn remove(&self, key: HalfKey) {
         if let Some(place) = self.place(key) {
             if place.load().as_ref().is_some_and(|it| it.0 == key) {
                 place.store(None);
@@ -260,7 +286,7 @@ impl Front {
         }
     }
 
-    fn place(&self, key: TokenKey) -> Option<&ArcSwapOption<(TokenKey, Slot)>> {
+    fn place(&self, key: HalfKey) -> Option<&ArcSwapOption<(HalfKey, Slot)>> {
         self.places
             .get(key.spread() & self.places.len().wrapping_sub(1))
     }

@@ -24,14 +24,14 @@ use tokio::{
 use super::{
     AuthenticateError,
     breaker::{Breaker, is_outage},
-    cache::{Cache, Found, Slot, TokenKey},
+    cache::{Cache, Found, Slot},
     flight::Flights,
     hearing::Hearing,
-    lifetime::SessionLifetime,
     verdict::Verdict,
 };
 use crate::{
     clock::TimeSource,
+    customer::Customer,
     observe::{Counters, Statistics},
     session::CustomerSession,
     store::{SessionStore, StoreError},
@@ -79,6 +79,7 @@ pub(crate) struct Engine {
     pub(super) negative_ttl: Duration,
     pub(super) grace: Duration,
     pub(super) store_timeout: Option<Duration>,
+    pub(super) max_lookups: Option<usize>,
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) cache: Cache,
@@ -100,7 +101,8 @@ pub(crate) enum Recall {
 /// Who is let in, and how that came about.
 pub(crate) struct Admitted {
     pub(crate) session: Arc<CustomerSession>,
-    pub(crate) lifetime: SessionLifetime,
+    /// The session's customer, with its [`SessionLifetime`] as the badge.
+    pub(crate) customer: Customer,
     pub(crate) verdict: Verdict,
 }
 
@@ -122,6 +124,7 @@ impl Engine {
             grace: settings.grace,
             store_timeout: settings.store_timeout,
             breaker: Arc::new(Breaker::new(settings.breaker_pause)),
+            max_lookups: settings.max_lookups,
             permits: settings
                 .max_lookups
                 .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
@@ -138,24 +141,25 @@ impl Engine {
         if !self.token_format.has_shape(token) {
             return self.screen();
         }
-        let key = self.cache.key(token);
-        let sampled = self.counters.is_hit_sampled(key.spread());
+        let half = self.cache.half_key(token);
         let now = self.time.instant();
-        let read = |slot: &Slot| self.usable(key, slot, token, now);
-        if let Some(admitted) = self.cache.front(key, read) {
-            if sampled {
+        let read = |slot: &Slot| self.usable(slot, token, now);
+        if let Some(admitted) = self.cache.front(half, read) {
+            if self.counters.hit(half.spread()) {
                 // So that moka, too, knows who is asked for.
-                self.cache.session(key);
+                self.cache.session(self.cache.whole_key(half, token));
             }
-            return self.hit(key, admitted);
+            return Recall::Live(admitted);
         }
         if !self.token_format.accepts(token) {
             return self.screen();
         }
+        let key = self.cache.whole_key(half, token);
         if let Some(slot) = self.cache.session(key) {
-            if let Some(admitted) = self.usable(key, &slot, token, now) {
-                self.cache.promote(key, slot, now, sampled);
-                return self.hit(key, admitted);
+            if let Some(admitted) = self.usable(&slot, token, now) {
+                let insist = self.counters.hit(half.spread());
+                self.cache.promote(key, slot, now, insist);
+                return Recall::Live(admitted);
             }
         }
         // Trusted even while invalidations may be missed: they do not tell of new sessions.
@@ -166,11 +170,6 @@ impl Engine {
             }
             _ => Recall::Unknown,
         }
-    }
-
-    fn hit(&self, key: TokenKey, admitted: Admitted) -> Recall {
-        self.counters.hit(key.spread());
-        Recall::Live(admitted)
     }
 
     /// Refuses what cannot be a token.
@@ -220,7 +219,10 @@ impl Engine {
 
     /// How long one waits for the store.
     pub(super) fn patience(&self) -> Duration {
-        self.store_timeout.unwrap_or(LIMITLESS)
+        // No longer than can be added to a moment.
+        self.store_timeout
+            .unwrap_or(LIMITLESS)
+            .min(24 * 60 * LIMITLESS)
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -246,13 +248,7 @@ impl Engine {
     }
 
     /// The session in a remembered slot, if the slot may be used; it is refreshed if it is due.
-    fn usable(
-        self: &Arc<Self>,
-        key: TokenKey,
-        slot: &Slot,
-        token: &[u8],
-        now: Instant,
-    ) -> Option<Admitted> {
+    fn usable(self: &Arc<Self>, slot: &Slot, token: &[u8], now: Instant) -> Option<Admitted> {
         let usable = now < slot.fresh_until
             && self.hearing.marks.is_trusted(slot.stamp)
             && self.passes(slot, token);
@@ -261,7 +257,7 @@ impl Engine {
         }
         let found = self.live(slot, now)?;
         if now >= slot.refresh_at {
-            self.refresh(key, slot, now);
+            self.refresh(self.cache.key(token), slot, now);
         }
         Some(found.admitted(Verdict::Fresh))
     }
@@ -358,7 +354,7 @@ impl Found {
     fn admitted(&self, verdict: Verdict) -> Admitted {
         Admitted {
             session: Arc::clone(&self.session),
-            lifetime: self.lifetime.clone(),
+            customer: self.customer.clone(),
             verdict,
         }
     }

@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     AuthenticateError,
     engine::{Engine, Recall},
+    marks::{Stamp, Stripes},
     refresh::Attempts,
 };
-use crate::session::CustomerSession;
+use crate::{customer::Customer, session::CustomerSession};
 
 /// So many items of a stream may come without a pause.
 const MOST_IN_A_ROW: u32 = 32;
@@ -37,7 +38,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Tells when a session has ended: for WebSockets and other streams, which would otherwise go on
 /// after the session that opened them.
 ///
-/// The layer puts it into the extensions of each request it lets in, and it is an extractor.
+/// In axum handlers it is an extractor; elsewhere [`SessionLifetime::of`] finds it in the extensions
+/// of each request that the layer lets in.
 /// A clone costs one pointer; nothing is watched until [`ended`](Self::ended) is awaited.
 ///
 /// ```
@@ -68,9 +70,18 @@ struct Held {
     /// Weak, since the engine holds it in turn; `None`: there is no engine, and only expiry ends
     /// it.
     engine: Option<Weak<Engine>>,
-    /// How long the answer of the store is good for, on the engine's monotonic clock.
-    fresh_until: std::time::Instant,
+    /// `None`: whoever made this has not asked.
+    read: Option<Read>,
     attempts: Attempts,
+}
+
+/// The answer of the store that it stands for.
+#[derive(Clone, Copy)]
+pub(super) struct Read {
+    pub(super) stamp: Stamp,
+    pub(super) stripes: Option<Stripes>,
+    /// How long it is good for, on the engine's monotonic clock.
+    pub(super) fresh_until: std::time::Instant,
 }
 
 /// Why a session is no longer good.
@@ -91,21 +102,26 @@ pub enum SessionEnd {
 impl SessionLifetime {
     /// The lifetime of a session that nothing but its expiry ends, for tests of handlers.
     pub fn until_expiry(session: Arc<CustomerSession>) -> Self {
-        Self::new(session, None, std::time::Instant::now())
+        Self::new(session, None, None)
     }
 
     pub(super) fn new(
         session: Arc<CustomerSession>,
         engine: Option<Weak<Engine>>,
-        fresh_until: std::time::Instant,
+        read: Option<Read>,
     ) -> Self {
         let held = Held {
             session,
             engine,
-            fresh_until,
+            read,
             attempts: Attempts::default(),
         };
         Self { held: held.into() }
+    }
+
+    /// The lifetime of the session with which this customer was let in.
+    pub(crate) fn of_customer(customer: &Customer) -> Option<&Self> {
+        customer.badge()
     }
 
     pub(super) fn attempts(&self) -> &Attempts {
@@ -117,7 +133,8 @@ impl SessionLifetime {
     /// A revocation on this node is known at once, one on another node when its message arrives
     /// ([`listen`](crate::CustomerSessions::listen)). Without a message it is noticed when the
     /// cached answer is too old, as for requests. Wall-clock jumps are noticed within ten
-    /// seconds.
+    /// seconds. If the store cannot be asked when a change is heard of, the session counts as good
+    /// for one [`store_timeout`](crate::CustomerSessionsBuilder::store_timeout) more.
     ///
     /// It may be dropped and called again, and awaited by any number of clones. It needs a tokio
     /// runtime.
@@ -187,6 +204,8 @@ impl Engine {
         let mut expires_at = session.expires_at;
         // Until when it counts as good though the store cannot tell.
         let mut good_until = None;
+        // What that rests on.
+        let mut read = None;
         loop {
             let [by_session, by_customer] = self.hearing.listen(id, customer);
             let mut changes = (Box::pin(by_session), Box::pin(by_customer));
@@ -198,14 +217,19 @@ impl Engine {
             let answer = match self.recall(token.expose().as_bytes()) {
                 Recall::Live(admitted) => Ok(admitted),
                 Recall::Invalid => Err(AuthenticateError::InvalidToken),
-                Recall::Unknown => self.get(token).await,
+                Recall::Unknown if self.has_room() => self.get(token).await,
+                Recall::Unknown => Err(AuthenticateError::Overloaded),
             };
             let now = self.time.now();
             let nap = match answer {
                 Ok(admitted) => {
                     expires_at = admitted.session.expires_at;
-                    let fresh_until = admitted.lifetime.held.fresh_until;
-                    let fresh_for = fresh_until.saturating_duration_since(self.time.instant());
+                    read = SessionLifetime::of_customer(&admitted.customer)
+                        .and_then(|it| it.held.read);
+                    let fresh_for = read.map_or(Duration::ZERO, |read| {
+                        read.fresh_until
+                            .saturating_duration_since(self.time.instant())
+                    });
                     // One more lookup may take its time, as for a request.
                     good_until = Instant::now().checked_add(fresh_for + self.patience());
                     fresh_for.max(PAUSE)
@@ -217,10 +241,19 @@ impl Engine {
                 Err(_) if now >= expires_at => return SessionEnd::Expired,
                 Err(_) => {
                     let now = Instant::now();
-                    if *good_until.get_or_insert(now + self.patience()) <= now {
+                    let soon = now + self.patience();
+                    let until = good_until.get_or_insert(soon);
+                    // What it rests on is no longer good for requests either.
+                    if read.is_some_and(|read| !self.hearing.marks.pass(read.stamp, read.stripes)) {
+                        *until = soon.min(*until);
+                    }
+                    let left = until.saturating_duration_since(now);
+                    if left.is_zero() {
                         return SessionEnd::Unconfirmed;
                     }
-                    PAUSE
+                    // Not all at once, who were told the same.
+                    let percent = 50 + (self.hearing.marks.spread(id) % 101) as u32;
+                    (PAUSE / 100 * percent).min(left)
                 }
             };
             let left = (expires_at - now).to_std().unwrap_or_default();

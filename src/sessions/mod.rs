@@ -21,12 +21,7 @@ mod tests;
 mod verdict;
 mod witness;
 
-use std::{
-    error::Error,
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::{runtime::Handle, task::yield_now};
@@ -150,7 +145,7 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let engine = Arc::downgrade(&self.engine);
-        SessionLifetime::new(Arc::clone(session), Some(engine), Instant::now())
+        SessionLifetime::new(Arc::clone(session), Some(engine), None)
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.
@@ -302,7 +297,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// The store's; the cache then asks it again.
     pub async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
-        let (store, customer) = (Arc::clone(&self.store), customer.clone());
+        let (store, customer) = (Arc::clone(&self.store), customer.without_badge());
         self.settle(Invalidation::Customer(customer.id.clone()), async move {
             store.update_customer(&customer).await
         })
@@ -336,7 +331,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             token: token.map_err(StoreError::unavailable)?,
             expires_at: after(now, ttl),
             customer_id: customer.id.clone(),
-            customer,
+            customer: customer.without_badge(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Why a store could not answer.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{observe::with_causes, token::SessionToken};
 
@@ -20,6 +20,7 @@ use crate::{observe::with_causes, token::SessionToken};
 pub struct StoreError {
     kind: StoreErrorKind,
     source: Arc<dyn Error + Send + Sync>,
+    retry_after: Option<Duration>,
 }
 
 /// What sort of failure a [`StoreError`] is.
@@ -61,7 +62,18 @@ impl StoreError {
         Self {
             kind,
             source: source.into(),
+            retry_after: None,
         }
+    }
+
+    /// Says when the store may be asked again, if it knows: a service with a rate limit does.
+    ///
+    /// The client hears it as `Retry-After`. Such an error does not count for the circuit
+    /// breaker, since whoever counts requests is in order, and may have meant one caller alone.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
     }
 
     /// The same failure, with `secret` taken out of whatever the store said of it.
@@ -77,12 +89,20 @@ impl StoreError {
         } else {
             text.replace(secret, "[token]")
         };
-        Self::of_kind(self.kind, text.into())
+        Self {
+            source: Box::<dyn Error + Send + Sync>::from(text).into(),
+            ..self
+        }
     }
 
     /// What sort of failure this is.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// When the store may be asked again, if it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 }
 
@@ -110,8 +130,11 @@ mod tests {
     #[test]
     fn a_secret_is_taken_out_and_the_rest_is_kept() {
         let secret = SessionToken::new("cst_planted");
-        let error = StoreError::corrupt("no row for cst_planted, cst_planted").without(&secret);
+        let after = Duration::from_secs(7);
+        let error = StoreError::corrupt("no row for cst_planted, cst_planted");
+        let error = error.with_retry_after(after).without(&secret);
         assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+        assert_eq!(error.retry_after(), Some(after));
         assert_eq!(
             with_causes(&error),
             "the session store holds something unreadable: no row for [token], [token]"

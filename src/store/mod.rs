@@ -10,7 +10,12 @@ mod at_hand;
 #[cfg(feature = "redis")]
 mod checked;
 mod error;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+#[cfg(any(
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "redis",
+    feature = "polar"
+))]
 mod failure;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod heartbeat;
@@ -21,6 +26,8 @@ mod micros;
 mod parts;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
+#[cfg(feature = "polar")]
+pub(crate) mod polar;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
@@ -51,6 +58,8 @@ use chrono::{DateTime, Utc};
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub use self::pepper::Peppers;
+#[cfg(feature = "polar")]
+pub use self::polar::PolarStore;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "postgres")]

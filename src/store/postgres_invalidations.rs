@@ -30,7 +30,8 @@ use crate::invalidation::{Invalidation, InvalidationSource};
 /// transaction that makes it, so that a row that is deleted by hand counts, too. The source has
 /// a connection of its own, tries it once a second, and when it is lost says so
 /// ([`Lost`](Invalidation::Lost)) and connects again by itself. Dropping it closes the
-/// connection.
+/// connection. What is written while triggers are off (`session_replication_role = replica`,
+/// logical replication) is not announced.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, PostgresInvalidations, PostgresStore}};
@@ -93,15 +94,17 @@ impl PostgresInvalidations {
         }
     }
 
-    /// Tries the connection. Whatever is announced meanwhile the driver keeps.
+    /// Tries the connection, and whether changes are still announced where it listens: the tables
+    /// may have been made anew. Whatever is announced meanwhile the driver keeps.
     async fn is_alive(&mut self) -> bool {
         let Some(listener) = &mut self.listener else {
             return false;
         };
-        matches!(
-            timeout(PATIENCE, listener.execute("SELECT 1")).await,
-            Ok(Ok(_))
-        )
+        let channel = listener.fetch_optional(statements::postgres::CHANNEL);
+        match timeout(PATIENCE, channel).await {
+            Ok(Ok(Some(row))) => row.try_get(0).is_ok_and(|it: String| it == self.channel),
+            _ => false,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, Value,
+    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{
@@ -38,7 +38,11 @@ const MOST_WAITING: usize = 8192;
 ///
 /// The source has a connection of its own, tries it once a second, and when it is lost says so
 /// ([`Lost`](Invalidation::Lost)) and connects again by itself. Dropping it closes the
-/// connection. The server's user needs the right to run `CLIENT TRACKING`.
+/// connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for the
+/// store. A replica is refused.
+///
+/// Keys that are named after the hash of a token are not tracked: whoever deletes such a key by
+/// hand, and not the session's or the customer's, is not heard.
 ///
 /// A customer's sessions share one key, so that whatever happens to one of them, a new one
 /// included, has the customer's other sessions looked up once more on each node.
@@ -179,11 +183,25 @@ impl Link {
             track.arg("PREFIX").arg(format!("{prefix}{kind}"));
         }
         track.query_async::<()>(&mut connection).await?;
-        Ok(Self {
+        let mut link = Self {
             connection,
             messages,
             overflowed,
-        })
+        };
+        if link.is_master().await? {
+            Ok(link)
+        } else {
+            Err((ErrorKind::Client, "this server is a replica").into())
+        }
+    }
+
+    /// Tries the connection, and whether the server is still the one that is written to. A replica
+    /// that has lost its master answers, and tells nothing.
+    async fn is_master(&mut self) -> Result<bool, RedisError> {
+        let mut info = redis::cmd("INFO");
+        let info = info.arg("replication");
+        let info: String = info.query_async(&mut self.connection).await?;
+        Ok(info.lines().any(|line| line.trim_end() == "role:master"))
     }
 }
 
@@ -236,14 +254,10 @@ impl InvalidationSource for RedisInvalidations {
                     self.read(message);
                 }
                 Ok(_gone) => self.lose(),
-                Err(_silent) => {
-                    let ping = redis::cmd("PING");
-                    let answer = ping.query_async::<String>(&mut link.connection);
-                    match timeout(PATIENCE, answer).await {
-                        Ok(Ok(_)) => self.heartbeat.alive(),
-                        Ok(Err(_)) | Err(_) => self.lose(),
-                    }
-                }
+                Err(_silent) => match timeout(PATIENCE, link.is_master()).await {
+                    Ok(Ok(true)) => self.heartbeat.alive(),
+                    _ => self.lose(),
+                },
             }
         }
     }

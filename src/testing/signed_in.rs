@@ -41,6 +41,7 @@ use crate::{
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct SignedIn {
     session: Arc<CustomerSession>,
+    customer: Customer,
 }
 
 impl SignedIn {
@@ -60,8 +61,11 @@ impl SignedIn {
 
     /// Signs in with this session, whatever its state.
     pub fn with_session(session: CustomerSession) -> Self {
+        let session = Arc::new(session);
+        let lifetime = SessionLifetime::until_expiry(Arc::clone(&session));
         Self {
-            session: Arc::new(session),
+            customer: session.customer.with_badge(lifetime),
+            session,
         }
     }
 }
@@ -72,7 +76,7 @@ impl<S> Layer<S> for SignedIn {
     fn layer(&self, inner: S) -> SignedInService<S> {
         SignedInService {
             inner,
-            session: Arc::clone(&self.session),
+            layer: self.clone(),
         }
     }
 }
@@ -81,7 +85,7 @@ impl<S> Layer<S> for SignedIn {
 #[derive(Clone, Debug)]
 pub struct SignedInService<S> {
     inner: S,
-    session: Arc<CustomerSession>,
+    layer: SignedIn,
 }
 
 impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
@@ -95,12 +99,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         clear(request.extensions_mut());
-        let lifetime = SessionLifetime::until_expiry(Arc::clone(&self.session));
-        sign_in(
-            request.extensions_mut(),
-            Arc::clone(&self.session),
-            lifetime,
-        );
+        let SignedIn { session, customer } = self.layer.clone();
+        sign_in(request.extensions_mut(), session, customer);
         self.inner.call(request)
     }
 }

@@ -1,0 +1,102 @@
+//! An API for customers who hold a token of Polar's.
+//!
+//! ```text
+//! POLAR_ACCESS_TOKEN=polar_oat_... POLAR_WEBHOOK_SECRET=whsec_... \
+//! POLAR_BASE_URL=https://sandbox-api.polar.sh \
+//!     cargo run --example polar_upstream --features polar
+//! ```
+//!
+//! The access token is made in Polar's settings, with the scope `customers:read`; the secret
+//! belongs to a webhook endpoint that leads to `/webhooks/polar`.
+
+use std::{env, error::Error, process::ExitCode};
+
+use axum::{Json, Router, routing::get};
+use customer_session::{
+    CurrentSession, Customer, CustomerSessions, polar::Webhooks, store::PolarStore,
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, signal::ctrl_c};
+
+const SETTINGS: [(&str, &str); 3] = [
+    (
+        "POLAR_ACCESS_TOKEN",
+        "an organization access token, polar_oat_...",
+    ),
+    (
+        "POLAR_WEBHOOK_SECRET",
+        "the secret of the webhook endpoint, whsec_...",
+    ),
+    (
+        "POLAR_BASE_URL",
+        "https://sandbox-api.polar.sh or https://api.polar.sh",
+    ),
+];
+
+async fn me(customer: Customer, session: CurrentSession) -> Json<Value> {
+    Json(json!({
+        "customer_id": customer.id,
+        "external_id": customer.external_id,
+        "name": customer.name,
+        "metadata": customer.metadata,
+        "expires_at": session.expires_at,
+    }))
+}
+
+/// The three settings, or what to set.
+fn settings() -> Result<[String; 3], String> {
+    let values = SETTINGS.map(|(name, _)| env::var(name).unwrap_or_default());
+    let missing = SETTINGS.iter().zip(&values);
+    let missing = missing.filter(|(_, value)| value.is_empty());
+    let lines: Vec<_> = missing
+        .map(|((name, what), _)| format!("set {name} to {what}"))
+        .collect();
+    if lines.is_empty() {
+        Ok(values)
+    } else {
+        Err(lines.join("\n"))
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let [access_token, webhook_secret, base_url] = settings()?;
+    let store = PolarStore::builder(access_token).base_url(base_url);
+    let sessions = CustomerSessions::builder(store.build()?).build();
+    let (webhooks, invalidations) = Webhooks::new(webhook_secret).service();
+    tokio::spawn(sessions.listen(invalidations));
+
+    let app = Router::new()
+        .route("/me", get(me))
+        .layer(sessions.layer())
+        // After the layer: Polar itself has no session.
+        .route_service("/webhooks/polar", webhooks);
+
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let address = listener.local_addr()?;
+    println!("with a token that Polar issued to a customer of yours:\n");
+    println!("curl -i http://{address}/me -H 'authorization: Bearer polar_cst_...'");
+    let stop = async {
+        let _ = ctrl_c().await;
+    };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Opening a customer session at Polar.
+
+use std::{error::Error, fmt};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{
+    PolarStore,
+    limits::Caller,
+    upstream::{Answer, Call},
+};
+use crate::{customer::CustomerId, session::CustomerSession, store::StoreError};
+
+/// For whom a session is opened.
+///
+/// ```
+/// use customer_session::{CustomerId, polar::CustomerRef};
+///
+/// let by_polar_s_id = CustomerRef::from(CustomerId::from("f0fc9fb8-9781-41dd-998e-e806192143af"));
+/// let by_your_own = CustomerRef::external("usr_1");
+/// # let _ = (by_polar_s_id, by_your_own);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CustomerRef {
+    /// Polar's identifier.
+    Id(CustomerId),
+    /// The identifier in your own system.
+    External(String),
+}
+
+impl CustomerRef {
+    /// The customer with this identifier in your own system.
+    pub fn external(id: impl Into<String>) -> Self {
+        Self::External(id.into())
+    }
+}
+
+impl From<CustomerId> for CustomerRef {
+    fn from(id: CustomerId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<&CustomerId> for CustomerRef {
+    fn from(id: &CustomerId) -> Self {
+        Self::Id(id.clone())
+    }
+}
+
+/// What may be said of a session to be opened. Everything is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SessionOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_member_id: Option<String>,
+}
+
+impl SessionOptions {
+    /// Nothing in particular.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where Polar's customer portal leads back to.
+    #[must_use]
+    pub fn return_url(mut self, url: impl Into<String>) -> Self {
+        self.return_url = Some(url.into());
+        self
+    }
+
+    /// The member of a team, by Polar's identifier. A team has sessions of its members alone.
+    #[must_use]
+    pub fn member_id(mut self, id: impl Into<String>) -> Self {
+        self.member_id = Some(id.into());
+        self
+    }
+
+    /// The member of a team, by the identifier in your own system.
+    #[must_use]
+    pub fn external_member_id(mut self, id: impl Into<String>) -> Self {
+        self.external_member_id = Some(id.into());
+        self
+    }
+}
+
+/// A session that Polar has just opened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CreatedSession {
+    /// The session, with its token, which Polar tells this once.
+    pub session: CustomerSession,
+    /// Where Polar's customer portal leads back to.
+    pub return_url: Option<String>,
+    /// Where the customer finds Polar's portal, already signed in.
+    pub customer_portal_url: Option<PortalUrl>,
+}
+
+/// A URL that holds the session's token, and is as secret. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub struct PortalUrl(Zeroizing<String>);
+
+impl PortalUrl {
+    /// The URL itself. Send the customer there; do not log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for PortalUrl {
+    fn from(url: String) -> Self {
+        Self(Zeroizing::new(url))
+    }
+}
+
+impl fmt::Debug for PortalUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PortalUrl(redacted)")
+    }
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer_id: Option<&'a CustomerId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_customer_id: Option<&'a str>,
+    #[serde(flatten)]
+    options: &'a SessionOptions,
+}
+
+/// What stands in Polar's answer beside the session.
+#[derive(Deserialize)]
+struct Beside {
+    #[serde(default)]
+    return_url: Option<String>,
+    #[serde(default)]
+    customer_portal_url: Option<PortalUrl>,
+}
+
+impl PolarStore {
+    /// Opens a session for a customer. Polar lets it last an hour.
+    ///
+    /// In an organization with members the token is that of the customer's only member, or of the
+    /// one that [`member_id`](SessionOptions::member_id) names.
+    ///
+    /// ```no_run
+    /// use customer_session::{polar::{CreateError, CustomerRef, SessionOptions}, store::PolarStore};
+    ///
+    /// # async fn sign_in(store: &PolarStore) -> Result<(), CreateError> {
+    /// let customer = CustomerRef::external("usr_1");
+    /// let options = SessionOptions::new().return_url("https://example.com/account");
+    /// let created = store.create(customer, options).await?;
+    /// println!("it lasts until {}", created.session.expires_at);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::Invalid`] if Polar does not accept the request, with the fields that are
+    /// wrong: the customer is unknown, say. Else the store's error; the session may then have
+    /// been opened all the same, and ends by itself.
+    pub async fn create(
+        &self,
+        customer: impl Into<CustomerRef>,
+        options: SessionOptions,
+    ) -> Result<CreatedSession, CreateError> {
+        let customer = customer.into();
+        let (customer_id, external_customer_id) = match &customer {
+            CustomerRef::Id(id) => (Some(id), None),
+            CustomerRef::External(id) => (None, Some(id.as_str())),
+        };
+        let request = serde_json::to_vec(&Request {
+            customer_id,
+            external_customer_id,
+            options: &options,
+        });
+        let request = request.map_err(StoreError::unavailable)?;
+        // Without the slash at the end Polar answers with a redirect.
+        let call = Call::post("opening a customer session at Polar", Caller::Organization).at([
+            "v1",
+            "customer-sessions",
+            "",
+        ]);
+        let answer = self.upstream.send(call, Some(request)).await?;
+        if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
+            return Err(invalid(&answer));
+        }
+        let session: CustomerSession = answer.read()?;
+        let beside: Beside = answer.read()?;
+        Ok(CreatedSession {
+            session,
+            return_url: beside.return_url,
+            customer_portal_url: beside.customer_portal_url,
+        })
+    }
+}
+
+/// Why Polar has not opened a session.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// Polar does not accept what was asked for.
+    Invalid(Vec<FieldError>),
+    /// Polar cannot be reached, does not answer, or answers what cannot be understood.
+    Store(StoreError),
+}
+
+/// What is wrong with one field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FieldError {
+    /// The field by its name in Polar's API, such as `customer_id`; with dots if it lies within
+    /// another, empty if the request as a whole is meant.
+    pub field: String,
+    /// What Polar says of it.
+    pub message: String,
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(errors) => {
+                f.write_str("Polar does not accept the request")?;
+                let mut separator = ": ";
+                for FieldError { field, message } in errors {
+                    write!(f, "{separator}{field}: {message}")?;
+                    separator = "; ";
+                }
+                Ok(())
+            }
+            Self::Store(_) => f.write_str("Polar has not opened a session"),
+        }
+    }
+}
+
+impl Error for CreateError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Invalid(_) => None,
+            Self::Store(error) => Some(error),
+        }
+    }
+}
+
+impl From<StoreError> for CreateError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn invalid(answer: &Answer) -> CreateError {
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: Vec<Detail>,
+    }
+    #[derive(Deserialize)]
+    struct Detail {
+        loc: Vec<Place>,
+        msg: String,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Place {
+        Field(String),
+        Index(u64),
+    }
+    let problem = match answer.parse::<Problem>() {
+        Ok(problem) => problem,
+        Err(_) => return CreateError::Store(answer.unexpected()),
+    };
+    let errors = problem.detail.into_iter().map(|detail| {
+        let place = detail.loc.iter().map(|place| match place {
+            Place::Field(name) => name.clone(),
+            Place::Index(index) => index.to_string(),
+        });
+        let place: Vec<_> = place.skip_while(|part| part == "body").collect();
+        FieldError {
+            field: place.join("."),
+            message: detail.msg,
+        }
+    });
+    CreateError::Invalid(errors.collect())
+}

@@ -1,0 +1,159 @@
+//! What Polar's webhooks tell.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::{
+    customer::{Customer, CustomerId},
+    invalidation::Invalidation,
+};
+
+/// What a delivery of Polar's tells. Its signature has been verified.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Identifies the delivery: Polar repeats one under the same identifier.
+    pub id: String,
+    /// What has happened.
+    pub kind: EventKind,
+    /// When it happened.
+    pub timestamp: DateTime<Utc>,
+    /// Whom it concerns, if it names a customer.
+    pub customer_id: Option<CustomerId>,
+    /// The customer as it is now, in the events about customers. After
+    /// [`CustomerDeleted`](EventKind::CustomerDeleted) its `external_id` is `None`.
+    pub customer: Option<Customer>,
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "String")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// `customer.created`
+    CustomerCreated,
+    /// `customer.updated`
+    CustomerUpdated,
+    /// `customer.deleted`
+    CustomerDeleted,
+    /// `customer.state_changed`: subscriptions, benefits or meters.
+    CustomerStateChanged,
+    /// Anything else, by Polar's name for it.
+    Other(String),
+}
+
+impl From<String> for EventKind {
+    fn from(kind: String) -> Self {
+        match kind.as_str() {
+            "customer.created" => Self::CustomerCreated,
+            "customer.updated" => Self::CustomerUpdated,
+            "customer.deleted" => Self::CustomerDeleted,
+            "customer.state_changed" => Self::CustomerStateChanged,
+            _ => Self::Other(kind),
+        }
+    }
+}
+
+impl Event {
+    /// What is no longer to be trusted after it: the customer, when it was changed or deleted, or
+    /// one of its members was. `None`: nothing that is cached has changed.
+    pub fn invalidation(&self) -> Option<Invalidation> {
+        let concerns_sessions = match &self.kind {
+            EventKind::CustomerCreated => false,
+            EventKind::CustomerUpdated
+            | EventKind::CustomerDeleted
+            | EventKind::CustomerStateChanged => true,
+            // The sessions of a member who has left the team end with that.
+            EventKind::Other(kind) => kind.starts_with("member."),
+        };
+        let customer = self.customer_id.clone().filter(|_| concerns_sessions);
+        customer.map(Invalidation::Customer)
+    }
+
+    /// `None`: it cannot be read.
+    pub(super) fn read(id: &str, body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            r#type: EventKind,
+            timestamp: DateTime<Utc>,
+        }
+        #[derive(Deserialize)]
+        struct Of<T> {
+            data: T,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            id: CustomerId,
+        }
+        #[derive(Deserialize)]
+        struct OfCustomer {
+            customer_id: CustomerId,
+        }
+        let envelope: Envelope = serde_json::from_slice(body).ok()?;
+        let (customer_id, customer) = match envelope.r#type {
+            // What it tells is Polar's to change.
+            EventKind::Other(_) => {
+                let of: Option<Of<OfCustomer>> = serde_json::from_slice(body).ok();
+                (of.map(|of| of.data.customer_id), None)
+            }
+            // Whom it concerns must be known, even where the rest cannot be read.
+            _ => {
+                let of: Of<Named> = serde_json::from_slice(body).ok()?;
+                let whole: Option<Of<Customer>> = serde_json::from_slice(body).ok();
+                (Some(of.data.id), whole.map(|of| of.data))
+            }
+        };
+        Some(Self {
+            id: id.to_owned(),
+            kind: envelope.r#type,
+            timestamp: envelope.timestamp,
+            customer_id,
+            customer,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: &str, data: &str) -> Option<Event> {
+        let timestamp = "2030-01-01T00:00:00.000001Z";
+        let body = format!(r#"{{"type":"{kind}","timestamp":"{timestamp}","data":{data}}}"#);
+        Event::read("msg_1", body.as_bytes())
+    }
+
+    #[test]
+    fn an_event_invalidates_the_customer_it_is_about() {
+        let customer = |id: &str| Some(Invalidation::Customer(id.into()));
+        let member = r#"{"id":"mem_1","customer_id":"cus_1"}"#;
+        for (kind, data, invalidation) in [
+            ("customer.updated", r#"{"id":"cus_1"}"#, customer("cus_1")),
+            ("customer.deleted", r#"{"id":"cus_1"}"#, customer("cus_1")),
+            (
+                "customer.state_changed",
+                r#"{"id":"cus_1"}"#,
+                customer("cus_1"),
+            ),
+            ("customer.created", r#"{"id":"cus_1"}"#, None),
+            ("member.deleted", member, customer("cus_1")),
+            (
+                "order.paid",
+                r#"{"id":"ord_1","customer_id":"cus_1"}"#,
+                None,
+            ),
+            ("organization.updated", r#"{"id":"org_1"}"#, None),
+        ] {
+            let event = read(kind, data).expect(kind);
+            assert_eq!(event.invalidation(), invalidation, "{kind}");
+            assert_eq!(event.customer, None, "{kind}: there is too little of it");
+        }
+    }
+
+    #[test]
+    fn an_event_about_a_customer_must_say_which() {
+        assert_eq!(read("customer.deleted", r#"{"external_id":"usr_1"}"#), None);
+        assert_eq!(read("customer.deleted", "null"), None);
+        assert_eq!(Event::read("msg_1", b""), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The customer sessions that Polar issues.
+//!
+//! Polar tells whose token it is in three calls: two with the customer's token, at once, and one
+//! with the organization's own, which alone tells whether the customer is one of ours.
+
+mod builder;
+mod create;
+mod event;
+mod limits;
+mod upstream;
+mod webhook_service;
+mod webhooks;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use http::StatusCode;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+pub use self::{
+    builder::{ConfigError, PolarStoreBuilder},
+    create::{CreateError, CreatedSession, CustomerRef, FieldError, PortalUrl, SessionOptions},
+    event::{Event, EventKind},
+    webhook_service::{PolarInvalidations, WebhookService},
+    webhooks::{WebhookError, Webhooks},
+};
+use self::{
+    limits::Caller,
+    upstream::{Answer, Call, Upstream},
+};
+use super::{SessionStore, StoreError};
+use crate::{
+    customer::{Customer, CustomerId},
+    session::{CustomerSession, SessionId},
+    token::{SessionToken, TokenFormat},
+};
+
+/// Accepts the customer sessions that Polar issues for one organization.
+///
+/// A lookup asks Polar three times: until when the session lasts and whose it is, both at once
+/// with the customer's token, then for the customer, with the organization's. The last is what
+/// keeps others' customers out: Polar's customer endpoints let a live token of *any* organization
+/// in, and do not name the organization. Behind a
+/// [`CustomerSessionLayer`](crate::CustomerSessionLayer) only a token that is not cached is looked
+/// up, and one that Polar cannot have issued never is.
+///
+/// Polar has no endpoint that lists or revokes sessions, so this is a
+/// [`SessionStore`], not a registry. [`create`](Self::create) opens a session.
+///
+/// ```no_run
+/// use customer_session::{CustomerSessions, store::PolarStore};
+///
+/// # fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PolarStore::builder(std::env::var("POLAR_ACCESS_TOKEN")?)
+///     .base_url(PolarStore::SANDBOX)
+///     .build()?;
+/// let sessions = CustomerSessions::builder(store).build();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What Polar does not tell
+///
+/// Of a session that it has not just created, Polar tells neither identifier nor time of creation.
+/// They are derived, and the same at each lookup:
+///
+/// - `id` is `polar-` and 32 hexadecimal digits of the token's SHA-256. It is *not* the identifier
+///   that [`create`](Self::create) returns.
+/// - `created_at` is `expires_at` less
+///   [`session_ttl`](PolarStoreBuilder::session_ttl), one hour.
+/// - `modified_at` is `None`.
+///
+/// # What becomes of Polar's answers
+///
+/// | Polar answers | a lookup says |
+/// |---|---|
+/// | 401 to the customer's token | no session |
+/// | 404 or 410 for the customer | no session: another organization's, or deleted |
+/// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`; until then it is not asked again, with this token, or at all if it was the organization's |
+/// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
+/// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
+/// | nothing, in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
+/// | what cannot be read, or more than 1 MiB | [`Corrupt`](crate::StoreErrorKind::Corrupt) |
+///
+/// The guide's page [`polar`](crate::guide::polar) has the whole of it.
+#[derive(Clone)]
+pub struct PolarStore {
+    upstream: Arc<Upstream>,
+    session_ttl: TimeDelta,
+}
+
+/// Until when a session lasts. (`GET /v1/customer-portal/customer-session/introspect`)
+#[derive(Deserialize)]
+struct Introspection {
+    expires_at: DateTime<Utc>,
+}
+
+/// Whose a session is. (`GET /v1/customer-portal/customers/me`)
+#[derive(Deserialize)]
+struct Identity {
+    id: CustomerId,
+}
+
+impl PolarStore {
+    /// Polar itself; the default.
+    pub const PRODUCTION: &str = "https://api.polar.sh";
+
+    /// Polar's place for trying things out, with accounts and tokens of its own.
+    pub const SANDBOX: &str = "https://sandbox-api.polar.sh";
+
+    /// Sets out to build a store, from an organization access token. It needs the scope
+    /// `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
+    pub fn builder(organization_access_token: impl Into<String>) -> PolarStoreBuilder {
+        PolarStoreBuilder::new(organization_access_token.into())
+    }
+
+    /// What the customer's own token tells: until when, and who.
+    async fn introspect(
+        &self,
+        token: &SessionToken,
+        id: &SessionId,
+    ) -> Result<Option<(DateTime<Utc>, CustomerId)>, StoreError> {
+        let caller = Caller::Customer { token, session: id };
+        let expiry = Call::get("asking Polar until when a session lasts", caller).at([
+            "v1",
+            "customer-portal",
+            "customer-session",
+            "introspect",
+        ]);
+        let identity = Call::get("asking Polar whose session it is", caller).at([
+            "v1",
+            "customer-portal",
+            "customers",
+            "me",
+        ]);
+        let (expiry, identity) = tokio::join!(
+            self.upstream.send(expiry, None),
+            self.upstream.send(identity, None)
+        );
+        // A verdict of either is one, whatever became of the other.
+        let is_refusal = |answer: &Result<Answer, StoreError>| {
+            answer
+                .as_ref()
+                .is_ok_and(|it| it.status == StatusCode::UNAUTHORIZED)
+        };
+        if is_refusal(&expiry) || is_refusal(&identity) {
+            return Ok(None);
+        }
+        let expiry: Introspection = expiry?.read()?;
+        let identity: Identity = identity?.read()?;
+        Ok(Some((expiry.expires_at, identity.id)))
+    }
+
+    /// The customer, if the organization has it.
+    async fn customer(&self, id: &CustomerId) -> Result<Option<Customer>, StoreError> {
+        let call = Call::get("asking Polar for a customer", Caller::Organization).at([
+            "v1",
+            "customers",
+            path_segment(id)?,
+        ]);
+        let answer = self.upstream.send(call, None).await?;
+        if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+            return Ok(None);
+        }
+        let customer: Customer = answer.read()?;
+        if customer.id != *id {
+            let text = format!("Polar was asked for customer {id} and answered with another");
+            return Err(StoreError::corrupt(text));
+        }
+        Ok(Some(customer))
+    }
+}
+
+#[async_trait]
+impl SessionStore for PolarStore {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        if !self.token_format().matches(token.expose()) {
+            return Ok(None);
+        }
+        let id = derived_id(token);
+        // Whoever cannot be asked to the end is not asked at all.
+        self.upstream.check_limit(Caller::Organization)?;
+        let Some((expires_at, customer_id)) = self.introspect(token, &id).await? else {
+            return Ok(None);
+        };
+        let customer = self.customer(&customer_id).await?;
+        Ok(customer.map(|customer| CustomerSession {
+            id,
+            created_at: expires_at
+                .checked_sub_signed(self.session_ttl)
+                .unwrap_or(DateTime::UNIX_EPOCH),
+            modified_at: None,
+            token: token.clone(),
+            expires_at,
+            customer_id,
+            customer,
+        }))
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        TokenFormat::polar()
+    }
+}
+
+impl fmt::Debug for PolarStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolarStore")
+            .field("base_url", &self.upstream.base_url())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An identifier for a session that Polar does not name. It gives nothing of the token away: that
+/// has 220 random bits.
+fn derived_id(token: &SessionToken) -> SessionId {
+    let mut digest = Sha256::new();
+    digest.update(b"customer-session polar id ");
+    digest.update(token.expose());
+    format!("polar-{}", hex::encode(&digest.finalize()[..16])).into()
+}
+
+/// What Polar calls a customer becomes part of a path, and must not lead anywhere else.
+fn path_segment(id: &CustomerId) -> Result<&str, StoreError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let id = id.as_str();
+    if (1..=64).contains(&id.len()) && id.bytes().all(is_plain) {
+        Ok(id)
+    } else {
+        Err(StoreError::corrupt(
+            "what Polar calls a customer is no identifier",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_id_is_stable_and_differs_from_token_to_token() {
+        let (one, other) = (SessionToken::new("one"), SessionToken::new("other"));
+        assert_eq!(derived_id(&one), derived_id(&one));
+        assert_ne!(derived_id(&one), derived_id(&other));
+        assert_eq!(derived_id(&one).as_str().len(), "polar-".len() + 32);
+    }
+
+    #[test]
+    fn a_customer_s_id_cannot_lead_elsewhere() {
+        for good in ["f0fc9fb8-9781-41dd-998e-e806192143af", "cus_1"] {
+            assert_eq!(path_segment(&good.into()).expect("plain"), good);
+        }
+        let long = "a".repeat(65);
+        for bad in ["", ".", "..", "a/b", "a%2fb", "a?b", "a#b", "é", &long] {
+            assert!(path_segment(&bad.into()).is_err(), "{bad}");
+        }
+    }
+}

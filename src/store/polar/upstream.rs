@@ -1,0 +1,265 @@
+//! One call to Polar, and what may go wrong with it.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use chrono::{DateTime, Utc};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+};
+use reqwest::{Client, Response, Url};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::limits::{Caller, RateLimits};
+use crate::store::{StoreError, failure::Failure};
+
+/// No answer of Polar's is anywhere near as long.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// For how long Polar counts requests, should it not say how long to wait.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+
+const US: &str = concat!("customer-session/", env!("CARGO_PKG_VERSION"));
+
+/// Polar, as one organization reaches it.
+pub(super) struct Upstream {
+    pub(super) client: Client,
+    pub(super) base_url: Url,
+    /// The organization's credential, as it stands in the header; marked as sensitive.
+    pub(super) credential: HeaderValue,
+    /// For one call, body included; `None`: no limit.
+    pub(super) timeout: Option<Duration>,
+    pub(super) limits: RateLimits,
+}
+
+/// What is asked.
+pub(super) struct Call<'a> {
+    tried: &'static str,
+    caller: Caller<'a>,
+    method: Method,
+    path: Vec<&'a str>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn get(tried: &'static str, caller: Caller<'a>) -> Self {
+        Self {
+            tried,
+            caller,
+            method: Method::GET,
+            path: Vec::new(),
+        }
+    }
+
+    pub(super) fn post(tried: &'static str, caller: Caller<'a>) -> Self {
+        Self {
+            method: Method::POST,
+            ..Self::get(tried, caller)
+        }
+    }
+
+    /// The segments of the path. An empty one at the end makes a slash at the end.
+    pub(super) fn at<const N: usize>(mut self, path: [&'a str; N]) -> Self {
+        self.path = path.to_vec();
+        self
+    }
+}
+
+/// What Polar answered, unless that says that it could not.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    tried: &'static str,
+    /// It may hold a token.
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Upstream {
+    pub(super) fn base_url(&self) -> &str {
+        self.base_url.as_str()
+    }
+
+    /// Refuses whoever has been told to wait.
+    pub(super) fn check_limit(&self, caller: Caller<'_>) -> Result<(), StoreError> {
+        match self.limits.wait(caller) {
+            None => Ok(()),
+            Some(left) => Err(StoreError::unavailable(
+                "Polar has been asked too often and is left alone until it may be asked again",
+            )
+            .with_retry_after(left)),
+        }
+    }
+
+    /// Asks, and reads the answer to its end. Statuses that concern the call itself, those below
+    /// 500, are for the caller to judge.
+    pub(super) async fn send(
+        &self,
+        call: Call<'_>,
+        json: Option<Vec<u8>>,
+    ) -> Result<Answer, StoreError> {
+        let Call { tried, caller, .. } = call;
+        self.check_limit(caller)?;
+        let url = self.url(&call.path);
+        let mut request = self
+            .client
+            .request(call.method, url.clone())
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, HeaderValue::from_static(US));
+        request = match caller {
+            Caller::Organization => request.header(AUTHORIZATION, self.credential.clone()),
+            // It marks the header as sensitive by itself.
+            Caller::Customer { token, .. } => request.bearer_auth(token.expose()),
+        };
+        if let Some(timeout) = self.timeout {
+            request = request.timeout(timeout);
+        }
+        if let Some(json) = json {
+            let kind = HeaderValue::from_static("application/json");
+            request = request.header(CONTENT_TYPE, kind).body(json);
+        }
+        let response = request.send().await;
+        let response = response.map_err(|error| unanswered(tried, error))?;
+        if *response.url() != url {
+            return Err(refused(
+                tried,
+                "the client that was handed in has followed a redirect; build it with \
+                 redirect::Policy::none()",
+            ));
+        }
+        let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let said = retry_after(response.headers(), Utc::now()).unwrap_or(DEFAULT_WAIT);
+            let wait = self.limits.impose(caller, said);
+            return Err(refused(tried, "it was asked too often").with_retry_after(wait));
+        }
+        if status.is_redirection() {
+            let text = format!("it answered {status}, which is not followed: check the base URL");
+            return Err(refused(tried, text));
+        }
+        if status.is_server_error() {
+            return Err(refused(tried, format!("it answered {status}")));
+        }
+        Ok(Answer {
+            status,
+            tried,
+            body: read(tried, response).await?,
+        })
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base_url.clone();
+        // Never an error: the builder takes nothing else than http and https.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+}
+
+impl Answer {
+    /// What a successful answer says.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        if self.status.is_success() {
+            self.parse()
+        } else {
+            Err(self.unexpected())
+        }
+    }
+
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // What serde says of it quotes the answer, which may hold a token.
+            let (line, column) = (error.line(), error.column());
+            let text = match error.classify() {
+                serde_json::error::Category::Data => "is not what it should be",
+                serde_json::error::Category::Eof => "ends too soon",
+                _ => "is no JSON",
+            };
+            let text = format!("the answer {text}, at line {line}, column {column}");
+            StoreError::corrupt(Failure::new(self.tried, text))
+        })
+    }
+
+    /// Why an answer with this status is of no use.
+    pub(super) fn unexpected(&self) -> StoreError {
+        let hint = match self.status {
+            StatusCode::UNAUTHORIZED => ": is the organization access token right?",
+            StatusCode::FORBIDDEN => ": has the organization access token the scopes it needs?",
+            _ => "",
+        };
+        refused(self.tried, format!("it answered {}{hint}", self.status))
+    }
+}
+
+fn refused(tried: &'static str, why: impl Into<Cow<'static, str>>) -> StoreError {
+    StoreError::unavailable(Failure::new(tried, why.into()))
+}
+
+fn unanswered(tried: &'static str, error: reqwest::Error) -> StoreError {
+    let is_timeout = error.is_timeout();
+    let failure = Failure::new(tried, error.without_url());
+    if is_timeout {
+        StoreError::timeout(failure)
+    } else {
+        StoreError::unavailable(failure)
+    }
+}
+
+/// The whole body, unless it is too long.
+async fn read(
+    tried: &'static str,
+    mut response: Response,
+) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let mut body = Zeroizing::new(Vec::new());
+    loop {
+        let chunk = response.chunk().await;
+        match chunk.map_err(|error| unanswered(tried, error))? {
+            None => return Ok(body),
+            Some(chunk) if chunk.len() > LONGEST_ANSWER - body.len() => {
+                let text = "the answer is longer than 1 MiB";
+                return Err(StoreError::corrupt(Failure::new(tried, text)));
+            }
+            Some(chunk) => body.extend_from_slice(&chunk),
+        }
+    }
+}
+
+/// RFC 9110, section 10.2.3: seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = DateTime::parse_from_rfc2822(value).ok()?;
+            Some((date.to_utc() - now).to_std().unwrap_or_default())
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = "1994-11-06T08:48:37Z".parse().expect("a time");
+        let wait = |value: &'static str| {
+            let headers = [(RETRY_AFTER, HeaderValue::from_static(value))];
+            retry_after(&headers.into_iter().collect(), now)
+        };
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(wait("60"), minute);
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), minute);
+        let past = "Sun, 06 Nov 1994 08:40:00 GMT";
+        assert_eq!(wait(past), Some(Duration::ZERO));
+        for nonsense in ["", "soon", "-1", "1.5"] {
+            assert_eq!(wait(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}
