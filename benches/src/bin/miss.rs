@@ -1,9 +1,7 @@
 //! What a cold token costs when many ask for it at once.
 //!
-//! `cargo bench --bench miss` prints, for 1, 10 and 1,000 requests that arrive together, how
+//! `cargo run --release --bin miss` prints, for 1, 10 and 1,000 requests that arrive together, how
 //! many lookups they make and how long a request takes, ours and without single flight.
-
-mod measure;
 
 use std::{
     sync::{
@@ -17,9 +15,8 @@ use customer_session::{
     CustomerData, CustomerSession, CustomerSessions, MemoryStore, SessionRegistry as _,
     SessionStore, SessionToken, StoreError, TokenFormat, async_trait,
 };
+use customer_session_benches::measure::tasks::{medians, task};
 use tokio::{runtime::Runtime, task::JoinSet};
-
-use measure::{contender, medians};
 
 /// How long the store takes to answer: a database on the same network.
 const DELAY: Duration = Duration::from_millis(1);
@@ -101,8 +98,8 @@ fn main() {
             of.fetch_max(remote.lookups.load(Relaxed) - before, Relaxed);
             time
         };
-        let mut contenders = [
-            contender("ours", || {
+        let tasks = vec![
+            task("ours", || {
                 counted(&counts[0], &|token| {
                     together(&runtime, waiters, || {
                         let (sessions, token) = (sessions.clone(), token.clone());
@@ -110,7 +107,7 @@ fn main() {
                     })
                 })
             }),
-            contender("each for itself", || {
+            task("each for itself", || {
                 counted(&counts[1], &|token| {
                     together(&runtime, waiters, || {
                         let (remote, token) = (remote.clone(), token.clone());
@@ -119,14 +116,13 @@ fn main() {
                 })
             }),
         ];
-        let medians = medians(&mut contenders, ROUNDS);
-        drop(contenders);
+        let medians = medians(tasks, ROUNDS);
         println!(
             "| {waiters} | {} | {:.0} | {} | {:.0} |",
             counts[0].load(Relaxed),
-            medians[0] / 1000.0,
+            medians("ours") / 1000.0,
             counts[1].load(Relaxed),
-            medians[1] / 1000.0
+            medians("each for itself") / 1000.0
         );
     }
 }

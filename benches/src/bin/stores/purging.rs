@@ -1,0 +1,92 @@
+//! The rest of a store's row: lookups while expired sessions are purged.
+
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use customer_session::{CustomerSession, CustomerSessions, SessionRegistry};
+use tokio::runtime::Runtime;
+
+use crate::{ALL_CORES, contents::session, run_on, servers::Server};
+
+/// Lookups while nothing else happens, and while sessions are purged: this many a second.
+const RATE: u32 = 500;
+
+/// The 99th percentile of lookups at a steady rate until `done`, in microseconds.
+async fn p99<S: SessionRegistry + Clone>(
+    store: &S,
+    known: &[(CustomerSession, String)],
+    done: impl Fn() -> bool,
+) -> f64 {
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
+    let mut lookups = tokio::task::JoinSet::new();
+    for (session, _) in known.iter().cycle() {
+        tick.tick().await;
+        if done() {
+            break;
+        }
+        let (store, token) = (store.clone(), session.token.clone());
+        lookups.spawn(async move {
+            let begun = Instant::now();
+            store.find(&token).await.expect("an answer").expect("found");
+            begun.elapsed().as_secs_f64() * 1e6
+        });
+    }
+    let mut times = lookups.join_all().await;
+    times.sort_by(f64::total_cmp);
+    times[times.len() * 99 / 100]
+}
+
+/// The row of the table for one store.
+pub fn report<S: SessionRegistry + Clone>(
+    runtime: &Runtime,
+    name: &str,
+    rows: u64,
+    store: &S,
+    known: &[(CustomerSession, String)],
+    (find, insert): (impl Fn(&str) -> f64, impl Fn(&str) -> f64),
+    server: Option<&Server>,
+) {
+    run_on(ALL_CORES.get().expect("set"), server);
+    let (idle, purging, rate) = runtime.block_on(async {
+        let begun = Instant::now();
+        let idle = p99(store, known, || begun.elapsed() > Duration::from_secs(4)).await;
+        // As a service would: what is expired goes in the background, batch by batch.
+        let expired = rows / 10;
+        let begun = Instant::now();
+        let sessions = CustomerSessions::builder(store.clone()).build();
+        let purging = tokio::spawn(sessions.purge(Duration::from_secs(1)));
+        let counted = store.clone();
+        let gone = tokio::spawn(async move {
+            // The first batch begins within a second; then wait for the last of them.
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let mut last = session();
+                last.expires_at = Utc::now() - TimeDelta::seconds(1);
+                counted.insert(&last).await.expect("inserted");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                if counted
+                    .find(&last.token)
+                    .await
+                    .expect("an answer")
+                    .is_none()
+                {
+                    return;
+                }
+            }
+        });
+        let while_purging = p99(store, known, || gone.is_finished()).await;
+        let rate = expired as f64 / begun.elapsed().as_secs_f64();
+        purging.abort();
+        (idle, while_purging, rate)
+    });
+    println!(
+        "| {name} | {rows} | {:.0} | {:.2} | {:.2} | {:.0} | {:.2} | {idle:.0} | {purging:.0} \
+         | {:.2} | {rate:.0} |",
+        find("ours"),
+        find("ours") / find("pool"),
+        find("ours") / find("held"),
+        insert("ours"),
+        insert("ours") / insert("raw"),
+        purging / idle
+    );
+}

@@ -1,0 +1,88 @@
+//! What a second thread adds: each asks for a hot session of its own, of the same cache.
+
+use std::{
+    sync::atomic::{
+        AtomicUsize,
+        Ordering::{Acquire, Release},
+    },
+    time::Instant,
+};
+
+use customer_session_benches::{
+    full_or_quick,
+    measure::{cores, ratio},
+    results::{Threads, save},
+    scene::{Scene, request, with_bearer},
+    stacks::{BY_HAND, ByHand, Contender, FLOOR, Floor, Ours, always},
+};
+
+/// Requests in a batch. They are made before either thread starts, so that the allocator is not
+/// what is measured.
+const BATCH: usize = 2048;
+
+fn main() -> std::io::Result<()> {
+    let scene = Scene::new(1000);
+    let ours = Ours::new(&scene);
+    let by_hand = ByHand::new(&scene);
+    let headers = |n: usize| always(with_bearer(scene.tokens[n].expose()));
+    let rounds = full_or_quick(2000, 40);
+    let results: Vec<_> = [
+        (FLOOR, [Floor::hit(&scene), Floor::hit(&scene)]),
+        ("ours", [1, 2].map(|n| ours.hit("ours", headers(n)))),
+        (BY_HAND, [1, 2].map(|n| by_hand.hit(BY_HAND, headers(n)))),
+    ]
+    .into_iter()
+    .map(|(name, pair)| measure(name, pair, rounds))
+    .collect();
+    for it in &results {
+        println!("{:<32} {:.2} x", it.name, ratio(&it.two, &it.one));
+    }
+    save("threads", &results)
+}
+
+/// Rounds in threes: the first thread alone, the second alone, both.
+fn measure(name: &str, pair: [Contender; 2], rounds: usize) -> Threads {
+    let ready = AtomicUsize::new(0);
+    let of_thread = |core: usize, mut contender: Contender| {
+        let pinned = cores::pin_thread(core);
+        let mut rates = Vec::new();
+        for round in 0..3 * (rounds + 10) {
+            let works = round % 3 == core || round % 3 == 2;
+            let mut requests = Vec::new();
+            if works {
+                requests.extend((0..BATCH).map(|_| request((contender.headers)())));
+            }
+            // Waits for the other without going to sleep: waking up takes longer than a batch.
+            ready.fetch_add(1, Release);
+            while ready.load(Acquire) < 2 * (round + 1) {
+                std::hint::spin_loop();
+            }
+            if works {
+                let begun = Instant::now();
+                contender.stack.answer(&mut requests);
+                rates.push(BATCH as f64 / begun.elapsed().as_secs_f64());
+            }
+        }
+        (rates, pinned)
+    };
+    let [first, second] = pair;
+    let [(first, pinned), (second, _)] = std::thread::scope(|scope| {
+        let first = scope.spawn(|| of_thread(0, first));
+        let second = scope.spawn(|| of_thread(1, second));
+        [first, second].map(|thread| thread.join().expect("no panic"))
+    });
+    // Each thread's rates are alone, together, alone, together; the first rounds warm up.
+    let part = |rates: &[f64], which: usize| -> Vec<f64> {
+        rates.iter().copied().skip(20 + which).step_by(2).collect()
+    };
+    let sum = |which: usize| -> Vec<f64> {
+        let both = part(&first, which).into_iter().zip(part(&second, which));
+        both.map(|(first, second)| first + second).collect()
+    };
+    Threads {
+        name: name.to_owned(),
+        one: sum(0).iter().map(|sum| sum / 2.0).collect(),
+        two: sum(1),
+        pinned,
+    }
+}

@@ -1,0 +1,31 @@
+//! Which core runs what. On two cores the scheduler's choice outweighs everything measured.
+
+use std::{path::Path, process::Command};
+
+/// Keeps the thread that asks on this core; `false` where that cannot be done.
+pub fn pin_thread(core: usize) -> bool {
+    let Ok(thread) = std::fs::read_link("/proc/thread-self") else {
+        return false;
+    };
+    let Some(thread) = thread.file_name() else {
+        return false;
+    };
+    let pinned = Command::new("taskset")
+        .args(["-p", "-c", &core.to_string()])
+        .arg(thread)
+        .output();
+    pinned.is_ok_and(|output| output.status.success())
+}
+
+/// A command that runs on this core, where there is a way to say so.
+pub fn command_on(core: usize, program: &Path) -> Command {
+    let core = core.to_string();
+    let works = Command::new("taskset").args(["-c", &core, "true"]).output();
+    if works.is_ok_and(|output| output.status.success()) {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}

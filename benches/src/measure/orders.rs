@@ -1,0 +1,58 @@
+//! In which order sessions are asked for.
+
+use std::sync::Arc;
+
+/// Uneven in a way that is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        mixed ^ (mixed >> 32)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+
+    /// From 0 to 1.
+    fn part(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn shuffled(sessions: usize, dice: &mut Dice) -> Vec<u32> {
+    let mut all: Vec<u32> = (0..sessions as u32).collect();
+    for last in (1..sessions).rev() {
+        all.swap(last, dice.below(last + 1));
+    }
+    all
+}
+
+/// Each session once, then all of them again.
+pub fn uniform(sessions: usize) -> Arc<[u32]> {
+    shuffled(sessions, &mut Dice(1)).into()
+}
+
+/// The nth busiest session is asked for in proportion to 1 / n. Neighbours in rank are no
+/// neighbours in memory.
+pub fn zipf(sessions: usize, length: usize) -> Arc<[u32]> {
+    let mut dice = Dice(2);
+    let by_rank = shuffled(sessions, &mut dice);
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (1..=sessions)
+        .map(|rank| {
+            sum += 1.0 / rank as f64;
+            sum
+        })
+        .collect();
+    (0..length)
+        .map(|_| {
+            let drawn = dice.part() * sum;
+            let rank = sums.partition_point(|sum| *sum <= drawn);
+            by_rank[rank.min(sessions - 1)]
+        })
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! Batches of requests, interleaved.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::Request;
+
+use super::{CHUNK, fill, single};
+use crate::{results::Measured, stacks::Contender};
+
+pub struct Plan {
+    pub rounds: usize,
+    /// How long each contender's batch takes in each round.
+    pub batch: Duration,
+    /// How many single calls each contender answers in each round, unless it is slow.
+    pub singles: usize,
+}
+
+/// A slow contender has fewer single calls, so that it does not take all of the run.
+const LONGEST_SINGLES: Duration = Duration::from_millis(10);
+
+pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
+    let mut requests = Vec::with_capacity(CHUNK);
+    let sizes: Vec<_> = contenders
+        .iter_mut()
+        .map(|contender| {
+            // The first calls warm up caches and branch predictors.
+            batch(contender, 32 * CHUNK, &mut requests);
+            let nanoseconds = batch(contender, 32 * CHUNK, &mut requests);
+            let fits = |time: Duration| (time.as_nanos() as f64 / nanoseconds) as usize;
+            let requests = fits(plan.batch).clamp(CHUNK, 512 * CHUNK);
+            (requests, plan.singles.min(fits(LONGEST_SINGLES)))
+        })
+        .collect();
+    let mut times = vec![Vec::with_capacity(plan.rounds); contenders.len()];
+    let mut singles = vec![Vec::new(); contenders.len()];
+    let warm_up = plan.rounds / 10;
+    for round in 0..warm_up + plan.rounds {
+        for turn in 0..contenders.len() {
+            let which = (round + turn) % contenders.len();
+            let (of_batch, of_singles) = sizes[which];
+            let contender = &mut contenders[which];
+            let nanoseconds = batch(contender, of_batch, &mut requests);
+            if round >= warm_up {
+                times[which].push(nanoseconds);
+                single::calls(contender, of_singles, &mut requests, &mut singles[which]);
+            }
+        }
+    }
+    let clock = single::clock();
+    contenders
+        .iter()
+        .zip(times)
+        .zip(singles)
+        .map(|((contender, times), mut singles)| {
+            singles.sort_unstable();
+            let at = |part: f64| single::percentile(&singles, part, clock);
+            Measured {
+                name: contender.name.clone(),
+                times,
+                singles: singles.len(),
+                percentiles: [at(0.5), at(0.99), at(0.999)],
+            }
+        })
+        .collect()
+}
+
+/// Nanoseconds per request. Making the requests is not counted, dropping them is.
+fn batch(contender: &mut Contender, count: usize, requests: &mut Vec<Request>) -> f64 {
+    let mut spent = Duration::ZERO;
+    let chunks = count / CHUNK;
+    for _ in 0..chunks {
+        fill(requests, contender, CHUNK);
+        let begun = Instant::now();
+        contender.stack.answer(requests);
+        spent += begun.elapsed();
+    }
+    spent.as_nanos() as f64 / (chunks * CHUNK) as f64
+}

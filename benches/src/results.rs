@@ -1,0 +1,139 @@
+//! What the measuring programs hand to the report: JSON in the folder that `OUT` names.
+
+use std::{env, fs, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::measure::median;
+
+/// One stack, measured with others in the same rounds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    pub name: String,
+    /// Nanoseconds per request in each round.
+    pub times: Vec<f64>,
+    /// How many single calls were timed.
+    pub singles: usize,
+    /// Of single calls, in nanoseconds: p50, p99, p99.9.
+    pub percentiles: [Option<f64>; 3],
+}
+
+impl Measured {
+    pub fn ns(&self) -> f64 {
+        median(&self.times)
+    }
+}
+
+/// Hits among so many cached sessions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Growth {
+    pub sessions: usize,
+    /// `uniform` or `Zipf`.
+    pub order: String,
+    pub stacks: Vec<Measured>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Growths {
+    pub growths: Vec<Growth>,
+    /// A hit for a customer with metadata, and without.
+    pub metadata: Vec<Measured>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Allocations {
+    pub name: String,
+    pub median: u64,
+    pub mean: f64,
+}
+
+/// Live bytes of one cached session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Memory {
+    pub name: String,
+    pub sessions: usize,
+    pub total: f64,
+    /// The session itself.
+    pub payload: f64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    pub allocations: Vec<Allocations>,
+    pub memory: Vec<Memory>,
+}
+
+/// Requests per second of one thread and of two together, in each round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Threads {
+    pub name: String,
+    pub one: Vec<f64>,
+    pub two: Vec<f64>,
+    pub pinned: bool,
+}
+
+/// A server with one worker, in each round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Served {
+    pub name: String,
+    /// Requests per second.
+    pub rates: Vec<f64>,
+    /// Microseconds of the server's core per request; the kernel's part is included.
+    pub work: Vec<f64>,
+    /// The part of the time that the server had something to do.
+    pub busy: Vec<f64>,
+}
+
+/// A server that has nothing to do is not what limits its rate: the load is, and who else wanted
+/// the core of the load.
+const AT_WORK: f64 = 0.95;
+
+impl Served {
+    /// The median of a figure, over the rounds in which the server was kept at work.
+    pub fn median_of(&self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
+        self.median_beside(self, |it| figure(it).to_vec())
+    }
+
+    /// How a figure compares with that of another server, over the rounds in which both were
+    /// kept at work.
+    pub fn ratio_to(&self, other: &Self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
+        self.median_beside(other, |it| {
+            let both = figure(it).iter().zip(figure(other));
+            both.map(|(ours, theirs)| ours / theirs).collect()
+        })
+    }
+
+    /// In how many rounds the load kept it at work.
+    pub fn rounds_at_work(&self) -> usize {
+        self.busy.iter().filter(|busy| **busy >= AT_WORK).count()
+    }
+
+    fn median_beside(&self, other: &Self, figures: impl Fn(&Self) -> Vec<f64>) -> f64 {
+        let figures = figures(self);
+        let at_work = self.busy.iter().zip(&other.busy);
+        let at_work = at_work.map(|(one, other)| one.min(*other) >= AT_WORK);
+        let valid = figures.iter().zip(at_work).filter(|(_, at_work)| *at_work);
+        let valid: Vec<_> = valid.map(|(figure, _)| *figure).collect();
+        // On a machine without a core to spare there are none.
+        median(if valid.is_empty() { &figures } else { &valid })
+    }
+}
+
+pub fn save<T: Serialize>(name: &str, results: &T) -> io::Result<()> {
+    match file(name) {
+        Some(file) => fs::write(file, serde_json::to_vec(results)?),
+        None => Ok(()),
+    }
+}
+
+/// What was saved under this name, or nothing.
+pub fn load<T: DeserializeOwned + Default>(name: &str) -> io::Result<T> {
+    match file(name).map(fs::read) {
+        Some(Ok(json)) => Ok(serde_json::from_slice(&json)?),
+        _ => Ok(T::default()),
+    }
+}
+
+fn file(name: &str) -> Option<PathBuf> {
+    env::var_os("OUT").map(|folder| PathBuf::from(folder).join(format!("{name}.json")))
+}

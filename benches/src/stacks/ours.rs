@@ -1,0 +1,68 @@
+//! customer-session.
+
+use axum::{Extension, Router, routing::get};
+use customer_session::{Customer, CustomerSessions};
+use http::StatusCode;
+use tower::Layer as _;
+
+use super::{Contender, Headers, Stack, always, reads_customer, served};
+use crate::scene::{MadeUp, Scene, anonymous, with_bearer};
+
+pub struct Ours {
+    sessions: CustomerSessions<MadeUp>,
+}
+
+impl Ours {
+    /// With all of the scene's sessions cached.
+    pub fn new(scene: &Scene) -> Self {
+        Self {
+            sessions: scene.sessions(),
+        }
+    }
+
+    pub fn hit(&self, name: &str, headers: Headers) -> Contender {
+        Contender::new(name, self.stack(StatusCode::OK), headers)
+    }
+
+    pub fn one_hit(&self, name: &str, scene: &Scene) -> Contender {
+        self.hit(name, always(with_bearer(scene.hot().expose())))
+    }
+
+    /// The three that are turned away.
+    pub fn refusals(&self, scene: &Scene) -> [Contender; 3] {
+        [
+            ("ours: garbage, screened", with_bearer(&scene.garbage())),
+            (
+                "ours: unknown, remembered",
+                with_bearer(scene.absent.expose()),
+            ),
+            ("ours: no credential", anonymous()),
+        ]
+        .map(|(name, headers)| {
+            Contender::new(name, self.stack(StatusCode::UNAUTHORIZED), always(headers))
+        })
+    }
+
+    fn stack(&self, status: StatusCode) -> Box<dyn Stack> {
+        let service = self
+            .sessions
+            .layer()
+            .layer(tower::service_fn(reads_customer));
+        served(service, status)
+    }
+
+    /// How often the store was asked.
+    pub fn lookups(&self) -> u64 {
+        self.sessions.statistics().lookups
+    }
+
+    pub fn router(&self) -> Router {
+        let me = async |Extension(customer): Extension<Customer>| {
+            std::hint::black_box(customer);
+            "hello"
+        };
+        Router::new()
+            .route("/me", get(me))
+            .layer(self.sessions.layer())
+    }
+}
