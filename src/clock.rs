@@ -121,6 +121,10 @@ impl TimeSource {
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    pub(crate) fn as_nanos(self) -> u64 {
+        self.0
+    }
+
     /// The time since `earlier`; none if that is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -9,7 +9,7 @@ use super::{
     cache::HalfKey,
     engine::Engine,
     marks::{Stamp, Stripes},
-    refresh::Attempts,
+    refresh::Refresh,
 };
 use crate::{
     clock::Moment,
@@ -38,9 +38,8 @@ pub(crate) struct Found {
     /// In microseconds since 1970.
     pub(super) expires_at: i64,
     /// From when on a hit has it looked up again in the background.
-    pub(super) refresh_at: Moment,
+    pub(super) refresh: Refresh,
     pub(super) session: Arc<CustomerSession>,
-    pub(super) attempts: Attempts,
     /// Until when it may be used while the store fails.
     pub(super) stale_until: Moment,
     /// Weak, since the engine holds it in turn; `None`: there is no engine, and only expiry ends
@@ -77,9 +76,8 @@ impl Found {
             stripes: Stripes::default(),
             fresh_until: Moment::default(),
             expires_at: session.expires_at.timestamp_micros(),
-            refresh_at: Moment::default(),
+            refresh: Refresh::default(),
             session,
-            attempts: Attempts::default(),
             stale_until: Moment::default(),
             engine,
         }

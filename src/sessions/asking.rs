@@ -18,7 +18,7 @@ use super::{
     flight::{FlightNumber, Lookup},
     lookup,
     marks::Stamp,
-    refresh::{Attempts, refresh_at},
+    refresh::{Refresh, refresh_at},
 };
 use crate::{observe, session::CustomerSession, store::StoreError, token::SessionToken};
 
@@ -103,9 +103,8 @@ impl Engine {
                     stripes: stripes(&session),
                     fresh_until: asked + good_for,
                     expires_at: session.expires_at.timestamp_micros(),
-                    refresh_at: refresh_at(asked, good_for, self.counters.dice()),
+                    refresh: Refresh::at(refresh_at(asked, good_for, self.counters.dice())),
                     session: Arc::new(session),
-                    attempts: Attempts::default(),
                     stale_until: asked + at_worst,
                     engine: Some(Weak::clone(&self.this)),
                 })))

@@ -202,65 +202,78 @@ impl Cache {
     }
 }
 
-/// A table with one place for each key, and more keys than places: who comes later takes the
-/// place. Reading it waits for nobody and, but for the session's own count, writes to memory
-/// that no other core reads.
+/// A table with two places for each key, side by side, and more keys than places: who comes later
+/// takes a place. Reading it waits for nobody and, but for the session's own count, writes to
+/// memory that no other core reads.
 struct Front {
     /// A power of two of them, or none.
-    places: Box<[ArcSwapOption<Found>]>,
+    places: Box<[Pair]>,
 }
+
+type Pair = [ArcSwapOption<Found>; 2];
 
 /// Eight MiB of places.
 const MOST_PLACES: u64 = 1 << 20;
 
 impl Front {
     fn new(capacity: u64) -> Self {
-        let places = match capacity.min(MOST_PLACES) {
+        let pairs = match capacity.min(MOST_PLACES) {
             0 => 0,
-            places => places.next_power_of_two(),
+            places => places.next_power_of_two().div_ceil(2),
         };
+        let pair = || [ArcSwapOption::empty(), ArcSwapOption::empty()];
         Self {
-            places: (0..places).map(|_| ArcSwapOption::empty()).collect(),
+            places: (0..pairs).map(|_| pair()).collect(),
         }
     }
 
     /// What `read` makes of the session.
     fn get<T>(&self, key: HalfKey, read: impl FnOnce(&Arc<Found>) -> Option<T>) -> Option<T> {
-        let place = self.place(key)?.load();
-        let found = place.as_ref()?;
-        if found.key == key { read(found) } else { None }
+        for place in self.pair(key)? {
+            let place = place.load();
+            if let Some(found) = place.as_ref().filter(|it| it.key == key) {
+                return read(found);
+            }
+        }
+        None
     }
 
     fn put(&self, found: Arc<Found>, now: Moment, insist: bool) {
-        if let Some(place) = self.place(found.key) {
-            let is_taken = place
-                .load()
-                .as_ref()
-                .is_some_and(|it| it.key != found.key && now < it.fresh_until);
-            if insist || !is_taken {
-                place.store(Some(found));
-            }
+        let Some(pair) = self.pair(found.key) else {
+            return;
+        };
+        let is_free = |place: &&ArcSwapOption<Found>| {
+            let there = place.load();
+            there.as_ref().is_none_or(|it| now >= it.fresh_until)
+        };
+        let known = pair.iter().find(|place| holds(place, found.key));
+        let place = known.or_else(|| pair.iter().find(is_free));
+        if let Some(place) = place.or_else(|| pair.first().filter(|_| insist)) {
+            place.store(Some(found));
         }
     }
 
     fn remove(&self, key: HalfKey) {
-        if let Some(place) = self.place(key) {
-            if place.load().as_ref().is_some_and(|it| it.key == key) {
-                place.store(None);
-            }
+        let pair = self.pair(key).into_iter().flatten();
+        for place in pair.filter(|place| holds(place, key)) {
+            place.store(None);
         }
     }
 
     fn retain(&self, is_of_use: impl Fn(&Found) -> bool) {
-        for place in &self.places {
+        for place in self.places.iter().flatten() {
             if place.load().as_ref().is_some_and(|it| !is_of_use(it)) {
                 place.store(None);
             }
         }
     }
 
-    fn place(&self, key: HalfKey) -> Option<&ArcSwapOption<Found>> {
+    fn pair(&self, key: HalfKey) -> Option<&Pair> {
         self.places
             .get(key.spread() & self.places.len().wrapping_sub(1))
     }
+}
+
+fn holds(place: &ArcSwapOption<Found>, key: HalfKey) -> bool {
+    place.load().as_ref().is_some_and(|it| it.key == key)
 }

@@ -255,7 +255,7 @@ impl Engine {
         if !usable {
             return None;
         }
-        if now >= found.refresh_at {
+        if found.refresh.is_due(now) {
             self.refresh(self.cache.key(token), found, now);
         }
         Some(admitted(found, Verdict::Fresh))

@@ -14,22 +14,32 @@ use tokio::runtime::Handle;
 use super::{answer::Found, cache::TokenKey, engine::Engine};
 use crate::{clock::Moment, observe};
 
-/// When the attempts to refresh one answer are due, in nanoseconds after the first.
-#[derive(Debug, Default)]
-pub(super) struct Attempts {
-    next: AtomicU64,
-}
+/// A twentieth of the cache's lifetime passes between two attempts: three or four are made.
+const ATTEMPTS_IN_TTL: u32 = 20;
 
-impl Attempts {
-    /// Whether an attempt is due, and it is the caller who makes it. Between two of them a
-    /// quarter of `window` passes; when it is over, the request itself asks.
-    fn is_due(&self, passed: Duration, window: Duration) -> bool {
-        let nanos = |it: Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
-        let (passed, pause) = (nanos(passed), nanos(window / 4));
-        let next = self.next.load(Relaxed);
-        let after = passed.saturating_add(pause).saturating_add(1);
-        passed >= next
-            && (self.next)
+/// When the next attempt to refresh an answer is due.
+#[derive(Debug, Default)]
+pub(super) struct Refresh(AtomicU64);
+
+impl Refresh {
+    pub(super) fn at(moment: Moment) -> Self {
+        Self(AtomicU64::new(moment.as_nanos()))
+    }
+
+    #[inline]
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        now.as_nanos() >= self.0.load(Relaxed)
+    }
+
+    /// Whether an attempt is due, and it is the caller who makes it. The next is due after
+    /// `pause`; when the answer is too old, the request itself asks.
+    fn take_turn(&self, now: Moment, pause: Duration) -> bool {
+        let next = self.0.load(Relaxed);
+        // One more, for whoever comes at the same moment and knows no pause.
+        let after = (now + pause).as_nanos().saturating_add(1);
+        now.as_nanos() >= next
+            && self
+                .0
                 .compare_exchange(next, after, Relaxed, Relaxed)
                 .is_ok()
     }
@@ -46,9 +56,10 @@ pub(super) fn refresh_at(asked: Moment, good_for: Duration, dice: usize) -> Mome
 impl Engine {
     /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
     pub(super) fn refresh(self: &Arc<Self>, key: TokenKey, found: &Found, now: Moment) {
-        let window = found.fresh_until.since(found.refresh_at);
-        let passed = now.since(found.refresh_at);
-        if !found.attempts.is_due(passed, window) {
+        if !found
+            .refresh
+            .take_turn(now, self.cache_ttl / ATTEMPTS_IN_TTL)
+        {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -72,17 +83,20 @@ mod tests {
 
     #[test]
     fn an_attempt_is_made_by_one_and_then_there_is_a_pause() {
-        let attempts = Attempts::default();
-        let window = Duration::from_secs(8);
+        let start = Moment::default() + Duration::from_secs(5);
+        let refresh = Refresh::at(start);
+        let pause = Duration::from_secs(2);
         let due: Vec<u64> = (0..80)
             .filter(|tenth| {
-                let passed = Duration::from_millis(100 * tenth);
-                let due = attempts.is_due(passed, window);
-                assert!(!attempts.is_due(passed, window), "twice at once");
+                let now = start + Duration::from_millis(100 * tenth);
+                let due = refresh.is_due(now);
+                assert_eq!(refresh.take_turn(now, pause), due);
+                assert!(!refresh.take_turn(now, pause), "twice at once");
                 due
             })
             .collect();
         assert_eq!(due, [0, 21, 42, 63]);
+        assert!(!refresh.is_due(Moment::default()));
     }
 
     #[test]
