@@ -1,0 +1,39 @@
+//! Answers many requests of one kind, for `benches/instructions` to count what the processor does
+//! in `measured`.
+
+use std::hint::black_box;
+
+use axum::extract::Request;
+use customer_session_benches::{
+    scene::{Scene, request},
+    stacks::{FLOOR, Floor, OURS, Ours, Stack},
+};
+
+/// Enough for what is done now and then to count as much as it should.
+const CALLS: usize = 3200;
+
+fn main() {
+    let wanted = std::env::args().nth(1).expect("the name of a stack");
+    let scene = Scene::new(100);
+    let ours = Ours::new(&scene);
+    let mut stacks = vec![Floor::hit(&scene), ours.one_hit(OURS, &scene)];
+    stacks.extend(ours.refusals(&scene));
+    let mut stacks = stacks.into_iter();
+    let Some(mut chosen) = stacks.find(|it| it.name == wanted) else {
+        panic!("there is no {wanted:?}, but {FLOOR:?}, {OURS:?} and its refusals");
+    };
+    // The first ones fill caches of all sorts.
+    for _ in 0..CALLS {
+        chosen.stack.answer_one(request((chosen.headers)()));
+    }
+    for _ in 0..CALLS {
+        let request = request((chosen.headers)());
+        measured(&mut *chosen.stack, request);
+    }
+    println!("calls: {CALLS}");
+}
+
+#[inline(never)]
+fn measured(stack: &mut dyn Stack, request: Request) {
+    stack.answer_one(black_box(request));
+}
