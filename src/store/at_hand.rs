@@ -1,7 +1,7 @@
 //! Connections on loan, and those that a SQL store keeps at hand between two lookups.
 //!
 //! A connection that goes back to the pool is tested there, in a task of its own, with one more
-//! round trip. That makes a lookup twice as long (`cargo bench --bench stores`).
+//! round trip. That makes a lookup twice as long (`cd benches && cargo run --release --bin stores`).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
