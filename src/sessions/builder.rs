@@ -59,10 +59,13 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     }
 
     /// How many sessions are cached; 50,000 by default. A quarter as many unknown tokens are
-    /// remembered beside them, and up to 8,192 of the busiest sessions have a second entry that
-    /// may outlive the first. Zero: nothing is cached.
+    /// remembered beside them. Zero: nothing is cached.
     ///
-    /// Expect 0.5 to 2 KiB a session, depending on what its customer carries.
+    /// A table in front of the cache has as many places, a million at the most, of 8 to 16 bytes
+    /// each. A session that has a place stays there until another takes it, even if the cache has
+    /// dropped it meanwhile; so while sessions come and go, up to twice as many may be held.
+    ///
+    /// Expect 400 bytes a session, and what its customer carries.
     pub fn cache_capacity(mut self, sessions: u64) -> Self {
         self.cache_capacity = sessions;
         self
