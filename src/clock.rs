@@ -36,8 +36,10 @@ pub trait Clock: Send + Sync + 'static {
 
 /// The operating system's clocks.
 ///
-/// On Linux the engine reads them as of the kernel's last tick, which costs a fifth: a session may
-/// be let in for up to 10 milliseconds after its end, 4 on most machines.
+/// On Linux the engine reads them as of the kernel's last tick, which costs a fifth. A tick takes 4
+/// milliseconds on most machines, 10 at the most: by that much a session may end too early (never
+/// too late), and a cached answer be older than
+/// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -62,7 +64,8 @@ pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
     /// What the monotonic clock showed when this was made.
     start: Duration,
-    /// By how much the wall clock is ahead of the time since then, in microseconds.
+    /// By how much the wall clock is ahead of the time since then, in microseconds; a tick more,
+    /// since time goes on until the next.
     offset: AtomicI64,
     /// When that was looked up, in microseconds since then.
     looked_up: AtomicI64,
@@ -94,8 +97,8 @@ impl TimeSource {
     }
 
     /// The wall-clock time in microseconds since 1970, at the moment that
-    /// [`moment`](Self::moment) has just told. A jump of the wall clock is noticed within a
-    /// millisecond, or at the next tick.
+    /// [`moment`](Self::moment) has just told; up to a tick later, never earlier. A jump of the wall
+    /// clock is noticed within a millisecond, or at the next tick.
     pub(crate) fn wall_micros(&self, moment: Moment) -> i64 {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
@@ -104,7 +107,7 @@ impl TimeSource {
         if passed.saturating_sub(self.looked_up.load(Acquire)) < RELIED_ON {
             return passed + self.offset.load(Relaxed);
         }
-        let now = Utc::now().timestamp_micros();
+        let now = Utc::now().timestamp_micros() + tick().as_micros() as i64;
         self.offset.store(now - passed, Relaxed);
         self.looked_up.store(passed, Release);
         now
@@ -158,7 +161,44 @@ fn ticks() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// How long one tick takes.
+#[cfg(target_os = "linux")]
+fn tick() -> Duration {
+    let time = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 #[cfg(not(target_os = "linux"))]
 fn ticks() -> Duration {
     ORIGIN.elapsed()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tick() -> Duration {
+    Duration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_clock_is_never_behind_and_little_ahead() {
+        let source = TimeSource::new(None);
+        let until = Instant::now() + Duration::from_millis(50);
+        while Instant::now() < until {
+            let before = Utc::now().timestamp_micros();
+            let told = source.wall_micros(source.moment());
+            let ahead = told - before;
+            // A machine that is busy takes its time between the two.
+            assert!((0..500_000).contains(&ahead), "{ahead}");
+        }
+    }
+
+    #[test]
+    fn moments_have_no_end_to_run_over() {
+        let end = Moment::default() + Duration::MAX;
+        assert_eq!(end + Duration::from_secs(1), end);
+        assert_eq!(Moment::default().since(end), Duration::ZERO);
+    }
 }

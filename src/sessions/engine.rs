@@ -132,7 +132,7 @@ impl Engine {
 
     /// Answers from memory, if memory has an answer. Never waits, takes no lock of ours.
     pub(crate) fn recall(self: &Arc<Self>, token: &[u8]) -> Recall {
-        // A token that has a slot was accepted when the store was asked for it: only others
+        // A token that is remembered was accepted when the store was asked for it: only others
         // are looked at closely.
         if !self.token_format.has_shape(token) {
             return self.screen();
