@@ -6,6 +6,10 @@
 //! nodes that are wrong on purpose.
 #![cfg(unix)]
 #![allow(unreachable_pub, reason = "modules of a test")]
+#![cfg_attr(
+    not(all(feature = "postgres", feature = "redis")),
+    allow(dead_code, reason = "the histories of real servers are skipped")
+)]
 
 #[path = "history/checker.rs"]
 mod checker;
