@@ -7,7 +7,7 @@ use http::HeaderValue;
 use reqwest::{Client, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::{PolarStore, limits::RateLimits, upstream::Upstream};
+use super::{PolarStore, limits::RateLimits, strangers, upstream::Upstream};
 use crate::clock::{Clock, SystemClock};
 
 /// Builds a [`PolarStore`].
@@ -121,6 +121,7 @@ impl PolarStoreBuilder {
                 timeout: Some(self.timeout).filter(|limit| !limit.is_zero()),
                 limits: RateLimits::new(self.clock),
             }),
+            strangers: strangers(),
             session_ttl: TimeDelta::from_std(self.session_ttl)
                 .map_or(longest, |ttl| ttl.min(longest)),
         })

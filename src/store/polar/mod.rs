@@ -11,11 +11,12 @@ mod upstream;
 mod webhook_service;
 mod webhooks;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
+use moka::sync::Cache;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -77,7 +78,7 @@ use crate::{
 /// | Polar answers | a lookup says |
 /// |---|---|
 /// | 401 to the customer's token | no session |
-/// | 404 or 410 for the customer | no session: another organization's, or deleted |
+/// | 404 or 410 for the customer | no session: another organization's, or deleted; which it stays, so for ten minutes Polar is not asked for this customer again |
 /// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`; until then it is not asked again, with this token, or at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
@@ -89,6 +90,18 @@ use crate::{
 pub struct PolarStore {
     upstream: Arc<Upstream>,
     session_ttl: TimeDelta,
+    strangers: Strangers,
+}
+
+/// Customers who are not ours, and never will be. Each costs one of the calls that Polar allows the
+/// organization, so whoever has many tokens of others could use these up.
+type Strangers = Cache<CustomerId, ()>;
+
+fn strangers() -> Strangers {
+    Cache::builder()
+        .max_capacity(10_000)
+        .time_to_live(Duration::from_secs(600))
+        .build()
 }
 
 /// Until when a session lasts. (`GET /v1/customer-portal/customer-session/introspect`)
@@ -155,13 +168,15 @@ impl PolarStore {
 
     /// The customer, if the organization has it.
     async fn customer(&self, id: &CustomerId) -> Result<Option<Customer>, StoreError> {
-        let call = Call::get("asking Polar for a customer", Caller::Organization).at([
-            "v1",
-            "customers",
-            path_segment(id)?,
-        ]);
+        let id_in_path = path_segment(id)?;
+        if self.strangers.contains_key(id) {
+            return Ok(None);
+        }
+        let call = Call::get("asking Polar for a customer", Caller::Organization);
+        let call = call.at(["v1", "customers", id_in_path]);
         let answer = self.upstream.send(call, None).await?;
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+            self.strangers.insert(id.clone(), ());
             return Ok(None);
         }
         let customer: Customer = answer.read()?;
