@@ -170,6 +170,67 @@ async fn dead_and_unknown_sessions_are_none() {
     assert_eq!(store.find(&token).await.expect("a verdict"), None);
 }
 
+/// What stands between may say 404, too: that is not kept. Nor is what has turned out wrong.
+#[tokio::test]
+async fn a_customer_who_was_not_found_may_still_come() {
+    let polar = StandIn::start().await;
+    let (store, token) = (polar.store(), polar.customer_token(JANE));
+    polar.fault(CUSTOMERS, Fault::status(404));
+    assert_eq!(store.find(&token).await.expect("a verdict"), None);
+    polar.mend();
+    found(&store, &token).await;
+
+    let not_found = json!({ "error": "ResourceNotFound", "detail": "Not found" }).to_string();
+    polar.fault(
+        CUSTOMERS,
+        Fault::Answer(404, Vec::new(), not_found.into_bytes()),
+    );
+    assert_eq!(store.find(&token).await.expect("a verdict"), None);
+    polar.mend();
+    polar.calls();
+    assert_eq!(store.find(&token).await.expect("a verdict"), None);
+    assert_eq!(polar.calls().len(), 2, "it is kept in mind");
+    let created = store
+        .create(CustomerId::from(JANE), SessionOptions::new())
+        .await;
+    found(&store, &created.expect("ours").session.token).await;
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_nobody() {
+    let polar = StandIn::start().await;
+    let store = polar
+        .builder()
+        .timeout(Duration::ZERO)
+        .build()
+        .expect("built");
+    for (refuses, hangs) in [(ME, INTROSPECT), (INTROSPECT, ME)] {
+        polar.fault(refuses, Fault::status(401));
+        polar.fault(hangs, Fault::Hang);
+        let token = polar.customer_token(JANE);
+        let found = tokio::time::timeout(Duration::from_secs(5), store.find(&token)).await;
+        assert_eq!(found.expect("at once").expect("a verdict"), None);
+    }
+}
+
+#[tokio::test]
+async fn of_two_waits_the_longer_counts() {
+    let (polar, clock) = (StandIn::start().await, clock());
+    let store = polar.builder().clock(clock.clone()).build().expect("built");
+    for (long, short) in [(ME, INTROSPECT), (INTROSPECT, ME)] {
+        let token = polar.customer_token(JANE);
+        polar.fault(long, Fault::too_many(60));
+        polar.fault(short, Fault::too_many(1));
+        let error = store.find(&token).await.expect_err("too often");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+        polar.mend();
+        polar.calls();
+        clock.advance(Duration::from_secs(59));
+        store.find(&token).await.expect_err("not yet");
+        assert!(polar.calls().is_empty());
+    }
+}
+
 #[tokio::test]
 async fn what_polar_cannot_have_issued_is_not_asked_for() {
     let polar = StandIn::start().await;
@@ -538,11 +599,20 @@ async fn what_polar_does_not_accept_is_named() {
         let text = CreateError::Invalid(errors).to_string();
         assert!(text.contains(field), "{text}");
     }
-    let detail = json!([{ "type": "x", "loc": ["body", "items", 3, "id"], "msg": "No." }]);
+    // What does not fit its schema it takes for each kind of request in turn.
+    let (by_id, by_external) = ("SessionCustomerIDCreate", "SessionCustomerExternalIDCreate");
+    let detail = json!([
+        { "type": "x", "loc": ["body", by_id, "return_url"], "msg": "No URL." },
+        { "type": "x", "loc": ["body", by_id, "customer_id"], "msg": "Field required" },
+        { "type": "x", "loc": ["body", by_external, "return_url"], "msg": "No URL." },
+        { "type": "x", "loc": ["body", by_external, "return_url"], "msg": "No URL." },
+        { "type": "x", "loc": ["body", "items", 3, "id"], "msg": "No." },
+    ]);
     let body = json!({ "detail": detail }).to_string();
     polar.fault(CREATE, Fault::Answer(422, Vec::new(), body.into_bytes()));
     let errors = refused(CustomerRef::external("usr_1")).await;
-    assert_eq!(errors[0].field, "items.3.id");
+    let fields: Vec<_> = errors.iter().map(|it| it.field.as_str()).collect();
+    assert_eq!(fields, ["return_url", "items.3.id"]);
 
     // Anything else is an outage, and tells nothing of what the answer holds.
     let secret = TokenFormat::polar().generate();
@@ -620,6 +690,6 @@ fn what_cannot_be_right_is_not_built() {
         let shown = built("polar_oat_secret", url).expect(url);
         assert!(!shown.contains("secret"), "{shown}");
     }
-    let builder = PolarStore::builder("polar_oat_secret");
+    let builder = PolarStore::builder("polar_oat_secret").base_url("https://u:secret@polar.sh");
     assert!(!format!("{builder:?}").contains("secret"));
 }

@@ -18,6 +18,7 @@ use customer_session::{
     store::PolarStore,
     testing::ManualClock,
 };
+use futures_util::FutureExt as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -37,6 +38,7 @@ const BODY: &str = concat!(
     r#""created_at":"2029-01-01T00:00:00Z","organization_id":"org_1","name":"Jane Roe"}}"#
 );
 const SIGNATURE: &str = "v1,MQ6YP6iiSknHOYnkF9r2bnQ1V022Sud/94RseS7W6To=";
+const SIGNATURE_OF_NEWER: &str = "v1,MfHIhKZpFOs5BDJDJRr2shDQwxruVtJFq1DtVnlJXUQ=";
 /// Signed with what the secret's base64 stands for, as others do it.
 const SIGNATURE_OF_OTHERS: &str = "v1,207RpH8z0RoZafZryTx0cX7peO+Lkr53MFGY+rvwQto=";
 
@@ -85,6 +87,26 @@ fn the_key_is_the_secret_as_it_stands() {
     let (webhooks, _) = webhooks();
     let others = headers("msg_1", "1893456000", SIGNATURE_OF_OTHERS);
     let refused = webhooks.verify(&others, BODY.as_bytes());
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+}
+
+/// Secrets made since September 2026 are base64, and the key is what that stands for. Signed
+/// elsewhere, as `BODY` with `SECRET`.
+#[test]
+fn a_newer_secret_is_used_as_the_standard_has_it() {
+    let (_, clock) = webhooks();
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let webhooks = Webhooks::new(secret).clock(clock);
+    let standard = headers("msg_1", "1893456000", SIGNATURE_OF_NEWER);
+    let event = webhooks.verify(&standard, BODY.as_bytes());
+    assert_eq!(event.expect("genuine").kind, EventKind::CustomerUpdated);
+    // An empty key is none.
+    let forged = sign("", "msg_2", "1893456000", BODY);
+    let forged = headers("msg_2", "1893456000", &forged);
+    let (_, clock) = self::webhooks();
+    let refused = Webhooks::new("whsec_")
+        .clock(clock)
+        .verify(&forged, BODY.as_bytes());
     assert_eq!(refused, Err(WebhookError::WrongSignature));
 }
 
@@ -499,6 +521,8 @@ async fn a_delivery_is_answered_after_it_was_applied() {
         taken = source.recv() => taken,
     };
     assert_eq!(taken, Some(Invalidation::Customer("cus_1".into())));
+    let meanwhile = service.receive(&headers, BODY.as_bytes()).await;
+    assert_eq!(meanwhile, Err(WebhookError::NotApplied), "it is under way");
     tokio::select! {
         biased;
         _ = &mut receive => panic!("it was taken, not applied"),
@@ -510,7 +534,18 @@ async fn a_delivery_is_answered_after_it_was_applied() {
         _ = source.recv() => panic!("there is no other"),
         event = &mut receive => event,
     };
-    assert_eq!(event.expect("applied").id, "msg_1");
+    let event = event.expect("applied");
+    assert_eq!(event.id, "msg_1");
+    let again = service.receive(&headers, BODY.as_bytes()).await;
+    assert_eq!(again, Err(WebhookError::Replayed));
+    // Whoever could not make use of it lets it come again.
+    service.forget(&event);
+    let again = service.receive(&headers, BODY.as_bytes());
+    let (again, _) = tokio::join!(again, async {
+        source.recv().await;
+        source.recv().now_or_never()
+    });
+    again.expect("forgotten");
 }
 
 #[tokio::test]

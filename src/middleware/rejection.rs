@@ -289,7 +289,8 @@ impl Answers {
 
 /// RFC 9110, section 10.2.3: whole seconds, here rounded up.
 fn retry_after(headers: &HeaderMap, after: Duration) -> HeaderMap {
-    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    let seconds = after.as_secs();
+    let seconds = seconds.saturating_add(u64::from(after.subsec_nanos() > 0));
     let mut headers = headers.clone();
     headers.insert(RETRY_AFTER, seconds.into());
     headers

@@ -60,7 +60,8 @@ impl PolarStoreBuilder {
 
     /// The client to use, with the TLS, the proxies and the connections that you choose.
     ///
-    /// Build it with [`redirect::Policy::none`]: an answer to which it was redirected is refused.
+    /// Build it with [`redirect::Policy::none`]. A client that follows redirects has sent the request
+    /// elsewhere by the time its answer is refused, and one that was led back is not noticed.
     /// The client that the store makes itself has TLS by the feature `rustls`, a default one, and
     /// uses the system's proxies unless the base URL is on this machine.
     pub fn client(mut self, client: Client) -> Self {
@@ -137,10 +138,19 @@ fn is_loopback(url: &Url) -> bool {
 impl fmt::Debug for PolarStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolarStoreBuilder")
-            .field("base_url", &self.base_url)
+            .field("base_url", &without_user(&self.base_url))
             .field("timeout", &self.timeout)
             .field("session_ttl", &self.session_ttl)
             .finish_non_exhaustive()
+    }
+}
+
+/// Such a URL is refused, but only when the store is built.
+fn without_user(url: &str) -> &str {
+    if url.contains('@') {
+        "(with a user)"
+    } else {
+        url
     }
 }
 

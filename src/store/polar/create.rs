@@ -191,9 +191,10 @@ impl PolarStore {
         ]);
         let answer = self.upstream.send(call, Some(request)).await?;
         if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
-            return Err(invalid(&answer));
+            return Err(invalid(&answer, &customer));
         }
         let session: CustomerSession = answer.read()?;
+        self.strangers.invalidate(&session.customer_id);
         let beside: Beside = answer.read()?;
         Ok(CreatedSession {
             session,
@@ -256,7 +257,7 @@ impl From<StoreError> for CreateError {
     }
 }
 
-fn invalid(answer: &Answer) -> CreateError {
+fn invalid(answer: &Answer, customer: &CustomerRef) -> CreateError {
     #[derive(Deserialize)]
     struct Problem {
         detail: Vec<Detail>,
@@ -276,16 +277,28 @@ fn invalid(answer: &Answer) -> CreateError {
         Ok(problem) => problem,
         Err(_) => return CreateError::Store(answer.unexpected()),
     };
-    let errors = problem.detail.into_iter().map(|detail| {
-        let place = detail.loc.iter().map(|place| match place {
-            Place::Field(name) => name.clone(),
+    // Polar tries a request as each of the kinds that it knows, and names the kind before the field.
+    let is_external = matches!(customer, CustomerRef::External(_));
+    let is_kind = |part: &str| part.starts_with(|it: char| it.is_ascii_uppercase());
+    let mut errors = Vec::new();
+    for detail in problem.detail {
+        let place = detail.loc.into_iter().map(|place| match place {
+            Place::Field(name) => name,
             Place::Index(index) => index.to_string(),
         });
         let place: Vec<_> = place.skip_while(|part| part == "body").collect();
-        FieldError {
-            field: place.join("."),
-            message: detail.msg,
+        let kind = place.first().filter(|part| is_kind(part));
+        // What is wrong with it as the other kind is of no interest.
+        if kind.is_some_and(|kind| kind.contains("External") != is_external) {
+            continue;
         }
-    });
-    CreateError::Invalid(errors.collect())
+        let error = FieldError {
+            field: place[usize::from(kind.is_some())..].join("."),
+            message: detail.msg,
+        };
+        if !errors.contains(&error) {
+            errors.push(error);
+        }
+    }
+    CreateError::Invalid(errors)
 }

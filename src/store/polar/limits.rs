@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{clock::Clock, session::SessionId, token::SessionToken};
 
 /// What Polar is asked with. It counts requests for each by itself.
@@ -57,33 +59,42 @@ impl RateLimits {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Polar has told this caller to wait. For how long it will have to.
+    /// The wall-clock time, for dates until which to wait.
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Polar has told this caller to wait. For how long it will have to: a shorter wait does not
+    /// end a longer one.
     pub(super) fn impose(&self, caller: Caller<'_>, wait: Duration) -> Duration {
-        let wait = wait.min(LONGEST);
         let now = self.clock.monotonic();
-        let until = now.saturating_add(wait);
+        let until = now.saturating_add(wait.min(LONGEST));
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        match caller {
-            Caller::Organization => waiting.organization = Some(until),
+        let until = match caller {
+            Caller::Organization => {
+                let until = waiting.organization.map_or(until, |it| it.max(until));
+                waiting.organization = Some(until);
+                until
+            }
             Caller::Customer { session, .. } => {
                 let customers = &mut waiting.customers;
+                let until = customers.get(session).map_or(until, |it| until.max(*it));
                 if customers.len() >= MOST_REMEMBERED {
                     customers.retain(|_, until| *until > now);
                 }
                 if customers.len() < MOST_REMEMBERED {
                     customers.insert(session.clone(), until);
                 }
+                until
             }
-        }
-        wait
+        };
+        until.saturating_sub(now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-    use chrono::{DateTime, Utc};
 
     use super::*;
 
@@ -117,6 +128,7 @@ mod tests {
             session,
         });
         assert_eq!(limits.impose(one, MINUTE), MINUTE);
+        assert_eq!(limits.impose(one, MINUTE / 60), MINUTE, "the longer counts");
         assert_eq!(limits.wait(one), Some(MINUTE));
         assert_eq!(limits.wait(other), None);
         assert_eq!(limits.wait(Caller::Organization), None);
@@ -130,6 +142,7 @@ mod tests {
     fn waits_and_memory_are_bounded() {
         let (limits, clock) = limits();
         assert_eq!(limits.impose(Caller::Organization, Duration::MAX), LONGEST);
+        assert_eq!(limits.impose(Caller::Organization, MINUTE), LONGEST);
         assert_eq!(limits.wait(Caller::Organization), Some(LONGEST));
         let token = SessionToken::new("token");
         let impose = |number: usize| {

@@ -11,7 +11,7 @@ mod upstream;
 mod webhook_service;
 mod webhooks;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -78,8 +78,8 @@ use crate::{
 /// | Polar answers | a lookup says |
 /// |---|---|
 /// | 401 to the customer's token | no session |
-/// | 404 or 410 for the customer | no session: another organization's, or deleted; which it stays, so for ten minutes Polar is not asked for this customer again |
-/// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`; until then it is not asked again, with this token, or at all if it was the organization's |
+/// | 404 or 410 for the customer | no session: another organization's, or deleted; which it stays, so for a minute Polar is not asked for this customer again |
+/// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, a quarter of an hour at the most; until then it is not asked again, with this token, or at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
 /// | nothing, in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
@@ -93,14 +93,14 @@ pub struct PolarStore {
     strangers: Strangers,
 }
 
-/// Customers who are not ours, and never will be. Each costs one of the calls that Polar allows the
+/// Customers who are not ours, and will not be. Each costs one of the calls that Polar allows the
 /// organization, so whoever has many tokens of others could use these up.
 type Strangers = Cache<CustomerId, ()>;
 
 fn strangers() -> Strangers {
     Cache::builder()
         .max_capacity(10_000)
-        .time_to_live(Duration::from_secs(600))
+        .time_to_live(Duration::from_secs(60))
         .build()
 }
 
@@ -114,6 +114,12 @@ struct Introspection {
 #[derive(Deserialize)]
 struct Identity {
     id: CustomerId,
+}
+
+/// That there is no such customer.
+#[derive(Deserialize)]
+struct NotFound {
+    error: String,
 }
 
 impl PolarStore {
@@ -148,21 +154,36 @@ impl PolarStore {
             "customers",
             "me",
         ]);
-        let (expiry, identity) = tokio::join!(
-            self.upstream.send(expiry, None),
-            self.upstream.send(identity, None)
-        );
-        // A verdict of either is one, whatever became of the other.
+        // A verdict of either is one, whatever becomes of the other.
         let is_refusal = |answer: &Result<Answer, StoreError>| {
             answer
                 .as_ref()
                 .is_ok_and(|it| it.status == StatusCode::UNAUTHORIZED)
         };
+        let mut expiry = pin!(self.upstream.send(expiry, None));
+        let mut identity = pin!(self.upstream.send(identity, None));
+        let (expiry, identity) = tokio::select! {
+            first = &mut expiry => match is_refusal(&first) {
+                true => return Ok(None),
+                false => (first, identity.await),
+            },
+            first = &mut identity => match is_refusal(&first) {
+                true => return Ok(None),
+                false => (expiry.await, first),
+            },
+        };
         if is_refusal(&expiry) || is_refusal(&identity) {
             return Ok(None);
         }
-        let expiry: Introspection = expiry?.read()?;
-        let identity: Identity = identity?.read()?;
+        // Of two that say when to come back, the later.
+        let wait = |answer: &Result<Answer, StoreError>| {
+            answer.as_ref().err().and_then(StoreError::retry_after)
+        };
+        let (expiry, identity) = match (expiry, identity) {
+            (expiry, Err(later)) if later.retry_after() > wait(&expiry) => return Err(later),
+            (expiry, identity) => (expiry?, identity?),
+        };
+        let (expiry, identity): (Introspection, Identity) = (expiry.read()?, identity.read()?);
         Ok(Some((expiry.expires_at, identity.id)))
     }
 
@@ -176,7 +197,11 @@ impl PolarStore {
         let call = call.at(["v1", "customers", id_in_path]);
         let answer = self.upstream.send(call, None).await?;
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            self.strangers.insert(id.clone(), ());
+            // Anybody between Polar and us may say 404; only Polar's word is kept.
+            let said: Result<NotFound, _> = answer.parse();
+            if said.is_ok_and(|it| it.error == "ResourceNotFound") {
+                self.strangers.insert(id.clone(), ());
+            }
             return Ok(None);
         }
         let customer: Customer = answer.read()?;

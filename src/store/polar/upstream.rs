@@ -69,6 +69,7 @@ impl<'a> Call<'a> {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     tried: &'static str,
+    is_to_organization: bool,
     /// It may hold a token.
     body: Zeroizing<Vec<u8>>,
 }
@@ -127,7 +128,7 @@ impl Upstream {
         }
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let said = retry_after(response.headers(), Utc::now()).unwrap_or(DEFAULT_WAIT);
+            let said = retry_after(response.headers(), self.limits.now()).unwrap_or(DEFAULT_WAIT);
             let wait = self.limits.impose(caller, said);
             return Err(refused(tried, "it was asked too often").with_retry_after(wait));
         }
@@ -141,6 +142,7 @@ impl Upstream {
         Ok(Answer {
             status,
             tried,
+            is_to_organization: matches!(caller, Caller::Organization),
             body: read(tried, response).await?,
         })
     }
@@ -182,6 +184,7 @@ impl Answer {
     /// Why an answer with this status is of no use.
     pub(super) fn unexpected(&self) -> StoreError {
         let hint = match self.status {
+            _ if !self.is_to_organization => "",
             StatusCode::UNAUTHORIZED => ": is the organization access token right?",
             StatusCode::FORBIDDEN => ": has the organization access token the scopes it needs?",
             _ => "",

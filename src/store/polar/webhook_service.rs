@@ -16,7 +16,7 @@ use http::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -100,14 +100,16 @@ pub struct WebhookService {
 
 impl WebhookService {
     /// Verifies a delivery and has what it tells applied, in a handler of your own that has
-    /// further use for the event.
+    /// further use for the event. Should that fail, call [`forget`](Self::forget) and answer with
+    /// an error: Polar comes again with the same delivery.
     ///
     /// # Errors
     ///
     /// [`WebhookError`]: answer with its [status](WebhookError::status).
     pub async fn receive(&self, headers: &HeaderMap, body: &[u8]) -> Result<Event, WebhookError> {
-        let event = self.webhooks.verify(headers, body)?;
+        let event = self.webhooks.verify_under_way(headers, body)?;
         let Some(invalidation) = event.invalidation() else {
+            self.webhooks.applied(&event);
             return Ok(event);
         };
         // Also if the caller gives up half-way.
@@ -118,10 +120,16 @@ impl WebhookService {
         match timeout(PATIENCE, self.apply(invalidation)).await {
             Ok(Some(())) => {
                 unless_applied.disarm();
+                self.webhooks.applied(&event);
                 Ok(event)
             }
             Ok(None) | Err(_) => Err(WebhookError::NotApplied),
         }
+    }
+
+    /// Lets a delivery come again that [`receive`](Self::receive) has accepted.
+    pub fn forget(&self, event: &Event) {
+        self.webhooks.forget(event);
     }
 
     async fn apply(&self, invalidation: Invalidation) -> Option<()> {
@@ -146,14 +154,16 @@ impl WebhookService {
             return response;
         }
         let (head, body) = request.into_parts();
-        let received = match Limited::new(body, LONGEST_BODY).collect().await {
-            Ok(body) => self.receive(&head.headers, &body.to_bytes()).await,
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(WebhookError::TooLong)
+        let received = async {
+            Webhooks::check_head(&head.headers)?;
+            let body = timeout(PATIENCE, Limited::new(body, LONGEST_BODY).collect()).await;
+            match body.map_err(|_| WebhookError::Unreadable)? {
+                Ok(body) => self.receive(&head.headers, &body.to_bytes()).await,
+                Err(error) if error.is::<LengthLimitError>() => Err(WebhookError::TooLong),
+                Err(_) => Err(WebhookError::Unreadable),
             }
-            Err(_) => Err(WebhookError::Unreadable),
         };
-        match received {
+        match received.await {
             Ok(_) => answer(StatusCode::OK, String::new()),
             Err(error) => {
                 observe::webhook_refused(&error);

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     error::Error,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use constant_time_eq::constant_time_eq;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, StatusCode};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use super::event::Event;
 use crate::{
@@ -30,8 +31,9 @@ const LONGEST_ID: usize = 256;
 
 /// Verifies the deliveries of Polar's webhooks.
 ///
-/// Polar signs as the Standard Webhooks describe it, with one difference: the key is the whole
-/// secret as it is shown, prefix included, not what its base64 stands for.
+/// Polar signs as the Standard Webhooks describe it, but for secrets that were made before September
+/// 2026: with these the key is the whole secret as it is shown, prefix included, not what its base64
+/// stands for. Both are accepted; the older secrets are not valid base64, and so have one key only.
 ///
 /// Give [`service`](Self::service) a route, or verify in a handler of your own:
 ///
@@ -71,10 +73,19 @@ impl Webhooks {
     /// Accepts one more secret: the old one, for as long as it takes to change it.
     #[must_use]
     pub fn or(mut self, secret: impl AsRef<str>) -> Self {
-        let secret = secret.as_ref().as_bytes();
-        match Hmac::new_from_slice(secret) {
-            Ok(key) if !secret.is_empty() => self.keys.push(key),
-            _ => observe::webhook_secret_refused(),
+        let secret = secret.as_ref();
+        if secret.is_empty() {
+            observe::webhook_secret_refused();
+        }
+        let standard = secret.strip_prefix("whsec_");
+        let standard = standard.and_then(|it| STANDARD.decode(it).ok().map(Zeroizing::new));
+        let keys = [
+            Some(secret.as_bytes()),
+            standard.as_ref().map(|it| it.as_slice()),
+        ];
+        for key in keys.into_iter().flatten().filter(|key| !key.is_empty()) {
+            // Never an error: HMAC takes keys of any length.
+            self.keys.extend(Hmac::new_from_slice(key));
         }
         self
     }
@@ -104,6 +115,25 @@ impl Webhooks {
     /// [`WebhookError`]. Nothing that has failed is remembered, but what has succeeded is: should
     /// what you do with it fail, call [`forget`](Self::forget), and Polar may send it again.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Event, WebhookError> {
+        let event = self.verify_under_way(headers, body)?;
+        self.applied(&event);
+        Ok(event)
+    }
+
+    /// What can be said before the body is there.
+    pub(super) fn check_head(headers: &HeaderMap) -> Result<(), WebhookError> {
+        let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+        names
+            .into_iter()
+            .try_for_each(|name| header(headers, name).map(drop))
+    }
+
+    /// [`verify`](Self::verify), but until [`applied`](Self::applied) it is under way.
+    pub(super) fn verify_under_way(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Event, WebhookError> {
         let id = header(headers, "webhook-id")?;
         let timestamp = header(headers, "webhook-timestamp")?;
         let signatures = header(headers, "webhook-signature")?;
@@ -121,6 +151,10 @@ impl Webhooks {
         let event = Event::read(id, body).ok_or(WebhookError::Unreadable)?;
         self.seen.note(id, sent + self.tolerance, now)?;
         Ok(event)
+    }
+
+    pub(super) fn applied(&self, event: &Event) {
+        self.seen.applied(&event.id);
     }
 
     /// Lets a delivery come again that was verified, but could not be worked off.
@@ -179,31 +213,53 @@ impl fmt::Debug for Webhooks {
 /// The deliveries that were accepted.
 #[derive(Default)]
 struct Seen {
-    /// Guards until when each is remembered. Held to look or to write, never across an await.
-    until: Mutex<HashMap<String, DateTime<Utc>>>,
+    /// Guards what is known of each. Held to look or to write, never across an await.
+    deliveries: Mutex<HashMap<String, Delivery>>,
+}
+
+struct Delivery {
+    remembered_until: DateTime<Utc>,
+    is_applied: bool,
 }
 
 impl Seen {
     /// Writes a delivery down, if it is the first with this identifier.
     fn note(&self, id: &str, until: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), WebhookError> {
-        let mut seen = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.lock();
         // Later its timestamp refuses it.
-        if seen.get(id).is_some_and(|until| *until >= now) {
-            return Err(WebhookError::Replayed);
+        match seen.get(id).filter(|it| it.remembered_until >= now) {
+            Some(it) if it.is_applied => return Err(WebhookError::Replayed),
+            Some(_) => return Err(WebhookError::NotApplied),
+            None => {}
         }
         if seen.len() >= seen.capacity().min(MOST_REMEMBERED) {
-            seen.retain(|_, until| *until >= now);
+            seen.retain(|_, it| it.remembered_until >= now);
         }
         if seen.len() >= MOST_REMEMBERED {
             return Err(WebhookError::TooMany);
         }
-        seen.insert(id.to_owned(), until);
+        let delivery = Delivery {
+            remembered_until: until,
+            is_applied: false,
+        };
+        seen.insert(id.to_owned(), delivery);
         Ok(())
     }
 
+    fn applied(&self, id: &str) {
+        if let Some(delivery) = self.lock().get_mut(id) {
+            delivery.is_applied = true;
+        }
+    }
+
     fn forget(&self, id: &str) {
-        let mut seen = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.remove(id);
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Delivery>> {
+        self.deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -227,7 +283,7 @@ pub enum WebhookError {
     TooLong,
     /// More deliveries were accepted than can be remembered.
     TooMany,
-    /// It is right, but nobody listens to what it tells, or not in time.
+    /// It is right, but nobody listens to what it tells, or not in time, or not yet.
     NotApplied,
 }
 
