@@ -59,7 +59,7 @@ string_id! {
     OrganizationId
 }
 
-/// A customer in an organization: a handle that costs one pointer to clone.
+/// A customer in an organization: a handle, whose clones share the data.
 ///
 /// The fields are those of [`CustomerData`], reached by dereferencing. A handle never
 /// changes; to change a customer, build new data and hand it to

@@ -11,16 +11,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::Utc;
 use customer_session::SessionToken;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use sha2::Sha256;
 
 use examples::example;
-use stand_in::{JANE, OUR_TOKEN, STRANGER, StandIn};
+use stand_in::{JANE, OUR_TOKEN, STRANGER, StandIn, sign};
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
 
@@ -64,15 +61,13 @@ impl Upstream {
     async fn deliver(&self, kind: &str, data: Value) -> StatusCode {
         let body = json!({ "type": kind, "timestamp": Utc::now(), "data": data }).to_string();
         let timestamp = Utc::now().timestamp().to_string();
-        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length");
-        mac.update(format!("msg_1.{timestamp}.{body}").as_bytes());
-        let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+        let signature = sign(SECRET, "msg_1", &timestamp, &body);
         let url = format!("http://{}/webhooks/polar", self.address);
         let request = self.client.post(url).body(body);
         let request = request
             .header("webhook-id", "msg_1")
             .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", format!("v1,{signature}"));
+            .header("webhook-signature", signature);
         request.send().await.expect("an answer").status()
     }
 }

@@ -10,7 +10,6 @@ mod support;
 use std::time::Duration;
 
 use axum::{Router, body::Body, routing::get};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{TimeDelta, Utc};
 use customer_session::{
     Clock as _, Customer, CustomerSessions, Invalidation, InvalidationSource as _, SessionToken,
@@ -19,15 +18,13 @@ use customer_session::{
     testing::ManualClock,
 };
 use futures_util::FutureExt as _;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use sha2::Sha256;
 use tower::ServiceExt as _;
 
 use log::Log;
-use stand_in::{JANE, PLAIN, StandIn};
+use stand_in::{JANE, PLAIN, StandIn, sign};
 use support::clock;
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
@@ -56,12 +53,6 @@ fn headers(id: &str, timestamp: &str, signature: &str) -> HeaderMap {
 
 fn genuine() -> HeaderMap {
     headers("msg_1", "1893456000", SIGNATURE)
-}
-
-fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
-    mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
-    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
 }
 
 fn webhooks() -> (Webhooks, ManualClock) {

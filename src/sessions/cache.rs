@@ -15,7 +15,6 @@ use arc_swap::ArcSwapOption;
 use moka::sync::Cache as Moka;
 
 use super::answer::{Absent, Answer, Found};
-use crate::clock::Moment;
 
 /// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
 /// cryptographic: whoever uses an answer compares the whole token.
@@ -145,10 +144,14 @@ impl Cache {
         self.sessions.as_ref()?.get(&key)
     }
 
-    /// Puts a session into the front table; in the place of another that is fresh `now` only if
-    /// `insist`.
-    pub(super) fn promote(&self, found: Arc<Found>, now: Moment, insist: bool) {
-        self.front.put(found, now, insist);
+    /// Puts a session into the front table; in the place of another that is of use only if `insist`.
+    pub(super) fn promote(
+        &self,
+        found: Arc<Found>,
+        is_of_use: impl Fn(&Found) -> bool,
+        insist: bool,
+    ) {
+        self.front.put(found, is_of_use, insist);
     }
 
     /// The memory that there is no such session, be it of use or not.
@@ -182,15 +185,16 @@ impl Cache {
         }
     }
 
+    /// Whatever is held is of no use any more. The front table is too large to be emptied while
+    /// others wait: what lies there gives way to others.
     pub(super) fn clear(&self) {
-        self.front.retain(|_| false);
         self.sessions.iter().for_each(Store::invalidate_all);
         self.absent.iter().for_each(Store::invalidate_all);
     }
 
-    /// Drops what is of no use by `now`; moka otherwise does so as it is used.
-    pub(super) fn maintain(&self, now: Moment) {
-        self.front.retain(|found| now < found.fresh_until);
+    /// Drops what is of no use; moka otherwise does so as it is used.
+    pub(super) fn maintain(&self, is_of_use: impl Fn(&Found) -> bool) {
+        self.front.retain(is_of_use);
         self.sessions.iter().for_each(Store::run_pending_tasks);
         self.absent.iter().for_each(Store::run_pending_tasks);
     }
@@ -238,13 +242,13 @@ impl Front {
         None
     }
 
-    fn put(&self, found: Arc<Found>, now: Moment, insist: bool) {
+    fn put(&self, found: Arc<Found>, is_of_use: impl Fn(&Found) -> bool, insist: bool) {
         let Some(pair) = self.pair(found.key) else {
             return;
         };
         let is_free = |place: &&ArcSwapOption<Found>| {
             let there = place.load();
-            there.as_ref().is_none_or(|it| now >= it.fresh_until)
+            there.as_ref().is_none_or(|it| !is_of_use(it))
         };
         let known = pair.iter().find(|place| holds(place, found.key));
         let place = known.or_else(|| pair.iter().find(is_free));
@@ -276,4 +280,71 @@ impl Front {
 
 fn holds(place: &ArcSwapOption<Found>, key: HalfKey) -> bool {
     place.load().as_ref().is_some_and(|it| it.key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{customer::CustomerData, session::CustomerSession, token::TokenFormat};
+
+    /// A session whose place is that of `key`.
+    fn found(key: u64) -> Arc<Found> {
+        let customer = CustomerData::new("cus_1", "org_1");
+        let session = CustomerSession {
+            id: key.to_string().into(),
+            created_at: customer.created_at,
+            modified_at: None,
+            token: TokenFormat::any().generate(),
+            expires_at: customer.created_at,
+            customer_id: customer.id.clone(),
+            customer: customer.into(),
+        };
+        let mut found = Found::unread(Arc::new(session), None);
+        found.key = HalfKey(key);
+        Arc::new(found)
+    }
+
+    fn has(front: &Front, key: u64) -> bool {
+        let id = key.to_string();
+        front.get(HalfKey(key), |it| Some(it.session.id.as_str() == id)) == Some(true)
+    }
+
+    #[test]
+    fn two_share_a_pair_of_places_and_a_third_takes_one_by_insisting() {
+        let front = Front::new(8);
+        // Four pairs: these three fall to the same.
+        let [one, two, three] = [1, 5, 9];
+        for key in [one, two, three] {
+            front.put(found(key), |_| true, false);
+        }
+        assert!(has(&front, one) && has(&front, two) && !has(&front, three));
+        front.put(found(three), |_| true, true);
+        assert!(has(&front, three) && !has(&front, one) && has(&front, two));
+        // One that comes again takes its own place.
+        front.put(found(two), |_| true, true);
+        assert!(has(&front, two) && has(&front, three));
+        front.remove(HalfKey(two));
+        assert!(!has(&front, two) && has(&front, three));
+    }
+
+    #[test]
+    fn what_is_of_no_use_gives_way_and_is_dropped() {
+        let front = Front::new(8);
+        let [one, two, three] = [1, 5, 9];
+        front.put(found(one), |_| true, false);
+        front.put(found(two), |_| true, false);
+        let is_of_use = |it: &Found| it.key != HalfKey(two);
+        front.put(found(three), is_of_use, false);
+        assert!(has(&front, one) && !has(&front, two) && has(&front, three));
+        front.retain(|it| it.key == HalfKey(one));
+        assert!(has(&front, one) && !has(&front, three));
+    }
+
+    #[test]
+    fn without_a_capacity_nothing_is_held() {
+        let front = Front::new(0);
+        front.put(found(1), |_| true, true);
+        front.remove(HalfKey(1));
+        assert!(!has(&front, 1));
+    }
 }

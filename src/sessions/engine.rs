@@ -154,7 +154,8 @@ impl Engine {
         if let Some(found) = self.cache.session(key) {
             if let Some(admitted) = self.usable(&found, token, now) {
                 let insist = self.counters.hit(half.spread());
-                self.cache.promote(found, now, insist);
+                self.cache
+                    .promote(found, |there| self.is_of_use(there, now), insist);
                 return Recall::Live(admitted);
             }
         }
@@ -232,7 +233,8 @@ impl Engine {
     }
 
     pub(super) fn maintain(&self) {
-        self.cache.maintain(self.time.moment());
+        let now = self.time.moment();
+        self.cache.maintain(|found| self.is_of_use(found, now));
     }
 
     pub(super) fn statistics(&self) -> Statistics {
@@ -336,6 +338,12 @@ impl Engine {
             Answer::Found(found) => self.passes_found(found, token),
             Answer::Absent(absent) => self.hearing.marks.pass(absent.stamp, absent.stripes),
         }
+    }
+
+    /// Whether anybody could still be let in by it at once.
+    fn is_of_use(&self, found: &Found, now: Moment) -> bool {
+        let marks = &self.hearing.marks;
+        now < found.fresh_until && marks.pass(found.stamp, Some(found.stripes))
     }
 
     fn passes_found(&self, found: &Found, token: &[u8]) -> bool {

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::{answer::Found, cache::TokenKey, engine::Engine};
 use crate::{clock::Moment, observe};
 
-/// A twentieth of the cache's lifetime passes between two attempts: three or four are made.
+/// A twentieth of the cache's lifetime passes between two attempts: two to four are made.
 const ATTEMPTS_IN_TTL: u32 = 20;
 
 /// When the next attempt to refresh an answer is due.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use redis::{
     Client, FromRedisValue, RedisError, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::time::timeout;
 
@@ -132,12 +132,7 @@ impl RedisStore {
     /// What is amiss, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let mut connection = self.connection.clone();
-        let tried = "asking Redis what it is (this needs the right to run INFO)";
-        let info: String = redis::cmd("INFO")
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| failed(tried, error))?;
-        check_server(&info)?;
+        check_server(&mut connection).await?;
         let key = format!("{}peppers", self.prefix);
         let known: Vec<String> = redis::cmd("SMEMBERS")
             .arg(&key)
@@ -262,8 +257,15 @@ pub(super) fn failed(tried: impl Into<String>, error: RedisError) -> StoreError 
     }
 }
 
+/// Refuses a server that will not do.
+pub(super) async fn check_server(connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
+    let tried = "asking Redis what it is (this needs the right to run INFO)";
+    let info = redis::cmd("INFO").query_async::<String>(connection).await;
+    check_info(&info.map_err(|error| failed(tried, error))?)
+}
+
 /// What `INFO` says that matters here.
-fn check_server(info: &str) -> Result<(), StoreError> {
+fn check_info(info: &str) -> Result<(), StoreError> {
     let field = |name: &str| {
         let mut lines = info.lines().filter_map(|line| line.split_once(':'));
         lines
@@ -412,7 +414,7 @@ mod tests {
     fn a_server_that_will_not_do_is_refused() {
         let good = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\n\
                     maxmemory_policy:volatile-lru\r\n";
-        assert!(check_server(good).is_ok());
+        assert!(check_info(good).is_ok());
         for (good_part, bad_part) in [
             ("redis_version:7.0.15", "redis_version:6.0.16"),
             ("redis_version:7.0.15", "dragonfly_version:1"),
@@ -420,7 +422,7 @@ mod tests {
             ("volatile-lru", "allkeys-lru"),
         ] {
             let info = good.replace(good_part, bad_part);
-            assert!(check_server(&info).is_err(), "{bad_part}");
+            assert!(check_info(&info).is_err(), "{bad_part}");
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, Value,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{
@@ -26,8 +26,9 @@ use tokio::{
 
 use super::{
     StoreError,
+    failure::Failure,
     heartbeat::{Heartbeat, PATIENCE},
-    redis::{PREFIX, failed},
+    redis::{PREFIX, check_server, failed},
 };
 use crate::invalidation::{Invalidation, InvalidationSource};
 
@@ -105,19 +106,7 @@ impl RedisInvalidations {
     }
 
     async fn listening(client: Client, prefix: String) -> Result<Self, StoreError> {
-        let tried = format!(
-            "listening to Redis at {}",
-            client.get_connection_info().addr()
-        );
-        let link = match timeout(PATIENCE, Link::new(&client, &prefix)).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(failed(tried, error)),
-            Err(elapsed) => {
-                return Err(StoreError::timeout(super::failure::Failure::new(
-                    tried, elapsed,
-                )));
-            }
-        };
+        let link = connect(&client, &prefix).await?;
         Ok(Self {
             client,
             prefix,
@@ -183,26 +172,29 @@ impl Link {
             track.arg("PREFIX").arg(format!("{prefix}{kind}"));
         }
         track.query_async::<()>(&mut connection).await?;
-        let mut link = Self {
+        Ok(Self {
             connection,
             messages,
             overflowed,
-        };
-        if link.is_master().await? {
-            Ok(link)
-        } else {
-            Err((ErrorKind::Client, "this server is a replica").into())
-        }
+        })
     }
+}
 
-    /// Tries the connection, and whether the server is still the one that is written to. A replica
-    /// that has lost its master answers, and tells nothing.
-    async fn is_master(&mut self) -> Result<bool, RedisError> {
-        let mut info = redis::cmd("INFO");
-        let info = info.arg("replication");
-        let info: String = info.query_async(&mut self.connection).await?;
-        Ok(info.lines().any(|line| line.trim_end() == "role:master"))
-    }
+/// A connection to a server that will do, within the time for it.
+async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
+    let tried = || {
+        let address = client.get_connection_info().addr();
+        format!("listening to Redis at {address}")
+    };
+    let connecting = async {
+        let link = Link::new(client, prefix).await;
+        let mut link = link.map_err(|error| failed(tried(), error))?;
+        check_server(&mut link.connection).await?;
+        Ok(link)
+    };
+    timeout(PATIENCE, connecting)
+        .await
+        .unwrap_or_else(|elapsed| Err(StoreError::timeout(Failure::new(tried(), elapsed))))
 }
 
 /// Passes messages on without ever waiting; what finds no room is remembered as a gap.
@@ -230,12 +222,12 @@ impl InvalidationSource for RedisInvalidations {
             }
             let Some(link) = &mut self.link else {
                 self.heartbeat.retry().await;
-                match timeout(PATIENCE, Link::new(&self.client, &self.prefix)).await {
-                    Ok(Ok(link)) => {
+                match connect(&self.client, &self.prefix).await {
+                    Ok(link) => {
                         self.link = Some(link);
                         self.heartbeat = Heartbeat::begin();
                     }
-                    Ok(Err(_)) | Err(_) => self.heartbeat.failed(),
+                    Err(_) => self.heartbeat.failed(),
                 }
                 continue;
             };
@@ -254,8 +246,9 @@ impl InvalidationSource for RedisInvalidations {
                     self.read(message);
                 }
                 Ok(_gone) => self.lose(),
-                Err(_silent) => match timeout(PATIENCE, link.is_master()).await {
-                    Ok(Ok(true)) => self.heartbeat.alive(),
+                // A replica that has lost its master answers, too, and tells nothing.
+                Err(_silent) => match timeout(PATIENCE, check_server(&mut link.connection)).await {
+                    Ok(Ok(())) => self.heartbeat.alive(),
                     _ => self.lose(),
                 },
             }

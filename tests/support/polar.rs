@@ -23,10 +23,13 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
 use customer_session::{SessionToken, TokenFormat, polar::PolarStoreBuilder, store::PolarStore};
 use futures_util::stream;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::{net::TcpListener, time::sleep};
 
 pub const OUR_TOKEN: &str = "polar_oat_ours";
@@ -461,6 +464,13 @@ async fn create(
     let mut sessions = world.sessions.lock().expect("no panic");
     sessions.insert(token.to_owned(), session);
     Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// A delivery's signature, made with the whole of the secret as the key.
+pub fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
+    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
 }
 
 /// A server that only counts who comes, and says yes.

@@ -94,26 +94,12 @@ impl RateLimits {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
     use super::*;
+    use crate::testing::ManualClock;
 
-    #[derive(Default)]
-    struct Seconds(AtomicU64);
-
-    impl Clock for Seconds {
-        fn now(&self) -> DateTime<Utc> {
-            DateTime::UNIX_EPOCH
-        }
-
-        fn monotonic(&self) -> Duration {
-            Duration::from_secs(self.0.load(Relaxed))
-        }
-    }
-
-    fn limits() -> (RateLimits, Arc<Seconds>) {
-        let clock = Arc::new(Seconds::default());
-        (RateLimits::new(Arc::clone(&clock) as Arc<dyn Clock>), clock)
+    fn limits() -> (RateLimits, ManualClock) {
+        let clock = ManualClock::new(DateTime::UNIX_EPOCH);
+        (RateLimits::new(Arc::new(clock.clone())), clock)
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -132,9 +118,9 @@ mod tests {
         assert_eq!(limits.wait(one), Some(MINUTE));
         assert_eq!(limits.wait(other), None);
         assert_eq!(limits.wait(Caller::Organization), None);
-        clock.0.store(59, Relaxed);
+        clock.advance(Duration::from_secs(59));
         assert_eq!(limits.wait(one), Some(Duration::from_secs(1)));
-        clock.0.store(60, Relaxed);
+        clock.advance(Duration::from_secs(1));
         assert_eq!(limits.wait(one), None);
     }
 
@@ -156,7 +142,7 @@ mod tests {
         };
         assert!((0..MOST_REMEMBERED).all(impose));
         assert!(!impose(MOST_REMEMBERED), "there is no room");
-        clock.0.store(60, Relaxed);
+        clock.advance(MINUTE);
         assert!(impose(MOST_REMEMBERED), "the others need not wait any more");
     }
 }

@@ -247,7 +247,7 @@ impl SessionStore for PolarStore {
 impl fmt::Debug for PolarStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolarStore")
-            .field("base_url", &self.upstream.base_url())
+            .field("base_url", &self.upstream.base_url.as_str())
             .finish_non_exhaustive()
     }
 }

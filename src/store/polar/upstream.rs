@@ -1,6 +1,6 @@
 //! One call to Polar, and what may go wrong with it.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use chrono::{DateTime, Utc};
 use http::{
@@ -75,10 +75,6 @@ pub(super) struct Answer {
 }
 
 impl Upstream {
-    pub(super) fn base_url(&self) -> &str {
-        self.base_url.as_str()
-    }
-
     /// Refuses whoever has been told to wait.
     pub(super) fn check_limit(&self, caller: Caller<'_>) -> Result<(), StoreError> {
         match self.limits.wait(caller) {
@@ -235,12 +231,6 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
             let date = DateTime::parse_from_rfc2822(value).ok()?;
             Some((date.to_utc() - now).to_std().unwrap_or_default())
         }
-    }
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").finish_non_exhaustive()
     }
 }
 
