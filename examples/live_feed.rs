@@ -153,11 +153,11 @@ async fn serve<S: SessionRegistry>(sessions: CustomerSessions<S>) -> Result<(), 
         .await?;
     let app = Router::new()
         .route("/socket", get(socket))
-        .layer(sessions.layer().websocket_protocol())
+        .layer(sessions.layer().token_from_websocket_protocol())
         .merge(
             Router::new()
                 .route("/events", get(events))
-                .layer(sessions.layer().query_token()),
+                .layer(sessions.layer().token_from_query()),
         )
         .merge(
             Router::new()

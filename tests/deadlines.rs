@@ -226,7 +226,7 @@ async fn a_ttl_beyond_the_end_of_time_is_the_end_of_time() {
         .negative_ttl(Duration::MAX)
         .store_timeout(Duration::MAX)
         .cache_capacity(u64::MAX)
-        .max_lookups(usize::MAX)
+        .max_concurrent_lookups(usize::MAX)
         .build();
     let session = sessions
         .issue(customer("cus_1"), HOUR)

@@ -104,7 +104,7 @@ async fn every_call_is_as_it_is_said_to_be() {
         .cache_capacity(1000_u64)
         .negative_ttl(Duration::from_secs(5))
         .store_timeout(Duration::from_secs(2))
-        .max_lookups(100_usize)
+        .max_concurrent_lookups(100_usize)
         .token_format(TokenFormat::new("acme_cst_").or("other_"))
         .clock(Fixed)
         .build();

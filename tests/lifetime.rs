@@ -216,7 +216,7 @@ async fn no_limit_is_too_long() {
     let sessions = CustomerSessions::builder(Arc::clone(&store))
         .store_timeout(Duration::MAX)
         .cache_ttl(Duration::MAX)
-        .grace(Duration::MAX)
+        .stale_if_error(Duration::MAX)
         .build();
     let session = sessions.issue(customer("cus_1"), HOUR).await;
     let session = session.expect("issued");
@@ -234,7 +234,7 @@ async fn no_limit_is_too_long() {
 async fn streams_leave_half_of_the_lookups_to_requests() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
-        .max_lookups(8)
+        .max_concurrent_lookups(8)
         .build();
     let mut streams = Vec::new();
     for number in 0..20 {

@@ -99,7 +99,7 @@ async fn survives_a_kill<S: SessionRegistry>(
 ) {
     let sessions = CustomerSessions::builder(store)
         .cache_ttl(Duration::from_secs(1))
-        .grace(Duration::from_secs(60))
+        .stale_if_error(Duration::from_secs(60))
         .build();
     tokio::spawn(sessions.listen(source));
     let subjects = issued(&sessions, SESSIONS + 1).await;

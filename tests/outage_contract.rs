@@ -24,7 +24,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use support::{Fault, HOUR, ProbeStore, clock, customer};
 
 const TTL: Duration = Duration::from_secs(60);
-const GRACE: Duration = Duration::from_secs(300);
+const STALE_IF_ERROR: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(500);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -44,7 +44,7 @@ impl Bench {
         let builder = CustomerSessions::builder(Arc::clone(&store))
             .clock(clock.clone())
             .cache_ttl(TTL)
-            .breaker_pause(PAUSE);
+            .breaker_cooldown(PAUSE);
         let sessions = set(builder).build();
         let session = sessions.issue(customer("cus_1"), HOUR).await;
         let bench = Self {
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     async fn with_grace() -> Self {
-        Self::new(|builder| builder.grace(GRACE)).await
+        Self::new(|builder| builder.stale_if_error(STALE_IF_ERROR)).await
     }
 
     async fn ask(&self) -> Result<Arc<CustomerSession>, AuthenticateError> {
@@ -186,12 +186,15 @@ async fn without_grace_an_outage_refuses_whatever_is_no_longer_fresh() {
 async fn grace_serves_what_was_verified_while_the_store_fails_and_only_then() {
     for fault in [Fault::Fail, Fault::Panic] {
         let bench = Bench::with_grace().await;
-        bench.clock.advance(TTL + GRACE - MILLISECOND);
+        bench.clock.advance(TTL + STALE_IF_ERROR - MILLISECOND);
         bench.store.fault(fault);
         bench.ask().await.expect("stale");
         assert_eq!(bench.statistics().stale, 1);
         bench.clock.advance(MILLISECOND);
-        assert!(bench.is_unknown().await, "cache_ttl and grace are over");
+        assert!(
+            bench.is_unknown().await,
+            "cache_ttl and stale_if_error are over"
+        );
 
         let never_seen = customer_session::TokenFormat::new("cst_").generate();
         let answer = bench.sessions.authenticate(&never_seen).await;
@@ -223,7 +226,7 @@ async fn a_store_that_answers_is_believed_whatever_the_grace() {
 
 #[tokio::test]
 async fn grace_serves_nobody_who_expired_or_was_revoked_or_flushed() {
-    let bench = Bench::new(|it| it.grace(2 * HOUR)).await;
+    let bench = Bench::new(|it| it.stale_if_error(2 * HOUR)).await;
     bench.store.fault(Fault::Fail);
     bench.clock.advance(HOUR - MILLISECOND);
     bench.ask().await.expect("stale");
@@ -281,7 +284,7 @@ async fn the_breaker_leaves_a_failing_store_alone_and_tries_it_by_one_lookup() {
 
 #[tokio::test]
 async fn an_error_about_one_record_opens_no_breaker() {
-    let bench = Bench::new(|it| it.breaker_pause(Duration::ZERO)).await;
+    let bench = Bench::new(|it| it.breaker_cooldown(Duration::ZERO)).await;
     bench.clock.advance(TTL);
     bench.store.fault(Fault::Fail);
     for lookups in 2..=40 {
@@ -385,7 +388,7 @@ async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
     let (store, clock) = (Arc::new(Held::default()), clock());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
         .clock(clock.clone())
-        .grace(GRACE)
+        .stale_if_error(STALE_IF_ERROR)
         .build();
     let elsewhere = CustomerSessions::builder(store.inner.clone());
     let elsewhere = elsewhere.clock(clock.clone()).build();
@@ -533,7 +536,7 @@ async fn answers_carry_their_verdict() {
 
 #[tokio::test]
 async fn retry_after_is_what_is_left_of_the_breaker_s_pause() {
-    let bench = Bench::new(|it| it.breaker_pause(Duration::from_secs(20))).await;
+    let bench = Bench::new(|it| it.breaker_cooldown(Duration::from_secs(20))).await;
     bench.clock.advance(TTL);
     bench.store.fault(Fault::Fail);
     for _ in 0..10 {

@@ -78,7 +78,7 @@ async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
     // Hit, unknown, screened; failing, hanging and panicking; overloaded.
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
-        .max_lookups(1)
+        .max_concurrent_lookups(1)
         .build();
     let live = sessions
         .issue(customer("cus_1"), HOUR)

@@ -130,7 +130,7 @@ async fn a_store_that_fails_hangs_or_panics_is_an_error_for_all_and_asked_again(
 async fn beyond_the_limit_lookups_are_refused_at_once_and_hits_go_on() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
-        .max_lookups(2)
+        .max_concurrent_lookups(2)
         .build();
     let cached = sessions
         .issue(customer("cus_1"), HOUR)
@@ -189,7 +189,7 @@ async fn without_a_cache_every_request_is_a_lookup() {
         .cache_ttl(Duration::ZERO)
         .negative_ttl(Duration::ZERO)
         .store_timeout(Duration::ZERO)
-        .max_lookups(0)
+        .max_concurrent_lookups(0)
         .build();
     let session = sessions
         .issue(customer("cus_1"), HOUR)
@@ -218,7 +218,7 @@ fn outside_a_runtime_the_answer_is_an_error_not_a_panic() {
 async fn the_permit_of_a_request_that_leaves_is_back_at_once() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
-        .max_lookups(1)
+        .max_concurrent_lookups(1)
         .build();
     store.shut();
     let (one, two) = (

@@ -66,10 +66,10 @@ fn add(request: &mut Request<Body>, name: &'static str, value: &str) {
 
 fn all(layer: CustomerSessionLayer) -> CustomerSessionLayer {
     layer
-        .cookie("session")
-        .query_token()
-        .websocket_protocol()
-        .token_source(|request| {
+        .token_from_cookie("session")
+        .token_from_query()
+        .token_from_websocket_protocol()
+        .token_from_fn(|request| {
             let token = request.headers.get("x-token")?;
             Some(SessionToken::new(token.to_str().unwrap_or_default()))
         })
@@ -77,10 +77,10 @@ fn all(layer: CustomerSessionLayer) -> CustomerSessionLayer {
 
 fn with_only(layer: CustomerSessionLayer, source: &str) -> CustomerSessionLayer {
     match source {
-        "cookie" => layer.cookie("session"),
-        "query" => layer.query_token(),
-        "websocket" => layer.websocket_protocol(),
-        "own" => layer.token_source(|request| {
+        "cookie" => layer.token_from_cookie("session"),
+        "query" => layer.token_from_query(),
+        "websocket" => layer.token_from_websocket_protocol(),
+        "own" => layer.token_from_fn(|request| {
             let token = request.headers.get("x-token")?;
             Some(SessionToken::new(token.to_str().unwrap_or_default()))
         }),
@@ -259,7 +259,7 @@ async fn a_malformed_credential_is_refused_like_any_bad_token() {
     }
     assert_eq!(store.lookups(), 0);
     // A name without a value.
-    let layer = sessions.layer().query_token();
+    let layer = sessions.layer().token_from_query();
     assert_eq!(status(&layer, request("/?access_token")).await, 401);
 }
 
@@ -279,7 +279,7 @@ async fn a_credential_of_another_scheme_is_none() {
 async fn the_query_token_is_gone_from_the_uri_on_every_path() {
     let (_, sessions, session) = one_session().await;
     let token = session.token.expose();
-    let layer = sessions.layer().query_token();
+    let layer = sessions.layer().token_from_query();
     let seen = Seen::default();
     // By a lookup, then as a hit.
     for _ in 0..2 {
@@ -323,7 +323,7 @@ async fn answers_to_a_query_token_are_private() {
                     None => StatusCode::NOT_FOUND.into_response(),
                 }),
             )
-            .layer(sessions.layer().query_token());
+            .layer(sessions.layer().token_from_query());
         for (uri, expected) in [
             (format!("/?access_token={token}"), now),
             ("/?access_token=bad".to_owned(), "no-store"),
@@ -357,7 +357,7 @@ async fn a_layer_around_the_router_hides_the_query_token_from_all_of_it() {
             ),
         )
     };
-    let layer = sessions.layer().query_token();
+    let layer = sessions.layer().token_from_query();
     let uri = format!("/me?access_token={}&b=2", session.token.expose());
 
     let around = layer.layer(routes());
@@ -376,7 +376,7 @@ async fn a_layer_around_the_router_hides_the_query_token_from_all_of_it() {
 async fn the_subprotocol_that_is_the_token_is_not_seen_behind_the_layer() {
     let (_, sessions, session) = one_session().await;
     let token = format!("bearer.{}", session.token.expose());
-    let layer = sessions.layer().websocket_protocol();
+    let layer = sessions.layer().token_from_websocket_protocol();
     for (lines, left) in [
         (vec![token.clone()], vec![]),
         (vec![format!("feed.v1, {token}")], vec!["feed.v1"]),
@@ -471,10 +471,10 @@ const ORIGINS: &[From] = &[
 fn of_cookie(sessions: &Sessions) -> CustomerSessionLayer {
     sessions
         .layer()
-        .allow_origin("https://app.example")
-        .cookie("session")
-        .allow_origin("http://localhost:5173")
-        .allow_origin("capacitor://localhost")
+        .trusted_origin("https://app.example")
+        .token_from_cookie("session")
+        .trusted_origin("http://localhost:5173")
+        .trusted_origin("capacitor://localhost")
 }
 
 #[tokio::test]
@@ -613,7 +613,7 @@ async fn a_bad_name_or_origin_opens_nothing_and_is_logged() {
     let log = Log::default();
     let _guard = log.listen();
     let (_, sessions, session) = one_session().await;
-    let layer = of_cookie(&sessions).cookie("my session");
+    let layer = of_cookie(&sessions).token_from_cookie("my session");
     let mut sent = request("/");
     add(
         &mut sent,
@@ -624,7 +624,7 @@ async fn a_bad_name_or_origin_opens_nothing_and_is_logged() {
     assert!(log.text().contains("ERROR"), "{}", log.text());
     assert!(log.text().contains("a cookie's name must be a token"));
 
-    let layer = sessions.layer().cookie("session");
+    let layer = sessions.layer().token_from_cookie("session");
     let layer = [
         "null",
         "*",
@@ -634,7 +634,7 @@ async fn a_bad_name_or_origin_opens_nothing_and_is_logged() {
         "",
     ]
     .iter()
-    .fold(layer, |layer, origin| layer.allow_origin(origin));
+    .fold(layer, |layer, origin| layer.trusted_origin(origin));
     assert_eq!(log.text().matches("an origin is a scheme").count(), 6);
     for origin in ["null", "*", "https://evil.example", ""] {
         let mut sent = request("/");
@@ -690,8 +690,11 @@ async fn answers_vary_on_what_they_depend_on() {
 async fn a_function_sees_what_the_service_sees_and_no_preflight() {
     let (_, sessions, session) = one_session().await;
     let asked = Arc::new(AtomicUsize::new(0));
-    let layer = sessions.layer().query_token().websocket_protocol();
-    let layer = layer.token_source({
+    let layer = sessions
+        .layer()
+        .token_from_query()
+        .token_from_websocket_protocol();
+    let layer = layer.token_from_fn({
         let asked = Arc::clone(&asked);
         move |request| {
             asked.fetch_add(1, SeqCst);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Authenticates each request by its bearer token, read from `Authorization` and, where you
-/// switch them on, from [a cookie](CustomerSessionLayer::cookie) and other places, and puts the
+/// switch them on, from [a cookie](CustomerSessionLayer::token_from_cookie) and other places, and puts the
 /// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into its extensions, where
 /// [`SessionLifetime::of`](crate::SessionLifetime::of) finds the session's lifetime, too.
 ///

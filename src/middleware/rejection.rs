@@ -35,7 +35,7 @@ pub enum RejectionKind {
     /// Malformed, unknown, expired, revoked, or of a deleted customer.
     InvalidToken,
     /// A cookie came with a request that another site may have made the browser send; see
-    /// [`cookie`](crate::CustomerSessionLayer::cookie).
+    /// [`token_from_cookie`](crate::CustomerSessionLayer::token_from_cookie).
     CrossSite,
     /// Too many lookups are under way.
     Overloaded,
@@ -79,7 +79,7 @@ impl Rejection {
 
     /// When it is worth asking again, if the reason will pass: at once, when the store
     /// [said](StoreError::retry_after), or when the circuit breaker's
-    /// [pause](crate::CustomerSessionsBuilder::breaker_pause) is over. The client hears it as
+    /// [pause](crate::CustomerSessionsBuilder::breaker_cooldown) is over. The client hears it as
     /// `Retry-After`, in whole seconds and one at the least.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after

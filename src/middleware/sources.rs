@@ -14,17 +14,17 @@ use super::{
 };
 use crate::{observe, token::SessionToken};
 
-/// What a function given to [`token_source`](CustomerSessionLayer::token_source) sees of a
+/// What a function given to [`token_from_fn`](CustomerSessionLayer::token_from_fn) sees of a
 /// request: what the services behind the layer will see, before anybody is signed in.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The URI, without a token that [`query_token`](CustomerSessionLayer::query_token) took.
+    /// The URI, without a token that [`token_from_query`](CustomerSessionLayer::token_from_query) took.
     pub uri: &'a Uri,
     /// The headers, with their secrets, but without a token that
-    /// [`websocket_protocol`](CustomerSessionLayer::websocket_protocol) took.
+    /// [`token_from_websocket_protocol`](CustomerSessionLayer::token_from_websocket_protocol) took.
     pub headers: &'a HeaderMap,
     /// What the layers outside left: the peer's certificate, say.
     pub extensions: &'a Extensions,
@@ -162,7 +162,7 @@ impl CustomerSessionLayer {
     /// authenticated by its cookie, and either has an unsafe method (all but `GET`, `HEAD`,
     /// `OPTIONS`, `TRACE`) or upgrades the connection (a WebSocket), must come from this site:
     /// its `Origin` is the host that it asks (`Host`, or the URI's authority), or one that
-    /// [`allow_origin`](Self::allow_origin) names; or, without `Origin`, `Sec-Fetch-Site` is
+    /// [`trusted_origin`](Self::trusted_origin) names; or, without `Origin`, `Sec-Fetch-Site` is
     /// `same-origin` or `none`. Anything else, and a request with neither header, is answered
     /// with 403 ([`RejectionKind::CrossSite`](crate::RejectionKind::CrossSite)) before anybody
     /// looks whether the token is good. Programs that are no browsers use `Authorization`.
@@ -174,7 +174,7 @@ impl CustomerSessionLayer {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).cookie("__Host-session");
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_from_cookie("__Host-session");
     /// let app: Router = Router::new().route("/orders", post(async || ())).layer(layer);
     ///
     /// let forged = Request::post("/orders")
@@ -201,7 +201,7 @@ impl CustomerSessionLayer {
     ///
     /// There is one cookie: a second call replaces the first. A name that is no token of RFC
     /// 6265 (section 4.1.1) is refused, with an error in the log, and no cookie is read.
-    pub fn cookie(self, name: impl AsRef<str>) -> Self {
+    pub fn token_from_cookie(self, name: impl AsRef<str>) -> Self {
         let name = Some(name.as_ref()).filter(|name| cookie::is_name(name));
         if name.is_none() {
             observe::cookie_name_refused();
@@ -210,7 +210,7 @@ impl CustomerSessionLayer {
         self.with_sources(|sources| sources.cookie = name)
     }
 
-    /// Lets pages of `origin` use the [cookie](Self::cookie), besides those of the host that
+    /// Lets pages of `origin` use the [cookie](Self::token_from_cookie), besides those of the host that
     /// they ask: a front end on another host, or the public name of a service behind a proxy
     /// that changes `Host`. May be called several times.
     ///
@@ -218,16 +218,16 @@ impl CustomerSessionLayer {
     /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
     ///
     /// let layer = CustomerSessionLayer::new(MemoryStore::new())
-    ///     .cookie("__Host-session")
-    ///     .allow_origin("https://app.example.com")
-    ///     .allow_origin("http://localhost:5173");
+    ///     .token_from_cookie("__Host-session")
+    ///     .trusted_origin("https://app.example.com")
+    ///     .trusted_origin("http://localhost:5173");
     /// ```
     ///
     /// An origin is a scheme, a host (an IDN in its `xn--` form), and a port unless it is the
     /// scheme's own; no path, no `*`. Anything else, `null` included, is refused, with an
     /// error in the log, and nothing is allowed by it. CORS is another matter: this lets a
     /// request in, a CORS layer lets the page read the answer.
-    pub fn allow_origin(self, origin: impl AsRef<str>) -> Self {
+    pub fn trusted_origin(self, origin: impl AsRef<str>) -> Self {
         let origin = Origin::parse(origin.as_ref());
         if origin.is_none() {
             observe::origin_refused();
@@ -250,7 +250,7 @@ impl CustomerSessionLayer {
     /// let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     /// let app: Router = Router::new()
     ///     .route("/events", get(async |uri: Uri| assert_eq!(uri, "/events?since=7")))
-    ///     .layer(sessions.layer().query_token());
+    ///     .layer(sessions.layer().token_from_query());
     ///
     /// let customer = CustomerData::new("cus_1", "org_1");
     /// let session = sessions.issue(customer, Duration::from_secs(60)).await?;
@@ -274,7 +274,7 @@ impl CustomerSessionLayer {
     /// axum's `Router` keeps the URI as `OriginalUri` before a layer inside of it is asked. A
     /// layer around the whole router hides it from that, too; see
     /// [`guide::browsers`](crate::guide::browsers). Take tokens that live for a minute.
-    pub fn query_token(self) -> Self {
+    pub fn token_from_query(self) -> Self {
         self.with_sources(|sources| sources.query = true)
     }
 
@@ -286,7 +286,7 @@ impl CustomerSessionLayer {
     /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
     ///
     /// // In the browser: new WebSocket(url, ["feed.v1", "bearer." + token])
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).websocket_protocol();
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_from_websocket_protocol();
     /// ```
     ///
     /// The server must choose one of the other subprotocols (in axum,
@@ -299,7 +299,7 @@ impl CustomerSessionLayer {
     /// read in another way behind the layer. No other page can make a browser send your token
     /// so, and `Origin` need not be checked. A header of more than 64 KiB is refused as
     /// malformed, unread.
-    pub fn websocket_protocol(self) -> Self {
+    pub fn token_from_websocket_protocol(self) -> Self {
         self.with_sources(|sources| sources.websocket = true)
     }
 
@@ -308,7 +308,7 @@ impl CustomerSessionLayer {
     /// ```
     /// use customer_session::{CustomerSessionLayer, SessionToken, store::MemoryStore};
     ///
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_source(|request| {
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_from_fn(|request| {
     ///     let token = request.headers.get("x-api-token")?;
     ///     Some(SessionToken::new(token.to_str().unwrap_or_default()))
     /// });
@@ -325,7 +325,7 @@ impl CustomerSessionLayer {
     /// certificates, it must itself see to requests of other sites.
     ///
     /// There is one such function: a second call replaces the first.
-    pub fn token_source<F>(self, find: F) -> Self
+    pub fn token_from_fn<F>(self, find: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Option<SessionToken> + Send + Sync + 'static,
     {

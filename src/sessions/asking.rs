@@ -96,7 +96,7 @@ impl Engine {
                 // Should the wall clock go back, the session still ends when it should have.
                 let left = (session.expires_at - asked_at).to_std().unwrap_or_default();
                 let good_for = left.min(self.cache_ttl);
-                let at_worst = left.min(self.cache_ttl.saturating_add(self.grace));
+                let at_worst = left.min(self.cache_ttl.saturating_add(self.stale_if_error));
                 Ok(Answer::Found(Arc::new(Found {
                     key: self.cache.half_key(token.expose().as_bytes()),
                     stamp,
@@ -126,7 +126,7 @@ impl Engine {
 
     /// Whether somebody may ask who is in no hurry: half of the lookups are for requests.
     pub(super) fn has_room(&self) -> bool {
-        let half = self.max_lookups.map_or(0, |max| max / 2);
+        let half = self.max_concurrent_lookups.map_or(0, |max| max / 2);
         self.permits
             .as_ref()
             .is_none_or(|permits| permits.available_permits() > half)

@@ -22,10 +22,10 @@ pub struct CustomerSessionsBuilder<S> {
     cache_ttl: Duration,
     cache_capacity: u64,
     negative_ttl: Duration,
-    grace: Duration,
+    stale_if_error: Duration,
     store_timeout: Duration,
-    breaker_pause: Duration,
-    max_lookups: usize,
+    breaker_cooldown: Duration,
+    max_concurrent_lookups: usize,
 }
 
 impl<S: SessionStore> CustomerSessionsBuilder<S> {
@@ -37,10 +37,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
             cache_ttl: Duration::from_secs(60),
             cache_capacity: 50_000,
             negative_ttl: Duration::from_secs(5),
-            grace: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             store_timeout: Duration::from_secs(2),
-            breaker_pause: Duration::from_millis(500),
-            max_lookups: 1024,
+            breaker_cooldown: Duration::from_millis(500),
+            max_concurrent_lookups: 1024,
         }
     }
 
@@ -84,25 +84,25 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     ///
     /// Only a session that was verified before is, and only one that has neither expired nor, as
     /// far as this node has heard, been revoked. What happens elsewhere while this node cannot
-    /// reach the store goes unnoticed for up to `cache_ttl` and `grace` together: that is the
+    /// reach the store goes unnoticed for up to `cache_ttl` and `stale_if_error` together: that is the
     /// price of answering at all.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+    pub fn stale_if_error(mut self, stale_if_error: Duration) -> Self {
+        self.stale_if_error = stale_if_error;
         self
     }
 
     /// How long a store is left alone after ten lookups in a row have failed; 500 milliseconds
     /// by default. Then one lookup tries it: if it succeeds all are let through again, else the
     /// next pause begins. Meanwhile whoever needs a lookup is answered at once, with 503 and
-    /// what is left of the pause as `Retry-After`, or by [`grace`](Self::grace). Zero: a store
+    /// what is left of the pause as `Retry-After`, or by [`stale_if_error`](Self::stale_if_error). Zero: a store
     /// that fails is asked all the same.
     ///
     /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) is no failure, and one
     /// that says itself [when to ask again](crate::StoreError::with_retry_after) tells neither. A
     /// lookup that everybody has left before its time tells nothing, so a time limit around
     /// requests should be longer than [`store_timeout`](Self::store_timeout).
-    pub fn breaker_pause(mut self, pause: Duration) -> Self {
-        self.breaker_pause = pause;
+    pub fn breaker_cooldown(mut self, pause: Duration) -> Self {
+        self.breaker_cooldown = pause;
         self
     }
 
@@ -116,8 +116,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// How many lookups may be under way at once; 1024 by default. One more is refused at
     /// once, not queued. Streams that watch their session take half of them at most. Zero: no
     /// limit.
-    pub fn max_lookups(mut self, lookups: usize) -> Self {
-        self.max_lookups = lookups;
+    pub fn max_concurrent_lookups(mut self, lookups: usize) -> Self {
+        self.max_concurrent_lookups = lookups;
         self
     }
 
@@ -144,10 +144,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
             cache_capacity: self.cache_capacity,
             cache_ttl: self.cache_ttl,
             negative_ttl: self.negative_ttl,
-            grace: self.grace,
-            breaker_pause: Some(self.breaker_pause).filter(|pause| !pause.is_zero()),
+            stale_if_error: self.stale_if_error,
+            breaker_cooldown: Some(self.breaker_cooldown).filter(|pause| !pause.is_zero()),
             store_timeout: Some(self.store_timeout).filter(|limit| !limit.is_zero()),
-            max_lookups: Some(self.max_lookups).filter(|max| *max > 0),
+            max_concurrent_lookups: Some(self.max_concurrent_lookups).filter(|max| *max > 0),
             stripes: stripes(self.cache_capacity),
         };
         CustomerSessions {
@@ -164,10 +164,10 @@ impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_capacity", &self.cache_capacity)
             .field("negative_ttl", &self.negative_ttl)
-            .field("grace", &self.grace)
+            .field("stale_if_error", &self.stale_if_error)
             .field("store_timeout", &self.store_timeout)
-            .field("breaker_pause", &self.breaker_pause)
-            .field("max_lookups", &self.max_lookups)
+            .field("breaker_cooldown", &self.breaker_cooldown)
+            .field("max_concurrent_lookups", &self.max_concurrent_lookups)
             .finish_non_exhaustive()
     }
 }

@@ -95,13 +95,13 @@ fn store<V: Clone + Send + Sync + 'static>(capacity: u64, ttl: Duration) -> Opti
 }
 
 impl Cache {
-    /// Caches that hold `capacity` sessions for `ttl` and, in case the store fails, for `grace`
+    /// Caches that hold `capacity` sessions for `ttl` and, in case the store fails, for `stale_if_error`
     /// more, and a quarter as many unknown tokens for `negative_ttl`. A capacity or lifetime of
     /// zero remembers nothing.
     pub(super) fn new(
         capacity: u64,
         ttl: Duration,
-        grace: Duration,
+        stale_if_error: Duration,
         negative_ttl: Duration,
     ) -> Self {
         let random = std::hash::RandomState::new();
@@ -111,7 +111,7 @@ impl Cache {
         };
         Self {
             front: Front::new(if ttl.is_zero() { 0 } else { capacity }),
-            sessions: store(capacity, ttl.saturating_add(grace)),
+            sessions: store(capacity, ttl.saturating_add(stale_if_error)),
             absent: store(capacity.div_ceil(4), negative_ttl),
             hashers: [hasher(0), hasher(4)],
         }

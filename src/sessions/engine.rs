@@ -56,13 +56,13 @@ pub(super) struct Settings {
     pub(super) cache_capacity: u64,
     pub(super) cache_ttl: Duration,
     pub(super) negative_ttl: Duration,
-    pub(super) grace: Duration,
+    pub(super) stale_if_error: Duration,
     /// `None`: no limit.
     pub(super) store_timeout: Option<Duration>,
     /// `None`: a store that fails is asked all the same.
-    pub(super) breaker_pause: Option<Duration>,
+    pub(super) breaker_cooldown: Option<Duration>,
     /// `None`: no limit.
-    pub(super) max_lookups: Option<usize>,
+    pub(super) max_concurrent_lookups: Option<usize>,
     pub(super) stripes: usize,
 }
 
@@ -75,9 +75,9 @@ pub(crate) struct Engine {
     pub(super) token_format: TokenFormat,
     pub(super) cache_ttl: Duration,
     pub(super) negative_ttl: Duration,
-    pub(super) grace: Duration,
+    pub(super) stale_if_error: Duration,
     pub(super) store_timeout: Option<Duration>,
-    pub(super) max_lookups: Option<usize>,
+    pub(super) max_concurrent_lookups: Option<usize>,
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) cache: Cache,
@@ -109,7 +109,7 @@ impl Engine {
             cache: Cache::new(
                 settings.cache_capacity,
                 settings.cache_ttl,
-                settings.grace,
+                settings.stale_if_error,
                 settings.negative_ttl,
             ),
             store: settings.store,
@@ -117,12 +117,12 @@ impl Engine {
             token_format: settings.token_format,
             cache_ttl: settings.cache_ttl,
             negative_ttl: settings.negative_ttl,
-            grace: settings.grace,
+            stale_if_error: settings.stale_if_error,
             store_timeout: settings.store_timeout,
-            breaker: Arc::new(Breaker::new(settings.breaker_pause)),
-            max_lookups: settings.max_lookups,
+            breaker: Arc::new(Breaker::new(settings.breaker_cooldown)),
+            max_concurrent_lookups: settings.max_concurrent_lookups,
             permits: settings
-                .max_lookups
+                .max_concurrent_lookups
                 .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
             flights: Flights::default(),
             hearing: Hearing::new(settings.stripes),
@@ -280,7 +280,7 @@ impl Engine {
     /// The session that was verified before, neither expired nor revoked nor flushed since, and
     /// not too long ago. For when the store fails, and only then.
     fn stale(&self, token: &SessionToken) -> Option<Admitted> {
-        if self.grace.is_zero() {
+        if self.stale_if_error.is_zero() {
             return None;
         }
         let token = token.expose().as_bytes();

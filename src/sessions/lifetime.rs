@@ -74,7 +74,7 @@ pub enum SessionEnd {
     Revoked,
     /// Whether it is still good could not be told for as long as an answer may be used: the
     /// store has failed for [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl) and
-    /// [`grace`](crate::CustomerSessionsBuilder::grace), and a request with this token would be
+    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error), and a request with this token would be
     /// answered with 503.
     Unconfirmed,
 }

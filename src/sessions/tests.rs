@@ -31,10 +31,10 @@ fn on_one_stripe() -> CustomerSessions<MemoryStore> {
         cache_capacity: 100,
         cache_ttl: HOUR,
         negative_ttl: HOUR,
-        grace: Duration::ZERO,
-        breaker_pause: None,
+        stale_if_error: Duration::ZERO,
+        breaker_cooldown: None,
         store_timeout: Some(Duration::from_secs(2)),
-        max_lookups: Some(10),
+        max_concurrent_lookups: Some(10),
         stripes: 1,
     });
     CustomerSessions { store, engine }
@@ -149,10 +149,10 @@ async fn in_a_storm(
         cache_capacity: 100,
         cache_ttl: HOUR,
         negative_ttl: HOUR,
-        grace: Duration::ZERO,
-        breaker_pause: None,
+        stale_if_error: Duration::ZERO,
+        breaker_cooldown: None,
         store_timeout: None,
-        max_lookups: Some(1),
+        max_concurrent_lookups: Some(1),
         stripes: 1,
     });
     storm.engine.set(Arc::downgrade(&engine)).expect("set once");

@@ -11,7 +11,7 @@ pub enum Verdict {
     /// Let in after the store was asked, for this request or for another with the same token.
     Verified,
     /// Let in by an answer that is no longer fresh, since the store fails: see
-    /// [`grace`](crate::CustomerSessionsBuilder::grace).
+    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error).
     Stale,
     /// Refused: the token opens no live session.
     Absent,

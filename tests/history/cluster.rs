@@ -20,7 +20,7 @@ use crate::{
 pub const NODES: usize = 3;
 pub const CACHE_TTL: Duration = Duration::from_secs(2);
 /// While the store fails.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub const STALE_IF_ERROR: Duration = Duration::from_secs(1);
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub fn start(kind: Kind, planted: Planted, dice: &Dice) -> Option<(Grip, Vec<Nod
             ));
             let sessions = CustomerSessions::builder(Arc::clone(&store))
                 .cache_ttl(CACHE_TTL)
-                .grace(GRACE)
+                .stale_if_error(STALE_IF_ERROR)
                 .store_timeout(STORE_TIMEOUT)
                 .build();
             if planted != Planted::Deaf {

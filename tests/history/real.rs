@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     checker::{Delay, Findings, Promise, check, delays},
-    cluster::{self, CACHE_TTL, GRACE, Kind, NODES, STORE_TIMEOUT},
+    cluster::{self, CACHE_TTL, Kind, NODES, STALE_IF_ERROR, STORE_TIMEOUT},
     dice::{Dice, env, seed},
     load::World,
     nemesis::{Fault, haunt},
@@ -280,7 +280,7 @@ fn keeps_its_promises(kind: Kind) {
     let Some(run) = run(kind, Planted::Nothing, Fault::ALL, length) else {
         return;
     };
-    let findings = run.check(CACHE_TTL + GRACE);
+    let findings = run.check(CACHE_TTL + STALE_IF_ERROR);
     run.assert_clean(&findings);
     run.assert_clean(&run.check_quiet());
     run.sum_up(&findings);

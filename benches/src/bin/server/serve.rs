@@ -13,7 +13,7 @@ pub fn serve() -> io::Result<()> {
     let scene = Scene::new(1000);
     let bearer = format!("authorization: Bearer {}", scene.hot().expose());
     let axum_login = AxumLogin::new(&scene);
-    let cookie = format!("cookie: {}", axum_login.cookie());
+    let cookie = format!("cookie: {}", axum_login.token_from_cookie());
     let services = [
         ("no layer", &bearer, Bare::router()),
         ("ours", &bearer, Ours::new(&scene).router()),
