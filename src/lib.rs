@@ -1,98 +1,117 @@
-//! Authenticates the customers of a Tower or axum service by opaque bearer tokens.
+//! Bearer-token authentication for axum and Tower: opaque session tokens, a cache in front of your
+//! session store, and revocation that no cached answer survives.
 //!
-//! A *customer session* is a token that opens an API to one customer of an organization, until
-//! it expires or is revoked. Put a [`CustomerSessionLayer`] on a router, and handlers get the
-//! [`Customer`]. Sessions come from a [`SessionStore`]: one of those in [`store`], or your own.
-//! A cache stands in front of it, and this is what sets the crate apart: **once a revocation has
-//! returned, no request that starts later is let in by it**, and still a request whose session
-//! is cached waits for nothing.
+//! A *customer session* is an expiring token with which one customer of an organization
+//! authenticates. Put a [`CustomerSessionLayer`] on a router, and handlers get the [`Customer`].
+//! Sessions come from a [`SessionStore`]: one of those in [`store`], or your own. A cache stands in
+//! front of it. **Once a revocation has returned, no request that starts later is let in by it**;
+//! still, a request whose session is cached waits for nothing.
 //!
 //! ```
 //! use std::time::Duration;
 //!
 //! use axum::{
-//!     Extension, Router,
-//!     body::Body,
+//!     Json, Router,
+//!     body::{Body, to_bytes},
 //!     extract::State,
 //!     http::{Request, StatusCode},
 //!     routing::{get, post},
 //! };
 //! use customer_session::{
-//!     CurrentSession, Customer, CustomerData, CustomerSessions, store::MemoryStore,
+//!     CurrentSession, Customer, CustomerData, CustomerSession, CustomerSessions, StoreError,
+//!     store::MemoryStore,
 //! };
-//! use tower::ServiceExt;
+//! use tower::ServiceExt as _;
 //!
 //! type Sessions = CustomerSessions<MemoryStore>;
 //!
-//! async fn me(Extension(customer): Extension<Customer>) -> String {
-//!     format!("hello, {}", customer.name.as_deref().unwrap_or("customer"))
+//! /// Check the password, the passkey or the OAuth answer here.
+//! async fn sign_in(State(sessions): State<Sessions>) -> Result<Json<CustomerSession>, StatusCode> {
+//!     let customer = CustomerData::new("cus_1", "org_1");
+//!     let session = sessions.issue(customer, Duration::from_secs(3600)).await;
+//!     session.map(Json).map_err(unavailable)
 //! }
 //!
-//! async fn sign_out(State(sessions): State<Sessions>, session: CurrentSession) -> StatusCode {
-//!     match sessions.revoke(&session.id).await {
-//!         Ok(_) => StatusCode::NO_CONTENT,
-//!         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-//!     }
+//! async fn me(customer: Customer) -> String {
+//!     format!("hello, {}", customer.id)
+//! }
+//!
+//! async fn sign_out(
+//!     State(sessions): State<Sessions>,
+//!     session: CurrentSession,
+//! ) -> Result<StatusCode, StatusCode> {
+//!     sessions.revoke(&session.id).await.map_err(unavailable)?;
+//!     Ok(StatusCode::NO_CONTENT)
+//! }
+//!
+//! fn unavailable(_: StoreError) -> StatusCode {
+//!     StatusCode::SERVICE_UNAVAILABLE
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sessions = CustomerSessions::builder(MemoryStore::new()).build();
-//! let app = Router::new()
+//! let app: Router = Router::new()
 //!     .route("/me", get(me))
 //!     .route("/sign-out", post(sign_out))
-//!     .layer(sessions.layer())
-//!     .with_state(sessions.clone());
+//!     .route_layer(sessions.layer()) // protects the routes above it
+//!     .route("/sign-in", post(sign_in))
+//!     .with_state(sessions);
 //!
-//! // Wherever your customers sign in:
-//! let customer = CustomerData::new("cus_1", "org_1");
-//! let session = sessions.issue(customer, Duration::from_secs(3600)).await?;
+//! let request = Request::post("/sign-in").body(Body::empty())?;
+//! let signed_in = app.clone().oneshot(request).await?;
+//! let body = to_bytes(signed_in.into_body(), 4096).await?;
+//! let session: CustomerSession = serde_json::from_slice(&body)?;
 //!
-//! let request = |method, path| {
-//!     Request::builder()
+//! for (method, path, status) in [
+//!     ("GET", "/me", StatusCode::OK),
+//!     ("POST", "/sign-out", StatusCode::NO_CONTENT),
+//!     ("GET", "/me", StatusCode::UNAUTHORIZED), // the same token, revoked
+//! ] {
+//!     let request = Request::builder()
 //!         .method(method)
 //!         .uri(path)
 //!         .header("authorization", format!("Bearer {}", session.token.expose()))
-//!         .body(Body::empty())
-//! };
-//! let let_in = app.clone().oneshot(request("GET", "/me")?).await?;
-//! assert_eq!(let_in.status(), StatusCode::OK);
-//! let signed_out = app.clone().oneshot(request("POST", "/sign-out")?).await?;
-//! assert_eq!(signed_out.status(), StatusCode::NO_CONTENT);
-//! let refused = app.oneshot(request("GET", "/me")?).await?;
-//! assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+//!         .body(Body::empty())?;
+//!     assert_eq!(app.clone().oneshot(request).await?.status(), status);
+//! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The crate verifies, issues and ends sessions. It is not a login framework: it has no passwords,
+//! no OAuth, no passkeys, no login forms and no CSRF tokens.
 //!
 //! # Where to look
 //!
 //! | for | see |
 //! |---|---|
-//! | what happens to a request, what a handler gets, what a client hears | [`guide::walk`] |
-//! | WebSockets, `EventSource`, cookies: where a browser puts its token | [`guide::browsers`] |
+//! | a complete service, and where its layer stands | [`guide::quick_start`] |
+//! | what happens to a request, what a handler gets, what the client is told | [`guide::requests`] |
+//! | cookies, WebSockets, `EventSource`: where a browser puts its token | [`guide::browsers`] |
 //! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
 //! | the sessions of Polar's customers | `guide::polar`, with the feature `polar` |
-//! | which store to take, how to set it up and look after it | [`guide::operations`] |
+//! | choosing a store, setting it up, looking after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
 //! | what is defended against what | [`guide::security`] |
+//! | tests of your service | [`guide::testing`] |
 //! | use outside HTTP | [`CustomerSessions::authenticate`] |
 //!
 //! # Features
 //!
-//! They add names and never change behaviour.
+//! Features add names and never change behaviour.
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, [`CurrentSession`], [`SessionLifetime`] |
-//! | `tracing` (default) | events for what an operator should see; none carries a token |
-//! | `sqlite` | `SqliteStore`: sessions in a file; asks for Rust 1.94 |
-//! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; asks for Rust 1.94 |
+//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, `CurrentSession`, `SessionLifetime` |
+//! | `tracing` (default) | log events for operators; none carries a token |
+//! | `sqlite` | `SqliteStore`: sessions in a file; needs Rust 1.94 |
+//! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; needs Rust 1.94 |
 //! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
 //! | `polar` | `PolarStore` and the module `polar`: the customer sessions that Polar issues |
 //! | `rustls` (default) | TLS for the client that `PolarStore` makes itself; nothing without `polar` |
-//! | `testing` | the module `testing`: a clock held by hand, a store's contract as one call, and more |
-//! | `full` | all but `testing` |
+//! | `testing` | the module `testing`: `ManualClock`, `conformance`, `FaultyStore`, `SignedIn`, `assert_protected` |
+//! | `full` | all of these but `testing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -116,8 +135,11 @@ mod sync {
 
 /// Longer texts, with examples that are compiled and run.
 pub mod guide {
-    #[doc = include_str!("guide/walk.md")]
-    pub mod walk {}
+    #[doc = include_str!("guide/quick_start.md")]
+    pub mod quick_start {}
+
+    #[doc = include_str!("guide/requests.md")]
+    pub mod requests {}
 
     #[doc = include_str!("guide/browsers.md")]
     pub mod browsers {}
@@ -137,6 +159,9 @@ pub mod guide {
 
     #[doc = include_str!("guide/security.md")]
     pub mod security {}
+
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
 }
 
 /// What belongs to [`PolarStore`](store::PolarStore): how it is built, sessions it opens, Polar's
