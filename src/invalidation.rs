@@ -1,10 +1,12 @@
 //! What one node tells another when a cached session is no longer to be trusted.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 
 use crate::{customer::CustomerId, session::SessionId};
 
-/// Something changed in the store, so what is cached about it must not be used any more.
+/// A change in the store, after which what is cached about it must not be used any more.
 ///
 /// An invalidation carries identifiers, never anything derived from a token. It may come
 /// late, twice, out of order, or for something unknown here: it then does no harm.
@@ -15,14 +17,37 @@ pub enum Invalidation {
     Session(SessionId),
     /// This customer was changed, or all of the customer's sessions were revoked.
     Customer(CustomerId),
-    /// Anything may have changed, and whatever is cached must be looked up again.
+    /// Anything may have changed, and everything cached must be looked up again.
     All,
-    /// The source has lost its connection and may be missing changes. Until it yields
-    /// [`All`](Invalidation::All) no request is let in from the cache alone: each asks the store,
-    /// or waits for somebody else's lookup of the same token.
-    Lost,
+}
+
+/// What an [`InvalidationSource`] reports: a change in the store, or its own state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceEvent {
+    /// Something changed in the store.
+    Invalidate(Invalidation),
+    /// An answer to a question that the source itself asked: its connection works, and every
+    /// change announced before `asked_at` has been reported.
+    ///
+    /// A message that merely arrives is not such an answer, since it may have been under way for
+    /// long. The event changes nothing yet in what is trusted.
+    Alive {
+        /// When the source asked, not when the answer arrived.
+        asked_at: Instant,
+    },
+    /// The source has lost its connection and may be missing changes. Until it reports
+    /// [`Invalidation::All`] no request is let in from the cache alone: each asks the store, or
+    /// waits for a lookup of the same token that another request has begun.
+    Disconnected,
     /// A message that the source could not read. It is counted, logged once, and changes nothing.
-    Unreadable,
+    Malformed,
+}
+
+impl From<Invalidation> for SourceEvent {
+    fn from(invalidation: Invalidation) -> Self {
+        Self::Invalidate(invalidation)
+    }
 }
 
 /// Where the invalidations of other nodes come from: a database's notifications, a message
@@ -33,30 +58,30 @@ pub enum Invalidation {
 /// # Contract
 ///
 /// - A source that may have missed something (it has just connected, it was disconnected, it
-///   fell behind) yields [`Invalidation::All`] first.
-/// - A source that learns that it is disconnected yields [`Invalidation::Lost`] at once, and
-///   [`Invalidation::All`] when it is connected again.
-/// - [`recv`](InvalidationSource::recv) is cancel-safe: an invalidation that was not returned
-///   is returned by a later call.
+///   fell behind) reports [`Invalidation::All`] first.
+/// - A source that learns that it is disconnected reports [`SourceEvent::Disconnected`] at once,
+///   and [`Invalidation::All`] when it is connected again.
+/// - [`recv`](InvalidationSource::recv) is cancel-safe: an event that was not returned is
+///   returned by a later call.
 ///
 /// A channel makes a source for tests, or for a message bus that the application reads
 /// itself:
 ///
 /// ```
-/// use customer_session::{Invalidation, InvalidationSource, async_trait};
+/// use customer_session::{Invalidation, InvalidationSource, SourceEvent, async_trait};
 /// use tokio::sync::mpsc;
 ///
 /// struct Messages(mpsc::Receiver<Invalidation>);
 ///
 /// #[async_trait]
 /// impl InvalidationSource for Messages {
-///     async fn recv(&mut self) -> Option<Invalidation> {
-///         self.0.recv().await
+///     async fn recv(&mut self) -> Option<SourceEvent> {
+///         self.0.recv().await.map(SourceEvent::from)
 ///     }
 /// }
 /// ```
 #[async_trait]
 pub trait InvalidationSource: Send {
-    /// Waits for the next invalidation; `None` when there will be no more.
-    async fn recv(&mut self) -> Option<Invalidation>;
+    /// Waits for the next event. Returns `None` when there will be no more.
+    async fn recv(&mut self) -> Option<SourceEvent>;
 }

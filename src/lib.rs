@@ -186,7 +186,7 @@ pub use self::middleware::CurrentSession;
 pub use self::{
     clock::{Clock, SystemClock},
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
-    invalidation::{Invalidation, InvalidationSource},
+    invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},
     middleware::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,

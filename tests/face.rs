@@ -9,8 +9,8 @@ use customer_session::{
     CustomerKind, CustomerSession, CustomerSessionLayer, CustomerSessionService, CustomerSessions,
     CustomerSessionsBuilder, Invalidation, InvalidationSource, MemoryStore, Metadata,
     MetadataValue, OrganizationId, Rejection, RejectionKind, ResponseBody, SessionId,
-    SessionRegistry, SessionStore, SessionSummary, SessionToken, Statistics, StoreError,
-    StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics,
+    StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait,
     store::MemoryStore as ByItsOtherPath, testing::ManualClock,
 };
 use http::{Response, StatusCode};
@@ -45,7 +45,7 @@ struct Never;
 
 #[async_trait]
 impl InvalidationSource for Never {
-    async fn recv(&mut self) -> Option<Invalidation> {
+    async fn recv(&mut self) -> Option<SourceEvent> {
         None
     }
 }
@@ -65,7 +65,10 @@ fn every_type_is_what_it_is_said_to_be() {
     plain::<CustomerData>();
     plain::<(Address, TaxId, Metadata, MetadataValue, CustomerKind)>();
     plain::<(SessionToken, TokenFormat, SessionSummary)>();
-    plain::<(StoreError, StoreErrorKind, Invalidation)>();
+    plain::<(StoreError, StoreErrorKind, Invalidation, SourceEvent)>();
+    let _: SourceEvent = Invalidation::All.into();
+    let asked_at = std::time::Instant::now();
+    let _ = SourceEvent::Alive { asked_at };
     plain::<CustomerSessionLayer>();
     plain::<CustomerSessionService<()>>();
     plain::<CustomerSessionsBuilder<MemoryStore>>();

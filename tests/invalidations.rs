@@ -30,7 +30,7 @@ mod with_servers {
 
     use customer_session::{
         CustomerData, CustomerSession, Invalidation, InvalidationSource, SessionId,
-        SessionRegistry, StoreErrorKind,
+        SessionRegistry, SourceEvent, StoreErrorKind,
         store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
     };
     use sqlx::{Executor as _, PgPool};
@@ -45,13 +45,14 @@ mod with_servers {
     /// Silence of a second, an answer that takes a second, and a busy machine.
     const NOTICED: Duration = Duration::from_secs(4);
 
-    async fn next(source: &mut impl InvalidationSource) -> Invalidation {
+    async fn next(source: &mut impl InvalidationSource) -> SourceEvent {
         let next = timeout(NOTICED, source.recv()).await;
         next.expect("a message").expect("the source goes on")
     }
 
     /// Reads on until it comes.
-    async fn hears(source: &mut impl InvalidationSource, expected: Invalidation) {
+    async fn hears(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
+        let expected = expected.into();
         let begun = Instant::now();
         while next(source).await != expected {
             assert!(begun.elapsed() < NOTICED, "{expected:?} does not come");
@@ -94,7 +95,7 @@ mod with_servers {
     async fn changes_are_heard(store: impl SessionRegistry, mut source: impl InvalidationSource) {
         assert_eq!(
             next(&mut source).await,
-            Invalidation::All,
+            Invalidation::All.into(),
             "before anything else"
         );
 
@@ -141,14 +142,14 @@ mod with_servers {
         connect: impl AsyncFn(u16) -> S,
     ) {
         let mut source = connect(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         server.kill();
-        assert_eq!(next(&mut source).await, Invalidation::Lost);
+        assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
         let silence = timeout(Duration::from_millis(300), source.recv()).await;
         assert!(silence.is_err(), "nothing can be heard: {silence:?}");
         server.start();
         let back = Instant::now();
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         assert!(
             back.elapsed() < Duration::from_secs(1),
             "{:?}",
@@ -157,17 +158,17 @@ mod with_servers {
 
         let proxy = Proxy::new(server.port).await;
         let mut source = connect(proxy.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         proxy.cut();
-        assert_eq!(next(&mut source).await, Invalidation::Lost);
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         proxy.freeze();
         assert_eq!(
             next(&mut source).await,
-            Invalidation::Lost,
+            SourceEvent::Disconnected,
             "without a word"
         );
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
     }
 
     /// From when a revocation has returned until others hear of it.
@@ -188,7 +189,9 @@ mod with_servers {
             nodes.spawn(async move {
                 let mut heard = HashMap::new();
                 while heard.len() < REVOCATIONS {
-                    if let Invalidation::Session(id) = next(&mut source).await {
+                    if let SourceEvent::Invalidate(Invalidation::Session(id)) =
+                        next(&mut source).await
+                    {
                         heard.insert(id, Instant::now());
                     }
                 }
@@ -225,7 +228,7 @@ mod with_servers {
         store: impl SessionRegistry,
         mut source: impl InvalidationSource,
     ) {
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         let mut missing = std::collections::HashSet::new();
         for _ in 0..100 {
             let one = inserted(&store).await;
@@ -236,7 +239,8 @@ mod with_servers {
         while !missing.is_empty() {
             assert!(begun.elapsed() < NOTICED, "{} are missing", missing.len());
             let patience = Duration::from_micros(50);
-            if let Ok(Some(Invalidation::Session(id))) = timeout(patience, source.recv()).await {
+            let event = timeout(patience, source.recv()).await;
+            if let Ok(Some(SourceEvent::Invalidate(Invalidation::Session(id)))) = event {
                 missing.remove(&id);
             }
         }
@@ -295,7 +299,7 @@ mod with_servers {
                 .expect("done");
         };
         let mut source = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
 
         let one = inserted(&store).await;
         run(format!(
@@ -311,7 +315,7 @@ mod with_servers {
         let said = next(&mut source).await;
         assert_eq!(
             said,
-            Invalidation::Session(one.id.clone()),
+            Invalidation::Session(one.id.clone()).into(),
             "what was rolled back is not announced"
         );
         run(format!(
@@ -319,7 +323,10 @@ mod with_servers {
             one.id
         ))
         .await;
-        assert_eq!(next(&mut source).await, Invalidation::Session(one.id));
+        assert_eq!(
+            next(&mut source).await,
+            Invalidation::Session(one.id).into()
+        );
 
         let one = inserted(&store).await;
         run(format!(
@@ -356,7 +363,10 @@ mod with_servers {
         );
         let one = inserted(&store).await;
         store.revoke(&one.id).await.expect("revoked");
-        assert_eq!(next(&mut source).await, Invalidation::Session(one.id));
+        assert_eq!(
+            next(&mut source).await,
+            Invalidation::Session(one.id).into()
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -366,7 +376,7 @@ mod with_servers {
         };
         let by_hand = PgPool::connect(&server.url()).await.expect("connected");
         let mut source = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
         let channel: String = sqlx::query_scalar(
             "SELECT 'customer_sessions_' || 'customer_sessions'::regclass::oid::text",
         )
@@ -386,7 +396,7 @@ mod with_servers {
             notify(nonsense).await;
             assert_eq!(
                 next(&mut source).await,
-                Invalidation::Unreadable,
+                SourceEvent::Malformed,
                 "{nonsense}"
             );
         }
@@ -412,7 +422,7 @@ mod with_servers {
             .execute("DELETE FROM customer_sessions")
             .await
             .expect("done");
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -437,11 +447,14 @@ mod with_servers {
             .await
             .expect("it listens");
         let mut neighbour = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
-        assert_eq!(next(&mut neighbour).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
+        assert_eq!(next(&mut neighbour).await, Invalidation::All.into());
         let one = inserted(&other).await;
         other.revoke(&one.id).await.expect("revoked");
-        assert_eq!(next(&mut source).await, Invalidation::Session(one.id));
+        assert_eq!(
+            next(&mut source).await,
+            Invalidation::Session(one.id).into()
+        );
         let silence = timeout(Duration::from_millis(200), neighbour.recv()).await;
         assert!(silence.is_err(), "{silence:?}");
         by_hand
@@ -463,7 +476,7 @@ mod with_servers {
             .await
             .expect("connected");
         let mut source = from_redis(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All);
+        assert_eq!(next(&mut source).await, Invalidation::All.into());
 
         let one = inserted(&store).await;
         hears(&mut source, Invalidation::Customer(one.customer_id.clone())).await;
@@ -506,7 +519,7 @@ mod with_servers {
         }
         assert_eq!(
             next(&mut source).await,
-            Invalidation::All,
+            Invalidation::All.into(),
             "one for all of them"
         );
         let one = inserted(&store).await;
@@ -525,7 +538,7 @@ mod with_servers {
         let pool = PgPool::connect(&server.url()).await.expect("connected");
         let all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
         pool.execute(all).await.expect("dropped");
-        hears(&mut source, Invalidation::Lost).await;
+        hears(&mut source, SourceEvent::Disconnected).await;
         store.migrate().await.expect("migrated");
         hears(&mut source, Invalidation::All).await;
         let one = inserted(&store).await;
@@ -535,7 +548,7 @@ mod with_servers {
         // And triggers that somebody switches off.
         let off = "ALTER TABLE customer_sessions DISABLE TRIGGER USER";
         pool.execute(off).await.expect("switched off");
-        hears(&mut source, Invalidation::Lost).await;
+        hears(&mut source, SourceEvent::Disconnected).await;
         let on = "ALTER TABLE customer_sessions ENABLE TRIGGER USER";
         pool.execute(on).await.expect("switched on");
         hears(&mut source, Invalidation::All).await;
@@ -558,7 +571,7 @@ mod with_servers {
             followed.expect("set");
         };
         follow(["127.0.0.1", "1"]).await;
-        hears(&mut source, Invalidation::Lost).await;
+        hears(&mut source, SourceEvent::Disconnected).await;
         let refused = RedisInvalidations::connect(&server.url()).await;
         assert_error(refused, StoreErrorKind::Unavailable, &["replica"]);
         follow(["NO", "ONE"]).await;
@@ -592,13 +605,15 @@ mod with_servers {
         loop {
             let said = next(&mut source).await;
             match &said {
-                Invalidation::All => {}
-                Invalidation::Session(id) => assert_eq!(*id, one.id),
-                Invalidation::Customer(id) => assert_eq!(*id, one.customer_id),
+                SourceEvent::Invalidate(Invalidation::All) => {}
+                SourceEvent::Invalidate(Invalidation::Session(id)) => assert_eq!(*id, one.id),
+                SourceEvent::Invalidate(Invalidation::Customer(id)) => {
+                    assert_eq!(*id, one.customer_id)
+                }
                 other => panic!("{other:?}"),
             }
             assert!(!format!("{said:?}").contains(one.token.expose()));
-            if said == Invalidation::Session(one.id.clone()) {
+            if said == Invalidation::Session(one.id.clone()).into() {
                 break;
             }
         }

@@ -6,7 +6,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use customer_session::{
     CustomerSession, CustomerSessions, Invalidation, InvalidationSource, SessionEnd,
-    SessionLifetime, SessionRegistry as _, async_trait, testing::ManualClock,
+    SessionLifetime, SessionRegistry as _, SourceEvent, async_trait, testing::ManualClock,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::timeout;
@@ -67,8 +67,8 @@ struct One(Option<Invalidation>);
 
 #[async_trait]
 impl InvalidationSource for One {
-    async fn recv(&mut self) -> Option<Invalidation> {
-        self.0.take()
+    async fn recv(&mut self) -> Option<SourceEvent> {
+        self.0.take().map(SourceEvent::from)
     }
 }
 

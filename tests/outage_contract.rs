@@ -14,8 +14,8 @@ use std::{
 use axum::body::Body;
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, Invalidation,
-    InvalidationSource, MemoryStore, SessionRegistry as _, SessionStore, SessionToken, Statistics,
-    StoreError, Verdict, async_trait, testing::ManualClock,
+    InvalidationSource, MemoryStore, SessionRegistry as _, SessionStore, SessionToken, SourceEvent,
+    Statistics, StoreError, Verdict, async_trait, testing::ManualClock,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use tokio::sync::{mpsc, oneshot};
@@ -92,23 +92,23 @@ impl Bench {
     }
 }
 
-struct Messages(mpsc::UnboundedReceiver<Invalidation>);
+struct Messages(mpsc::UnboundedReceiver<SourceEvent>);
 
 #[async_trait]
 impl InvalidationSource for Messages {
-    async fn recv(&mut self) -> Option<Invalidation> {
+    async fn recv(&mut self) -> Option<SourceEvent> {
         self.0.recv().await
     }
 }
 
 struct Messenger {
-    sender: mpsc::UnboundedSender<Invalidation>,
+    sender: mpsc::UnboundedSender<SourceEvent>,
     listening: tokio::task::JoinHandle<()>,
 }
 
 impl Messenger {
-    async fn says(&self, bench: &Bench, message: Invalidation) {
-        self.sender.send(message).expect("somebody listens");
+    async fn says(&self, bench: &Bench, message: impl Into<SourceEvent>) {
+        self.sender.send(message.into()).expect("somebody listens");
         bench.settle().await;
     }
 }
@@ -306,8 +306,8 @@ async fn while_nothing_is_heard_every_request_asks_the_store() {
     bench.ask().await.expect("live");
     assert_eq!(bench.store.lookups(), 2, "cached");
 
-    messenger.says(&bench, Invalidation::Lost).await;
-    messenger.says(&bench, Invalidation::Lost).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
     assert_eq!(bench.statistics().sources_lost, 1);
     bench.ask().await.expect("live");
     bench.ask().await.expect("live");
@@ -322,7 +322,7 @@ async fn while_nothing_is_heard_every_request_asks_the_store() {
 
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
-    messenger.says(&bench, Invalidation::Lost).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
     bench.ask().await.expect("live");
     messenger.says(&bench, Invalidation::All).await;
     assert_eq!(bench.statistics().sources_lost, 0);
@@ -339,7 +339,7 @@ async fn while_nothing_is_heard_every_request_asks_the_store() {
 async fn a_lookup_from_before_the_gap_is_not_used_after_it() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
-    messenger.says(&bench, Invalidation::Lost).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
     bench.store.shut();
     let waiting = tokio::spawn({
         let (sessions, token) = (bench.sessions.clone(), bench.session.token.clone());
@@ -402,7 +402,7 @@ async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
             tokio::task::yield_now().await;
         }
     };
-    says(Invalidation::Lost).await;
+    says(SourceEvent::Disconnected).await;
 
     // Read, and still on its way.
     let (go_on, held) = oneshot::channel();
@@ -418,7 +418,7 @@ async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
         "it has read"
     );
     store.inner.revoke(&session.id).await.expect("revoked");
-    says(Invalidation::All).await;
+    says(SourceEvent::from(Invalidation::All)).await;
     let ask = || sessions.authenticate(&session.token);
     assert!(matches!(ask().await, Err(AuthenticateError::InvalidToken)));
 
@@ -436,7 +436,7 @@ async fn with_grace_a_gap_does_not_take_the_sessions_away_while_the_store_fails(
     let bench = Bench::with_grace().await;
     let messenger = bench.listen().await;
     bench.store.fault(Fault::Fail);
-    messenger.says(&bench, Invalidation::Lost).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
     bench.ask().await.expect("stale");
     messenger.says(&bench, Invalidation::All).await;
     bench
@@ -457,7 +457,7 @@ async fn with_grace_a_gap_does_not_take_the_sessions_away_while_the_store_fails(
 async fn whoever_stops_listening_in_a_gap_is_back_to_the_cache_s_lifetime() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
-    messenger.says(&bench, Invalidation::Lost).await;
+    messenger.says(&bench, SourceEvent::Disconnected).await;
     messenger.listening.abort();
     bench.settle().await;
     assert_eq!(bench.statistics().sources_lost, 0);
@@ -471,7 +471,7 @@ async fn messages_that_cannot_be_read_are_counted_and_do_nothing() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
     for _ in 0..3 {
-        messenger.says(&bench, Invalidation::Unreadable).await;
+        messenger.says(&bench, SourceEvent::Malformed).await;
     }
     assert_eq!(bench.statistics().unreadable, 3);
     bench.ask().await.expect("cached");

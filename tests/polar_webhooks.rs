@@ -476,7 +476,7 @@ async fn a_delivery_that_was_not_applied_may_come_again() {
     let (service, mut source) = webhooks.service();
     assert_eq!(
         source.recv().await,
-        Some(Invalidation::All),
+        Some(Invalidation::All.into()),
         "it begins with what it missed"
     );
     let body = BODY.as_bytes();
@@ -488,7 +488,7 @@ async fn a_delivery_that_was_not_applied_may_come_again() {
     let given_up = tokio::time::timeout(Duration::from_secs(1), service.receive(&headers, body));
     given_up.await.expect_err("nobody listens");
     // Whoever took it is gone before it was applied. Two were left by those who gave up.
-    let customer = || Some(Invalidation::Customer("cus_1".into()));
+    let customer = || Some(Invalidation::Customer("cus_1".into()).into());
     let (received, ()) = tokio::join!(service.receive(&headers, body), async {
         for _ in 0..3 {
             assert_eq!(source.recv().await, customer());
@@ -511,7 +511,7 @@ async fn a_delivery_is_answered_after_it_was_applied() {
         _ = &mut receive => panic!("nobody has applied it"),
         taken = source.recv() => taken,
     };
-    assert_eq!(taken, Some(Invalidation::Customer("cus_1".into())));
+    assert_eq!(taken, Some(Invalidation::Customer("cus_1".into()).into()));
     let meanwhile = service.receive(&headers, BODY.as_bytes()).await;
     assert_eq!(meanwhile, Err(WebhookError::NotApplied), "it is under way");
     tokio::select! {

@@ -6,7 +6,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use customer_session::{
     AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation,
-    InvalidationSource, SessionStore, async_trait,
+    InvalidationSource, SessionStore, SourceEvent, async_trait,
 };
 use tokio::sync::mpsc;
 
@@ -16,8 +16,8 @@ struct Messages(mpsc::UnboundedReceiver<Invalidation>);
 
 #[async_trait]
 impl InvalidationSource for Messages {
-    async fn recv(&mut self) -> Option<Invalidation> {
-        self.0.recv().await
+    async fn recv(&mut self) -> Option<SourceEvent> {
+        self.0.recv().await.map(SourceEvent::from)
     }
 }
 

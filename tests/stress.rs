@@ -19,7 +19,7 @@ use std::{
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, Invalidation, InvalidationSource,
     MemoryStore, MetadataValue, SessionId, SessionRegistry, SessionStore, SessionSummary,
-    SessionToken, StoreError, TokenFormat, async_trait,
+    SessionToken, SourceEvent, StoreError, TokenFormat, async_trait,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -245,8 +245,8 @@ struct One(Option<Invalidation>);
 
 #[async_trait]
 impl InvalidationSource for One {
-    async fn recv(&mut self) -> Option<Invalidation> {
-        self.0.take()
+    async fn recv(&mut self) -> Option<SourceEvent> {
+        self.0.take().map(SourceEvent::from)
     }
 }
 

@@ -9,7 +9,10 @@ use super::{
     marks::{Marks, Target},
     witness::Witnesses,
 };
-use crate::{invalidation::Invalidation, observe};
+use crate::{
+    invalidation::{Invalidation, SourceEvent},
+    observe,
+};
 
 /// As many bells for sessions, and for customers; a power of two.
 const BELLS: usize = 1024;
@@ -94,8 +97,6 @@ impl Engine {
             Invalidation::Session(id) => Target::Session(id.as_str()),
             Invalidation::Customer(id) => Target::Customer(id.as_str()),
             Invalidation::All => Target::All,
-            // They say something of a source, and are dealt with where it is heard.
-            Invalidation::Lost | Invalidation::Unreadable => return,
         };
         self.hearing.change(invalidation, target);
         if *invalidation == Invalidation::All {
@@ -121,28 +122,30 @@ impl Ear {
         }
     }
 
-    pub(super) fn hear(&mut self, invalidation: &Invalidation) {
-        match invalidation {
-            Invalidation::Lost if self.is_lost => {}
-            Invalidation::Lost => {
+    pub(super) fn hear(&mut self, event: &SourceEvent) {
+        match event {
+            SourceEvent::Disconnected if self.is_lost => {}
+            SourceEvent::Disconnected => {
                 self.is_lost = true;
                 self.engine.hearing.lose();
                 observe::source_lost();
             }
             // What is remembered must be looked up again, but should the store fail meanwhile it
             // is no worse than while nothing was heard: it is doubted, not thrown away.
-            Invalidation::All if self.is_lost => {
+            SourceEvent::Invalidate(Invalidation::All) if self.is_lost => {
                 self.find_again();
                 observe::source_found();
             }
-            Invalidation::Unreadable => {
+            SourceEvent::Malformed => {
                 self.engine.counters.unreadable.add_one();
                 if !self.has_heard_nonsense {
                     self.has_heard_nonsense = true;
                     observe::message_unreadable();
                 }
             }
-            change => self.engine.invalidate(change),
+            SourceEvent::Invalidate(change) => self.engine.invalidate(change),
+            // What is trusted does not depend on it yet.
+            SourceEvent::Alive { .. } => {}
         }
     }
 

@@ -154,7 +154,7 @@ impl<S: SessionStore> CustomerSessions<S> {
     ///
     /// Nothing runs until the application spawns the returned future. When it ends,
     /// everything received has been applied. While the source has
-    /// [lost](Invalidation::Lost) its connection, every request asks the store; once the future
+    /// [lost](crate::SourceEvent::Disconnected) its connection, every request asks the store; once the future
     /// has ended or was dropped, what bounds a change unheard of is the cache's lifetime.
     ///
     /// ```
@@ -174,8 +174,8 @@ impl<S: SessionStore> CustomerSessions<S> {
         async move {
             let mut ear = Ear::new(engine);
             let mut heard = 0_u32;
-            while let Some(invalidation) = source.recv().await {
-                ear.hear(&invalidation);
+            while let Some(event) = source.recv().await {
+                ear.hear(&event);
                 heard = heard.wrapping_add(1);
                 if heard % AT_ONCE == 0 {
                     yield_now().await;

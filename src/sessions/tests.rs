@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::TimeSource,
     customer::CustomerData,
-    invalidation::Invalidation,
+    invalidation::{Invalidation, SourceEvent},
     session::CustomerSession,
     store::{MemoryStore, SessionStore, StoreError},
     token::SessionToken,
@@ -107,7 +107,7 @@ async fn on_one_stripe_a_revocation_ends_its_own_session_and_no_other() {
 /// A store during each of whose lookups something changes.
 struct Storm {
     inner: MemoryStore,
-    change: Invalidation,
+    change: SourceEvent,
     /// In which lookups it changes.
     when: std::ops::RangeInclusive<u64>,
     engine: OnceLock<Weak<Engine>>,
@@ -122,8 +122,8 @@ impl SessionStore for Storm {
         if self.when.contains(&engine.statistics().lookups) {
             let mut ear = Ear::new(engine);
             ear.hear(&self.change);
-            if self.change == Invalidation::Lost {
-                ear.hear(&Invalidation::All);
+            if self.change == SourceEvent::Disconnected {
+                ear.hear(&Invalidation::All.into());
             }
         }
         found
@@ -131,7 +131,7 @@ impl SessionStore for Storm {
 }
 
 async fn in_a_storm(
-    change: impl FnOnce(&CustomerSession) -> Invalidation,
+    change: impl FnOnce(&CustomerSession) -> SourceEvent,
     when: std::ops::RangeInclusive<u64>,
 ) -> (Result<Arc<CustomerSession>, AuthenticateError>, u64) {
     let calm = on_one_stripe();
@@ -165,7 +165,7 @@ async fn in_a_storm(
 
 #[tokio::test]
 async fn under_constant_revocation_a_session_is_let_in_within_four_lookups() {
-    let other = |_: &CustomerSession| Invalidation::Session("ses_other".into());
+    let other = |_: &CustomerSession| Invalidation::Session("ses_other".into()).into();
     let (answer, lookups) = in_a_storm(other, 1..=u64::MAX).await;
     answer.expect("live");
     assert_eq!(lookups, 4);
@@ -173,12 +173,12 @@ async fn under_constant_revocation_a_session_is_let_in_within_four_lookups() {
 
 #[tokio::test]
 async fn even_a_lookup_that_goes_alone_notices_what_changes_its_own_session() {
-    let own: [fn(&CustomerSession) -> Invalidation; 4] = [
-        |session| Invalidation::Session(session.id.clone()),
-        |session| Invalidation::Customer(session.customer_id.clone()),
-        |_| Invalidation::All,
+    let own: [fn(&CustomerSession) -> SourceEvent; 4] = [
+        |session| Invalidation::Session(session.id.clone()).into(),
+        |session| Invalidation::Customer(session.customer_id.clone()).into(),
+        |_| Invalidation::All.into(),
         // A gap in what was heard, over by the time the lookup lands.
-        |_| Invalidation::Lost,
+        |_| SourceEvent::Disconnected,
     ];
     for own in own {
         // The store still has it, as after a mere change: so it is asked once more.

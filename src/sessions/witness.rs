@@ -73,7 +73,6 @@ impl Witness<'_> {
             Invalidation::Session(id) => *id == session.id,
             Invalidation::Customer(id) => *id == session.customer_id,
             Invalidation::All => true,
-            Invalidation::Lost | Invalidation::Unreadable => false,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::invalidation::Invalidation;
+use crate::invalidation::{Invalidation, SourceEvent};
 
 /// After so much silence the connection is tried.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(400);
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     /// Said before anything that is heard.
-    first: Option<Invalidation>,
+    first: Option<SourceEvent>,
     /// When the connection is tried, if nothing is heard until then.
     pub(super) due: Instant,
     retry_at: Instant,
@@ -32,7 +32,7 @@ impl Heartbeat {
     pub(super) fn begin() -> Self {
         let now = Instant::now();
         Self {
-            first: Some(Invalidation::All),
+            first: Some(Invalidation::All.into()),
             due: now + SILENCE,
             retry_at: now,
             pause: FIRST_PAUSE,
@@ -40,7 +40,7 @@ impl Heartbeat {
     }
 
     /// What is to be said before anything else.
-    pub(super) fn first(&mut self) -> Option<Invalidation> {
+    pub(super) fn first(&mut self) -> Option<SourceEvent> {
         self.first.take()
     }
 
@@ -51,7 +51,7 @@ impl Heartbeat {
 
     /// The connection is gone.
     pub(super) fn lost(&mut self) {
-        self.first = Some(Invalidation::Lost);
+        self.first = Some(SourceEvent::Disconnected);
         self.retry_at = Instant::now();
         self.pause = FIRST_PAUSE;
     }

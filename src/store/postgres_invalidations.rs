@@ -20,7 +20,7 @@ use super::{
     sql::failed,
     statements,
 };
-use crate::invalidation::{Invalidation, InvalidationSource};
+use crate::invalidation::{Invalidation, InvalidationSource, SourceEvent};
 
 /// Hears what changes in the tables of a [`PostgresStore`](super::PostgresStore), whoever
 /// changes it.
@@ -29,7 +29,7 @@ use crate::invalidation::{Invalidation, InvalidationSource};
 /// [`migrate`](super::PostgresStore::migrate) has put there, announce each change in the
 /// transaction that makes it, so that a row that is deleted by hand counts, too. The source has
 /// a connection of its own, tries it once a second, and when it is lost says so
-/// ([`Lost`](Invalidation::Lost)) and connects again by itself. Dropping it closes the
+/// ([`Disconnected`](SourceEvent::Disconnected)) and connects again by itself. Dropping it closes the
 /// connection. What is written while triggers are off (`session_replication_role = replica`,
 /// logical replication) is not announced.
 ///
@@ -82,15 +82,15 @@ impl PostgresInvalidations {
     }
 
     /// What a message of the database says.
-    fn read(&self, channel: &str, payload: &str) -> Invalidation {
+    fn read(&self, channel: &str, payload: &str) -> SourceEvent {
         if channel != self.channel {
-            return Invalidation::Unreadable;
+            return SourceEvent::Malformed;
         }
         match payload.split_once(':') {
-            Some(("session", id)) => Invalidation::Session(id.into()),
-            Some(("customer", id)) => Invalidation::Customer(id.into()),
-            None if payload == "all" => Invalidation::All,
-            _ => Invalidation::Unreadable,
+            Some(("session", id)) => Invalidation::Session(id.into()).into(),
+            Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
+            None if payload == "all" => Invalidation::All.into(),
+            _ => SourceEvent::Malformed,
         }
     }
 
@@ -146,7 +146,7 @@ async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), Stor
 
 #[async_trait]
 impl InvalidationSource for PostgresInvalidations {
-    async fn recv(&mut self) -> Option<Invalidation> {
+    async fn recv(&mut self) -> Option<SourceEvent> {
         loop {
             if let Some(first) = self.heartbeat.first() {
                 return Some(first);

@@ -30,7 +30,7 @@ use super::{
     heartbeat::{Heartbeat, PATIENCE},
     redis::{PREFIX, check_server, failed},
 };
-use crate::invalidation::{Invalidation, InvalidationSource};
+use crate::invalidation::{Invalidation, InvalidationSource, SourceEvent};
 
 /// So many messages wait to be applied. What comes beyond becomes one `All`.
 const MOST_WAITING: usize = 8192;
@@ -38,7 +38,7 @@ const MOST_WAITING: usize = 8192;
 /// Hears what changes among the keys of a [`RedisStore`](super::RedisStore), whoever changes it.
 ///
 /// The source has a connection of its own, tries it once a second, and when it is lost says so
-/// ([`Lost`](Invalidation::Lost)) and connects again by itself. Dropping it closes the
+/// ([`Disconnected`](SourceEvent::Disconnected)) and connects again by itself. Dropping it closes the
 /// connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for the
 /// store. A replica is refused.
 ///
@@ -64,7 +64,7 @@ pub struct RedisInvalidations {
     link: Option<Link>,
     heartbeat: Heartbeat,
     /// The keys of a message that named several.
-    waiting: Vec<Invalidation>,
+    waiting: Vec<SourceEvent>,
 }
 
 /// A connection on which the server sends what changes. It is closed when it is dropped.
@@ -125,32 +125,32 @@ impl RedisInvalidations {
     /// Writes down what a message of the server says.
     fn read(&mut self, message: PushInfo) {
         if message.kind != PushKind::Invalidate {
-            return self.waiting.push(Invalidation::Unreadable);
+            return self.waiting.push(SourceEvent::Malformed);
         }
         for part in message.data {
             match part {
                 // Everything was deleted.
-                Value::Nil => self.waiting.push(Invalidation::All),
+                Value::Nil => self.waiting.push(Invalidation::All.into()),
                 Value::Array(keys) => {
                     let keys = keys.iter().map(|key| self.read_key(key));
                     let keys: Vec<_> = keys.collect();
                     self.waiting.extend(keys);
                 }
-                _ => self.waiting.push(Invalidation::Unreadable),
+                _ => self.waiting.push(SourceEvent::Malformed),
             }
         }
     }
 
-    fn read_key(&self, key: &Value) -> Invalidation {
+    fn read_key(&self, key: &Value) -> SourceEvent {
         let key = match key {
             Value::BulkString(key) => std::str::from_utf8(key).ok(),
             _ => None,
         };
         let key = key.and_then(|key| key.strip_prefix(&*self.prefix));
         match key.and_then(|key| key.split_once(':')) {
-            Some(("session", id)) => Invalidation::Session(id.into()),
-            Some(("customer", id)) => Invalidation::Customer(id.into()),
-            _ => Invalidation::Unreadable,
+            Some(("session", id)) => Invalidation::Session(id.into()).into(),
+            Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
+            _ => SourceEvent::Malformed,
         }
     }
 }
@@ -212,7 +212,7 @@ fn note_down(
 
 #[async_trait]
 impl InvalidationSource for RedisInvalidations {
-    async fn recv(&mut self) -> Option<Invalidation> {
+    async fn recv(&mut self) -> Option<SourceEvent> {
         loop {
             if let Some(first) = self.heartbeat.first() {
                 return Some(first);
@@ -238,7 +238,7 @@ impl InvalidationSource for RedisInvalidations {
                     .try_recv()
                     .is_ok_and(|it| it.kind != PushKind::Disconnection)
                 {}
-                return Some(Invalidation::All);
+                return Some(Invalidation::All.into());
             }
             match timeout_at(self.heartbeat.due, link.messages.recv()).await {
                 Ok(Some(message)) if message.kind != PushKind::Disconnection => {

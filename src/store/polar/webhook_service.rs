@@ -25,7 +25,7 @@ use tower_service::Service;
 
 use super::{Event, WebhookError, Webhooks};
 use crate::{
-    invalidation::{Invalidation, InvalidationSource},
+    invalidation::{Invalidation, InvalidationSource, SourceEvent},
     observe,
 };
 
@@ -243,20 +243,20 @@ pub struct PolarInvalidations {
 
 #[async_trait]
 impl InvalidationSource for PolarInvalidations {
-    async fn recv(&mut self) -> Option<Invalidation> {
+    async fn recv(&mut self) -> Option<SourceEvent> {
         if let Some(applied) = self.taken.take() {
             // Whoever waited for it may have given up.
             let _ = applied.send(());
         }
         if !std::mem::replace(&mut self.has_begun, true) {
-            return Some(Invalidation::All);
+            return Some(Invalidation::All.into());
         }
         let Delivery {
             invalidation,
             applied,
         } = self.receiver.recv().await?;
         self.taken = Some(applied);
-        Some(invalidation)
+        Some(invalidation.into())
     }
 }
 
