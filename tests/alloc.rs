@@ -1,7 +1,5 @@
 //! What a hit costs in memory: allocations, and the size of its future.
 
-mod support;
-
 use std::{
     convert::Infallible,
     future::Ready,
@@ -17,7 +15,7 @@ use http::{Extensions, HeaderValue, Request, Response};
 use http_body_util::Empty;
 use tower::{Layer as _, Service};
 
-use support::{HOUR, customer};
+use test_support::{HOUR, customer};
 
 /// A service that does nothing and allocates nothing.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ mod contents;
 mod postgres;
 mod purging;
 mod redis;
-#[path = "../../../../tests/support/servers.rs"]
+#[path = "../../../../tests/support/src/servers.rs"]
 mod servers;
 mod sqlite;
 

@@ -1,0 +1,312 @@
+//! What outlives the request that was let in ends with its session.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use customer_session::{
+    CustomerSession, CustomerSessions, Invalidation, InvalidationSource, SessionEnd,
+    SessionLifetime, SessionRegistry as _, SourceEvent, async_trait, testing::ManualClock,
+};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use tokio::time::timeout;
+
+use test_support::{Fault, HOUR, ProbeStore, clock, customer};
+
+const TTL: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Generous: what ends at all ends at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Bench {
+    store: Arc<ProbeStore>,
+    clock: ManualClock,
+    sessions: CustomerSessions<Arc<ProbeStore>>,
+    session: CustomerSession,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
+        let sessions = CustomerSessions::builder(Arc::clone(&store))
+            .clock(clock.clone())
+            .cache_ttl(TTL)
+            .store_timeout(TIMEOUT)
+            .build();
+        let session = sessions.issue(customer("cus_1"), HOUR).await;
+        Self {
+            store,
+            clock,
+            sessions,
+            session: session.expect("issued"),
+        }
+    }
+
+    async fn lifetime(&self) -> SessionLifetime {
+        let session = self.sessions.authenticate(&self.session.token).await;
+        self.sessions.lifetime(&session.expect("live"))
+    }
+
+    /// The lifetime's end, awaited in a task; it has looked once when this returns.
+    async fn ended(&self) -> tokio::task::JoinHandle<SessionEnd> {
+        let ended = tokio::spawn(self.lifetime().await.ended());
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ended.is_finished(), "it is live");
+        ended
+    }
+
+    async fn hears(&self, message: Invalidation) {
+        self.sessions.listen(One(Some(message))).await;
+    }
+}
+
+struct One(Option<Invalidation>);
+
+#[async_trait]
+impl InvalidationSource for One {
+    async fn recv(&mut self) -> Option<SourceEvent> {
+        self.0.take().map(SourceEvent::from)
+    }
+}
+
+async fn end(ended: tokio::task::JoinHandle<SessionEnd>) -> SessionEnd {
+    let end = timeout(PATIENCE, ended).await;
+    end.expect("it ends").expect("no panic")
+}
+
+#[tokio::test]
+async fn a_revocation_here_ends_it() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    let customer = &bench.session.customer_id;
+    bench
+        .sessions
+        .revoke_customer(customer)
+        .await
+        .expect("revoked");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    let new = bench.sessions.rotate(&bench.session.token, HOUR).await;
+    new.expect("rotated");
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test]
+async fn a_message_from_another_node_ends_it_if_the_session_is_gone() {
+    let messages: [fn(&CustomerSession) -> Invalidation; 3] = [
+        |session| Invalidation::Session(session.id.clone()),
+        |session| Invalidation::Customer(session.customer_id.clone()),
+        |_| Invalidation::All,
+    ];
+    for message in messages {
+        let bench = Bench::new().await;
+        let ended = bench.ended().await;
+        bench.hears(message(&bench.session)).await;
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished(), "it was only changed");
+        bench
+            .store
+            .inner
+            .revoke(&bench.session.id)
+            .await
+            .expect("revoked elsewhere");
+        bench.hears(message(&bench.session)).await;
+        assert_eq!(end(ended).await, SessionEnd::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn it_expires_by_the_wall_clock() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.clock.advance(HOUR);
+    assert_eq!(end(ended).await, SessionEnd::Expired);
+
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.clock.set(bench.session.expires_at);
+    assert_eq!(end(ended).await, SessionEnd::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench
+        .store
+        .inner
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked elsewhere");
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(!ended.is_finished(), "nobody knows");
+    bench.clock.advance(TTL);
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_not_trusted_for_longer_than_a_request_would_be() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.store.fault(Fault::Fail);
+    bench.clock.advance(TTL);
+    let end = timeout(2 * TTL, ended).await.expect("it ends");
+    assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_does_not_end_it() {
+    let bench = Bench::new().await;
+    let ended = bench.ended().await;
+    bench.store.fault(Fault::Fail);
+    // Nobody has told anything, and the answer is good for as long as that.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished());
+    bench
+        .hears(Invalidation::Session(bench.session.id.clone()))
+        .await;
+    tokio::time::sleep(TIMEOUT / 2).await;
+    assert!(!ended.is_finished(), "a request would get 503");
+    bench.store.fault(None);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished(), "it was confirmed");
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(ended.await.expect("no panic"), SessionEnd::Revoked);
+}
+
+/// The store says that it is done, and then nothing any more.
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_cannot_be_looked_up_ends_it_soon() {
+    for is_local in [true, false] {
+        let bench = Bench::new().await;
+        let ended = bench.ended().await;
+        bench.store.fault(Fault::Fail);
+        let id = bench.session.id.clone();
+        if is_local {
+            bench.sessions.revoke(&id).await.expect("revoked");
+        } else {
+            bench.hears(Invalidation::Session(id)).await;
+        }
+        let end = timeout(2 * TIMEOUT, ended).await.expect("it ends soon");
+        assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_is_too_long() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .store_timeout(Duration::MAX)
+        .cache_ttl(Duration::MAX)
+        .stale_if_error(Duration::MAX)
+        .build();
+    let session = sessions.issue(customer("cus_1"), HOUR).await;
+    let session = session.expect("issued");
+    let known = sessions.authenticate(&session.token).await.expect("live");
+    let ended = tokio::spawn(sessions.lifetime(&known).ended());
+    tokio::task::yield_now().await;
+    store.fault(Fault::Fail);
+    sessions.revoke(&session.id).await.expect("revoked");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.fault(None);
+    assert_eq!(end(ended).await, SessionEnd::Revoked);
+}
+
+#[tokio::test]
+async fn streams_leave_half_of_the_lookups_to_requests() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .max_concurrent_lookups(8)
+        .build();
+    let mut streams = Vec::new();
+    for number in 0..20 {
+        let issued = sessions
+            .issue(customer(&format!("cus_{number}")), HOUR)
+            .await;
+        let known = sessions.authenticate(&issued.expect("issued").token).await;
+        streams.push(tokio::spawn(
+            sessions.lifetime(&known.expect("live")).ended(),
+        ));
+    }
+    let other = sessions
+        .issue(customer("cus_other"), HOUR)
+        .await
+        .expect("issued");
+    tokio::task::yield_now().await;
+    let before = store.lookups();
+    store.shut();
+    sessions.listen(One(Some(Invalidation::All))).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.lookups() - before, 4);
+    let request = tokio::spawn(async move { sessions.authenticate(&other.token).await });
+    store.was_asked(before + 5).await;
+    store.open();
+    request.await.expect("no panic").expect("let in");
+    assert!(streams.iter().all(|stream| !stream.is_finished()));
+}
+
+#[tokio::test]
+async fn who_asks_after_the_end_is_told_at_once() {
+    let bench = Bench::new().await;
+    let lifetime = bench.lifetime().await;
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    assert_eq!(lifetime.ended().await, SessionEnd::Revoked);
+    assert_eq!(lifetime.clone().ended().await, SessionEnd::Revoked);
+
+    drop(bench);
+    assert_eq!(
+        lifetime.ended().await,
+        SessionEnd::Unconfirmed,
+        "nobody knows any more"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
+    let bench = Bench::new().await;
+    let lifetime = bench.lifetime().await;
+    let mut items = pin!(lifetime.limit(stream::iter(1_u64..)));
+    assert_eq!(items.next().await, Some(1));
+    assert_eq!(items.next().await, Some(2));
+    bench
+        .sessions
+        .revoke(&bench.session.id)
+        .await
+        .expect("revoked");
+    let rest = items.by_ref().count();
+    let rest = timeout(PATIENCE, rest).await.expect("it ends");
+    assert!(rest < 1000, "{rest} items after the end");
+    assert_eq!(items.next().await, None);
+
+    let mut short = pin!(
+        SessionLifetime::until_expiry(Arc::new(bench.session.clone())).limit(stream::iter([1]))
+    );
+    assert_eq!(short.next().now_or_never(), Some(Some(1)));
+    assert_eq!(
+        short.next().now_or_never(),
+        Some(None),
+        "it ends with what it holds, too"
+    );
+}

@@ -1,0 +1,7 @@
+//! The engine's promises, which `scripts/mutants` holds the tests to: no database is linked here.
+
+mod expiry;
+mod lifetime;
+mod outage_policy;
+mod revocation;
+mod single_flight;

@@ -1,0 +1,444 @@
+//! Once a revocation has returned, no request that starts later is let in by it.
+
+use std::{sync::Arc, task::Poll, time::Duration};
+
+use customer_session::{
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation,
+    InvalidationSource, SessionStore, SourceEvent, async_trait,
+};
+use tokio::sync::mpsc;
+
+use test_support::{HOUR, ProbeStore, Sessions, customer, one_session};
+
+struct Messages(mpsc::UnboundedReceiver<Invalidation>);
+
+#[async_trait]
+impl InvalidationSource for Messages {
+    async fn recv(&mut self) -> Option<SourceEvent> {
+        self.0.recv().await.map(SourceEvent::from)
+    }
+}
+
+/// Applies messages as a node that did not revoke hears them; returns when it has.
+async fn hear(sessions: &Sessions, messages: impl IntoIterator<Item = Invalidation>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for message in messages {
+        sender.send(message).expect("there is a receiver");
+    }
+    drop(sender);
+    sessions.listen(Messages(receiver)).await;
+}
+
+/// Each way in which a session ends or must be looked up again.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Revoke,
+    RevokeCustomer,
+    Rotate,
+    SessionMessage,
+    CustomerMessage,
+    Flush,
+}
+
+const ENDS: [End; 6] = [
+    End::Revoke,
+    End::RevokeCustomer,
+    End::Rotate,
+    End::SessionMessage,
+    End::CustomerMessage,
+    End::Flush,
+];
+
+impl End {
+    async fn happen(self, store: &ProbeStore, sessions: &Sessions, session: &CustomerSession) {
+        let message = match self {
+            End::Revoke => {
+                assert!(sessions.revoke(&session.id).await.expect("revoked"));
+                return;
+            }
+            End::RevokeCustomer => {
+                let revoked = sessions.revoke_customer(&session.customer_id).await;
+                assert_eq!(revoked.expect("revoked"), 1);
+                return;
+            }
+            End::Rotate => {
+                let new = sessions
+                    .rotate(&session.token, HOUR)
+                    .await
+                    .expect("rotated");
+                assert_ne!(new.expect("was live").token, session.token);
+                return;
+            }
+            End::SessionMessage => Invalidation::Session(session.id.clone()),
+            End::CustomerMessage => Invalidation::Customer(session.customer_id.clone()),
+            End::Flush => Invalidation::All,
+        };
+        // As another node does it: the store first, then the message.
+        use customer_session::SessionRegistry as _;
+        store.inner.revoke(&session.id).await.expect("revoked");
+        hear(sessions, [message]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cached_session_is_refused_once_it_has_ended() {
+    for end in ENDS {
+        let (store, sessions, session) = one_session().await;
+        // A lookup, a hit in moka, a hit in front of it.
+        for _ in 0..3 {
+            sessions.authenticate(&session.token).await.expect("live");
+        }
+        end.happen(&store, &sessions, &session).await;
+        let answer = sessions.authenticate(&session.token).await;
+        assert!(
+            matches!(answer, Err(AuthenticateError::InvalidToken)),
+            "{end:?}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lookup_that_has_read_before_the_end_is_never_used() {
+    for end in ENDS {
+        // Rotation asks the store itself, which is what is blocked here.
+        if matches!(end, End::Rotate) {
+            continue;
+        }
+        for waiters in [1, 2] {
+            let (store, sessions, session) = one_session().await;
+            store.shut();
+            let waiting: Vec<_> = (0..waiters)
+                .map(|_| {
+                    let (sessions, token) = (sessions.clone(), session.token.clone());
+                    tokio::spawn(async move { sessions.authenticate(&token).await })
+                })
+                .collect();
+            store.has_read(1).await;
+            // Returns although the lookup is blocked.
+            end.happen(&store, &sessions, &session).await;
+            // A request that starts now joins the flight that has read the old session.
+            let late = tokio::spawn({
+                let (sessions, token) = (sessions.clone(), session.token.clone());
+                async move { sessions.authenticate(&token).await }
+            });
+            tokio::task::yield_now().await;
+            store.open();
+            for request in waiting.into_iter().chain([late]) {
+                let answer = request.await.expect("no panic");
+                assert!(
+                    matches!(answer, Err(AuthenticateError::InvalidToken)),
+                    "{end:?}, {waiters} waiters: {answer:?}"
+                );
+            }
+            let answer = sessions.authenticate(&session.token).await;
+            assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+            assert!(sessions.statistics().lookups <= 4, "{end:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rotation_gives_one_new_token_and_ends_the_old() {
+    let (_, sessions, old) = one_session().await;
+    sessions.authenticate(&old.token).await.expect("live");
+    let new = sessions.rotate(&old.token, HOUR).await.expect("rotated");
+    let new = new.expect("the old one was live");
+    assert_ne!((&new.id, &new.token), (&old.id, &old.token));
+    assert_eq!(new.customer, old.customer);
+    assert!(sessions.authenticate(&old.token).await.is_err());
+    assert_eq!(
+        sessions.authenticate(&new.token).await.expect("live").id,
+        new.id
+    );
+    // Reuse of the old token after rotation opens nothing.
+    assert_eq!(
+        sessions.rotate(&old.token, HOUR).await.expect("no error"),
+        None
+    );
+    sessions.authenticate(&new.token).await.expect("still live");
+}
+
+#[tokio::test]
+async fn of_many_rotations_of_one_session_one_wins() {
+    let (_, sessions, old) = one_session().await;
+    let rotations: Vec<_> = (0..64)
+        .map(|_| {
+            let (sessions, token) = (sessions.clone(), old.token.clone());
+            tokio::spawn(async move { sessions.rotate(&token, HOUR).await })
+        })
+        .collect();
+    let mut winners = 0;
+    for rotation in rotations {
+        winners += usize::from(
+            rotation
+                .await
+                .expect("no panic")
+                .expect("no error")
+                .is_some(),
+        );
+    }
+    assert_eq!(winners, 1);
+}
+
+#[tokio::test]
+async fn an_updated_customer_is_seen_at_once() {
+    let (_, sessions, session) = one_session().await;
+    for _ in 0..3 {
+        sessions.authenticate(&session.token).await.expect("live");
+    }
+    let mut data = CustomerData::new("cus_1", "org_1");
+    data.name = Some("Jane".into());
+    assert_eq!(
+        sessions
+            .update_customer(&data.into())
+            .await
+            .expect("updated"),
+        1
+    );
+    let seen = sessions.authenticate(&session.token).await.expect("live");
+    assert_eq!(seen.customer.name.as_deref(), Some("Jane"));
+
+    let mut deleted = CustomerData::new("cus_1", "org_1");
+    deleted.deleted_at = Some(deleted.created_at);
+    sessions
+        .update_customer(&deleted.into())
+        .await
+        .expect("updated");
+    let answer = sessions.authenticate(&session.token).await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test]
+async fn a_customer_who_is_restored_is_let_in_at_once() {
+    let (_, sessions, session) = one_session().await;
+    let restored = session.customer.clone();
+    let mut deleted = (*restored).clone();
+    deleted.deleted_at = Some(deleted.created_at);
+    sessions
+        .update_customer(&deleted.into())
+        .await
+        .expect("updated");
+    let answer = sessions.authenticate(&session.token).await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+    sessions.update_customer(&restored).await.expect("updated");
+    sessions
+        .authenticate(&session.token)
+        .await
+        .expect("live again");
+}
+
+#[tokio::test]
+async fn issuing_for_a_customer_who_has_changed_changes_their_other_sessions() {
+    let (_, sessions, session) = one_session().await;
+    sessions.authenticate(&session.token).await.expect("live");
+    let mut data = (*session.customer).clone();
+    data.name = Some("Jane".into());
+    sessions.issue(data, HOUR).await.expect("issued");
+    let seen = sessions.authenticate(&session.token).await.expect("live");
+    assert_eq!(seen.customer.name.as_deref(), Some("Jane"));
+}
+
+#[tokio::test]
+async fn a_rotation_does_not_undo_a_change_to_the_customer() {
+    let (store, sessions, session) = one_session().await;
+    store.shut();
+    let rotation = tokio::spawn({
+        let (sessions, token) = (sessions.clone(), session.token.clone());
+        async move { sessions.rotate(&token, HOUR).await }
+    });
+    // The rotation has read the customer, who is now deleted.
+    store.has_read(1).await;
+    let mut deleted = (*session.customer).clone();
+    deleted.deleted_at = Some(deleted.created_at);
+    sessions
+        .update_customer(&deleted.into())
+        .await
+        .expect("updated");
+    store.open();
+    let new = rotation.await.expect("no panic").expect("no error");
+    let new = new.expect("it was live when it was read");
+    let answer = sessions.authenticate(&new.token).await;
+    assert!(
+        matches!(answer, Err(AuthenticateError::InvalidToken)),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn revoking_an_unknown_session_is_no_error() {
+    let (_, sessions, session) = one_session().await;
+    assert!(
+        !sessions
+            .revoke(&"ses_unknown".into())
+            .await
+            .expect("no error")
+    );
+    assert_eq!(
+        sessions
+            .revoke_customer(&"cus_unknown".into())
+            .await
+            .expect("no error"),
+        0
+    );
+    sessions
+        .authenticate(&session.token)
+        .await
+        .expect("others stay");
+}
+
+#[tokio::test]
+async fn messages_may_come_late_twice_and_for_strangers() {
+    let (store, sessions, session) = one_session().await;
+    let stranger = Invalidation::Session("ses_unknown".into());
+    let ours = Invalidation::Session(session.id.clone());
+    hear(
+        &sessions,
+        [stranger.clone(), ours.clone(), ours.clone(), stranger],
+    )
+    .await;
+    // The session is still in the store: a message costs a lookup, it does not revoke.
+    sessions.authenticate(&session.token).await.expect("live");
+    hear(&sessions, [ours, Invalidation::All]).await;
+    sessions.authenticate(&session.token).await.expect("live");
+    assert_eq!(store.lookups(), 2);
+    // One more from issuing: it may have changed the customer.
+    assert_eq!(sessions.statistics().invalidations, 7);
+}
+
+/// A store whose revocation stops at two points, before and after it has happened.
+struct SlowRevoke {
+    inner: ProbeStore,
+    steps: tokio::sync::Semaphore,
+    fails: bool,
+}
+
+#[async_trait]
+impl SessionStore for SlowRevoke {
+    async fn find(
+        &self,
+        token: &customer_session::SessionToken,
+    ) -> Result<Option<CustomerSession>, customer_session::StoreError> {
+        self.inner.find(token).await
+    }
+
+    fn token_format(&self) -> customer_session::TokenFormat {
+        self.inner.token_format()
+    }
+}
+
+mod slow_revoke {
+    use chrono::{DateTime, Utc};
+    use customer_session::*;
+
+    #[async_trait]
+    impl SessionRegistry for super::SlowRevoke {
+        async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
+            self.steps.acquire().await.expect("open").forget();
+            let revoked = self.inner.inner.revoke(id).await;
+            self.steps.acquire().await.expect("open").forget();
+            if self.fails {
+                return Err(StoreError::timeout("the connection broke after the commit"));
+            }
+            revoked
+        }
+        async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+            self.inner.insert(session).await
+        }
+        async fn replace(&self, _: &SessionId, _: &CustomerSession) -> Result<bool, StoreError> {
+            unreachable!()
+        }
+        async fn revoke_customer(&self, _: &CustomerId) -> Result<u64, StoreError> {
+            panic!("the store panics")
+        }
+        async fn list(&self, _: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+            unreachable!()
+        }
+        async fn update_customer(&self, _: &Customer) -> Result<u64, StoreError> {
+            unreachable!()
+        }
+        async fn purge_expired(&self, _: DateTime<Utc>, _: u32) -> Result<u64, StoreError> {
+            unreachable!()
+        }
+    }
+}
+
+async fn set_up_slow(
+    fails: bool,
+) -> (
+    Arc<SlowRevoke>,
+    CustomerSessions<Arc<SlowRevoke>>,
+    CustomerSession,
+) {
+    let store = Arc::new(SlowRevoke {
+        inner: ProbeStore::default(),
+        steps: tokio::sync::Semaphore::new(0),
+        fails,
+    });
+    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
+    let session = sessions
+        .issue(customer("cus_1"), HOUR)
+        .await
+        .expect("issued");
+    sessions.authenticate(&session.token).await.expect("live");
+    (store, sessions, session)
+}
+
+#[tokio::test]
+async fn a_revocation_whose_caller_has_left_still_happens() {
+    // Dropped before the store has begun, and between the commit and the answer.
+    for steps in [0, 1] {
+        let (store, sessions, session) = set_up_slow(false).await;
+        let mut revocation = Box::pin(sessions.revoke(&session.id));
+        let polled = std::future::poll_fn(|cx| Poll::Ready(revocation.as_mut().poll(cx))).await;
+        assert!(polled.is_pending());
+        store.steps.add_permits(steps);
+        tokio::task::yield_now().await;
+        drop(revocation);
+        store.steps.add_permits(2 - steps);
+        let mut refused = false;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            refused |= sessions.authenticate(&session.token).await.is_err();
+        }
+        assert!(refused, "dropped after {steps} steps");
+        assert!(sessions.authenticate(&session.token).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_of_unknown_outcome_is_taken_to_have_happened() {
+    let (store, sessions, session) = set_up_slow(true).await;
+    store.steps.add_permits(2);
+    let outcome = sessions.revoke(&session.id).await;
+    assert!(outcome.is_err());
+    assert!(sessions.authenticate(&session.token).await.is_err());
+
+    let (store, sessions, session) = set_up_slow(false).await;
+    let outcome = sessions.revoke_customer(&session.customer_id).await;
+    assert!(outcome.is_err(), "the panic is an error");
+    sessions
+        .authenticate(&session.token)
+        .await
+        .expect("it was not revoked");
+    assert_eq!(store.inner.lookups(), 2, "but looked up again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_end_within_the_store_timeout_even_if_their_lookups_are_overtaken() {
+    let (store, sessions, session) = one_session().await;
+    let begun = tokio::time::Instant::now();
+    store.shut();
+    let request = tokio::spawn({
+        let (sessions, token) = (sessions.clone(), session.token.clone());
+        async move { sessions.authenticate(&token).await }
+    });
+    store.has_read(1).await;
+    tokio::time::advance(Duration::from_millis(1500)).await;
+    hear(&sessions, [Invalidation::Session(session.id.clone())]).await;
+    store.open();
+    store.has_read(2).await;
+    store.shut();
+    hear(&sessions, [Invalidation::Session(session.id.clone())]).await;
+    let answer = request.await.expect("no panic");
+    assert!(begun.elapsed() <= Duration::from_millis(2001), "{answer:?}");
+}

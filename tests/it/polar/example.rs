@@ -1,0 +1,135 @@
+//! The example `polar_upstream` does what it says, against a server that answers as Polar does.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use chrono::Utc;
+use customer_session::SessionToken;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::fake_polar::{JANE, OUR_TOKEN, STRANGER, StandIn, sign};
+use test_support::example;
+
+const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
+
+/// Ends the server however the test ends.
+struct Upstream {
+    child: Child,
+    address: String,
+    client: Client,
+}
+
+impl Upstream {
+    fn start(polar: &StandIn) -> Self {
+        let mut child = Command::new(example("polar_upstream"))
+            .env("PORT", "0")
+            .env("POLAR_ACCESS_TOKEN", OUR_TOKEN)
+            .env("POLAR_WEBHOOK_SECRET", SECRET)
+            .env("POLAR_BASE_URL", polar.url())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let curl = lines.find_map(|line| {
+            let line = line.expect("text");
+            line.starts_with("curl ").then_some(line)
+        });
+        let curl = curl.expect("a line to paste");
+        let (_, rest) = curl.split_once("http://").expect("a URL");
+        Self {
+            child,
+            address: rest.split('/').next().expect("an address").to_owned(),
+            client: Client::builder().no_proxy().build().expect("a client"),
+        }
+    }
+
+    async fn me(&self, token: &SessionToken) -> Response {
+        let url = format!("http://{}/me", self.address);
+        let request = self.client.get(url).bearer_auth(token.expose());
+        request.send().await.expect("an answer")
+    }
+
+    async fn deliver(&self, kind: &str, data: Value) -> StatusCode {
+        let body = json!({ "type": kind, "timestamp": Utc::now(), "data": data }).to_string();
+        let timestamp = Utc::now().timestamp().to_string();
+        let signature = sign(SECRET, "msg_1", &timestamp, &body);
+        let url = format!("http://{}/webhooks/polar", self.address);
+        let request = self.client.post(url).body(body);
+        let request = request
+            .header("webhook-id", "msg_1")
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signature);
+        request.send().await.expect("an answer").status()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() {
+    let polar = StandIn::start().await;
+    let upstream = Upstream::start(&polar);
+    let [jane, stranger] = [JANE, STRANGER].map(|id| polar.customer_token(id));
+    let answer = upstream.me(&jane).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let me: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
+    assert_eq!(me["external_id"], "usr_1");
+    assert_eq!(
+        upstream.me(&stranger).await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+
+    polar.delete(JANE);
+    assert_eq!(
+        upstream.me(&jane).await.status(),
+        StatusCode::OK,
+        "it is cached"
+    );
+    let told = upstream
+        .deliver("customer.deleted", json!({ "id": JANE }))
+        .await;
+    assert_eq!(told, StatusCode::OK);
+    assert_eq!(upstream.me(&jane).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let run = |settings: &[(&str, &str)]| {
+        let mut command = Command::new(example("polar_upstream"));
+        for name in [
+            "POLAR_ACCESS_TOKEN",
+            "POLAR_WEBHOOK_SECRET",
+            "POLAR_BASE_URL",
+        ] {
+            command.env_remove(name);
+        }
+        let output = command
+            .envs(settings.iter().copied())
+            .output()
+            .expect("it runs");
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = run(&[
+        ("POLAR_BASE_URL", "https://api.polar.sh"),
+        ("POLAR_ACCESS_TOKEN", ""),
+    ]);
+    for name in ["set POLAR_ACCESS_TOKEN to", "set POLAR_WEBHOOK_SECRET to"] {
+        assert!(said.contains(name), "{said}");
+    }
+    assert!(!said.contains("POLAR_BASE_URL"), "{said}");
+    let said = run(&[
+        ("POLAR_BASE_URL", "http://api.polar.sh"),
+        ("POLAR_ACCESS_TOKEN", "polar_oat_x"),
+        ("POLAR_WEBHOOK_SECRET", SECRET),
+    ]);
+    assert!(said.contains("must be https"), "{said}");
+}

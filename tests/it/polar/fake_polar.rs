@@ -1,0 +1,484 @@
+//! A server that answers as Polar does, well or badly, with customers of its own.
+#![allow(clippy::result_large_err, reason = "a test is in no hurry")]
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use chrono::{DateTime, TimeDelta, Utc};
+use customer_session::{SessionToken, TokenFormat, polar::PolarStoreBuilder, store::PolarStore};
+use futures_util::stream;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tokio::{net::TcpListener, time::sleep};
+
+pub(crate) const OUR_TOKEN: &str = "polar_oat_ours";
+pub(crate) const OUR_ORGANIZATION: &str = "0b8dbc3a-1d3e-4c43-9be1-0a1b2c3d4e5f";
+const THEIR_TOKEN: &str = "polar_oat_theirs";
+const THEIR_ORGANIZATION: &str = "9f8e7d6c-5b4a-4938-8271-605f4e3d2c1b";
+
+pub(crate) const JANE: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c01";
+pub(crate) const PLAIN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c02";
+pub(crate) const TEAM: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c03";
+pub(crate) const STRANGER: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
+
+pub(crate) const INTROSPECT: &str = "/v1/customer-portal/customer-session/introspect";
+pub(crate) const ME: &str = "/v1/customer-portal/customers/me";
+pub(crate) const CUSTOMERS: &str = "/v1/customers/";
+pub(crate) const CREATE: &str = "/v1/customer-sessions/";
+
+/// What it does instead of answering.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// The answer begins, and the connection is closed.
+    Cut,
+    Hang,
+}
+
+impl Fault {
+    pub(crate) fn status(status: u16) -> Self {
+        Self::Answer(status, Vec::new(), Vec::new())
+    }
+
+    pub(crate) fn body(body: impl Into<Vec<u8>>) -> Self {
+        Self::Answer(200, vec![json_type()], body.into())
+    }
+
+    /// As its limiter answers: without a body.
+    pub(crate) fn too_many(retry_after: u32) -> Self {
+        let headers = vec![("retry-after", retry_after.to_string())];
+        Self::Answer(429, headers, Vec::new())
+    }
+
+    /// As it answers while its database is down.
+    pub(crate) fn down() -> Self {
+        let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
+        Self::Answer(500, headers, b"Internal Server Error".to_vec())
+    }
+
+    pub(crate) fn redirect(to: impl Into<String>) -> Self {
+        Self::Answer(307, vec![("location", to.into())], Vec::new())
+    }
+}
+
+fn json_type() -> (&'static str, String) {
+    ("content-type", "application/json".to_owned())
+}
+
+struct Session {
+    customer: String,
+    expires_at: DateTime<Utc>,
+}
+
+/// Everything that Polar knows.
+struct World {
+    customers: Mutex<HashMap<String, Value>>,
+    sessions: Mutex<HashMap<String, Session>>,
+    /// By the beginning of the path.
+    faults: Mutex<Vec<(&'static str, Fault)>>,
+    delay: Mutex<Duration>,
+    calls: Mutex<Vec<String>>,
+    bodies: Mutex<Vec<Value>>,
+}
+
+pub(crate) struct StandIn {
+    pub(crate) address: SocketAddr,
+    world: Arc<World>,
+}
+
+fn customer(id: &str, organization: &str) -> Value {
+    json!({
+        "id": id,
+        "created_at": "2029-11-22T23:29:51.500699Z",
+        "modified_at": null,
+        "metadata": {},
+        "external_id": null,
+        "email": "someone@example.org",
+        "email_verified": false,
+        "type": "individual",
+        "name": null,
+        "billing_name": null,
+        "billing_address": null,
+        "tax_id": null,
+        "locale": null,
+        "organization_id": organization,
+        "default_payment_method_id": null,
+        "deleted_at": null,
+        "first_user_event_at": null,
+        "avatar_url": "https://example.org/avatar.png",
+    })
+}
+
+fn with(mut value: Value, fields: Value) -> Value {
+    let fields = fields.as_object().expect("an object").clone();
+    value.as_object_mut().expect("an object").extend(fields);
+    value
+}
+
+/// Somebody with every field set.
+fn jane() -> Value {
+    let more = json!({
+        "metadata": {
+            "beyond_f64": 9_007_199_254_740_993_i64, "below_zero": -1, "beta": true,
+            "plan": "gold", "tiny": 1e-7, "ratio": 0.5, "whole": 2.0,
+        },
+        "external_id": "usr_1",
+        "email": "jane@example.org",
+        "name": "Jane Roe",
+        "billing_name": "Roe Ltd",
+        "billing_address": {
+            "line1": "2 rue de Lyon", "line2": null, "postal_code": "69001",
+            "city": "Lyon", "state": null, "country": "FR",
+        },
+        "tax_id": ["FR00000000000", "eu_vat"],
+        "locale": "fr-FR",
+    });
+    with(customer(JANE, OUR_ORGANIZATION), more)
+}
+
+impl StandIn {
+    pub(crate) async fn start() -> Self {
+        let team = json!({ "type": "team", "name": "Acme", "email": null });
+        let customers = [
+            jane(),
+            customer(PLAIN, OUR_ORGANIZATION),
+            with(customer(TEAM, OUR_ORGANIZATION), team),
+            customer(STRANGER, THEIR_ORGANIZATION),
+        ];
+        let by_id = customers.map(|it| (it["id"].as_str().expect("an id").to_owned(), it));
+        let world = Arc::new(World {
+            customers: Mutex::new(HashMap::from(by_id)),
+            sessions: Mutex::default(),
+            faults: Mutex::default(),
+            delay: Mutex::default(),
+            calls: Mutex::default(),
+            bodies: Mutex::default(),
+        });
+        let app = Router::new()
+            .route(INTROSPECT, get(introspect))
+            .route(ME, get(me))
+            .route("/v1/customer-portal/customer-session/user", get(user))
+            .route("/v1/customers/{id}", get(read_customer))
+            .route(CREATE, post(create))
+            .fallback(async |request: Request| {
+                let path = request.uri().path();
+                match request.method() {
+                    // What the framework beneath it does.
+                    &Method::POST => redirect(&format!("{path}/")),
+                    _ => problem(
+                        404,
+                        json!({"error": "ResourceNotFound", "detail": "Not found"}),
+                    ),
+                }
+            })
+            .layer(from_fn_with_state(Arc::clone(&world), misbehave))
+            .with_state(Arc::clone(&world));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { address, world }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn builder(&self) -> PolarStoreBuilder {
+        PolarStore::builder(OUR_TOKEN).base_url(self.url())
+    }
+
+    pub(crate) fn store(&self) -> PolarStore {
+        self.builder().build().expect("it can be built")
+    }
+
+    /// A customer signs in, for as long, with a token of this kind.
+    pub(crate) fn sign_in(&self, customer: &str, kind: &str, ttl: TimeDelta) -> SessionToken {
+        let token = TokenFormat::new(kind).generate();
+        let session = Session {
+            customer: customer.to_owned(),
+            expires_at: Utc::now() + ttl,
+        };
+        let mut sessions = self.world.sessions.lock().expect("no panic");
+        sessions.insert(token.expose().to_owned(), session);
+        token
+    }
+
+    pub(crate) fn customer_token(&self, customer: &str) -> SessionToken {
+        self.sign_in(customer, "polar_cst_", TimeDelta::hours(1))
+    }
+
+    pub(crate) fn member_token(&self, customer: &str) -> SessionToken {
+        self.sign_in(customer, "polar_mst_", TimeDelta::hours(1))
+    }
+
+    pub(crate) fn update(&self, customer: &str, fields: Value) {
+        let mut customers = self.world.customers.lock().expect("no panic");
+        let known = customers.get_mut(customer).expect("a customer");
+        *known = with(known.take(), fields);
+    }
+
+    pub(crate) fn delete(&self, customer: &str) {
+        self.update(customer, json!({ "deleted_at": Utc::now() }));
+    }
+
+    /// Answers the paths that begin with `path` in this way from now on.
+    pub(crate) fn fault(&self, path: &'static str, fault: Fault) {
+        let mut faults = self.world.faults.lock().expect("no panic");
+        faults.retain(|(other, _)| *other != path);
+        faults.push((path, fault));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.world.faults.lock().expect("no panic").clear();
+    }
+
+    /// Every answer takes so long from now on.
+    pub(crate) fn delay(&self, delay: Duration) {
+        *self.world.delay.lock().expect("no panic") = delay;
+    }
+
+    /// The calls since this was last asked, in their order of arrival.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.world.calls.lock().expect("no panic"))
+    }
+
+    /// What was posted since this was last asked.
+    pub(crate) fn posted(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.world.bodies.lock().expect("no panic"))
+    }
+}
+
+type Shared = State<Arc<World>>;
+
+async fn misbehave(State(world): Shared, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let call = format!("{} {path}", request.method());
+    world.calls.lock().expect("no panic").push(call);
+    let delay = *world.delay.lock().expect("no panic");
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    let fault = {
+        let faults = world.faults.lock().expect("no panic");
+        let fits = faults.iter().find(|(start, _)| path.starts_with(start));
+        fits.map(|(_, fault)| fault.clone())
+    };
+    let mut response = match fault {
+        None => next.run(request).await,
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Cut) => {
+            let parts = [Ok("{"), Err(std::io::Error::other("cut"))];
+            Body::from_stream(stream::iter(parts)).into_response()
+        }
+        Some(Fault::Answer(status, headers, body)) => {
+            let mut response = Response::new(Body::from(body));
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            for (name, value) in headers {
+                let value = HeaderValue::from_str(&value).expect("a value");
+                response.headers_mut().insert(name, value);
+            }
+            return response;
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert("polar-version", HeaderValue::from_static("2026-04"));
+    let entry = headers.entry(header::CACHE_CONTROL);
+    entry.or_insert(HeaderValue::from_static("private, no-store"));
+    response
+}
+
+fn problem(status: u16, body: Value) -> Response {
+    let status = StatusCode::from_u16(status).expect("a status");
+    (status, Json(body)).into_response()
+}
+
+fn redirect(to: &str) -> Response {
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    (status, [(header::LOCATION, to.to_owned())]).into_response()
+}
+
+fn unauthorized() -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, r#"Bearer realm="polar""#)];
+    let body = json!({"error": "Unauthorized", "detail": "Unauthorized"});
+    (challenge, problem(401, body)).into_response()
+}
+
+fn invalid_token() -> Response {
+    let challenge = r#"Bearer realm="polar", error="invalid_token", error_description="No.""#;
+    let headers = [
+        (header::WWW_AUTHENTICATE, challenge),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::PRAGMA, "no-cache"),
+    ];
+    let body = json!({"error": "invalid_token", "error_description": "No."});
+    (headers, problem(401, body)).into_response()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
+}
+
+/// The live session behind the request: its end, and its customer, of whatever organization.
+fn session(world: &World, headers: &HeaderMap) -> Result<(DateTime<Utc>, Value), Response> {
+    let token = bearer(headers).ok_or_else(unauthorized)?;
+    if token.starts_with("polar_oat_") {
+        return Err(unauthorized());
+    }
+    let sessions = world.sessions.lock().expect("no panic");
+    let session = sessions.get(token).ok_or_else(invalid_token)?;
+    let customer = world.customers.lock().expect("no panic")[&session.customer].clone();
+    if session.expires_at <= Utc::now() || !customer["deleted_at"].is_null() {
+        return Err(invalid_token());
+    }
+    Ok((session.expires_at, customer))
+}
+
+async fn introspect(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
+    let (expires_at, _) = session(&world, &headers)?;
+    let body = json!({ "expires_at": expires_at, "return_url": null });
+    Ok(Json(body).into_response())
+}
+
+async fn me(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
+    let (_, mut customer) = session(&world, &headers)?;
+    let fields = customer.as_object_mut().expect("an object");
+    for unsaid in [
+        "organization_id",
+        "external_id",
+        "metadata",
+        "deleted_at",
+        "first_user_event_at",
+        "avatar_url",
+    ] {
+        fields.remove(unsaid);
+    }
+    fields.insert("oauth_accounts".to_owned(), json!({}));
+    Ok(Json(customer).into_response())
+}
+
+/// Looks like the endpoint to ask, and fails for teams.
+async fn user(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
+    let (_, customer) = session(&world, &headers)?;
+    if customer["type"] == "team" {
+        let detail = json!([{"type": "value_error", "loc": ["body"], "msg": "No.", "input": null}]);
+        let body = json!({"error": "PolarRequestValidationError", "detail": detail});
+        return Err(problem(422, body));
+    }
+    Ok(Json(json!({"type": "customer", "customer_id": customer["id"]})).into_response())
+}
+
+fn organization(headers: &HeaderMap) -> Result<&'static str, Response> {
+    match bearer(headers) {
+        Some(OUR_TOKEN) => Ok(OUR_ORGANIZATION),
+        Some(THEIR_TOKEN) => Ok(THEIR_ORGANIZATION),
+        Some(_) => Err(invalid_token()),
+        None => Err(unauthorized()),
+    }
+}
+
+async fn read_customer(
+    State(world): Shared,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Response> {
+    let organization = organization(&headers)?;
+    let customers = world.customers.lock().expect("no panic");
+    match customers.get(&id) {
+        Some(customer)
+            if customer["organization_id"] == organization && customer["deleted_at"].is_null() =>
+        {
+            Ok(Json(customer).into_response())
+        }
+        _ => {
+            let body = json!({"error": "ResourceNotFound", "detail": "Not found"});
+            Err(problem(404, body))
+        }
+    }
+}
+
+async fn create(
+    State(world): Shared,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Result<Response, Response> {
+    let organization = organization(&headers)?;
+    world.bodies.lock().expect("no panic").push(body.clone());
+    let (field, wanted) = match (&body["customer_id"], &body["external_customer_id"]) {
+        (Value::String(id), _) => ("customer_id", ("id", id)),
+        (_, Value::String(id)) => ("external_customer_id", ("external_id", id)),
+        _ => panic!("a request without a customer"),
+    };
+    let customers = world.customers.lock().expect("no panic");
+    let known = customers.values().find(|customer| {
+        customer["organization_id"] == organization && customer[wanted.0] == wanted.1.as_str()
+    });
+    let Some(customer) = known else {
+        let detail = json!([{
+            "type": "value_error", "loc": ["body", field],
+            "msg": "Customer does not exist.", "input": wanted.1,
+        }]);
+        let body = json!({"error": "PolarRequestValidationError", "detail": detail});
+        return Err(problem(422, body));
+    };
+    let token = TokenFormat::polar().generate();
+    let token = token.expose();
+    let now = Utc::now();
+    let expires_at = now + TimeDelta::hours(1);
+    let answer = json!({
+        "created_at": now,
+        "modified_at": null,
+        "id": "1d0c6a52-7b1e-4c9d-8a2f-4e5d6c7b8a90",
+        "token": token,
+        "expires_at": expires_at,
+        "return_url": body["return_url"],
+        "customer_portal_url": format!("https://example.org/portal?customer_session_token={token}"),
+        "customer_id": customer["id"],
+        "customer": customer,
+    });
+    let session = Session {
+        customer: customer["id"].as_str().expect("an id").to_owned(),
+        expires_at,
+    };
+    let mut sessions = world.sessions.lock().expect("no panic");
+    sessions.insert(token.to_owned(), session);
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// A delivery's signature, made with the whole of the secret as the key.
+pub(crate) fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
+    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+/// A server that only counts who comes, and says yes.
+pub(crate) async fn trap() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let visits = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&visits);
+    let app = Router::new().fallback(move |request: Request| {
+        let visit = format!("{} {}", request.method(), request.uri());
+        noted.lock().expect("no panic").push(visit);
+        async { Ok::<_, Infallible>(Json(json!({ "id": JANE }))) }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (address, visits)
+}

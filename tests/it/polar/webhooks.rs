@@ -1,0 +1,578 @@
+//! Polar's webhooks: what is believed, and what comes of it.
+use std::time::Duration;
+
+use axum::{Router, body::Body, routing::get};
+use chrono::{TimeDelta, Utc};
+use customer_session::{
+    Clock as _, Customer, CustomerSessions, Invalidation, InvalidationSource as _, SessionToken,
+    polar::{EventKind, WebhookError, WebhookService, Webhooks},
+    store::PolarStore,
+    testing::ManualClock,
+};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::json;
+use tower::ServiceExt as _;
+
+use super::fake_polar::{JANE, PLAIN, StandIn, sign};
+use crate::log::Log;
+use test_support::clock;
+
+const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
+
+/// Signed elsewhere, with the whole of `SECRET` as the key.
+const BODY: &str = concat!(
+    r#"{"type":"customer.updated","timestamp":"2030-01-01T00:00:00.000001Z","data":{"id":"cus_1","#,
+    r#""created_at":"2029-01-01T00:00:00Z","organization_id":"org_1","name":"Jane Roe"}}"#
+);
+const SIGNATURE: &str = "v1,MQ6YP6iiSknHOYnkF9r2bnQ1V022Sud/94RseS7W6To=";
+const SIGNATURE_OF_NEWER: &str = "v1,MfHIhKZpFOs5BDJDJRr2shDQwxruVtJFq1DtVnlJXUQ=";
+/// Signed with what the secret's base64 stands for, as others do it.
+const SIGNATURE_OF_OTHERS: &str = "v1,207RpH8z0RoZafZryTx0cX7peO+Lkr53MFGY+rvwQto=";
+
+fn headers(id: &str, timestamp: &str, signature: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("webhook-id", id),
+        ("webhook-timestamp", timestamp),
+        ("webhook-signature", signature),
+    ] {
+        headers.insert(name, value.parse().expect("a value"));
+    }
+    headers
+}
+
+fn genuine() -> HeaderMap {
+    headers("msg_1", "1893456000", SIGNATURE)
+}
+
+fn webhooks() -> (Webhooks, ManualClock) {
+    let clock = clock();
+    (Webhooks::new(SECRET).clock(clock.clone()), clock)
+}
+
+#[test]
+fn a_genuine_delivery_is_read() {
+    let event = webhooks().0.verify(&genuine(), BODY.as_bytes());
+    let event = event.expect("genuine");
+    assert_eq!(event.id, "msg_1");
+    assert_eq!(event.kind, EventKind::CustomerUpdated);
+    assert_eq!(event.timestamp.timestamp_subsec_micros(), 1);
+    let customer = event.customer.as_ref().expect("a customer");
+    assert_eq!(customer.name.as_deref(), Some("Jane Roe"));
+    let expected = Invalidation::Customer("cus_1".into());
+    assert_eq!(event.invalidation(), Some(expected));
+}
+
+#[test]
+fn the_key_is_the_secret_as_it_stands() {
+    let (webhooks, _) = webhooks();
+    let others = headers("msg_1", "1893456000", SIGNATURE_OF_OTHERS);
+    let refused = webhooks.verify(&others, BODY.as_bytes());
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+}
+
+/// Secrets made since September 2026 are base64, and the key is what that stands for. Signed
+/// elsewhere, as `BODY` with `SECRET`.
+#[test]
+fn a_newer_secret_is_used_as_the_standard_has_it() {
+    let (_, clock) = webhooks();
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let webhooks = Webhooks::new(secret).clock(clock);
+    let standard = headers("msg_1", "1893456000", SIGNATURE_OF_NEWER);
+    let event = webhooks.verify(&standard, BODY.as_bytes());
+    assert_eq!(event.expect("genuine").kind, EventKind::CustomerUpdated);
+    // An empty key is none.
+    let forged = sign("", "msg_2", "1893456000", BODY);
+    let forged = headers("msg_2", "1893456000", &forged);
+    let (_, clock) = self::webhooks();
+    let refused = Webhooks::new("whsec_")
+        .clock(clock)
+        .verify(&forged, BODY.as_bytes());
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+}
+
+#[test]
+fn whatever_is_changed_is_noticed() {
+    let (webhooks, _) = webhooks();
+    let refused = |headers: &HeaderMap, body: &str| {
+        let verified = webhooks.verify(headers, body.as_bytes());
+        verified.expect_err("it is not genuine")
+    };
+    for place in 0..BODY.len() {
+        let mut changed = BODY.as_bytes().to_vec();
+        changed[place] ^= 1;
+        let error = webhooks.verify(&genuine(), &changed);
+        assert_eq!(error, Err(WebhookError::WrongSignature), "at {place}");
+    }
+    for place in 0..SIGNATURE.len() - 1 {
+        let mut changed = SIGNATURE.as_bytes().to_vec();
+        changed[place] = if changed[place] == b'x' { b'y' } else { b'x' };
+        let changed = String::from_utf8(changed).expect("ASCII");
+        let error = refused(&headers("msg_1", "1893456000", &changed), BODY);
+        assert_eq!(error, WebhookError::WrongSignature, "at {place}");
+    }
+    for headers in [
+        headers("msg_2", "1893456000", SIGNATURE),
+        headers("msg_1", "1893456001", SIGNATURE),
+        headers("msg_1", "01893456000", SIGNATURE),
+        headers("msg_1", "1893456000", ""),
+        headers("msg_1", "1893456000", "v1,"),
+        headers("msg_1", "1893456000", &SIGNATURE.replace("v1,", "v2,")),
+        headers("msg_1", "1893456000", &SIGNATURE.replace("v1,", "v1a,")),
+    ] {
+        assert_eq!(refused(&headers, BODY), WebhookError::WrongSignature);
+    }
+    assert_eq!(refused(&genuine(), ""), WebhookError::WrongSignature);
+    for timestamp in [
+        "",
+        "now",
+        "-1893456000",
+        "+1893456000",
+        "1893456000.5",
+        "1e9",
+        "9".repeat(30).as_str(),
+    ] {
+        let error = refused(&headers("msg_1", timestamp, SIGNATURE), BODY);
+        assert_eq!(
+            error,
+            WebhookError::UnusableHeader("webhook-timestamp"),
+            "{timestamp}"
+        );
+    }
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+        let mut without = genuine();
+        let value = without.remove(name).expect("it was there");
+        assert_eq!(refused(&without, BODY), WebhookError::MissingHeader(name));
+        let mut twice = genuine();
+        twice.append(name, value);
+        assert_eq!(refused(&twice, BODY), WebhookError::UnusableHeader(name));
+        let mut odd = genuine();
+        odd.insert(name, HeaderValue::from_bytes(b"\xff").expect("a value"));
+        assert_eq!(refused(&odd, BODY), WebhookError::UnusableHeader(name));
+    }
+    // After all that the genuine one is still new.
+    webhooks
+        .verify(&genuine(), BODY.as_bytes())
+        .expect("genuine");
+}
+
+#[test]
+fn a_delivery_counts_for_five_minutes_around_its_time_and_once() {
+    let minutes = |minutes: i64, seconds: i64| TimeDelta::seconds(60 * minutes + seconds);
+    for (off, is_in_time) in [
+        (minutes(5, 0), true),
+        (minutes(5, 1), false),
+        (minutes(-5, 0), true),
+        (minutes(-5, -1), false),
+    ] {
+        let (webhooks, clock) = webhooks();
+        clock.set(clock.now() + off);
+        let verified = webhooks.verify(&genuine(), BODY.as_bytes());
+        assert_eq!(verified.is_ok(), is_in_time, "{off}");
+        if !is_in_time {
+            assert_eq!(verified, Err(WebhookError::OutOfTime));
+        }
+    }
+    // There is no moment at which it counts again, whenever it came first.
+    let (webhooks, clock) = webhooks();
+    let sent = clock.now();
+    clock.set(sent + minutes(-5, 0));
+    webhooks
+        .verify(&genuine(), BODY.as_bytes())
+        .expect("the first");
+    for second in -300..=301 {
+        clock.set(sent + minutes(0, second));
+        // Others come, and what is remembered is tidied up.
+        let other = second.to_string();
+        let timestamp = clock.now().timestamp().to_string();
+        let signature = sign(SECRET, &other, &timestamp, BODY);
+        let other = webhooks.verify(&headers(&other, &timestamp, &signature), BODY.as_bytes());
+        other.expect("another");
+        let again = webhooks.verify(&genuine(), BODY.as_bytes());
+        let expected = match second {
+            301 => WebhookError::OutOfTime,
+            _ => WebhookError::Replayed,
+        };
+        assert_eq!(again, Err(expected), "after {second} s");
+    }
+}
+
+#[test]
+fn clones_share_what_they_remember_and_can_forget_it() {
+    let (webhooks, _) = webhooks();
+    let event = webhooks.clone().verify(&genuine(), BODY.as_bytes());
+    let event = event.expect("the first");
+    let again = webhooks.verify(&genuine(), BODY.as_bytes());
+    assert_eq!(again, Err(WebhookError::Replayed));
+    webhooks.forget(&event);
+    webhooks
+        .verify(&genuine(), BODY.as_bytes())
+        .expect("forgotten");
+}
+
+#[test]
+fn while_a_secret_changes_both_count() {
+    let (_, clock) = webhooks();
+    let verify = |webhooks: Webhooks, signature: &str| {
+        let headers = headers("msg_1", "1893456000", signature);
+        webhooks
+            .clock(clock.clone())
+            .verify(&headers, BODY.as_bytes())
+    };
+    let [old, new] = [
+        SIGNATURE.to_owned(),
+        sign("whsec_new", "msg_1", "1893456000", BODY),
+    ];
+    for signature in [
+        &old,
+        &new,
+        &format!("{old} {new}"),
+        &format!("v1,AAAA v2,x {new}"),
+    ] {
+        let both = Webhooks::new("whsec_new").or(SECRET);
+        verify(both, signature).expect("one of both");
+    }
+    let refused = verify(Webhooks::new("whsec_new"), &old);
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+    let many = format!("{} {new}", "v1,AAAA ".repeat(20).trim_end());
+    let refused = verify(Webhooks::new("whsec_new"), &many);
+    assert_eq!(
+        refused,
+        Err(WebhookError::WrongSignature),
+        "so many are not Polar's"
+    );
+}
+
+#[test]
+fn with_an_empty_secret_nobody_is_believed() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let (_, clock) = webhooks();
+    let signature = sign("", "msg_1", "1893456000", BODY);
+    let forged = headers("msg_1", "1893456000", &signature);
+    let refused = Webhooks::new("")
+        .clock(clock)
+        .verify(&forged, BODY.as_bytes());
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+    assert!(
+        log.text().contains("empty webhook secret"),
+        "{}",
+        log.text()
+    );
+    assert!(!format!("{:?}", Webhooks::new(SECRET)).contains("c2VjcmV0"));
+}
+
+/// An application, Polar, and a customer who has just been let in.
+struct Scene {
+    polar: StandIn,
+    sessions: CustomerSessions<PolarStore>,
+    app: Router,
+    token: SessionToken,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let polar = StandIn::start().await;
+        let sessions = CustomerSessions::builder(polar.store()).build();
+        let (webhooks, invalidations) = Webhooks::new(SECRET).service();
+        tokio::spawn(sessions.listen(invalidations));
+        let app = app(&sessions, webhooks);
+        let token = polar.customer_token(JANE);
+        let scene = Self {
+            polar,
+            sessions,
+            app,
+            token,
+        };
+        assert_eq!(scene.name().await, Some("Jane Roe".to_owned()));
+        scene
+    }
+
+    /// Who the token's customer is, if it is let in.
+    async fn name(&self) -> Option<String> {
+        let bearer = format!("Bearer {}", self.token.expose());
+        let request = Request::get("/").header("authorization", bearer);
+        let request = request.body(Body::empty()).expect("a request");
+        let response = self.app.clone().oneshot(request).await.expect("infallible");
+        match response.status() {
+            StatusCode::OK => Some(text(response).await),
+            status => {
+                assert_eq!(status, StatusCode::UNAUTHORIZED);
+                None
+            }
+        }
+    }
+
+    async fn deliver(&self, kind: &str) -> Response<Body> {
+        let data = json!({
+            "id": JANE, "created_at": "2029-01-01T00:00:00Z", "organization_id": "o",
+            "external_id": null,
+        });
+        deliver(&self.app, kind, data).await
+    }
+}
+
+fn app(sessions: &CustomerSessions<PolarStore>, webhooks: WebhookService) -> Router {
+    Router::new()
+        .route(
+            "/",
+            get(async |customer: Customer| customer.name.clone().unwrap_or_default()),
+        )
+        .layer(sessions.layer())
+        .route_service("/webhooks/polar", webhooks)
+}
+
+async fn text(response: Response<Body>) -> String {
+    let body = response.into_body().collect().await.expect("a body");
+    String::from_utf8(body.to_bytes().to_vec()).expect("text")
+}
+
+fn delivery(kind: &str, data: serde_json::Value) -> Request<Body> {
+    let body = json!({ "type": kind, "timestamp": Utc::now(), "data": data }).to_string();
+    signed(body)
+}
+
+fn signed(body: String) -> Request<Body> {
+    static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let (id, timestamp) = (format!("msg_{number}"), Utc::now().timestamp().to_string());
+    let signature = sign(SECRET, &id, &timestamp, &body);
+    let mut request = Request::post("/webhooks/polar")
+        .body(Body::from(body))
+        .expect("a request");
+    *request.headers_mut() = headers(&id, &timestamp, &signature);
+    request
+}
+
+async fn deliver(app: &Router, kind: &str, data: serde_json::Value) -> Response<Body> {
+    let request = delivery(kind, data);
+    app.clone().oneshot(request).await.expect("infallible")
+}
+
+#[tokio::test]
+async fn a_changed_customer_is_another_when_the_delivery_is_answered() {
+    let scene = Scene::new().await;
+    for (kind, name) in [
+        ("customer.updated", "Jane Doe"),
+        ("customer.state_changed", "J. Doe"),
+    ] {
+        let known = scene.name().await;
+        scene.polar.update(JANE, json!({ "name": name }));
+        assert_eq!(scene.name().await, known, "it is cached");
+        assert_eq!(scene.deliver(kind).await.status(), StatusCode::OK);
+        assert_eq!(scene.name().await.as_deref(), Some(name), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_customer_is_refused_when_the_delivery_is_answered() {
+    let scene = Scene::new().await;
+    scene.polar.delete(JANE);
+    assert!(scene.name().await.is_some(), "it is cached");
+    assert_eq!(
+        scene.deliver("customer.deleted").await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(scene.name().await, None);
+}
+
+#[tokio::test]
+async fn a_member_who_leaves_is_looked_up_again() {
+    let scene = Scene::new().await;
+    scene.polar.calls();
+    let data = json!({ "id": "mem_1", "customer_id": JANE });
+    let answer = deliver(&scene.app, "member.deleted", data).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(scene.name().await.is_some());
+    assert_eq!(scene.polar.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn what_concerns_no_session_changes_nothing() {
+    let scene = Scene::new().await;
+    scene.polar.calls();
+    let invalidations = scene.sessions.statistics().invalidations;
+    for (kind, data) in [
+        ("customer.created", json!({ "id": JANE })),
+        ("order.paid", json!({ "id": "o", "customer_id": JANE })),
+        ("organization.updated", json!({ "id": "o" })),
+        ("something.new", json!(null)),
+        ("something.else", json!([1])),
+    ] {
+        let answer = deliver(&scene.app, kind, data).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{kind}");
+    }
+    assert!(scene.name().await.is_some());
+    assert_eq!(scene.sessions.statistics().invalidations, invalidations);
+    assert!(scene.polar.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_applied_has_no_second_effect() {
+    let scene = Scene::new().await;
+    let request = delivery("customer.updated", json!({ "id": JANE }));
+    let again = || {
+        let mut again = Request::post("/webhooks/polar")
+            .body(Body::empty())
+            .expect("a request");
+        *again.headers_mut() = request.headers().clone();
+        again
+    };
+    let (again, third) = (again(), again());
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    let send = async |mut request: Request<Body>| {
+        *request.body_mut() = Body::from(body.clone());
+        let answer = scene
+            .app
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
+        (answer.status(), text(answer).await)
+    };
+    assert_eq!(send(again).await.0, StatusCode::OK);
+    let invalidations = scene.sessions.statistics().invalidations;
+    // Polar did not hear our answer. It must not try for hours.
+    let (status, said) = send(third).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(said, "it was accepted before");
+    assert_eq!(scene.sessions.statistics().invalidations, invalidations);
+}
+
+#[tokio::test]
+async fn while_nobody_listens_polar_is_told_to_come_again() {
+    let polar = StandIn::start().await;
+    let sessions = CustomerSessions::builder(polar.store()).build();
+    let (webhooks, invalidations) = Webhooks::new(SECRET).service();
+    let app = app(&sessions, webhooks.clone());
+    drop(invalidations);
+    for _ in 0..2 {
+        let answer = deliver(&app, "customer.deleted", json!({ "id": PLAIN })).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let quiet = deliver(&app, "order.paid", json!({ "id": "o" })).await;
+    assert_eq!(quiet.status(), StatusCode::OK, "there is nothing to hear");
+}
+
+/// Not applied at first, in three ways; each time the same delivery may come again.
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_was_not_applied_may_come_again() {
+    let (webhooks, clock) = webhooks();
+    let (service, mut source) = webhooks.service();
+    assert_eq!(
+        source.recv().await,
+        Some(Invalidation::All.into()),
+        "it begins with what it missed"
+    );
+    let body = BODY.as_bytes();
+    let headers = genuine();
+    // Nobody takes it, in the time that Polar waits.
+    let refused = service.receive(&headers, body).await;
+    assert_eq!(refused, Err(WebhookError::NotApplied));
+    // The caller gives up.
+    let given_up = tokio::time::timeout(Duration::from_secs(1), service.receive(&headers, body));
+    given_up.await.expect_err("nobody listens");
+    // Whoever took it is gone before it was applied. Two were left by those who gave up.
+    let customer = || Some(Invalidation::Customer("cus_1".into()).into());
+    let (received, ()) = tokio::join!(service.receive(&headers, body), async {
+        for _ in 0..3 {
+            assert_eq!(source.recv().await, customer());
+        }
+        drop(source);
+    });
+    assert_eq!(received, Err(WebhookError::NotApplied));
+    drop(clock);
+}
+
+#[tokio::test]
+async fn a_delivery_is_answered_after_it_was_applied() {
+    let (webhooks, _clock) = webhooks();
+    let (service, mut source) = webhooks.service();
+    source.recv().await.expect("the beginning");
+    let headers = genuine();
+    let mut receive = std::pin::pin!(service.receive(&headers, BODY.as_bytes()));
+    let taken = tokio::select! {
+        biased;
+        _ = &mut receive => panic!("nobody has applied it"),
+        taken = source.recv() => taken,
+    };
+    assert_eq!(taken, Some(Invalidation::Customer("cus_1".into()).into()));
+    let meanwhile = service.receive(&headers, BODY.as_bytes()).await;
+    assert_eq!(meanwhile, Err(WebhookError::NotApplied), "it is under way");
+    tokio::select! {
+        biased;
+        _ = &mut receive => panic!("it was taken, not applied"),
+        () = std::future::ready(()) => {}
+    }
+    // Whoever asks for the next has applied the last.
+    let event = tokio::select! {
+        biased;
+        _ = source.recv() => panic!("there is no other"),
+        event = &mut receive => event,
+    };
+    let event = event.expect("applied");
+    assert_eq!(event.id, "msg_1");
+    let again = service.receive(&headers, BODY.as_bytes()).await;
+    assert_eq!(again, Err(WebhookError::Replayed));
+    // Whoever could not make use of it lets it come again.
+    service.forget(&event);
+    let again = service.receive(&headers, BODY.as_bytes());
+    let (again, _) = tokio::join!(again, async {
+        source.recv().await;
+        source.recv().now_or_never()
+    });
+    again.expect("forgotten");
+}
+
+#[tokio::test]
+async fn what_is_refused_says_why_and_tells_no_secret() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let scene = Scene::new().await;
+    let send = async |request: Request<Body>| {
+        let answer = scene
+            .app
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
+        let status = answer.status();
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        (status.as_u16(), text(answer).await)
+    };
+    let mut forged = delivery("customer.deleted", json!({ "id": JANE }));
+    let wrong = sign("whsec_wrong", "msg_1", "1", "");
+    forged
+        .headers_mut()
+        .insert("webhook-signature", wrong.parse().expect("a value"));
+    let get = Request::get("/webhooks/polar")
+        .body(Body::empty())
+        .expect("a request");
+    let bare = Request::post("/webhooks/polar")
+        .body(Body::empty())
+        .expect("a request");
+    let long = signed("x".repeat((1 << 20) + 1));
+    let odd = signed("{}".to_owned());
+    for (request, status, why) in [
+        (forged, 403, "the signature is wrong"),
+        (get, 405, ""),
+        (bare, 400, "the header webhook-id is missing"),
+        (long, 413, "the body is too long"),
+        (odd, 400, "the body cannot be read"),
+    ] {
+        assert_eq!(send(request).await, (status, why.to_owned()));
+    }
+    assert!(scene.name().await.is_some());
+    let text = log.text();
+    assert!(text.contains("webhook refused"), "{text}");
+    for secret in ["c2VjcmV0", "whsec_", "v1,", scene.token.expose()] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Expired sessions are removed from the store, a batch at a time, until nobody needs it.
+
+use std::{sync::Arc, time::Duration};
+
+use customer_session::{
+    CustomerSessions, MemoryStore, SessionRegistry as _,
+    testing::{Fault, FaultyStore},
+};
+
+use test_support::{HOUR, clock, customer};
+
+const EVERY: Duration = Duration::from_secs(600);
+
+type Sessions = CustomerSessions<FaultyStore<Arc<MemoryStore>>>;
+
+async fn count(sessions: &MemoryStore) -> usize {
+    sessions.list(&"cus_1".into()).await.expect("listed").len()
+}
+
+async fn issue(sessions: &Sessions, how_many: usize, ttl: Duration) {
+    for _ in 0..how_many {
+        sessions
+            .issue(customer("cus_1"), ttl)
+            .await
+            .expect("issued");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_removed_and_nothing_else() {
+    let (store, clock) = (Arc::new(MemoryStore::new()), clock());
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let sessions = CustomerSessions::builder(faulty.clone())
+        .clock(clock.clone())
+        .build();
+    issue(&sessions, 2500, HOUR).await;
+    issue(&sessions, 10, HOUR * 2).await;
+    let purge = tokio::spawn(sessions.purge(EVERY));
+
+    tokio::time::sleep(EVERY * 3).await;
+    assert_eq!(count(&store).await, 2510, "nothing has expired");
+
+    // A store that fails is asked again the next time.
+    clock.advance(HOUR);
+    for fault in [Fault::Error, Fault::Panic, Fault::Hang] {
+        faulty.fail_with(fault);
+        tokio::time::sleep(EVERY * 3).await;
+        assert_eq!(count(&store).await, 2510);
+    }
+    faulty.recover();
+    tokio::time::sleep(EVERY * 3).await;
+    assert_eq!(count(&store).await, 10, "three batches in one go");
+
+    assert!(!purge.is_finished());
+    drop(sessions);
+    tokio::time::timeout(EVERY * 2, purge)
+        .await
+        .expect("it ends by itself")
+        .expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_may_be_stopped_at_any_time() {
+    let (store, clock) = (Arc::new(MemoryStore::new()), clock());
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let sessions = CustomerSessions::builder(faulty)
+        .clock(clock.clone())
+        .build();
+    issue(&sessions, 2500, HOUR).await;
+    clock.advance(HOUR);
+    // Every second, the shortest there is. Stopped after the first batch, and taken up again.
+    let purge = tokio::spawn(sessions.purge(Duration::ZERO));
+    while count(&store).await == 2500 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    purge.abort();
+    assert!(purge.await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(count(&store).await, 1500);
+    let purge = tokio::spawn(sessions.purge(Duration::ZERO));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(count(&store).await, 0);
+    purge.abort();
+}

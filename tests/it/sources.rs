@@ -1,0 +1,831 @@
+//! Where a request may carry its token, besides `Authorization`.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::OriginalUri,
+    response::IntoResponse as _,
+    routing::{any, get},
+};
+use customer_session::{
+    Customer, CustomerSession, CustomerSessionLayer, Rejection, RejectionKind, SessionToken,
+    TokenFormat, testing::assert_protected,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
+use tower::{Layer as _, Service, ServiceExt as _};
+use tower_http::trace::TraceLayer;
+
+use crate::log::Log;
+use test_support::{HOUR, ProbeStore, Sessions, customer, one_session};
+
+/// A source, and how a request carries a token there.
+type Source = (&'static str, fn(&mut Request<Body>, &str));
+
+const SOURCES: [Source; 5] = [
+    ("authorization", |request, token| {
+        add(request, "authorization", &format!("Bearer {token}"));
+    }),
+    ("cookie", |request, token| {
+        add(request, "cookie", &format!("session={token}"));
+    }),
+    ("query", |request, token| {
+        let uri = request.uri();
+        let sign = if uri.query().is_some() { '&' } else { '?' };
+        let uri = format!("{uri}{sign}access_token={token}");
+        *request.uri_mut() = uri.parse().expect("a URI");
+    }),
+    ("websocket", |request, token| {
+        add(
+            request,
+            "sec-websocket-protocol",
+            &format!("bearer.{token}"),
+        );
+    }),
+    ("own", |request, token| {
+        add(request, "x-token", token);
+    }),
+];
+
+fn add(request: &mut Request<Body>, name: &'static str, value: &str) {
+    let value = value.parse().expect("a value");
+    request.headers_mut().append(name, value);
+}
+
+fn all(layer: CustomerSessionLayer) -> CustomerSessionLayer {
+    layer
+        .token_from_cookie("session")
+        .token_from_query()
+        .token_from_websocket_protocol()
+        .token_from_fn(|request| {
+            let token = request.headers.get("x-token")?;
+            Some(SessionToken::new(token.to_str().unwrap_or_default()))
+        })
+}
+
+fn with_only(layer: CustomerSessionLayer, source: &str) -> CustomerSessionLayer {
+    match source {
+        "cookie" => layer.token_from_cookie("session"),
+        "query" => layer.token_from_query(),
+        "websocket" => layer.token_from_websocket_protocol(),
+        "own" => layer.token_from_fn(|request| {
+            let token = request.headers.get("x-token")?;
+            Some(SessionToken::new(token.to_str().unwrap_or_default()))
+        }),
+        _ => layer,
+    }
+}
+
+fn request(uri: &str) -> Request<Body> {
+    Request::get(uri).body(Body::empty()).expect("a request")
+}
+
+/// The URI and headers of a request, and the id of its customer.
+type Sight = (Uri, HeaderMap, Option<String>);
+
+/// What the service behind the layer saw.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<Sight>>>);
+
+impl Seen {
+    fn last(&self) -> Sight {
+        let seen = self.0.lock().expect("no panic");
+        seen.last().expect("the service was called").clone()
+    }
+
+    fn count(&self) -> usize {
+        self.0.lock().expect("no panic").len()
+    }
+
+    fn behind(
+        &self,
+        layer: &CustomerSessionLayer,
+    ) -> impl Service<
+        Request<Body>,
+        Response = Response<customer_session::ResponseBody<Body>>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + use<> {
+        let seen = self.clone();
+        layer.layer(tower::service_fn(move |request: Request<Body>| {
+            let customer = request.extensions().get::<Customer>();
+            let customer = customer.map(|it| it.id.to_string());
+            seen.0.lock().expect("no panic").push((
+                request.uri().clone(),
+                request.headers().clone(),
+                customer,
+            ));
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+        }))
+    }
+}
+
+async fn answer(layer: &CustomerSessionLayer, request: Request<Body>) -> Response<()> {
+    let response = Seen::default().behind(layer).oneshot(request).await;
+    response.expect("infallible").map(drop)
+}
+
+async fn status(layer: &CustomerSessionLayer, request: Request<Body>) -> StatusCode {
+    answer(layer, request).await.status()
+}
+
+fn kind(response: &Response<()>) -> Option<RejectionKind> {
+    response
+        .extensions()
+        .get::<Rejection>()
+        .map(Rejection::kind)
+}
+
+#[tokio::test]
+async fn each_source_lets_in_when_it_is_on_and_is_nothing_when_it_is_off() {
+    let (store, sessions, session) = one_session().await;
+    for (name, carry) in SOURCES {
+        let mut sent = request("/a?b=2");
+        carry(&mut sent, session.token.expose());
+        let sent = || {
+            let mut again = request(&sent.uri().to_string());
+            *again.headers_mut() = sent.headers().clone();
+            again
+        };
+        // Alone, and among the others; by a lookup, then as a hit.
+        for layer in [with_only(sessions.layer(), name), all(sessions.layer())] {
+            let seen = Seen::default();
+            for _ in 0..2 {
+                let response = seen.behind(&layer).oneshot(sent()).await;
+                assert_eq!(response.expect("infallible").status(), 200, "{name}");
+                assert_eq!(seen.last().2.as_deref(), Some("cus_1"), "{name}");
+            }
+        }
+        if name == "authorization" {
+            continue;
+        }
+        let lookups = store.lookups();
+        let seen = Seen::default();
+        // Off, with no other source on and with each other.
+        for (other, _) in SOURCES.iter().filter(|(other, _)| *other != name) {
+            let layer = with_only(sessions.layer(), other);
+            let response = answer(&layer, sent()).await;
+            assert_eq!(
+                kind(&response),
+                Some(RejectionKind::MissingToken),
+                "{name}, {other}"
+            );
+            let layer = with_only(sessions.layer().optional(), other);
+            let response = seen.behind(&layer).oneshot(sent()).await;
+            assert_eq!(
+                response.expect("infallible").status(),
+                200,
+                "{name}, {other}"
+            );
+            assert_eq!(seen.last().0, *sent().uri(), "{name}, {other}");
+            assert_eq!(seen.last().1, *sent().headers(), "{name}, {other}");
+        }
+        let off = seen.behind(&sessions.layer().optional());
+        let response = off.oneshot(sent()).await.expect("infallible").map(drop);
+        assert_eq!(response.status(), 200, "{name}");
+        assert!(!response.headers().contains_key("cache-control"), "{name}");
+        let (uri, headers, customer) = seen.last();
+        assert_eq!(customer, None, "{name}");
+        assert_eq!(
+            (uri, headers),
+            (sent().uri().clone(), sent().headers().clone())
+        );
+        assert_eq!(store.lookups(), lookups, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn two_credentials_are_refused_whatever_their_sources() {
+    let (store, sessions, session) = one_session().await;
+    let other = sessions.issue(customer("cus_2"), HOUR).await;
+    let other = other.expect("issued").token;
+    let layers = [all(sessions.layer()), all(sessions.layer().optional())];
+    for (one, carry_one) in SOURCES {
+        for (two, carry_two) in SOURCES {
+            if one == "own" && two == "own" {
+                // A function answers with one token.
+                continue;
+            }
+            // The same token twice, two tokens, and what is none beside one.
+            for second in [session.token.expose(), other.expose(), "%%"] {
+                for layer in &layers {
+                    let mut request = request("/");
+                    carry_one(&mut request, session.token.expose());
+                    carry_two(&mut request, second);
+                    let response = answer(layer, request).await;
+                    assert_eq!(response.status(), 400, "{one}, {two}");
+                    assert_eq!(kind(&response), Some(RejectionKind::MultipleTokens));
+                    let challenge = response.headers()["www-authenticate"].to_str();
+                    assert!(challenge.expect("ASCII").contains("invalid_request"));
+                }
+            }
+        }
+    }
+    assert_eq!(store.lookups(), 0);
+}
+
+#[tokio::test]
+async fn a_malformed_credential_is_refused_like_any_bad_token() {
+    let (store, sessions, _) = one_session().await;
+    let mut first = None;
+    for (name, carry) in SOURCES {
+        for bad in ["", "undefined", "cst_%20", "\"", "a,b", "a b"] {
+            if bad.contains([' ', '"']) && name == "query" {
+                continue;
+            }
+            for layer in [all(sessions.layer()), all(sessions.layer().optional())] {
+                let mut request = request("/");
+                carry(&mut request, bad);
+                let response = answer(&layer, request).await;
+                assert_eq!(response.status(), 401, "{name} {bad:?}");
+                assert_eq!(kind(&response), Some(RejectionKind::InvalidToken));
+                let headers = response.headers().clone();
+                assert_eq!(*first.get_or_insert(headers.clone()), headers);
+            }
+        }
+    }
+    assert_eq!(store.lookups(), 0);
+    // A name without a value.
+    let layer = sessions.layer().token_from_query();
+    assert_eq!(status(&layer, request("/?access_token")).await, 401);
+}
+
+#[tokio::test]
+async fn a_credential_of_another_scheme_is_none() {
+    let (_, sessions, session) = one_session().await;
+    let layer = all(sessions.layer());
+    for (_, carry) in &SOURCES[1..] {
+        let mut request = request("/");
+        add(&mut request, "authorization", "Basic dTpw");
+        carry(&mut request, session.token.expose());
+        assert_eq!(status(&layer, request).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_query_token_is_gone_from_the_uri_on_every_path() {
+    let (_, sessions, session) = one_session().await;
+    let token = session.token.expose();
+    let layer = sessions.layer().token_from_query();
+    let seen = Seen::default();
+    // By a lookup, then as a hit.
+    for _ in 0..2 {
+        let uri = format!("/a?c=%20+%2b&access%5Ftoken={token}&b");
+        let response = seen.behind(&layer).oneshot(request(&uri)).await;
+        assert_eq!(response.expect("infallible").status(), 200);
+        assert_eq!(seen.last().0, "/a?c=%20+%2b&b");
+    }
+    // A preflight goes through, but not with the token.
+    let mut preflight = request(&format!("/a?access_token={token}"));
+    *preflight.method_mut() = Method::OPTIONS;
+    add(&mut preflight, "origin", "https://a.example");
+    add(&mut preflight, "access-control-request-method", "GET");
+    let response = seen.behind(&layer).oneshot(preflight).await;
+    assert_eq!(response.expect("infallible").status(), 200);
+    let (uri, _, customer) = seen.last();
+    assert_eq!((uri, customer), ("/a".parse().expect("a URI"), None));
+    // Who is refused does not get to the service at all.
+    let before = seen.count();
+    let uri = format!("/a?access_token={token}&access_token={token}");
+    let response = seen.behind(&layer).oneshot(request(&uri)).await;
+    assert_eq!(response.expect("infallible").status(), 400);
+    assert_eq!(seen.count(), before);
+}
+
+#[tokio::test]
+async fn answers_to_a_query_token_are_private() {
+    let (_, sessions, session) = one_session().await;
+    let token = session.token.expose();
+    for (said, now) in [
+        (None, "private"),
+        (Some("public, max-age=60"), "private, max-age=60"),
+        (Some("private, max-age=60"), "private, max-age=60"),
+        (Some("no-store"), "no-store"),
+    ] {
+        let app = Router::new()
+            .route(
+                "/",
+                get(async move || match said {
+                    Some(said) => [("cache-control", said)].into_response(),
+                    None => StatusCode::NOT_FOUND.into_response(),
+                }),
+            )
+            .layer(sessions.layer().token_from_query());
+        for (uri, expected) in [
+            (format!("/?access_token={token}"), now),
+            ("/?access_token=bad".to_owned(), "no-store"),
+        ] {
+            let response = app
+                .clone()
+                .oneshot(request(&uri))
+                .await
+                .expect("infallible");
+            let lines: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+            assert_eq!(lines, [expected]);
+        }
+        let mut plain = request("/");
+        add(&mut plain, "authorization", &format!("Bearer {token}"));
+        let response = app.oneshot(plain).await.expect("infallible");
+        let untouched = response.headers().get("cache-control");
+        assert_eq!(untouched.map(|it| it.to_str().expect("ASCII")), said);
+    }
+}
+
+#[tokio::test]
+async fn a_layer_around_the_router_hides_the_query_token_from_all_of_it() {
+    let (_, sessions, session) = one_session().await;
+    let routes = || {
+        Router::new().route(
+            "/me",
+            get(
+                async |OriginalUri(original): OriginalUri, uri: Uri, it: Customer| {
+                    format!("{original} {uri} {}", it.id)
+                },
+            ),
+        )
+    };
+    let layer = sessions.layer().token_from_query();
+    let uri = format!("/me?access_token={}&b=2", session.token.expose());
+
+    let around = layer.layer(routes());
+    let response = around.oneshot(request(&uri)).await.expect("infallible");
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), "/me?b=2 /me?b=2 cus_1");
+
+    // What the documentation says of a layer inside.
+    let inside = routes().layer(layer);
+    let response = inside.oneshot(request(&uri)).await.expect("infallible");
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), format!("{uri} /me?b=2 cus_1").as_str());
+}
+
+#[tokio::test]
+async fn the_subprotocol_that_is_the_token_is_not_seen_behind_the_layer() {
+    let (_, sessions, session) = one_session().await;
+    let token = format!("bearer.{}", session.token.expose());
+    let layer = sessions.layer().token_from_websocket_protocol();
+    for (lines, left) in [
+        (vec![token.clone()], vec![]),
+        (vec![format!("feed.v1, {token}")], vec!["feed.v1"]),
+        (
+            vec!["feed.v1".to_owned(), token.clone(), "a,b".to_owned()],
+            vec!["feed.v1", "a, b"],
+        ),
+    ] {
+        // By a lookup, then as a hit; an upgrade or not.
+        for upgrade in [true, false] {
+            let mut request = request("/feed");
+            if upgrade {
+                add(&mut request, "connection", "Upgrade");
+                add(&mut request, "upgrade", "websocket");
+            }
+            for line in &lines {
+                add(&mut request, "sec-websocket-protocol", line);
+            }
+            let seen = Seen::default();
+            let response = seen.behind(&layer).oneshot(request).await;
+            assert_eq!(response.expect("infallible").status(), 200);
+            let (_, headers, _) = seen.last();
+            let now: Vec<_> = headers.get_all("sec-websocket-protocol").iter().collect();
+            assert_eq!(now, left);
+        }
+    }
+}
+
+/// A way in which a request with a good cookie says where it comes from, and whether it is
+/// let in when that matters.
+type From = (&'static [(&'static str, &'static str)], bool);
+
+const ORIGINS: &[From] = &[
+    (&[], false),
+    (&[("origin", "https://shop.example")], true),
+    (&[("origin", "HTTPS://Shop.Example")], true),
+    (&[("origin", "https://shop.example:443")], true),
+    (&[("origin", "http://shop.example")], true),
+    (&[("origin", "https://app.example")], true),
+    (&[("origin", "https://app.example:443")], true),
+    (&[("origin", "http://localhost:5173")], true),
+    (&[("origin", "capacitor://localhost")], true),
+    (&[("origin", "http://app.example")], false),
+    (&[("origin", "https://shop.example:8443")], false),
+    (&[("origin", "https://evil.example")], false),
+    (&[("origin", "https://shop.example.evil")], false),
+    (&[("origin", "https://evil.shop.example")], false),
+    (&[("origin", "http://localhost")], false),
+    (&[("origin", "null")], false),
+    (&[("origin", "")], false),
+    (&[("origin", "shop.example")], false),
+    (&[("origin", "https://shop.example/")], false),
+    (
+        &[("origin", "https://shop.example https://evil.example")],
+        false,
+    ),
+    (
+        &[
+            ("origin", "https://shop.example"),
+            ("origin", "https://shop.example"),
+        ],
+        false,
+    ),
+    // `Origin` decides where there is one.
+    (
+        &[("origin", "null"), ("sec-fetch-site", "same-origin")],
+        false,
+    ),
+    (
+        &[
+            ("origin", "https://evil.example"),
+            ("sec-fetch-site", "none"),
+        ],
+        false,
+    ),
+    (&[("sec-fetch-site", "same-origin")], true),
+    (&[("sec-fetch-site", "none")], true),
+    (&[("sec-fetch-site", "same-site")], false),
+    (&[("sec-fetch-site", "cross-site")], false),
+    (&[("sec-fetch-site", "")], false),
+    (
+        &[
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "cross-site"),
+        ],
+        false,
+    ),
+    // A page elsewhere is named by its referrer, too, which counts for nothing.
+    (&[("referer", "https://shop.example/")], false),
+];
+
+fn of_cookie(sessions: &Sessions) -> CustomerSessionLayer {
+    sessions
+        .layer()
+        .trusted_origin("https://app.example")
+        .token_from_cookie("session")
+        .trusted_origin("http://localhost:5173")
+        .trusted_origin("capacitor://localhost")
+}
+
+#[tokio::test]
+async fn a_cookie_needs_a_request_of_this_site_to_change_anything() {
+    let (store, sessions, session) = one_session().await;
+    let layer = of_cookie(&sessions);
+    let unknown = TokenFormat::new("cst_").generate();
+    let methods = [
+        "POST", "PUT", "PATCH", "DELETE", "CONNECT", "PURGE", "GET", "HEAD",
+    ];
+    for method in methods
+        .iter()
+        .chain(&["OPTIONS", "TRACE", "upgrade", "connection"])
+    {
+        let guarded = !["GET", "HEAD", "OPTIONS", "TRACE"].contains(method);
+        for (headers, same_site) in ORIGINS {
+            let send = |token: &str| {
+                let mut request = request("/");
+                match *method {
+                    "upgrade" => add(&mut request, "upgrade", "websocket"),
+                    "connection" => add(&mut request, "connection", "keep-alive, Upgrade"),
+                    method => *request.method_mut() = method.parse().expect("a method"),
+                }
+                add(&mut request, "host", "shop.example");
+                add(&mut request, "cookie", &format!("session={token}"));
+                for (name, value) in *headers {
+                    add(&mut request, name, value);
+                }
+                request
+            };
+            let context = format!("{method} {headers:?}");
+            let response = answer(&layer, send(session.token.expose())).await;
+            if !guarded || *same_site {
+                assert_eq!(response.status(), 200, "{context}");
+                continue;
+            }
+            assert_eq!(response.status(), 403, "{context}");
+            assert_eq!(kind(&response), Some(RejectionKind::CrossSite), "{context}");
+            let headers = response.headers();
+            assert_eq!(headers["content-type"], "application/problem+json");
+            assert_eq!(headers["cache-control"], "no-store");
+            assert!(!headers.contains_key("www-authenticate"));
+
+            // Whether the token is any good makes no difference.
+            let lookups = store.lookups();
+            for token in [unknown.expose(), "malformed", ""] {
+                let other = answer(&layer, send(token)).await;
+                assert_eq!(other.status(), 403, "{context}");
+                assert_eq!(other.headers(), headers, "{context}");
+            }
+            assert_eq!(store.lookups(), lookups, "{context}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn this_site_is_the_host_that_was_asked() {
+    let (_, sessions, session) = one_session().await;
+    let layer = of_cookie(&sessions);
+    for (uri, hosts, origin, status) in [
+        ("/", &["shop.example:443"][..], "https://shop.example", 200),
+        ("/", &["shop.example:80"], "http://shop.example", 200),
+        ("/", &["shop.example:80"], "https://shop.example", 403),
+        (
+            "/",
+            &["shop.example:8443"],
+            "https://shop.example:8443",
+            200,
+        ),
+        ("/", &["[::1]:8080"], "http://[::1]:8080", 200),
+        (
+            "/",
+            &["shop.example", "evil.example"],
+            "https://shop.example",
+            403,
+        ),
+        (
+            "/",
+            &["shop.example", "evil.example"],
+            "https://evil.example",
+            403,
+        ),
+        ("/", &[], "https://shop.example", 403),
+        ("/", &[], "https://app.example", 200),
+        ("/", &[""], "https://", 403),
+        // HTTP/2 has the host in the URI; it counts before a header (RFC 9112, 3.2.2).
+        ("https://shop.example/", &[], "https://shop.example", 200),
+        (
+            "https://shop.example/",
+            &["evil.example"],
+            "https://evil.example",
+            403,
+        ),
+    ] {
+        let mut request = request(uri);
+        *request.method_mut() = Method::POST;
+        for host in hosts {
+            add(&mut request, "host", host);
+        }
+        add(&mut request, "origin", origin);
+        add(
+            &mut request,
+            "cookie",
+            &format!("session={}", session.token.expose()),
+        );
+        let response = answer(&layer, request).await;
+        assert_eq!(response.status(), status, "{uri} {hosts:?} {origin}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_cookie_is_asked_where_it_comes_from() {
+    let (_, sessions, session) = one_session().await;
+    let layer = all(sessions.layer());
+    for (name, carry) in SOURCES {
+        let mut request = request("/");
+        *request.method_mut() = Method::POST;
+        add(&mut request, "origin", "https://evil.example");
+        add(&mut request, "cookie", "theme=dark");
+        carry(&mut request, session.token.expose());
+        let expected = if name == "cookie" { 403 } else { 200 };
+        assert_eq!(status(&layer, request).await, expected, "{name}");
+    }
+    // Without a cookie an anonymous request is an anonymous request.
+    let optional = of_cookie(&sessions).optional();
+    for (cookie, expected) in [("theme=dark", 200), ("session=x", 403)] {
+        let mut request = request("/");
+        *request.method_mut() = Method::POST;
+        add(&mut request, "cookie", cookie);
+        assert_eq!(status(&optional, request).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_name_or_origin_opens_nothing_and_is_logged() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let (_, sessions, session) = one_session().await;
+    let layer = of_cookie(&sessions).token_from_cookie("my session");
+    let mut sent = request("/");
+    add(
+        &mut sent,
+        "cookie",
+        &format!("my session={0}; ={0}", session.token.expose()),
+    );
+    assert_eq!(status(&layer, sent).await, 401);
+    assert!(log.text().contains("ERROR"), "{}", log.text());
+    assert!(log.text().contains("a cookie's name must be a token"));
+
+    let layer = sessions.layer().token_from_cookie("session");
+    let layer = [
+        "null",
+        "*",
+        "https://*",
+        "evil.example",
+        "https://evil.example/",
+        "",
+    ]
+    .iter()
+    .fold(layer, |layer, origin| layer.trusted_origin(origin));
+    assert_eq!(log.text().matches("an origin is a scheme").count(), 6);
+    for origin in ["null", "*", "https://evil.example", ""] {
+        let mut sent = request("/");
+        *sent.method_mut() = Method::POST;
+        add(&mut sent, "origin", origin);
+        add(
+            &mut sent,
+            "cookie",
+            &format!("session={}", session.token.expose()),
+        );
+        assert_eq!(status(&layer, sent).await, 403, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn answers_vary_on_what_they_depend_on() {
+    let (_, sessions, session) = one_session().await;
+    for (name, optional, required) in [
+        ("authorization", Some("authorization"), None),
+        (
+            "cookie",
+            Some("authorization, cookie"),
+            Some("authorization, cookie"),
+        ),
+        ("query", Some("authorization"), None),
+        (
+            "websocket",
+            Some("authorization, sec-websocket-protocol"),
+            Some("authorization, sec-websocket-protocol"),
+        ),
+        ("own", Some("*"), Some("*")),
+    ] {
+        for (layer, expected) in [
+            (with_only(sessions.layer().optional(), name), optional),
+            (with_only(sessions.layer(), name).optional(), optional),
+            (with_only(sessions.layer(), name), required),
+        ] {
+            for token in [None, Some(session.token.expose()), Some("bad")] {
+                let mut request = request("/");
+                if let Some(token) = token {
+                    SOURCES[0].1(&mut request, token);
+                }
+                let response = answer(&layer, request).await;
+                let lines: Vec<_> = response.headers().get_all("vary").iter().collect();
+                let expected: Vec<_> = expected.into_iter().collect();
+                assert_eq!(lines, expected, "{name} {token:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_function_sees_what_the_service_sees_and_no_preflight() {
+    let (_, sessions, session) = one_session().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let layer = sessions
+        .layer()
+        .token_from_query()
+        .token_from_websocket_protocol();
+    let layer = layer.token_from_fn({
+        let asked = Arc::clone(&asked);
+        move |request| {
+            asked.fetch_add(1, SeqCst);
+            assert_eq!(*request.method, Method::GET);
+            assert_eq!(request.uri, "/a");
+            assert!(!request.headers.contains_key("sec-websocket-protocol"));
+            // What somebody left is gone before anybody is asked.
+            assert!(request.extensions.get::<Customer>().is_none());
+            let shown = format!("{request:?}");
+            assert!(
+                shown.contains("GET") && !shown.contains("secret"),
+                "{shown}"
+            );
+            request.extensions.get::<SessionToken>().cloned()
+        }
+    });
+    let mut sent = request("/a");
+    sent.extensions_mut().insert(session.token.clone());
+    sent.extensions_mut().insert(customer("cus_forged"));
+    add(&mut sent, "x-secret", "secret");
+    assert_eq!(status(&layer, sent).await, 200);
+    let mut sent = request("/a?access_token=secret");
+    add(&mut sent, "sec-websocket-protocol", "bearer.secret");
+    assert_eq!(status(&layer, sent).await, 400);
+    assert_eq!(asked.load(SeqCst), 2);
+    let mut preflight = request("/a");
+    *preflight.method_mut() = Method::OPTIONS;
+    add(&mut preflight, "origin", "https://a.example");
+    add(&mut preflight, "access-control-request-method", "GET");
+    assert_eq!(status(&layer, preflight).await, 200);
+    assert_eq!(asked.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn giant_headers_are_refused_in_little_time() {
+    let (store, sessions, session) = one_session().await;
+    let layer = all(sessions.layer());
+    let token = session.token.expose();
+    let mut requests = Vec::new();
+    for filler in [";", "session=a;", "session=;", "s", "\"", "session"] {
+        let cookie = format!("{}; session={token}", filler.repeat(65_536 / filler.len()));
+        let mut request = request("/");
+        add(&mut request, "cookie", &cookie);
+        requests.push(request);
+    }
+    for filler in [",", "bearer.a,", "bearer.,", "b"] {
+        let line = format!("{},bearer.{token}", filler.repeat(65_536 / filler.len()));
+        let mut request = request("/");
+        add(&mut request, "sec-websocket-protocol", &line);
+        requests.push(request);
+    }
+    for filler in ["&", "access_token=a&", "access%5Ftoken&", "%61", "a"] {
+        let filler = filler.repeat(65_000 / filler.len());
+        for query in [filler.clone(), format!("access_token={filler}")] {
+            requests.push(request(&format!("/?{query}&access_token={}x", &token[..9])));
+        }
+    }
+    let count = u32::try_from(requests.len()).expect("few");
+    let start = std::time::Instant::now();
+    for request in requests {
+        let answer = status(&layer, request).await;
+        assert!([400, 401].contains(&answer.as_u16()), "{answer}");
+    }
+    let each = start.elapsed() / count;
+    println!("{each:?} for a giant header");
+    // A step for each pair of its bytes would take seconds.
+    assert!(each.as_millis() < 100, "{each:?}");
+    assert_eq!(store.lookups(), 0);
+}
+
+#[tokio::test]
+async fn routes_stay_protected() {
+    let (_, sessions, _) = one_session().await;
+    let app = Router::new()
+        .route("/a", any(async || ()))
+        .layer(all(sessions.layer()));
+    assert_protected(app, ["/a", "/a?b=2"]).await;
+}
+
+#[tokio::test]
+async fn no_source_leaks_its_token() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let store = Arc::new(ProbeStore::default());
+    let sessions = customer_session::CustomerSessions::builder(store).build();
+    let session: CustomerSession = sessions
+        .issue(customer("cus_1"), HOUR)
+        .await
+        .expect("issued");
+    let unknown = TokenFormat::new("cst_").generate();
+    let tokens = [session.token.expose(), unknown.expose()];
+    let mut shown = String::new();
+    // The trace stands behind the layer, where the query and the subprotocols are clean.
+    let service = all(sessions.layer()).layer(
+        tower::ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .service_fn(async |request: Request<Body>| {
+                tracing::info!(uri = %request.uri(), extensions = ?request.extensions(), "handled");
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }),
+    );
+    shown += &format!("{:?}", all(sessions.layer()));
+    for method in [Method::GET, Method::POST] {
+        for (_, carry) in SOURCES {
+            for token in tokens {
+                for times in 1..3 {
+                    let mut request = request("/?b=2");
+                    *request.method_mut() = method.clone();
+                    for _ in 0..times {
+                        carry(&mut request, token);
+                    }
+                    let response = service.clone().oneshot(request).await;
+                    let (parts, body) = response.expect("infallible").into_parts();
+                    let body = body.collect().await.expect("a body").to_bytes();
+                    let rejection = parts.extensions.get::<Rejection>();
+                    shown += &format!("{parts:?} {body:?} {rejection:?}");
+                }
+            }
+        }
+    }
+    let text = log.text();
+    for event in [
+        "handled",
+        "uri=/?b=2",
+        "CrossSite",
+        "MultipleTokens",
+        "InvalidToken",
+    ] {
+        assert!(text.contains(event), "no log of: {event}\n{text}");
+    }
+    for token in tokens {
+        assert!(!text.contains(&token[..20]), "{text}");
+        assert!(!shown.contains(&token[..20]), "{shown}");
+    }
+    // The search finds what it looks for.
+    tracing::trace!(planted = tokens[0], "a leak");
+    assert!(log.text().contains(&tokens[0][..20]));
+}

@@ -1,0 +1,408 @@
+//! What every store that outlives its process must do, whichever database it is on.
+
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::{SubsecRound as _, TimeDelta, Utc};
+use customer_session::{
+    Customer, CustomerData, CustomerSession, MetadataValue, SessionRegistry, SessionStore as _,
+    SessionToken, StoreError, StoreErrorKind, store::Peppers, testing::conformance,
+};
+use tokio::task::JoinSet;
+
+use test_support::servers::Server;
+
+pub(crate) const PEPPER: [u8; 32] = *b"a pepper of the tests, 32 bytes.";
+
+pub(crate) fn peppers() -> Peppers {
+    Peppers::new(PEPPER)
+}
+
+/// An identifier that no other test has.
+pub(crate) fn unique(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{what}_{}_{number}", std::process::id())
+}
+
+pub(crate) fn session(store: &impl SessionRegistry, customer: &str) -> CustomerSession {
+    let now = Utc::now().trunc_subsecs(6);
+    let mut data = CustomerData::new(customer, "org_1");
+    data.name = Some("Jane".to_owned());
+    CustomerSession {
+        id: unique("ses").into(),
+        created_at: now,
+        modified_at: None,
+        token: store.token_format().generate(),
+        expires_at: now + TimeDelta::hours(1),
+        customer_id: customer.into(),
+        customer: data.into(),
+    }
+}
+
+pub(crate) async fn inserted(store: &impl SessionRegistry) -> CustomerSession {
+    let session = session(store, &unique("cus"));
+    store.insert(&session).await.expect("inserted");
+    session
+}
+
+/// The error and all that is behind it, as a log would show them.
+pub(crate) fn text(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Fails unless it is an error of this kind that says all of this.
+pub(crate) fn assert_error<T: std::fmt::Debug>(
+    outcome: Result<T, StoreError>,
+    kind: StoreErrorKind,
+    says: &[&str],
+) {
+    let error = outcome.expect_err("an error");
+    let text = text(&error);
+    assert_eq!(error.kind(), kind, "{text}");
+    for says in says {
+        assert!(text.contains(says), "{says:?} is not in {text:?}");
+    }
+}
+
+pub(crate) async fn keeps_the_contract(store: impl SessionRegistry) {
+    let report = conformance(store).await;
+    println!("{report}");
+    report.assert_kept();
+}
+
+/// Fractions come back bit by bit, and what cannot be kept is refused by name.
+pub(crate) async fn keeps_or_refuses_metadata(store: &impl SessionRegistry) {
+    let with = |metadata: Vec<(&str, MetadataValue)>| {
+        let mut session = session(store, &unique("cus"));
+        let mut data = CustomerData::clone(&session.customer);
+        data.metadata = metadata
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        session.customer = data.into();
+        session
+    };
+    let mut bits = 0x3FB9_9999_9999_999A_u64;
+    for _ in 0..200 {
+        bits = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let number = f64::from_bits(bits);
+        if !number.is_finite() {
+            continue;
+        }
+        let kept = with(vec![("number", number.into())]);
+        store.insert(&kept).await.expect("inserted");
+        let found = store.find(&kept.token).await.expect("found");
+        assert_eq!(found, Some(kept));
+    }
+    for (value, says) in [
+        (MetadataValue::Float(f64::NAN), "not finite"),
+        (MetadataValue::Integer(i128::from(u64::MAX) + 1), "64 bits"),
+        ("a\0b".into(), "NUL"),
+    ] {
+        let refused = with(vec![("the key", value)]);
+        let says = [says, "the key", refused.id.as_str()];
+        assert_error(store.insert(&refused).await, StoreErrorKind::Corrupt, &says);
+        assert_eq!(store.find(&refused.token).await.expect("an answer"), None);
+    }
+}
+
+/// What a NUL is in is said, and what has one in its name is not there.
+pub(crate) async fn refuses_nul(store: &impl SessionRegistry) {
+    let refused = |customer: Customer| async move {
+        let mut session = session(store, customer.id.as_str());
+        session.customer = customer;
+        let outcome = store.insert(&session).await;
+        assert_eq!(store.find(&session.token).await.expect("an answer"), None);
+        outcome
+    };
+    let mut data = CustomerData::new(unique("cus"), "org_1");
+    data.email = Some("a\0b".to_owned());
+    let outcome = refused(data.into()).await;
+    assert_error(outcome, StoreErrorKind::Corrupt, &["customer.email", "NUL"]);
+
+    let outcome = refused(CustomerData::new("cus\0", "org_1").into()).await;
+    assert_error(outcome, StoreErrorKind::Corrupt, &["customer.id", "NUL"]);
+    assert!(!store.revoke(&"ses\0".into()).await.expect("an answer"));
+    assert_eq!(
+        store
+            .revoke_customer(&"cus\0".into())
+            .await
+            .expect("an answer"),
+        0
+    );
+    assert_eq!(store.list(&"cus\0".into()).await.expect("an answer"), []);
+    assert_eq!(
+        store
+            .find(&SessionToken::new("cst\0"))
+            .await
+            .expect("an answer"),
+        None
+    );
+
+    let mut stray = session(store, &unique("cus"));
+    stray.customer_id = unique("cus").into();
+    let outcome = store.insert(&stray).await;
+    assert_error(
+        outcome,
+        StoreErrorKind::Corrupt,
+        &[stray.id.as_str(), "customer_id"],
+    );
+}
+
+/// A customer's rotations under way do not outlive the customer's revocation.
+pub(crate) async fn revoking_a_customer_ends_rotations(store: Arc<impl SessionRegistry>) {
+    for _ in 0..30 {
+        let customer = unique("cus");
+        let mut rotations = JoinSet::new();
+        for _ in 0..4 {
+            let (store, first) = (Arc::clone(&store), session(&*store, &customer));
+            store.insert(&first).await.expect("inserted");
+            rotations.spawn(async move {
+                let mut current = first;
+                loop {
+                    let mut next = session(&*store, current.customer_id.as_str());
+                    next.customer = current.customer.clone();
+                    if !store.replace(&current.id, &next).await.expect("rotated") {
+                        return current;
+                    }
+                    current = next;
+                }
+            });
+        }
+        tokio::task::yield_now().await;
+        store
+            .revoke_customer(&customer.as_str().into())
+            .await
+            .expect("revoked");
+        let left = store.list(&customer.as_str().into()).await.expect("a list");
+        assert_eq!(left, [], "a rotation survived");
+        while let Some(last) = rotations.join_next().await {
+            let last = last.expect("no panic");
+            assert_eq!(store.find(&last.token).await.expect("an answer"), None);
+        }
+    }
+}
+
+/// However many rotate one session at once, one of them does, with connections that are warm.
+pub(crate) async fn rotations_have_one_winner(store: Arc<impl SessionRegistry>) {
+    for _ in 0..40 {
+        let old = inserted(&*store).await;
+        let mut rotations = JoinSet::new();
+        for _ in 0..16 {
+            let (store, id) = (Arc::clone(&store), old.id.clone());
+            let new = session(&*store, old.customer_id.as_str());
+            rotations.spawn(async move { store.replace(&id, &new).await });
+        }
+        let won = rotations.join_all().await;
+        let won: Vec<bool> = won.into_iter().map(|it| it.expect("an answer")).collect();
+        assert_eq!(won.iter().filter(|won| **won).count(), 1);
+        let left = store.list(&old.customer_id).await.expect("a list");
+        assert_eq!(left.len(), 1, "sessions came of one");
+    }
+}
+
+/// Whatever is changed at once, all of it happens: nobody waits for another in a circle.
+pub(crate) async fn changes_do_not_hinder_each_other(store: Arc<impl SessionRegistry>) {
+    let customers: Vec<_> = (0..3).map(|_| unique("cus")).collect();
+    let mut tasks = JoinSet::new();
+    for task in 0..12 {
+        let (store, customer) = (Arc::clone(&store), customers[task % 3].clone());
+        tasks.spawn(async move {
+            for turn in 0..40 {
+                let (one, two) = (session(&*store, &customer), session(&*store, &customer));
+                store.insert(&one).await?;
+                match (task + turn) % 4 {
+                    0 => drop(store.revoke_customer(&customer.as_str().into()).await?),
+                    1 => drop(store.update_customer(&two.customer).await?),
+                    2 => drop(store.revoke(&one.id).await?),
+                    _ => drop(store.purge_expired(one.expires_at, 1).await?),
+                }
+                store.replace(&one.id, &two).await?;
+            }
+            Ok::<_, StoreError>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        let done = done.expect("no panic");
+        assert!(done.is_ok(), "{}", text(&done.expect_err("an error")));
+    }
+}
+
+/// Opens a store under other peppers, or without.
+pub(crate) trait Reopen {
+    type Store: SessionRegistry;
+    fn reopen(&self, peppers: Peppers) -> impl Future<Output = Self::Store>;
+}
+
+/// A pepper is changed without anybody being signed out; a wrong one is noticed.
+pub(crate) async fn peppers_form_a_ring(database: &impl Reopen) {
+    let plain = database.reopen(Peppers::none()).await;
+    let kept = inserted(&plain).await;
+    let find = async |peppers| database.reopen(peppers).await.find(&kept.token).await;
+
+    // A pepper alone does not know what was kept without: that is an error, not an unknown token.
+    let outcome = find(Peppers::new([1; 32])).await;
+    assert_error(outcome, StoreErrorKind::Unavailable, &["another pepper"]);
+
+    for peppers in [
+        Peppers::new([1; 32]).or_none(),
+        // It was rewritten when it was found: the old one is not needed any more.
+        Peppers::new([1; 32]),
+        Peppers::new([2; 32]).or([9; 32]).or([1; 32]),
+        Peppers::new([2; 32]),
+    ] {
+        let found = find(peppers.clone()).await.map_err(|error| text(&error));
+        assert_eq!(found, Ok(Some(kept.clone())), "{peppers:?}");
+    }
+
+    let last = database.reopen(Peppers::new([2; 32])).await;
+    assert!(last.revoke(&kept.id).await.expect("revoked"));
+    assert_eq!(last.find(&kept.token).await.expect("an answer"), None);
+
+    let outcome = find(Peppers::new("")).await;
+    assert_error(outcome, StoreErrorKind::Unavailable, &["16 bytes"]);
+}
+
+/// Lookups go on while sessions are purged, live ones are spared, and everything goes.
+pub(crate) async fn purging_spares_lookups(store: Arc<impl SessionRegistry>) {
+    let live = inserted(&*store).await;
+    let customer = unique("cus");
+    let mut expired = Vec::new();
+    let mut insertions = JoinSet::new();
+    for _ in 0..300 {
+        let mut session = session(&*store, &customer);
+        session.expires_at = session.created_at - TimeDelta::hours(1);
+        expired.push(session.clone());
+        let store = Arc::clone(&store);
+        insertions.spawn(async move { store.insert(&session).await });
+    }
+    while let Some(inserted) = insertions.join_next().await {
+        inserted.expect("no panic").expect("inserted");
+    }
+    let mut purgers = JoinSet::new();
+    for _ in 0..2 {
+        let store = Arc::clone(&store);
+        purgers.spawn(async move {
+            let mut purged = 0;
+            loop {
+                match store.purge_expired(Utc::now(), 20).await.expect("purged") {
+                    0 => return purged,
+                    some => purged += some,
+                }
+            }
+        });
+    }
+    while !purgers.is_empty() {
+        let lookup = store.find(&live.token);
+        let found = tokio::time::timeout(Duration::from_secs(1), lookup).await;
+        let found = found.expect("a lookup waits for nobody");
+        assert_eq!(found.expect("an answer").as_ref(), Some(&live));
+        if let Some(purged) = purgers.try_join_next() {
+            purged.expect("no panic");
+        }
+    }
+    for session in expired {
+        assert_eq!(store.find(&session.token).await.expect("an answer"), None);
+    }
+    assert_eq!(store.list(&customer.into()).await.expect("a list"), []);
+}
+
+/// While the server is gone the store says so; when it is back, so is the store.
+pub(crate) async fn heals(store: impl SessionRegistry, server: &mut Server) {
+    let session = inserted(&store).await;
+    for _ in 0..2 {
+        server.kill();
+        let asked = Instant::now();
+        let outcome = store.find(&session.token).await;
+        assert_error(outcome, StoreErrorKind::Unavailable, &[]);
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
+        let outcome = store.revoke(&session.id).await;
+        assert_error(outcome, StoreErrorKind::Unavailable, &[]);
+
+        server.start();
+        let back = Instant::now();
+        let found = loop {
+            match store.find(&session.token).await {
+                Ok(found) => break found,
+                Err(error) => {
+                    assert!(back.elapsed() < Duration::from_secs(1), "{}", text(&error));
+                }
+            }
+        };
+        assert_eq!(found.as_ref(), Some(&session), "nothing is lost");
+    }
+}
+
+/// One session is rotated again and again while the server is killed:
+/// then there is one session, the last that was acknowledged or its successor, whole.
+pub(crate) async fn kills_leave_no_half(store: impl SessionRegistry + Clone, server: &mut Server) {
+    let mut kills = 0;
+    let mut current = inserted(&store).await;
+    for round in 0..6 {
+        let rotating = tokio::spawn(rotate_until_it_fails(store.clone(), current));
+        // At a moment that differs from round to round, between any two statements.
+        tokio::time::sleep(Duration::from_millis(40 + 7 * round)).await;
+        server.kill();
+        let (last, next, rotations) = rotating.await.expect("no panic");
+        assert!(rotations > 0, "it was killed before anything happened");
+        server.start();
+        let list = loop {
+            match store.list(&last.customer_id).await {
+                Ok(list) => break list,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let [left] = list.as_slice() else {
+            panic!("{list:?} is left of one session");
+        };
+        let (here, gone) = if left.id == last.id {
+            (last, next)
+        } else {
+            (next, last)
+        };
+        assert_eq!(left.id, here.id, "neither the old nor the new");
+        let found = store.find(&here.token).await.expect("an answer");
+        assert_eq!(found.as_ref(), Some(&here));
+        assert_eq!(store.find(&gone.token).await.expect("an answer"), None);
+        current = here;
+        kills += 1;
+    }
+    println!("{kills} kills survived");
+}
+
+/// The last session that was acknowledged, the one under way, and how many there were.
+async fn rotate_until_it_fails(
+    store: impl SessionRegistry,
+    mut current: CustomerSession,
+) -> (CustomerSession, CustomerSession, u32) {
+    let mut rotations = 0;
+    loop {
+        let mut next = session(&store, current.customer_id.as_str());
+        next.customer = current.customer.clone();
+        match store.replace(&current.id, &next).await {
+            Ok(replaced) => assert!(replaced, "nobody else rotates"),
+            Err(_) => return (current, next, rotations),
+        }
+        current = next;
+        rotations += 1;
+    }
+}

@@ -1,0 +1,156 @@
+//! Three nodes that share one server: each has its own threads, its own connections, and its
+//! own network.
+
+use std::{sync::Arc, time::Duration};
+
+use customer_session::{
+    CustomerSessions, SessionRegistry,
+    store::{Peppers, PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
+};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{
+    load::Node,
+    store::{NodeStore, Planted},
+};
+use crate::rng::Dice;
+use test_support::{
+    proxy::Proxy,
+    servers::{self, Server},
+};
+
+pub(crate) const NODES: usize = 3;
+pub(crate) const CACHE_TTL: Duration = Duration::from_secs(2);
+/// While the store fails.
+pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(1);
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Postgres,
+    Redis,
+}
+
+/// What the nemesis can get hold of.
+pub(crate) struct Grip {
+    pub(crate) server: Server,
+    /// Of each node: to the store, and to where its invalidations come from.
+    pub(crate) networks: Vec<(Proxy, Proxy)>,
+    pub(crate) stores: Vec<Arc<NodeStore>>,
+}
+
+/// Dropped last: what runs on them uses the rest.
+pub(crate) struct Runtimes(Vec<Runtime>);
+
+impl Runtimes {
+    /// Nobody waits for what is still under way.
+    pub(crate) fn end(self) {
+        for runtime in self.0 {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime(name: String) -> Runtime {
+    // One thread each, so that a nap that ends late tells of everything that was late.
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// `None`: the server is not on this machine; said aloud.
+pub(crate) fn start(
+    kind: Kind,
+    planted: Planted,
+    dice: &Dice,
+) -> Option<(Grip, Vec<Node>, Runtimes)> {
+    let server = match kind {
+        Kind::Postgres => Server::postgres(),
+        Kind::Redis => Server::redis(),
+    };
+    let Some(server) = server else {
+        servers::missing(&format!("{kind:?}"));
+        return None;
+    };
+    let network = runtime("network".to_owned());
+    let mut grip = Grip {
+        networks: Vec::new(),
+        stores: Vec::new(),
+        server,
+    };
+    let (mut nodes, mut runtimes) = (Vec::new(), Vec::new());
+    for number in 0..NODES {
+        let networks = network.block_on(async {
+            let port = grip.server.port;
+            (Proxy::new(port).await, Proxy::new(port).await)
+        });
+        let (to_store, to_source) = (url(kind, &networks.0), url(kind, &networks.1));
+        let runtime = runtime(format!("node {number}"));
+        let (store, sessions) = runtime.block_on(async {
+            let store = Arc::new(NodeStore::new(
+                connect(kind, &to_store).await,
+                planted,
+                Dice::new(dice.roll(u64::MAX)),
+            ));
+            let sessions = CustomerSessions::builder(Arc::clone(&store))
+                .cache_ttl(CACHE_TTL)
+                .stale_if_error(STALE_IF_ERROR)
+                .store_timeout(STORE_TIMEOUT)
+                .build();
+            if planted != Planted::Deaf {
+                listen(kind, &to_source, &sessions).await;
+            }
+            (store, sessions)
+        });
+        nodes.push(Node {
+            number,
+            sessions,
+            runtime: runtime.handle().clone(),
+            planted,
+        });
+        grip.networks.push(networks);
+        grip.stores.push(store);
+        runtimes.push(runtime);
+    }
+    runtimes.push(network);
+    Some((grip, nodes, Runtimes(runtimes)))
+}
+
+fn url(kind: Kind, network: &Proxy) -> String {
+    match kind {
+        Kind::Postgres => format!("postgres://tests@127.0.0.1:{}/postgres", network.port),
+        Kind::Redis => format!("redis://127.0.0.1:{}", network.port),
+    }
+}
+
+async fn connect(kind: Kind, url: &str) -> Arc<dyn SessionRegistry> {
+    let peppers = Peppers::new(*b"a pepper of the tests, 32 bytes.");
+    match kind {
+        Kind::Postgres => {
+            let store = PostgresStore::connect(url, peppers).await;
+            let store = store.expect("connected");
+            store.migrate().await.expect("migrated");
+            Arc::new(store)
+        }
+        Kind::Redis => {
+            let store = RedisStore::connect(url, peppers).await;
+            Arc::new(store.expect("connected"))
+        }
+    }
+}
+
+async fn listen(kind: Kind, url: &str, sessions: &CustomerSessions<Arc<NodeStore>>) {
+    match kind {
+        Kind::Postgres => {
+            let source = PostgresInvalidations::connect(url).await;
+            tokio::spawn(sessions.listen(source.expect("it listens")));
+        }
+        Kind::Redis => {
+            let source = RedisInvalidations::connect(url).await;
+            tokio::spawn(sessions.listen(source.expect("it listens")));
+        }
+    }
+}

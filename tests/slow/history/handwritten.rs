@@ -1,0 +1,312 @@
+//! Histories written by hand: what the checker must find, and what it must let pass.
+//! Times are in milliseconds; another node may be behind by 1000.
+
+use std::time::Duration;
+
+use super::{
+    checker::{Delay, Findings, Promise, check, delays},
+    record::{Answer, Event, Lag, Span, What},
+};
+
+const ISSUED: What = What::Issue {
+    customer: 7,
+    version: 1,
+    session: Some(1),
+};
+const REVOKED: What = What::Revoke {
+    session: 1,
+    found: Some(true),
+};
+const IN_DOUBT: What = What::Revoke {
+    session: 1,
+    found: None,
+};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn at(node: usize, start: u64, end: u64, what: What) -> Event {
+    Event {
+        node,
+        start: ms(start),
+        end: ms(end),
+        what,
+    }
+}
+
+fn asks(node: usize, start: u64, end: u64, answer: Answer) -> Event {
+    at(node, start, end, What::Authenticate { session: 1, answer })
+}
+
+fn let_in(node: usize, start: u64) -> Event {
+    asks(node, start, start + 1, Answer::LetIn { version: 1 })
+}
+
+fn refused(node: usize, start: u64) -> Event {
+    asks(node, start, start + 1, Answer::Refused)
+}
+
+fn update(version: i64, sessions: Option<u64>) -> What {
+    What::Update {
+        customer: 7,
+        version,
+        sessions,
+    }
+}
+
+fn revoke_all(ended: Option<u64>) -> What {
+    What::RevokeCustomer { customer: 7, ended }
+}
+
+/// What is found after the session was issued on node 0, between 0 and 10.
+fn found(events: &[Event]) -> Findings {
+    found_with(events, &[])
+}
+
+fn found_with(events: &[Event], lags: &[Lag]) -> Findings {
+    let mut history = vec![at(0, 0, 10, ISSUED)];
+    history.extend_from_slice(events);
+    let promise = Promise {
+        bound: ms(1000),
+        patience: ms(300),
+    };
+    check(&history, &promise, lags)
+}
+
+/// How many of each, in the order of [`Findings::all`].
+fn counts(events: &[Event]) -> [usize; 5] {
+    found(events).all().map(|(_, violations)| violations.len())
+}
+
+const CLEAN: [usize; 5] = [0; 5];
+const STALE: [usize; 5] = [1, 0, 0, 0, 0];
+const REFUSED: [usize; 5] = [0, 1, 0, 0, 0];
+const HUNG: [usize; 5] = [0, 0, 1, 0, 0];
+const OUTDATED: [usize; 5] = [0, 0, 0, 1, 0];
+const MISTAKEN: [usize; 5] = [0, 0, 0, 0, 1];
+
+#[test]
+fn the_node_that_revoked_lets_nobody_in_any_more() {
+    let revoked = at(0, 20, 30, REVOKED);
+    assert_eq!(counts(&[revoked.clone(), let_in(0, 31)]), STALE);
+    // It began before the revocation had returned.
+    assert_eq!(counts(&[revoked.clone(), let_in(0, 30)]), CLEAN);
+    assert_eq!(counts(&[revoked, refused(0, 31)]), CLEAN);
+}
+
+#[test]
+fn other_nodes_may_be_behind_by_the_bound_and_no_more() {
+    let revoked = at(0, 20, 30, REVOKED);
+    assert_eq!(counts(&[revoked.clone(), let_in(1, 1030)]), CLEAN);
+    assert_eq!(counts(&[revoked, let_in(1, 1031)]), STALE);
+}
+
+#[test]
+fn every_way_of_ending_counts() {
+    let none = What::Revoke {
+        session: 1,
+        found: Some(false),
+    };
+    let rotated = What::Rotate {
+        session: 1,
+        new: Some(Some(2)),
+    };
+    for ending in [none, rotated, revoke_all(Some(1)), revoke_all(Some(0))] {
+        let first = at(1, 15, 18, IN_DOUBT);
+        let events = [first, at(0, 20, 30, ending.clone()), let_in(0, 40)];
+        assert_eq!(counts(&events), STALE, "{ending:?}");
+    }
+}
+
+#[test]
+fn who_loses_a_rotation_has_ended_nothing() {
+    let lost = What::Rotate {
+        session: 1,
+        new: Some(None),
+    };
+    let won = at(1, 15, 18, IN_DOUBT);
+    let lost = at(0, 20, 30, lost);
+    // Its node had not heard yet; it has until the bound.
+    assert_eq!(counts(&[won.clone(), lost.clone(), let_in(0, 40)]), CLEAN);
+    assert_eq!(counts(&[won, lost.clone(), let_in(0, 1040)]), STALE);
+    // And there must have been somebody who won.
+    assert_eq!(counts(&[lost]), REFUSED);
+}
+
+#[test]
+fn a_live_session_is_not_refused() {
+    assert_eq!(counts(&[refused(1, 20)]), REFUSED);
+    // Somebody began to end it while the request was under way.
+    assert_eq!(counts(&[refused(1, 20), at(0, 20, 90, REVOKED)]), CLEAN);
+    assert_eq!(counts(&[refused(1, 20), at(0, 21, 90, REVOKED)]), REFUSED);
+    let none = What::Revoke {
+        session: 1,
+        found: Some(false),
+    };
+    assert_eq!(counts(&[at(0, 20, 30, none)]), REFUSED);
+}
+
+#[test]
+fn after_a_change_of_unknown_outcome_the_session_may_be_dead_or_alive() {
+    let in_doubt = at(0, 20, 30, IN_DOUBT);
+    let later = [in_doubt, let_in(0, 40), refused(0, 50), let_in(1, 9000)];
+    assert_eq!(counts(&later), CLEAN);
+    let in_doubt = at(0, 20, 30, revoke_all(None));
+    assert_eq!(counts(&[in_doubt, let_in(0, 40), refused(0, 50)]), CLEAN);
+}
+
+#[test]
+fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
+    // Issued while it was under way: nobody knows. Issued later: it lives.
+    let before = at(1, 4, 6, revoke_all(Some(3)));
+    assert_eq!(counts(&[before.clone(), let_in(1, 20)]), CLEAN);
+    assert_eq!(counts(&[before, refused(1, 20)]), CLEAN);
+    let mut long_before = vec![at(1, 0, 1, revoke_all(Some(3)))];
+    long_before.push(at(
+        0,
+        10,
+        20,
+        What::Issue {
+            customer: 7,
+            version: 2,
+            session: Some(2),
+        },
+    ));
+    let answer = Answer::Refused;
+    let what = What::Authenticate { session: 2, answer };
+    long_before.push(at(0, 30, 31, what));
+    assert_eq!(counts(&long_before), REFUSED);
+    // Unless it is not known when it was over.
+    long_before[0] = at(1, 0, 1, revoke_all(None));
+    assert_eq!(counts(&long_before), CLEAN);
+}
+
+#[test]
+fn a_session_that_came_of_a_rotation_is_watched_like_any_other() {
+    let rotated = What::Rotate {
+        session: 1,
+        new: Some(Some(2)),
+    };
+    let of_second = |start, answer| {
+        let what = What::Authenticate { session: 2, answer };
+        at(0, start, start + 1, what)
+    };
+    let rotated = at(0, 20, 30, rotated);
+    let ended = at(0, 40, 50, revoke_all(Some(1)));
+    let refused = of_second(35, Answer::Refused);
+    assert_eq!(counts(&[rotated.clone(), refused]), REFUSED);
+    let stale = of_second(51, Answer::LetIn { version: 1 });
+    assert_eq!(counts(&[rotated, ended, stale]), STALE);
+}
+
+#[test]
+fn an_old_customer_is_not_seen_after_an_update() {
+    let updated = at(0, 20, 30, update(2, Some(1)));
+    assert_eq!(counts(&[updated.clone(), let_in(0, 30)]), CLEAN);
+    assert_eq!(counts(&[updated.clone(), let_in(0, 31)]), OUTDATED);
+    assert_eq!(counts(&[updated.clone(), let_in(1, 1030)]), CLEAN);
+    assert_eq!(counts(&[updated, let_in(1, 1031)]), OUTDATED);
+    // Issuing a session replaces the customer, too.
+    let issued = What::Issue {
+        customer: 7,
+        version: 2,
+        session: Some(2),
+    };
+    assert_eq!(counts(&[at(0, 20, 30, issued), let_in(0, 31)]), OUTDATED);
+}
+
+#[test]
+fn of_updates_at_once_any_may_be_the_last() {
+    let seen = asks(0, 60, 61, Answer::LetIn { version: 2 });
+    let first = |end| at(0, 20, end, update(2, Some(1)));
+    let second = at(0, 40, 50, update(3, Some(1)));
+    assert_eq!(counts(&[first(30), second.clone(), seen.clone()]), OUTDATED);
+    assert_eq!(counts(&[first(45), second.clone(), seen.clone()]), CLEAN);
+    // One of unknown outcome may happen at any time.
+    let in_doubt = at(0, 20, 30, update(2, None));
+    assert_eq!(counts(&[in_doubt, second.clone(), seen.clone()]), CLEAN);
+    // One of unknown outcome, or that found nothing to replace, replaces nothing for certain.
+    for sessions in [None, Some(0)] {
+        let second = at(0, 40, 50, update(3, sessions));
+        assert_eq!(counts(&[first(30), second, seen.clone()]), CLEAN);
+    }
+    assert_eq!(counts(&[seen]), OUTDATED, "nobody wrote it");
+}
+
+#[test]
+fn a_request_that_waits_too_long_is_found_unless_its_runtime_was_late() {
+    let hung = asks(0, 100, 450, Answer::Failed);
+    assert_eq!(counts(std::slice::from_ref(&hung)), HUNG);
+    assert_eq!(counts(&[asks(0, 100, 400, Answer::Failed)]), CLEAN);
+    let lag = |node, start, by| Lag {
+        node,
+        span: Span {
+            start: ms(start),
+            end: ms(start + by),
+        },
+        by: ms(by),
+    };
+    let excused = |lags: &[Lag]| found_with(std::slice::from_ref(&hung), lags).excused;
+    assert_eq!(excused(&[lag(0, 110, 50)]), 1);
+    assert_eq!(excused(&[lag(0, 110, 30), lag(0, 300, 20)]), 1);
+    // Too little, on another node, at another time.
+    assert_eq!(excused(&[lag(0, 110, 49)]), 0);
+    assert_eq!(excused(&[lag(1, 110, 50)]), 0);
+    assert_eq!(excused(&[lag(0, 450, 50)]), 0);
+}
+
+#[test]
+fn who_is_let_in_by_another_session_is_found() {
+    assert_eq!(counts(&[asks(0, 20, 21, Answer::Mistaken)]), MISTAKEN);
+}
+
+#[test]
+fn no_answer_breaks_no_promise() {
+    let revoked = at(0, 20, 30, REVOKED);
+    for answer in [Answer::Failed, Answer::Left] {
+        assert_eq!(counts(&[asks(0, 15, 16, answer)]), CLEAN);
+        assert_eq!(counts(&[revoked.clone(), asks(0, 40, 41, answer)]), CLEAN);
+    }
+}
+
+#[test]
+fn a_delay_is_counted_until_the_refusals_begin() {
+    let delays = |events: &[Event]| {
+        let mut history = vec![at(0, 0, 10, ISSUED)];
+        history.extend_from_slice(events);
+        let delays = delays(&history, ms(1000), |_| true);
+        let of_revocation = |it: &Delay| it.node == 1 && it.of.start == ms(20);
+        assert!(delays.iter().all(of_revocation), "{delays:?}");
+        delays.iter().map(|it| it.at_most).collect::<Vec<_>>()
+    };
+    let revoked = at(0, 20, 30, REVOKED);
+    let warm = let_in(1, 15);
+    let followed = [warm.clone(), revoked.clone(), refused(1, 33)];
+    assert_eq!(delays(&followed), [ms(3)]);
+    let late = [let_in(1, 33), refused(1, 36)];
+    let late = [[warm.clone(), revoked.clone()], late].concat();
+    assert_eq!(delays(&late), [ms(6)]);
+    // What is refused in between does not end it.
+    let twice = [refused(1, 31), let_in(1, 50), refused(1, 60)];
+    let twice = [&[warm.clone(), revoked.clone()], &twice[..]].concat();
+    assert_eq!(delays(&twice), [ms(30)]);
+    // The node itself, one that had nothing to forget, one that was never asked again.
+    let itself = [let_in(0, 15), revoked.clone(), refused(0, 33)];
+    assert_eq!(delays(&itself), []);
+    assert_eq!(delays(&[revoked.clone(), refused(1, 33)]), []);
+    assert_eq!(delays(&[warm.clone(), revoked.clone()]), []);
+    // A second end of what is dead already is none.
+    let again = at(0, 40, 50, revoke_all(Some(1)));
+    let again = [warm.clone(), revoked.clone(), refused(1, 33), again];
+    assert_eq!(delays(&again), [ms(3)]);
+    // What ended the customer's sessions before this one came about did not end this one.
+    let before = at(1, 5, 8, revoke_all(Some(2)));
+    let issued = What::Issue {
+        customer: 7,
+        version: 2,
+        session: Some(1),
+    };
+    let after = [before, at(0, 10, 12, issued), warm, revoked, refused(1, 33)];
+    assert_eq!(delays(&after), [ms(3)]);
+}

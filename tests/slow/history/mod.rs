@@ -1,0 +1,34 @@
+//! Three nodes that share a real server, everything that may go wrong, and a history of every
+//! operation, which is searched for a broken promise afterwards.
+//!
+//! `HISTORY_SECONDS` (60, for each store) and `HISTORY_SEED` (from the clock, printed) may be
+//! set. That the search finds something is shown too: by histories written by hand, and by
+//! nodes that are wrong on purpose.
+#![cfg_attr(
+    not(all(feature = "postgres", feature = "redis")),
+    allow(dead_code, reason = "the histories of real servers are skipped")
+)]
+
+mod checker;
+mod handwritten;
+mod record;
+
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod cluster;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod load;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod nemesis;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod real;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod store;
+
+#[cfg(not(all(feature = "postgres", feature = "redis")))]
+#[test]
+fn is_skipped() {
+    test_support::servers::say(
+        "SKIPPED: histories need the features `postgres` and `redis`; scripts/test tests \
+         everything",
+    );
+}

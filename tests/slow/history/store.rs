@@ -1,0 +1,144 @@
+//! What stands between a node and its store: it panics when told to, and in some runs it is
+//! wrong on purpose, so that the checker has something to find.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use chrono::{DateTime, Utc};
+use customer_session::{
+    Customer, CustomerId, CustomerSession, SessionId, SessionRegistry, SessionStore,
+    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
+};
+
+use crate::rng::Dice;
+
+/// What the panics of a store say, so that they can be told from a test's.
+pub(crate) const FAULT: &str = "a fault";
+
+/// What is wrong with a node on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    Nothing,
+    /// The store has a cache of its own, which nobody marks.
+    Cache,
+    /// The store says that there is no session when it cannot tell.
+    Denial,
+    /// Some requests are held up on their way out.
+    Stall,
+    /// The node hears nothing of the others.
+    Deaf,
+}
+
+pub(crate) struct NodeStore {
+    inner: Arc<dyn SessionRegistry>,
+    planted: Planted,
+    dice: Dice,
+    /// Whether lookups and changes panic now and then.
+    pub(crate) panics: AtomicBool,
+    pub(crate) panicked: AtomicU64,
+    /// Guards the cache that should not be there.
+    cached: Mutex<HashMap<String, CustomerSession>>,
+}
+
+impl NodeStore {
+    pub(crate) fn new(inner: Arc<dyn SessionRegistry>, planted: Planted, dice: Dice) -> Self {
+        Self {
+            inner,
+            planted,
+            dice,
+            panics: AtomicBool::new(false),
+            panicked: AtomicU64::new(0),
+            cached: Mutex::default(),
+        }
+    }
+
+    fn maybe_panic(&self) {
+        if self.panics.load(Relaxed) && self.dice.roll(4) == 0 {
+            self.panicked.fetch_add(1, Relaxed);
+            panic!("{FAULT}");
+        }
+    }
+
+    fn cached(&self, token: &SessionToken) -> Option<CustomerSession> {
+        let cached = self.cached.lock().expect("no panic");
+        cached.get(token.expose()).cloned()
+    }
+}
+
+#[async_trait]
+impl SessionStore for NodeStore {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.maybe_panic();
+        match self.planted {
+            Planted::Cache => {
+                if let Some(session) = self.cached(token) {
+                    return Ok(Some(session));
+                }
+                let found = self.inner.find(token).await?;
+                if let Some(session) = &found {
+                    let token = token.expose().to_owned();
+                    let mut cached = self.cached.lock().expect("no panic");
+                    cached.insert(token, session.clone());
+                }
+                Ok(found)
+            }
+            Planted::Denial => Ok(self.inner.find(token).await.unwrap_or_default()),
+            _ => {
+                let found = self.inner.find(token).await;
+                // After the query, too: what it says is lost.
+                self.maybe_panic();
+                found
+            }
+        }
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.inner.token_format()
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for NodeStore {
+    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+        self.inner.insert(session).await?;
+        self.maybe_panic();
+        Ok(())
+    }
+
+    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+        let replaced = self.inner.replace(old, new).await?;
+        self.maybe_panic();
+        Ok(replaced)
+    }
+
+    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
+        let revoked = self.inner.revoke(id).await?;
+        self.maybe_panic();
+        Ok(revoked)
+    }
+
+    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+        let revoked = self.inner.revoke_customer(customer).await?;
+        self.maybe_panic();
+        Ok(revoked)
+    }
+
+    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        self.inner.list(customer).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+        let updated = self.inner.update_customer(customer).await?;
+        self.maybe_panic();
+        Ok(updated)
+    }
+
+    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        self.inner.purge_expired(before, limit).await
+    }
+}

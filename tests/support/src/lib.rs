@@ -1,0 +1,174 @@
+//! What several tests share: a store that counts, waits and fails on command.
+
+#[cfg(unix)]
+mod example;
+#[cfg(unix)]
+pub mod proxy;
+#[cfg(unix)]
+pub mod servers;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use customer_session::{
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, MemoryStore, SessionId,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
+    async_trait, testing::ManualClock,
+};
+use tokio::sync::watch;
+
+#[cfg(unix)]
+pub use example::example;
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+pub fn clock() -> ManualClock {
+    ManualClock::new("2030-01-01T00:00:00Z".parse().expect("a time"))
+}
+
+pub fn customer(id: &str) -> Customer {
+    CustomerData::new(id, "org_1").into()
+}
+
+pub type Sessions = CustomerSessions<Arc<ProbeStore>>;
+
+/// A store with one live session, which nobody has asked for yet.
+pub async fn one_session() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
+    let session = sessions.issue(customer("cus_1"), HOUR).await;
+    (store, sessions, session.expect("issued"))
+}
+
+/// What the store does instead of answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Fail,
+    Hang,
+    Panic,
+}
+
+/// Long, but not for ever: what does not come is a failure, not a test that hangs.
+async fn reaches(count: &watch::Sender<usize>, lookups: usize) {
+    let mut count = count.subscribe();
+    let reached = count.wait_for(|count| *count >= lookups);
+    let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+    reached.expect("so many lookups").expect("the store lives");
+}
+
+/// A memory store that counts its lookups, holds their answers back while its gate is shut,
+/// and fails on command.
+pub struct ProbeStore {
+    pub inner: MemoryStore,
+    format: TokenFormat,
+    asked: watch::Sender<usize>,
+    read: watch::Sender<usize>,
+    open: watch::Sender<bool>,
+    fault: Mutex<Option<Fault>>,
+}
+
+impl Default for ProbeStore {
+    fn default() -> Self {
+        Self::with_format(TokenFormat::new("cst_"))
+    }
+}
+
+impl ProbeStore {
+    pub fn with_format(format: TokenFormat) -> Self {
+        Self {
+            inner: MemoryStore::new(),
+            format,
+            asked: watch::Sender::new(0),
+            read: watch::Sender::new(0),
+            open: watch::Sender::new(true),
+            fault: Mutex::new(None),
+        }
+    }
+
+    /// How many lookups have come in.
+    pub fn lookups(&self) -> usize {
+        *self.asked.borrow()
+    }
+
+    /// Holds the answers of lookups back from now on. They have read by then.
+    pub fn shut(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until so many lookups have read, counted from the beginning.
+    pub async fn has_read(&self, lookups: usize) {
+        reaches(&self.read, lookups).await;
+    }
+
+    /// Waits until so many lookups have come in.
+    pub async fn was_asked(&self, lookups: usize) {
+        reaches(&self.asked, lookups).await;
+    }
+
+    pub fn fault(&self, fault: impl Into<Option<Fault>>) {
+        *self.fault.lock().expect("no panic") = fault.into();
+    }
+}
+
+#[async_trait]
+impl SessionStore for ProbeStore {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.asked.send_modify(|asked| *asked += 1);
+        let fault = *self.fault.lock().expect("no panic");
+        match fault {
+            Some(Fault::Fail) => return Err(StoreError::unavailable("the probe fails")),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("the probe panics"),
+            None => {}
+        }
+        let found = self.inner.find(token).await;
+        self.read.send_modify(|read| *read += 1);
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        found
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.format.clone()
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for ProbeStore {
+    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+        self.inner.insert(session).await
+    }
+
+    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+        self.inner.replace(old, new).await
+    }
+
+    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
+        self.inner.revoke(id).await
+    }
+
+    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+        self.inner.revoke_customer(customer).await
+    }
+
+    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        self.inner.list(customer).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+        self.inner.update_customer(customer).await
+    }
+
+    async fn purge_expired(
+        &self,
+        before: chrono::DateTime<chrono::Utc>,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.inner.purge_expired(before, limit).await
+    }
+}

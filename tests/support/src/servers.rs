@@ -1,0 +1,316 @@
+//! Throw-away database servers: own folder, own port, gone when the test's process is.
+
+use std::{
+    env, fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is skipped is said past the test harness, which would keep it to itself.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "\n{text}\n");
+}
+
+/// `scripts/test` asks for all servers; without it a missing one is no failure.
+pub fn missing(what: &str) {
+    assert!(
+        env::var_os("TEST_ALL_SERVERS").is_none(),
+        "{what} is not installed, and TEST_ALL_SERVERS is set"
+    );
+    say(&format!(
+        "SKIPPED: {what} is not installed; scripts/test installs what is missing"
+    ));
+}
+
+/// A server that belongs to this process.
+pub struct Server {
+    kind: Kind,
+    folder: PathBuf,
+    pub port: u16,
+    child: Option<Child>,
+    /// Ends the server and removes the folder when this process is gone, however it went.
+    _guardian: Guardian,
+}
+
+enum Kind {
+    Postgres { bin: PathBuf, user: Option<User> },
+    Redis { bin: PathBuf },
+}
+
+impl Server {
+    /// `None`: PostgreSQL is not on this machine.
+    pub fn postgres() -> Option<Self> {
+        let bin = postgres_binaries()?;
+        let folder = new_folder("postgres");
+        let user = User::for_postgres();
+        if let Some(user) = &user {
+            chown(&folder, Some(user.uid), Some(user.gid)).expect("root may");
+        }
+        let kind = Kind::Postgres { bin, user };
+        let Kind::Postgres { bin, user } = &kind else {
+            unreachable!()
+        };
+        let mut init = Command::new(bin.join("initdb"));
+        init.args(["--username=tests", "--auth=trust", "--encoding=UTF8"])
+            .args(["--locale=C", "--no-sync", "--pgdata"])
+            .arg(folder.join("data"));
+        let output = as_user(init, user.as_ref()).output().expect("initdb runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "initdb: {said}");
+        Some(Self::launch(kind, folder))
+    }
+
+    /// `None`: Redis is not on this machine.
+    pub fn redis() -> Option<Self> {
+        let bin = ["redis-server", "valkey-server"]
+            .iter()
+            .find_map(|name| on_path(name))?;
+        Some(Self::launch(Kind::Redis { bin }, new_folder("redis")))
+    }
+
+    fn launch(kind: Kind, folder: PathBuf) -> Self {
+        let mut server = Self {
+            kind,
+            port: free_port(),
+            child: None,
+            _guardian: Guardian::new(&folder),
+            folder,
+        };
+        server.start();
+        server
+    }
+
+    /// Starts it again, after [`kill`](Self::kill), with what its files hold.
+    pub fn start(&mut self) {
+        let log = fs::File::create(self.folder.join("log")).expect("a log");
+        let port = self.port.to_string();
+        let command = match &self.kind {
+            Kind::Postgres { bin, user } => {
+                let mut command = Command::new(bin.join("postgres"));
+                command
+                    .args(["-p", &port, "-c", "listen_addresses=127.0.0.1"])
+                    // Kills of the process are survived without; only a power cut is not.
+                    .args(["-c", "fsync=off", "-c", "max_connections=200", "-k"])
+                    .arg(&self.folder)
+                    .arg("-D")
+                    .arg(self.folder.join("data"));
+                as_user(command, user.as_ref())
+            }
+            Kind::Redis { bin } => {
+                let mut command = Command::new(bin);
+                command
+                    .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+                    .args(["--appendonly", "yes", "--appendfsync", "always"])
+                    .arg("--pidfile")
+                    .arg(self.folder.join("pid"))
+                    .arg("--dir")
+                    .arg(&self.folder);
+                command
+            }
+        };
+        let mut command = command;
+        command
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().expect("a log"))
+            .stdout(log);
+        // Ctrl-C is for the tests; the server goes when they are gone.
+        command.process_group(0);
+        let child = command.spawn().expect("the server starts");
+        fs::write(self.folder.join("child"), child.id().to_string()).expect("written");
+        self.child = Some(child);
+        let begun = Instant::now();
+        while !self.answers() {
+            let child = self.child.as_mut().expect("just started");
+            let ended = child.try_wait().expect("it is ours");
+            let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "the server does not start: {}", log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the server does not answer: {}",
+                log()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn answers(&self) -> bool {
+        match &self.kind {
+            Kind::Postgres { bin, .. } => {
+                let port = self.port.to_string();
+                let mut ask = Command::new(bin.join("pg_isready"));
+                ask.args(["--quiet", "--host=127.0.0.1", "--port", &port]);
+                ask.status().is_ok_and(|status| status.success())
+            }
+            Kind::Redis { .. } => self
+                .redis_says("PING\r\n")
+                .is_ok_and(|said| said.contains("PONG")),
+        }
+    }
+
+    fn redis_says(&self, command: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(command.as_bytes())?;
+        let mut said = [0; 64];
+        let len = stream.read(&mut said)?;
+        Ok(String::from_utf8_lossy(&said[..len]).into_owned())
+    }
+
+    /// `kill -9`, children included.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("it was ours");
+            // The guardian must not look for it: its number may be another's by then.
+            let _ = fs::remove_file(self.folder.join("child"));
+        }
+    }
+
+    /// Stops it in the middle of whatever it does. Its connections stay open and say nothing; new
+    /// ones are made by the kernel, and say nothing either.
+    pub fn pause(&self) {
+        // Once its first process stands still there are no new ones.
+        self.signal("STOP");
+        self.signal("STOP");
+    }
+
+    /// Lets it go on, after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// The server's own process and its children.
+    pub fn processes(&self) -> Vec<u32> {
+        let Some(child) = &self.child else {
+            return Vec::new();
+        };
+        let found = Command::new("pgrep")
+            .args(["-P", &child.id().to_string()])
+            .output();
+        let found = String::from_utf8(found.expect("pgrep runs").stdout).expect("numbers");
+        let children = found.lines().filter_map(|line| line.parse().ok());
+        children.chain([child.id()]).collect()
+    }
+
+    /// To all its processes; those that are gone by then are no failure.
+    fn signal(&self, signal: &str) {
+        let processes = self.processes();
+        let processes = processes.iter().map(u32::to_string);
+        let _ = Command::new("kill")
+            .stderr(Stdio::null())
+            .args(["-s", signal])
+            .args(processes)
+            .status();
+    }
+
+    pub fn url(&self) -> String {
+        match self.kind {
+            Kind::Postgres { .. } => format!("postgres://tests@127.0.0.1:{}/postgres", self.port),
+            Kind::Redis { .. } => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A shell that waits for the end of this process, then cleans up.
+struct Guardian(Child);
+
+impl Guardian {
+    fn new(folder: &Path) -> Self {
+        let script = "trap '' INT TERM HUP; cat; if it=$(cat \"$0/child\"); then \
+                      pkill -KILL -P $it; kill -KILL $it; sleep 0.2; fi; rm -rf \"$0\"";
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", script])
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(shell.spawn().expect("sh runs"))
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Whom PostgreSQL runs as, since it refuses to be root.
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+impl User {
+    fn for_postgres() -> Option<Self> {
+        let id = Command::new("id").arg("-u").output().expect("id runs");
+        if id.stdout.trim_ascii() != b"0" {
+            return None;
+        }
+        let users = fs::read_to_string("/etc/passwd").expect("users");
+        let user = ["postgres", "nobody"].iter().find_map(|name| {
+            let mut fields = users
+                .lines()
+                .map(|line| line.split(':'))
+                .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(Self { uid, gid })
+        });
+        Some(user.expect("there is a user besides root"))
+    }
+}
+
+fn as_user(mut command: Command, user: Option<&User>) -> Command {
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid).current_dir("/");
+    }
+    command
+}
+
+fn postgres_binaries() -> Option<PathBuf> {
+    let whole = |folder: &PathBuf| {
+        let programs = ["initdb", "postgres", "pg_isready"];
+        programs.iter().all(|name| folder.join(name).is_file())
+    };
+    let beside = on_path("initdb").and_then(|path| path.parent().map(Path::to_owned));
+    // Debian keeps each version's servers in a folder of its own, off the path.
+    let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let debian = debian.flatten().map(|entry| entry.path().join("bin"));
+    beside.into_iter().chain(debian).filter(whole).max()
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn new_folder(kind: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let folder = env::temp_dir().join(format!("cst-{kind}-{process}-{number}"));
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").port()
+}
