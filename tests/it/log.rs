@@ -2,10 +2,10 @@
 
 use std::{
     io::{Result, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
-use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Level, Subscriber, subscriber::DefaultGuard};
 
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
@@ -21,16 +21,26 @@ impl Write for Log {
     }
 }
 
+/// Subscribers that live as long as the process. While there is only one in a process, `tracing`
+/// asks the thread that reaches an event first whether it is of interest, and remembers a "no"
+/// for all threads: what another test does then hides events from this one.
+static PERMANENT: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(subscriber(&Log::default()))));
+
+fn subscriber(log: &Log) -> impl Subscriber + Send + Sync + 'static {
+    let log = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || log.clone())
+        .finish()
+}
+
 impl Log {
     /// Writes down what this thread logs, as long as the guard lives.
     pub(crate) fn listen(&self) -> DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
+        LazyLock::force(&PERMANENT);
+        tracing::subscriber::set_default(subscriber(self))
     }
 
     pub(crate) fn text(&self) -> String {

@@ -1,4 +1,8 @@
-//! Tests of seconds and minutes, which watch the clock: one at a time.
+//! Tests of seconds and minutes, which watch the clock: one at a time, whatever
+//! `--test-threads` says.
+//!
+//! Each has its length and its seed in the environment; its module names them. By hand:
+//! `HISTORY_SECONDS=600 scripts/test --test slow history:: -- --nocapture`.
 
 mod flood;
 #[cfg(unix)]
@@ -7,3 +11,7 @@ mod history;
 mod outage;
 mod rng;
 mod stress;
+
+/// Held by each test that watches the clock, counts the sockets of the process, or keeps the
+/// machine busy.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -166,7 +166,7 @@ async fn survives_a_kill<S: SessionRegistry>(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_sessions_are_served_while_postgres_is_away() {
-    let _alone = ALONE.lock().await;
+    let _alone = crate::ALONE.lock().await;
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");
     };
@@ -182,7 +182,7 @@ async fn live_sessions_are_served_while_postgres_is_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_sessions_are_served_while_redis_is_away() {
-    let _alone = ALONE.lock().await;
+    let _alone = crate::ALONE.lock().await;
     let Some(server) = Server::redis() else {
         return servers::missing("Redis");
     };
@@ -195,9 +195,7 @@ async fn live_sessions_are_served_while_redis_is_away() {
     survives_a_kill("Redis", server, store, source).await;
 }
 
-/// The sockets are those of the whole process, and each test keeps the machine busy.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
+/// Counts the sockets of the whole process.
 fn sockets() -> usize {
     let files = fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -212,7 +210,7 @@ fn sockets() -> usize {
 /// `OUTAGE_SECONDS` (10) may be set.
 #[test]
 fn a_server_that_stands_still_holds_nobody_up_for_long_and_nothing_is_left_behind() {
-    let _alone = ALONE.blocking_lock();
+    let _alone = crate::ALONE.blocking_lock();
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");
     };

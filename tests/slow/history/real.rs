@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     panic,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::Ordering::{Relaxed, SeqCst},
     },
     time::Duration,
@@ -35,9 +35,9 @@ struct Run {
     panicked: u64,
 }
 
-/// One run at a time: they would be in each other's way.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
+/// Waits for this test's turn.
+fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    let turn = crate::ALONE.blocking_lock();
     // The faults' panics are caught by the engine; their backtraces would drown the output.
     panic::set_hook(Box::new(|info| {
         if info
@@ -48,7 +48,7 @@ fn alone() -> MutexGuard<'static, ()> {
             eprintln!("{info}");
         }
     }));
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    turn
 }
 
 /// `None`: there is no server; said aloud.
