@@ -5,8 +5,6 @@ use http::{
     header::{CACHE_CONTROL, VARY},
 };
 
-use super::sources::Taken;
-
 /// What caches must know of an answer. It travels with the request, in one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Caching(u8);
@@ -39,8 +37,8 @@ impl Caching {
         }
     }
 
-    pub(super) fn of(self, taken: &Taken<'_>) -> Self {
-        if taken.was_in_uri() {
+    pub(super) fn of(self, was_in_uri: bool) -> Self {
+        if was_in_uri {
             self.with(Self::PRIVATE)
         } else {
             self

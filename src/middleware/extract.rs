@@ -111,7 +111,8 @@ type Extracted<T> = Result<T, Response>;
 fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<T> {
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(identity),
-        (None, Some(Anonymous(answers))) => Err(answers
+        (None, Some(Anonymous(config))) => Err(config
+            .answers
             .answer(RejectionKind::MissingToken.into())
             .map(Body::from)),
         (None, None) => Err(layer_missing(extractor)),

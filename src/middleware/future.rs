@@ -15,8 +15,9 @@ use tower_service::Service;
 
 use super::{
     caching::Caching,
+    config::LayerConfig,
     identity,
-    rejection::{Answers, Rejection, RejectionKind},
+    rejection::{Rejection, RejectionKind},
 };
 use crate::sessions::{Admitted, Verdict};
 
@@ -46,7 +47,7 @@ pin_project! {
         /// The store is being asked.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
         /// The layer answers.
-        Refused { reason: RejectionKind, answers: Arc<Answers> },
+        Refused { reason: RejectionKind, config: Arc<LayerConfig> },
     }
 }
 
@@ -57,7 +58,7 @@ struct Waiting<S, ReqBody> {
     /// The service that was made ready for this request.
     ready: S,
     request: Request<ReqBody>,
-    answers: Arc<Answers>,
+    config: Arc<LayerConfig>,
     caching: Caching,
 }
 
@@ -76,9 +77,9 @@ where
         }
     }
 
-    pub(super) fn refused(reason: RejectionKind, answers: Arc<Answers>) -> Self {
+    pub(super) fn refused(reason: RejectionKind, config: Arc<LayerConfig>) -> Self {
         Self {
-            state: State::Refused { reason, answers },
+            state: State::Refused { reason, config },
         }
     }
 
@@ -86,7 +87,7 @@ where
         lookup: impl Future<Output = Result<Admitted, Rejection>> + Send + 'static,
         ready: S,
         request: Request<ReqBody>,
-        answers: Arc<Answers>,
+        config: Arc<LayerConfig>,
         caching: Caching,
     ) -> Self {
         Self {
@@ -95,7 +96,7 @@ where
                     lookup: Box::pin(lookup),
                     ready,
                     request,
-                    answers,
+                    config,
                     caching,
                 })),
             },
@@ -125,8 +126,8 @@ where
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::Refused { reason, answers } => {
-                    let response = answers.answer((*reason).into());
+                StateProjection::Refused { reason, config } => {
+                    let response = config.answers.answer((*reason).into());
                     return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
                 }
                 StateProjection::Waiting { waiting } => {
@@ -147,11 +148,11 @@ where
                     state.set(State::Inner {
                         future: waiting.ready.call(waiting.request),
                         caching: waiting.caching,
-                        verdict: waiting.answers.told(admitted.verdict),
+                        verdict: waiting.config.told(admitted.verdict),
                     });
                 }
                 Err(rejection) => {
-                    let response = waiting.answers.answer(rejection);
+                    let response = waiting.config.answers.answer(rejection);
                     return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
                 }
             }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::Extensions;
 
-use super::rejection::Answers;
+use super::config::LayerConfig;
 use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime};
 
 /// Left where a request goes on without a customer: the layer was here, and this is how it
 /// would have refused the request.
 #[derive(Clone)]
-pub(super) struct Anonymous(pub(super) Arc<Answers>);
+pub(super) struct Anonymous(pub(super) Arc<LayerConfig>);
 
 /// Removes whatever another layer, or an attacker who found a way, has left.
 pub(crate) fn clear(extensions: &mut Extensions) {
@@ -40,6 +40,6 @@ impl SessionLifetime {
     }
 }
 
-pub(super) fn pass_anonymously(extensions: &mut Extensions, answers: &Arc<Answers>) {
-    extensions.insert(Anonymous(Arc::clone(answers)));
+pub(super) fn pass_anonymously(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
+    extensions.insert(Anonymous(Arc::clone(config)));
 }

@@ -1,8 +1,9 @@
 //! The edge: HTTP in, HTTP out.
 
-mod bearer;
+mod answers;
 mod caching;
-mod cookie;
+mod config;
+mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
@@ -11,21 +12,17 @@ mod future;
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 mod identity;
 mod layer;
-mod origin;
-mod query;
 mod rejection;
 mod service;
-mod sources;
-mod websocket;
 
 #[cfg(feature = "axum")]
 pub use self::extract::CurrentSession;
 #[cfg(feature = "testing")]
 pub(crate) use self::identity::{clear, sign_in};
 pub use self::{
+    credentials::RequestHead,
     future::{ResponseBody, ResponseFuture},
     layer::CustomerSessionLayer,
     rejection::{Rejection, RejectionKind},
     service::CustomerSessionService,
-    sources::RequestHead,
 };

@@ -1,7 +1,7 @@
 //! Decides, for each request, what becomes of it.
 
 use std::{
-    fmt, mem,
+    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -10,24 +10,22 @@ use http::{HeaderMap, Method, Request, Response};
 use tower_service::Service;
 
 use super::{
-    CustomerSessionLayer,
-    bearer::{Credential, credential},
+    config::LayerConfig,
+    credentials::{Credential, Taken, credential, is_preflight},
     future::{ResponseBody, ResponseFuture},
     identity,
-    origin::is_preflight,
     rejection::{Rejection, RejectionKind},
-    sources::Taken,
 };
 use crate::{
     sessions::{Admitted, Engine, Recall, Verdict},
     token::SessionToken,
 };
 
-/// What [`CustomerSessionLayer`] makes of a service.
-#[derive(Clone)]
+/// What [`CustomerSessionLayer`](crate::CustomerSessionLayer) makes of a service.
+#[derive(Clone, Debug)]
 pub struct CustomerSessionService<S> {
     inner: S,
-    layer: CustomerSessionLayer,
+    config: Arc<LayerConfig>,
 }
 
 /// What becomes of a request.
@@ -40,8 +38,8 @@ enum Admission {
 }
 
 impl<S> CustomerSessionService<S> {
-    pub(super) fn new(inner: S, layer: CustomerSessionLayer) -> Self {
-        Self { inner, layer }
+    pub(super) fn new(inner: S, config: Arc<LayerConfig>) -> Self {
+        Self { inner, config }
     }
 }
 
@@ -59,21 +57,17 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let CustomerSessionLayer {
-            engine,
-            answers,
-            sources,
-        } = &self.layer;
+        let config = &self.config;
         identity::clear(request.extensions_mut());
-        let mut caching = answers.caching;
+        let mut caching = config.caching;
         let mut taken = None;
-        if let Some(sources) = sources {
+        if let Some(sources) = &config.sources {
             let it = taken.insert(sources.take(&mut request));
-            caching = caching.of(it);
+            caching = caching.of(it.was_in_uri());
         }
         match admit(
-            engine,
-            answers.optional,
+            &config.engine,
+            config.optional,
             request.method(),
             request.headers(),
             taken.as_ref(),
@@ -81,26 +75,26 @@ where
             Admission::SignedIn(admitted) => {
                 let extensions = request.extensions_mut();
                 identity::sign_in(extensions, admitted.lifetime);
-                let verdict = answers.told(admitted.verdict);
+                let verdict = config.told(admitted.verdict);
                 ResponseFuture::inner(self.inner.call(request), caching, verdict)
             }
             Admission::Anonymous => {
-                identity::pass_anonymously(request.extensions_mut(), answers);
-                let verdict = answers.told(Verdict::Anonymous);
+                identity::pass_anonymously(request.extensions_mut(), config);
+                let verdict = config.told(Verdict::Anonymous);
                 ResponseFuture::inner(self.inner.call(request), caching, verdict)
             }
-            Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(answers)),
+            Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(config)),
             Admission::Unknown(token) => {
                 // The service that `poll_ready` made ready is the one to call later; what is
                 // left in its place must be made ready anew.
                 let not_ready = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, not_ready);
-                let engine = Arc::clone(engine);
+                let engine = Arc::clone(&config.engine);
                 let lookup = async move {
                     let landed = engine.resolve(token).await;
                     landed.map_err(|error| Rejection::new(error, engine.retry_after()))
                 };
-                ResponseFuture::waiting(lookup, ready, request, Arc::clone(answers), caching)
+                ResponseFuture::waiting(lookup, ready, request, Arc::clone(config), caching)
             }
         }
     }
@@ -132,14 +126,5 @@ fn admit(
         Recall::Live(admitted) => Admission::SignedIn(admitted),
         Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
         Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for CustomerSessionService<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CustomerSessionService")
-            .field("inner", &self.inner)
-            .field("layer", &self.layer)
-            .finish()
     }
 }

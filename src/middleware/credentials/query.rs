@@ -7,7 +7,7 @@ use http::{
     uri::{InvalidUri, InvalidUriParts, PathAndQuery},
 };
 
-use super::bearer::Credential;
+use super::credential::Credential;
 use crate::token::{SessionToken, TokenFormat};
 
 const NAME: &[u8] = b"access_token";

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 
 use super::{
-    bearer::{Credential, trim},
-    cookie::is_too_long,
+    credential::Credential,
+    header::{is_too_long, trim},
 };
 use crate::token::{SessionToken, TokenFormat};
 

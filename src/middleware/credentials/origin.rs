@@ -118,7 +118,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// A browser asks without credentials whether it may ask with them (Fetch standard,
 /// section 3.2.2); refusing would keep every web page of another origin out.
-pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)

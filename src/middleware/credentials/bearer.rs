@@ -2,54 +2,17 @@
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use crate::token::{SessionToken, TokenFormat};
+use super::{credential::Credential, header::trim};
+use crate::token::TokenFormat;
 
 const SCHEME: &[u8] = b"bearer";
 
 /// A longer header is not searched: no token of that length is accepted anyway.
 const LONGEST_VALUE: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
 
-/// What a request presents as its credential, in one place or in all.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Credential<T> {
-    /// Nothing, or a credential of another scheme.
-    None,
-    /// What stands where the token should: its characters are not checked yet.
-    Token(T),
-    /// The place of a token without one in it.
-    Malformed,
-    /// A browser's credential with a request that another site may have made it send.
-    CrossSite,
-    /// More than one credential (RFC 6750, section 2: a client must not).
-    Multiple,
-}
-
-impl<T> Credential<T> {
-    /// What this credential and another, from elsewhere in the request, are together. One that
-    /// is malformed counts: dropping it in favour of the other would be a choice between two.
-    pub(super) fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (one, Credential::None) | (Credential::None, one) => one,
-            _ => Credential::Multiple,
-        }
-    }
-}
-
-impl Credential<SessionToken> {
-    pub(super) fn as_bytes(&self) -> Credential<&[u8]> {
-        match self {
-            Credential::None => Credential::None,
-            Credential::Token(token) => Credential::Token(token.expose().as_bytes()),
-            Credential::Malformed => Credential::Malformed,
-            Credential::CrossSite => Credential::CrossSite,
-            Credential::Multiple => Credential::Multiple,
-        }
-    }
-}
-
 /// Reads `Authorization`, and no other header: an identity that travels in a header could be
 /// forged.
-pub(super) fn credential(headers: &HeaderMap) -> Credential<&[u8]> {
+pub(crate) fn credential(headers: &HeaderMap) -> Credential<&[u8]> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Credential::None;
     };
@@ -134,17 +97,6 @@ fn lists_bearer(value: &[u8]) -> bool {
         }
         false
     })
-}
-
-/// Without the spaces and tabs around it; other white space is no part of HTTP's.
-pub(super) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! From the `Cookie` headers to the token in one cookie.
 
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{HeaderMap, header::COOKIE};
 
-use super::bearer::{Credential, trim};
-
-/// More is not searched, in bytes over all lines of one header: the request is refused.
-pub(super) const MOST_SEARCHED: usize = 64 * 1024;
+use super::{
+    credential::Credential,
+    header::{is_too_long, trim},
+};
 
 /// Whether `name` can be a cookie's: a token (RFC 6265, section 4.1.1; RFC 9110,
 /// section 5.6.2).
@@ -33,10 +33,6 @@ pub(super) fn credential<'a>(headers: &'a HeaderMap, name: &str) -> Credential<&
         .fold(Credential::None, Credential::and)
 }
 
-pub(super) fn is_too_long<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-    lines.map(HeaderValue::len).sum::<usize>() > MOST_SEARCHED
-}
-
 /// RFC 6265, section 4.1.1: a value may stand in quotes.
 fn unquoted(value: &[u8]) -> &[u8] {
     match value {
@@ -47,7 +43,9 @@ fn unquoted(value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::HeaderValue;
+
+    use super::{super::header::MOST_SEARCHED, *};
 
     fn read(lines: &[&str]) -> Credential<Vec<u8>> {
         let mut headers = HeaderMap::new();
