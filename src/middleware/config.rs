@@ -1,21 +1,24 @@
-//! What a layer and the services that it makes have in common.
+//! The settings that a layer shares with the services it makes.
 
 use std::{fmt, sync::Arc};
 
-use super::{answers::Answers, caching::Caching, credentials::Sources};
+use super::{
+    cache_headers::CacheHeaders, credentials::CredentialSources,
+    rejection_responses::RejectionResponses,
+};
 use crate::sessions::{Engine, Verdict};
 
-/// The settings of a layer.
+/// The settings of a layer, and the engine that it asks.
 #[derive(Clone)]
 pub(super) struct LayerConfig {
     pub(super) engine: Arc<Engine>,
     pub(super) optional: bool,
     pub(super) verdict_on_hits: bool,
-    /// Where else than in `Authorization` a token may be; nearly always nowhere.
-    pub(super) sources: Option<Sources>,
-    /// What caches must be told of every answer, sources and optional mode taken together.
-    pub(super) caching: Caching,
-    pub(super) answers: Answers,
+    /// The sources of tokens other than `Authorization`. Most layers have none.
+    pub(super) sources: Option<CredentialSources>,
+    /// The cache headers of every response, from `sources` and `optional`.
+    pub(super) cache_headers: CacheHeaders,
+    pub(super) responses: RejectionResponses,
 }
 
 impl LayerConfig {
@@ -25,30 +28,31 @@ impl LayerConfig {
             optional: false,
             verdict_on_hits: false,
             sources: None,
-            caching: Caching::default(),
-            answers: Answers::default(),
+            cache_headers: CacheHeaders::default(),
+            responses: RejectionResponses::default(),
         }
     }
 
     pub(super) fn set_optional(&mut self) {
         self.optional = true;
-        self.set_caching();
+        self.set_cache_headers();
     }
 
-    pub(super) fn change_sources(&mut self, change: impl FnOnce(&mut Sources)) {
+    pub(super) fn change_sources(&mut self, change: impl FnOnce(&mut CredentialSources)) {
         change(self.sources.get_or_insert_default());
-        self.set_caching();
+        self.set_cache_headers();
     }
 
-    fn set_caching(&mut self) {
-        let sources = self.sources.as_ref().map(Sources::caching);
-        self.caching = sources.unwrap_or_default().in_mode(self.optional);
-        self.answers.set_caching(self.caching);
+    fn set_cache_headers(&mut self) {
+        let of_sources = self.sources.as_ref().map(CredentialSources::cache_headers);
+        let of_sources = of_sources.unwrap_or_default();
+        self.cache_headers = of_sources.vary_on_authorization(self.optional);
+        self.responses.set_cache_headers(self.cache_headers);
     }
 
-    /// The verdict as the answer's extensions are to carry it.
+    /// Returns the verdict if the response is to carry it.
     #[inline]
-    pub(super) fn told(&self, verdict: Verdict) -> Option<Verdict> {
+    pub(super) fn reported(&self, verdict: Verdict) -> Option<Verdict> {
         (verdict != Verdict::Fresh || self.verdict_on_hits).then_some(verdict)
     }
 }

@@ -112,8 +112,8 @@ fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<T>
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(identity),
         (None, Some(Anonymous(config))) => Err(config
-            .answers
-            .answer(RejectionKind::MissingToken.into())
+            .responses
+            .respond(RejectionKind::MissingToken.into())
             .map(Body::from)),
         (None, None) => Err(layer_missing(extractor)),
     }

@@ -1,20 +1,19 @@
-//! Carries a request from the layer's decision to its response.
+//! The way of a request from the layer's decision to its response.
 
 use std::{
-    fmt, mem,
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    caching::Caching,
+    body::ResponseBody,
+    cache_headers::CacheHeaders,
     config::LayerConfig,
     identity,
     rejection::{Rejection, RejectionKind},
@@ -22,10 +21,10 @@ use super::{
 use crate::sessions::{Admitted, Verdict};
 
 pin_project! {
-    /// The response of a [`CustomerSessionService`](crate::CustomerSessionService).
+    /// The response future of a [`CustomerSessionService`](crate::CustomerSessionService).
     ///
-    /// Two words larger than the inner service's future at most; nothing is boxed unless the
-    /// store must be asked.
+    /// It is at most two words larger than the future of the inner service. It allocates only if
+    /// the store must be asked.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, ReqBody>
     where
@@ -43,23 +42,29 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         /// The inner service has the request.
-        Inner { #[pin] future: S::Future, caching: Caching, verdict: Option<Verdict> },
-        /// The store is being asked.
+        Inner {
+            #[pin]
+            future: S::Future,
+            cache_headers: CacheHeaders,
+            verdict: Option<Verdict>,
+        },
+        /// The session is being looked up. `None` while that is polled, and once it is done.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
-        /// The layer answers.
-        Refused { reason: RejectionKind, config: Arc<LayerConfig> },
+        /// The layer refuses the request.
+        Rejected { kind: RejectionKind, config: Arc<LayerConfig> },
     }
 }
 
 type Lookup = Pin<Box<dyn Future<Output = Result<Admitted, Rejection>> + Send>>;
 
+/// A request that waits for the lookup of its session.
 struct Waiting<S, ReqBody> {
     lookup: Lookup,
     /// The service that was made ready for this request.
     ready: S,
     request: Request<ReqBody>,
     config: Arc<LayerConfig>,
-    caching: Caching,
+    cache_headers: CacheHeaders,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -67,19 +72,23 @@ where
     S: Service<Request<ReqBody>>,
 {
     #[inline]
-    pub(super) fn inner(future: S::Future, caching: Caching, verdict: Option<Verdict>) -> Self {
+    pub(super) fn inner(
+        future: S::Future,
+        cache_headers: CacheHeaders,
+        verdict: Option<Verdict>,
+    ) -> Self {
         Self {
             state: State::Inner {
                 future,
-                caching,
+                cache_headers,
                 verdict,
             },
         }
     }
 
-    pub(super) fn refused(reason: RejectionKind, config: Arc<LayerConfig>) -> Self {
+    pub(super) fn rejected(kind: RejectionKind, config: Arc<LayerConfig>) -> Self {
         Self {
-            state: State::Refused { reason, config },
+            state: State::Rejected { kind, config },
         }
     }
 
@@ -88,7 +97,7 @@ where
         ready: S,
         request: Request<ReqBody>,
         config: Arc<LayerConfig>,
-        caching: Caching,
+        cache_headers: CacheHeaders,
     ) -> Self {
         Self {
             state: State::Waiting {
@@ -97,7 +106,7 @@ where
                     ready,
                     request,
                     config,
-                    caching,
+                    cache_headers,
                 })),
             },
         }
@@ -113,55 +122,54 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let (mut waiting, landed) = match state.as_mut().project() {
+            let (mut request, result) = match state.as_mut().project() {
                 StateProjection::Inner {
                     future,
-                    caching,
+                    cache_headers,
                     verdict,
                 } => {
                     let mut response = ready!(future.poll(context))?;
-                    caching.tell(response.headers_mut());
+                    cache_headers.apply_to(response.headers_mut());
                     if let Some(verdict) = *verdict {
                         response.extensions_mut().insert(verdict);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::Refused { reason, config } => {
-                    let response = config.answers.answer((*reason).into());
-                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                StateProjection::Rejected { kind, config } => {
+                    let response = config.responses.respond((*kind).into());
+                    return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
                 StateProjection::Waiting { waiting } => {
-                    let mut it = polled_in_time(waiting.take());
-                    match it.lookup.as_mut().poll(context) {
-                        Poll::Ready(landed) => (it, landed),
+                    let mut request = unfinished(waiting.take());
+                    match request.lookup.as_mut().poll(context) {
+                        Poll::Ready(result) => (request, result),
                         Poll::Pending => {
-                            *waiting = Some(it);
+                            *waiting = Some(request);
                             return Poll::Pending;
                         }
                     }
                 }
             };
-            match landed {
+            match result {
                 Ok(admitted) => {
-                    let extensions = waiting.request.extensions_mut();
-                    identity::sign_in(extensions, admitted.lifetime);
+                    identity::insert(request.request.extensions_mut(), admitted.lifetime);
                     state.set(State::Inner {
-                        future: waiting.ready.call(waiting.request),
-                        caching: waiting.caching,
-                        verdict: waiting.config.told(admitted.verdict),
+                        future: request.ready.call(request.request),
+                        cache_headers: request.cache_headers,
+                        verdict: request.config.reported(admitted.verdict),
                     });
                 }
                 Err(rejection) => {
-                    let response = waiting.config.answers.answer(rejection);
-                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                    let response = request.config.responses.respond(rejection);
+                    return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             }
         }
     }
 }
 
-/// Like any future, this one must not be polled again once it was ready.
-fn polled_in_time<T>(value: Option<T>) -> T {
+/// Panics if a future is polled again after it was ready, as any future may.
+fn unfinished<T>(value: Option<T>) -> T {
     value.expect("`ResponseFuture` is not polled after it was ready")
 }
 
@@ -171,80 +179,5 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-pin_project! {
-    /// The body of the inner service's response, or of the layer's own.
-    #[derive(Clone, Debug)]
-    pub struct ResponseBody<B> {
-        #[pin]
-        kind: Kind<B>,
-    }
-}
-
-pin_project! {
-    #[derive(Clone, Debug)]
-    #[project = KindProjection]
-    enum Kind<B> {
-        Inner { #[pin] body: B },
-        Refusal { body: Bytes },
-    }
-}
-
-impl<B> ResponseBody<B> {
-    fn inner(body: B) -> Self {
-        Self {
-            kind: Kind::Inner { body },
-        }
-    }
-
-    fn refusal(body: Bytes) -> Self {
-        Self {
-            kind: Kind::Refusal { body },
-        }
-    }
-}
-
-/// An empty body; layers that answer by themselves, as for CORS, ask for one.
-impl<B> Default for ResponseBody<B> {
-    fn default() -> Self {
-        Self::refusal(Bytes::new())
-    }
-}
-
-impl<B> Body for ResponseBody<B>
-where
-    B: Body,
-    B::Data: From<Bytes>,
-{
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        match self.project().kind.project() {
-            KindProjection::Inner { body } => body.poll_frame(context),
-            KindProjection::Refusal { body } if body.is_empty() => Poll::Ready(None),
-            KindProjection::Refusal { body } => {
-                Poll::Ready(Some(Ok(Frame::data(mem::take(body).into()))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
-            Kind::Refusal { body } => body.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
-            Kind::Refusal { body } => SizeHint::with_exact(body.len() as u64),
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the layer leaves in a request's extensions for those behind it.
+//! The identity in the extensions of a request.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use http::Extensions;
 use super::config::LayerConfig;
 use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime};
 
-/// Left where a request goes on without a customer: the layer was here, and this is how it
-/// would have refused the request.
+/// A mark of requests that go on without a customer. It holds the layer's settings, with which an
+/// extractor refuses the request as the layer would have.
 #[derive(Clone)]
 pub(super) struct Anonymous(pub(super) Arc<LayerConfig>);
 
-/// Removes whatever another layer, or an attacker who found a way, has left.
-pub(crate) fn clear(extensions: &mut Extensions) {
+/// Removes an identity that another layer, or an attacker who found a way, has left.
+pub(crate) fn remove(extensions: &mut Extensions) {
     if extensions.is_empty() {
         return;
     }
@@ -22,24 +22,28 @@ pub(crate) fn clear(extensions: &mut Extensions) {
     extensions.remove::<Anonymous>();
 }
 
-/// Leaves a session and its customer, who wears the session's [`SessionLifetime`]: an extension
-/// of its own for that would be an allocation for each request.
-pub(crate) fn sign_in(extensions: &mut Extensions, lifetime: SessionLifetime) {
+/// Inserts a session and its customer.
+///
+/// The handle of the customer also carries the [`SessionLifetime`]. An extension of its own would
+/// cost one more allocation for each request.
+pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
     extensions.insert(Arc::clone(lifetime.session()));
     extensions.insert(lifetime.into_customer());
 }
 
+/// Marks a request as anonymous.
+pub(super) fn insert_anonymous(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
+    extensions.insert(Anonymous(Arc::clone(config)));
+}
+
 impl SessionLifetime {
-    /// The lifetime of the session with which a request was let in, from the request's
-    /// extensions; `None` if it was not. In axum handlers `SessionLifetime` is an extractor.
+    /// Returns the lifetime of the session that let a request in, from the extensions of the
+    /// request, or `None` if it was not let in by one. In axum handlers `SessionLifetime` is an
+    /// extractor.
     ///
-    /// It is found with the [`Customer`] that the layer has put there: whoever puts another in
-    /// its place takes the lifetime away with it.
+    /// It is found through the [`Customer`] that the layer has inserted. Replacing that customer in
+    /// the extensions removes the lifetime too.
     pub fn of(extensions: &Extensions) -> Option<Self> {
         extensions.get::<Customer>().and_then(Self::of_customer)
     }
-}
-
-pub(super) fn pass_anonymously(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
-    extensions.insert(Anonymous(Arc::clone(config)));
 }

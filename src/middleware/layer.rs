@@ -8,7 +8,7 @@ use tower_layer::Layer;
 
 use super::{
     config::LayerConfig,
-    credentials::{RequestHead, Sources},
+    credentials::{CredentialSources, RequestHead},
     rejection::Rejection,
     service::CustomerSessionService,
 };
@@ -68,7 +68,7 @@ impl CustomerSessionLayer {
     /// header and begin another: it is refused, with an error in the log, and the realm stays
     /// as it was.
     pub fn realm(self, realm: impl AsRef<str>) -> Self {
-        self.with(|config| config.answers.set_realm(realm.as_ref()))
+        self.with(|config| config.responses.set_realm(realm.as_ref()))
     }
 
     /// Puts the [`Verdict`](crate::Verdict) into the extensions of answers to requests that were
@@ -116,7 +116,7 @@ impl CustomerSessionLayer {
     where
         F: Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static,
     {
-        self.with(|config| config.answers.set_responder(Arc::new(respond)))
+        self.with(|config| config.responses.set_responder(Arc::new(respond)))
     }
 }
 
@@ -198,7 +198,7 @@ impl CustomerSessionLayer {
     /// error in the log, and nothing is allowed by it. CORS is another matter: this lets a
     /// request in, a CORS layer lets the page read the answer.
     pub fn trusted_origin(self, origin: impl AsRef<str>) -> Self {
-        self.with_sources(|sources| sources.trust(origin.as_ref()))
+        self.with_sources(|sources| sources.add_trusted_origin(origin.as_ref()))
     }
 
     /// Takes the token from the query parameter `access_token`, too (RFC 6750, section 2.3),
@@ -241,7 +241,7 @@ impl CustomerSessionLayer {
     /// layer around the whole router hides it from that, too; see
     /// [`guide::browsers`](crate::guide::browsers). Take tokens that live for a minute.
     pub fn token_from_query(self) -> Self {
-        self.with_sources(Sources::set_query)
+        self.with_sources(CredentialSources::enable_query)
     }
 
     /// Takes the token from `Sec-WebSocket-Protocol`, too: of the subprotocols that a client
@@ -266,7 +266,7 @@ impl CustomerSessionLayer {
     /// so, and `Origin` need not be checked. A header of more than 64 KiB is refused as
     /// malformed, unread.
     pub fn token_from_websocket_protocol(self) -> Self {
-        self.with_sources(Sources::set_websocket)
+        self.with_sources(CredentialSources::enable_websocket_protocol)
     }
 
     /// Takes the token that `find` finds, too.
@@ -295,10 +295,10 @@ impl CustomerSessionLayer {
     where
         F: Fn(&RequestHead<'_>) -> Option<SessionToken> + Send + Sync + 'static,
     {
-        self.with_sources(|sources| sources.set_own(Arc::new(find)))
+        self.with_sources(|sources| sources.set_custom(Arc::new(find)))
     }
 
-    fn with_sources(self, change: impl FnOnce(&mut Sources)) -> Self {
+    fn with_sources(self, change: impl FnOnce(&mut CredentialSources)) -> Self {
         self.with(|config| config.change_sources(change))
     }
 

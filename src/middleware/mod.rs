@@ -1,27 +1,27 @@
-//! The edge: HTTP in, HTTP out.
+//! The layer between HTTP and the sessions.
 
-mod answers;
-mod caching;
+mod body;
+mod cache_headers;
 mod config;
 mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
-// Only the extractors read what is left for an anonymous request; it is left in any case, for
-// features never change behaviour.
+// Only the extractors read the mark of an anonymous request. It is inserted without them too,
+// since a feature never changes what happens.
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
-mod identity;
+pub(crate) mod identity;
 mod layer;
 mod rejection;
+mod rejection_responses;
 mod service;
 
 #[cfg(feature = "axum")]
 pub use self::extract::CurrentSession;
-#[cfg(feature = "testing")]
-pub(crate) use self::identity::{clear, sign_in};
 pub use self::{
+    body::ResponseBody,
     credentials::RequestHead,
-    future::{ResponseBody, ResponseFuture},
+    future::ResponseFuture,
     layer::CustomerSessionLayer,
     rejection::{Rejection, RejectionKind},
     service::CustomerSessionService,

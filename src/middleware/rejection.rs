@@ -1,4 +1,4 @@
-//! Why a request is not let in.
+//! The reason why a request is not let in.
 
 use std::{fmt, time::Duration};
 
@@ -9,8 +9,10 @@ use crate::{
     store::StoreError,
 };
 
-/// Why a request was refused; it travels in the response's extensions, for the layers outside
-/// to log or to count. The client is told less.
+/// The reason for a refused request.
+///
+/// It travels in the extensions of the response, for outer layers to log or to count. The client
+/// is told less.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     kind: RejectionKind,
@@ -18,34 +20,39 @@ pub struct Rejection {
     retry_after: Option<Duration>,
 }
 
-/// What sort of refusal a [`Rejection`] is.
+/// The kinds of [`Rejection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {
-    /// No credential, or one of another scheme.
+    /// The request has no credential, or one of another scheme.
     MissingToken,
-    /// More than one credential.
+    /// The request has more than one credential.
     MultipleTokens,
-    /// Malformed, unknown, expired, revoked, or of a deleted customer.
+    /// The token is malformed, unknown, expired or revoked, or its customer was deleted.
     InvalidToken,
-    /// A cookie came with a request that another site may have made the browser send; see
+    /// The request came with a cookie, and another site may have made the browser send it: a
+    /// cross-site request forgery. See
     /// [`token_from_cookie`](crate::CustomerSessionLayer::token_from_cookie).
     CrossSite,
-    /// Too many lookups are under way.
+    /// The store was not asked, since
+    /// [`max_concurrent_lookups`](crate::CustomerSessionsBuilder::max_concurrent_lookups) were in
+    /// flight.
     Overloaded,
-    /// The store could not tell.
+    /// The store failed or did not answer in time.
     StoreUnavailable,
 }
 
 impl Rejection {
+    /// Creates the reason from the error of a lookup. `retry_after` is the wait that the engine
+    /// knows of. If the store asked for a longer one, that one counts.
     pub(super) fn new(error: AuthenticateError, retry_after: Duration) -> Self {
         let (kind, store_error) = match error {
             AuthenticateError::InvalidToken => return RejectionKind::InvalidToken.into(),
             AuthenticateError::Overloaded => (RejectionKind::Overloaded, None),
             AuthenticateError::Store(error) => (RejectionKind::StoreUnavailable, Some(error)),
         };
-        let said = store_error.as_ref().and_then(StoreError::retry_after);
-        let retry_after = said.map_or(retry_after, |said| said.max(retry_after));
+        let by_store = store_error.as_ref().and_then(StoreError::retry_after);
+        let retry_after = by_store.map_or(retry_after, |by_store| by_store.max(retry_after));
         Self {
             kind,
             store_error,
@@ -53,12 +60,12 @@ impl Rejection {
         }
     }
 
-    /// What sort of refusal this is.
+    /// Returns the kind of the rejection.
     pub fn kind(&self) -> RejectionKind {
         self.kind
     }
 
-    /// The status of the answer, unless
+    /// Returns the status of the response, unless
     /// [`rejection_response`](crate::CustomerSessionLayer::rejection_response) chose another.
     pub fn status(&self) -> StatusCode {
         match self.kind {
@@ -71,15 +78,16 @@ impl Rejection {
         }
     }
 
-    /// When it is worth asking again, if the reason will pass: at once, when the store
-    /// [said](StoreError::retry_after), or when the circuit breaker's
-    /// [pause](crate::CustomerSessionsBuilder::breaker_cooldown) is over. The client hears it as
-    /// `Retry-After`, in whole seconds and one at the least.
+    /// Returns the time after which a retry may succeed, if the reason is a passing one.
+    ///
+    /// It is zero, or what the store [asked for](StoreError::retry_after), or what is left of the
+    /// circuit breaker's [cooldown](crate::CustomerSessionsBuilder::breaker_cooldown). The client
+    /// gets it as `Retry-After`, in whole seconds and never less than one.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The store's error, if that is the reason.
+    /// Returns the error of the store, if that is the reason.
     pub fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()
     }
@@ -93,8 +101,10 @@ impl Rejection {
         }
     }
 
-    /// The body a client gets by default (RFC 9457). One answer for every invalid token: a
-    /// client cannot tell an expired one from one that never was.
+    /// Returns the body that a client gets by default (RFC 9457).
+    ///
+    /// It is the same for every invalid token. A client cannot tell an expired token from one that
+    /// was never issued.
     pub(super) fn problem(&self) -> &'static str {
         match self.kind {
             RejectionKind::MissingToken => {
@@ -132,9 +142,9 @@ impl fmt::Display for Rejection {
             RejectionKind::MissingToken => "no bearer token",
             RejectionKind::MultipleTokens => "more than one credential",
             RejectionKind::InvalidToken => "invalid token",
-            RejectionKind::CrossSite => "a cookie with a request of another site",
-            RejectionKind::Overloaded => "too many session lookups under way",
-            RejectionKind::StoreUnavailable => "the session store could not tell",
+            RejectionKind::CrossSite => "a cookie in a request from another site",
+            RejectionKind::Overloaded => "too many session lookups in flight",
+            RejectionKind::StoreUnavailable => "the session could not be looked up",
         })
     }
 }

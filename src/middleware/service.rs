@@ -1,4 +1,4 @@
-//! Decides, for each request, what becomes of it.
+//! The service that decides, for each request, whether it is let in.
 
 use std::{
     mem,
@@ -10,31 +10,32 @@ use http::{HeaderMap, Method, Request, Response};
 use tower_service::Service;
 
 use super::{
+    body::ResponseBody,
     config::LayerConfig,
-    credentials::{Credential, Taken, credential, is_preflight},
-    future::{ResponseBody, ResponseFuture},
+    credentials::{Credential, ExtractedCredentials, bearer_credential, is_preflight},
+    future::ResponseFuture,
     identity,
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    sessions::{Admitted, Engine, Recall, Verdict},
+    sessions::{Admitted, Recall, Verdict},
     token::SessionToken,
 };
 
-/// What [`CustomerSessionLayer`](crate::CustomerSessionLayer) makes of a service.
+/// The service that [`CustomerSessionLayer`](crate::CustomerSessionLayer) puts in front of
+/// another.
 #[derive(Clone, Debug)]
 pub struct CustomerSessionService<S> {
     inner: S,
     config: Arc<LayerConfig>,
 }
 
-/// What becomes of a request.
-enum Admission {
-    SignedIn(Admitted),
+/// The decision about one request.
+enum Decision {
+    Authenticated(Admitted),
     Anonymous,
-    Refused(RejectionKind),
-    /// The store must be asked.
-    Unknown(SessionToken),
+    Rejected(RejectionKind),
+    LookUp(SessionToken),
 }
 
 impl<S> CustomerSessionService<S> {
@@ -58,73 +59,72 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        identity::clear(request.extensions_mut());
-        let mut caching = config.caching;
-        let mut taken = None;
+        identity::remove(request.extensions_mut());
+        let mut cache_headers = config.cache_headers;
+        let mut extracted = None;
         if let Some(sources) = &config.sources {
-            let it = taken.insert(sources.take(&mut request));
-            caching = caching.of(it.was_in_uri());
+            let credentials = extracted.insert(sources.extract(&mut request));
+            cache_headers = cache_headers.private_if(credentials.was_in_uri());
         }
-        match admit(
-            &config.engine,
-            config.optional,
+        match decide(
+            config,
             request.method(),
             request.headers(),
-            taken.as_ref(),
+            extracted.as_ref(),
         ) {
-            Admission::SignedIn(admitted) => {
-                let extensions = request.extensions_mut();
-                identity::sign_in(extensions, admitted.lifetime);
-                let verdict = config.told(admitted.verdict);
-                ResponseFuture::inner(self.inner.call(request), caching, verdict)
+            Decision::Authenticated(admitted) => {
+                identity::insert(request.extensions_mut(), admitted.lifetime);
+                let verdict = config.reported(admitted.verdict);
+                ResponseFuture::inner(self.inner.call(request), cache_headers, verdict)
             }
-            Admission::Anonymous => {
-                identity::pass_anonymously(request.extensions_mut(), config);
-                let verdict = config.told(Verdict::Anonymous);
-                ResponseFuture::inner(self.inner.call(request), caching, verdict)
+            Decision::Anonymous => {
+                identity::insert_anonymous(request.extensions_mut(), config);
+                let verdict = config.reported(Verdict::Anonymous);
+                ResponseFuture::inner(self.inner.call(request), cache_headers, verdict)
             }
-            Admission::Refused(reason) => ResponseFuture::refused(reason, Arc::clone(config)),
-            Admission::Unknown(token) => {
-                // The service that `poll_ready` made ready is the one to call later; what is
-                // left in its place must be made ready anew.
-                let not_ready = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, not_ready);
+            Decision::Rejected(kind) => ResponseFuture::rejected(kind, Arc::clone(config)),
+            Decision::LookUp(token) => {
                 let engine = Arc::clone(&config.engine);
                 let lookup = async move {
-                    let landed = engine.resolve(token).await;
-                    landed.map_err(|error| Rejection::new(error, engine.retry_after()))
+                    let result = engine.resolve(token).await;
+                    result.map_err(|error| Rejection::new(error, engine.retry_after()))
                 };
-                ResponseFuture::waiting(lookup, ready, request, Arc::clone(config), caching)
+                // The service that `poll_ready` made ready is the one to call later. The clone in
+                // its place is not ready.
+                let not_ready = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, not_ready);
+                ResponseFuture::waiting(lookup, ready, request, Arc::clone(config), cache_headers)
             }
         }
     }
 }
 
-fn admit(
-    engine: &Arc<Engine>,
-    optional: bool,
+/// Decides about a request by its credential and the cache, without waiting.
+fn decide(
+    config: &LayerConfig,
     method: &Method,
     headers: &HeaderMap,
-    taken: Option<&Taken<'_>>,
-) -> Admission {
+    extracted: Option<&ExtractedCredentials<'_>>,
+) -> Decision {
+    let engine = &config.engine;
     if is_preflight(method, headers) {
-        return Admission::Anonymous;
+        return Decision::Anonymous;
     }
-    let presented = match taken {
-        None => credential(headers),
-        Some(taken) => taken.with(headers),
+    let credential = match extracted {
+        None => bearer_credential(headers),
+        Some(extracted) => extracted.combined(headers),
     };
-    let (token, recall) = match presented {
+    let (token, recall) = match credential {
         Credential::Token(token) => (token, engine.recall(token)),
         Credential::Malformed => (&b""[..], engine.screen()),
-        Credential::Multiple => return Admission::Refused(RejectionKind::MultipleTokens),
-        Credential::CrossSite => return Admission::Refused(RejectionKind::CrossSite),
-        Credential::None if optional => return Admission::Anonymous,
-        Credential::None => return Admission::Refused(RejectionKind::MissingToken),
+        Credential::Multiple => return Decision::Rejected(RejectionKind::MultipleTokens),
+        Credential::CrossSite => return Decision::Rejected(RejectionKind::CrossSite),
+        Credential::None if config.optional => return Decision::Anonymous,
+        Credential::None => return Decision::Rejected(RejectionKind::MissingToken),
     };
     match recall {
-        Recall::Live(admitted) => Admission::SignedIn(admitted),
-        Recall::Invalid => Admission::Refused(RejectionKind::InvalidToken),
-        Recall::Unknown => Admission::Unknown(SessionToken::from_ascii(token)),
+        Recall::Live(admitted) => Decision::Authenticated(admitted),
+        Recall::Invalid => Decision::Rejected(RejectionKind::InvalidToken),
+        Recall::Unknown => Decision::LookUp(SessionToken::from_ascii(token)),
     }
 }

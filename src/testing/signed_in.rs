@@ -13,10 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    customer::Customer,
-    middleware::{clear, sign_in},
-    session::CustomerSession,
-    sessions::SessionLifetime,
+    customer::Customer, middleware::identity, session::CustomerSession, sessions::SessionLifetime,
     token::TokenFormat,
 };
 
@@ -94,8 +91,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        clear(request.extensions_mut());
-        sign_in(request.extensions_mut(), self.layer.lifetime.clone());
+        identity::remove(request.extensions_mut());
+        identity::insert(request.extensions_mut(), self.layer.lifetime.clone());
         self.inner.call(request)
     }
 }

@@ -1,4 +1,4 @@
-//! From the `Authorization` header to the token it presents.
+//! The token in the `Authorization` header (RFC 6750, section 2.1).
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
@@ -7,17 +7,18 @@ use crate::token::TokenFormat;
 
 const SCHEME: &[u8] = b"bearer";
 
-/// A longer header is not searched: no token of that length is accepted anyway.
-const LONGEST_VALUE: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
+/// Longest value that is searched for a token. No token format accepts a longer token.
+const MAX_VALUE_LEN: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
 
-/// Reads `Authorization`, and no other header: an identity that travels in a header could be
-/// forged.
-pub(crate) fn credential(headers: &HeaderMap) -> Credential<&[u8]> {
+/// Reads the credential in `Authorization`.
+///
+/// No other header is read: a header that names an identity could be forged.
+pub(super) fn read(headers: &HeaderMap) -> Credential<&[u8]> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Credential::None;
     };
-    // RFC 9110, section 11.6.2: the field is no list. Which line would count? As a rule there are
-    // no more lines than names.
+    // The field is not a list (RFC 9110, section 11.6.2), so two lines are two credentials. Most
+    // requests have as many lines as names, and then no header is repeated.
     let is_repeated = || headers.get_all(AUTHORIZATION).iter().nth(1).is_some();
     if headers.len() != headers.keys_len() && is_repeated() {
         return Credential::Multiple;
@@ -25,15 +26,15 @@ pub(crate) fn credential(headers: &HeaderMap) -> Credential<&[u8]> {
     parse(value.as_bytes())
 }
 
-/// RFC 9110, section 11.4: `auth-scheme 1*SP token68`, the scheme in any case.
+/// Parses `auth-scheme 1*SP token68`, the scheme in any case (RFC 9110, section 11.4).
 fn parse(value: &[u8]) -> Credential<&[u8]> {
-    // What nearly every client sends; what follows comes to the same, and takes longer.
+    // A fast path for what nearly every client sends. The code below gives the same result.
     match value.strip_prefix(b"Bearer ") {
         Some(token @ [first, .., last])
             if first.is_ascii_graphic()
                 && last.is_ascii_graphic()
                 && token.len() <= TokenFormat::MAX_LEN
-                && all_but_commas(token) =>
+                && has_no_comma(token) =>
         {
             return Credential::Token(token);
         }
@@ -47,7 +48,7 @@ fn parse(value: &[u8]) -> Credential<&[u8]> {
     let is_bearer = scheme.eq_ignore_ascii_case(SCHEME)
         // A further visible character makes it another scheme, `Bearers` or `Bearer:`.
         && !rest.first().is_some_and(u8::is_ascii_graphic);
-    if value.len() > LONGEST_VALUE {
+    if value.len() > MAX_VALUE_LEN {
         return if is_bearer {
             Credential::Malformed
         } else {
@@ -64,29 +65,31 @@ fn parse(value: &[u8]) -> Credential<&[u8]> {
     let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
     if token.is_empty() || token.len() == rest.len() {
         Credential::Malformed
-    } else if all_but_commas(token) || !lists_bearer(value) {
+    } else if has_no_comma(token) || !lists_bearer(value) {
         Credential::Token(token)
     } else {
         Credential::Multiple
     }
 }
 
-fn all_but_commas(token: &[u8]) -> bool {
-    token.iter().fold(true, |good, byte| good & (*byte != b','))
+fn has_no_comma(token: &[u8]) -> bool {
+    // Without an early return the loop is vectorized.
+    token.iter().fold(true, |none, byte| none & (*byte != b','))
 }
 
-/// Whether a comma outside quotes is followed by a bearer credential: what becomes of two
-/// header lines that a proxy joins into one (RFC 9110, section 5.3).
+/// Returns `true` if a comma outside quotes is followed by a bearer credential.
+///
+/// That is how a proxy joins two header lines into one (RFC 9110, section 5.3).
 fn lists_bearer(value: &[u8]) -> bool {
     let mut quoted = false;
     let mut escaped = false;
-    value.iter().enumerate().any(|(place, byte)| {
+    value.iter().enumerate().any(|(index, byte)| {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
             b',' if !quoted => {
-                let next = trim(&value[place + 1..]);
+                let next = trim(&value[index + 1..]);
                 return next
                     .split_at_checked(SCHEME.len())
                     .is_some_and(|(scheme, rest)| {

@@ -1,4 +1,4 @@
-//! From the `Cookie` headers to the token in one cookie.
+//! The token in a cookie (RFC 6265).
 
 use http::{HeaderMap, header::COOKIE};
 
@@ -7,17 +7,19 @@ use super::{
     header::{is_too_long, trim},
 };
 
-/// Whether `name` can be a cookie's: a token (RFC 6265, section 4.1.1; RFC 9110,
-/// section 5.6.2).
+/// Returns `true` if `name` is a token, as the name of a cookie must be (RFC 6265, section 4.1.1;
+/// RFC 9110, section 5.6.2).
 pub(super) fn is_name(name: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(is_tchar)
 }
 
-/// Reads the cookie `name`. HTTP/2 may spread cookies over several lines (RFC 9113,
-/// section 8.2.3), so that all are read; two of one name are two credentials, since which one
-/// counts depends on who reads them (RFC 6265, section 4.2.2).
-pub(super) fn credential<'a>(headers: &'a HeaderMap, name: &str) -> Credential<&'a [u8]> {
+/// Reads the credential in the cookie `name`.
+///
+/// All lines are read, since HTTP/2 may spread cookies over several (RFC 9113, section 8.2.3).
+/// Two cookies of one name are two credentials: which of them counts is not specified (RFC 6265,
+/// section 4.2.2).
+pub(super) fn read<'a>(headers: &'a HeaderMap, name: &str) -> Credential<&'a [u8]> {
     if is_too_long(headers.get_all(COOKIE).iter()) {
         return Credential::Malformed;
     }
@@ -33,7 +35,7 @@ pub(super) fn credential<'a>(headers: &'a HeaderMap, name: &str) -> Credential<&
         .fold(Credential::None, Credential::and)
 }
 
-/// RFC 6265, section 4.1.1: a value may stand in quotes.
+/// Removes the quotes in which a value may stand (RFC 6265, section 4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     match value {
         [b'"', inside @ .., b'"'] => inside,
@@ -45,20 +47,14 @@ fn unquoted(value: &[u8]) -> &[u8] {
 mod tests {
     use http::HeaderValue;
 
-    use super::{super::header::MOST_SEARCHED, *};
+    use super::{super::header::MAX_HEADER_LEN, *};
 
     fn read(lines: &[&str]) -> Credential<Vec<u8>> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(COOKIE, HeaderValue::from_str(line).expect("a value"));
         }
-        match credential(&headers, "session") {
-            Credential::None => Credential::None,
-            Credential::Token(token) => Credential::Token(token.to_vec()),
-            Credential::Malformed => Credential::Malformed,
-            Credential::CrossSite => Credential::CrossSite,
-            Credential::Multiple => Credential::Multiple,
-        }
+        super::read(&headers, "session").map(<[u8]>::to_vec)
     }
 
     #[test]
@@ -80,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cookie_is_none_of_ours() {
+    fn a_cookie_of_another_name_is_ignored() {
         for lines in [
             &[][..],
             &[""],
@@ -95,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_cookie_is_malformed_and_two_are_two() {
+    fn an_empty_cookie_is_malformed_and_two_cookies_are_two_credentials() {
         assert_eq!(read(&["session="]), Credential::Malformed);
         assert_eq!(read(&["session=\"\""]), Credential::Malformed);
         assert_eq!(read(&["session=\""]), Credential::Token(b"\"".to_vec()));
@@ -110,15 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused_unread() {
-        let long = "a".repeat(MOST_SEARCHED);
+    fn cookies_that_are_too_long_are_refused_unread() {
+        let long = "a".repeat(MAX_HEADER_LEN);
         assert_eq!(read(&[&long]), Credential::None);
         assert_eq!(read(&[&long, "session=abc"]), Credential::Malformed);
-        assert_eq!(read(&[&";".repeat(MOST_SEARCHED)]), Credential::None);
+        assert_eq!(read(&[&";".repeat(MAX_HEADER_LEN)]), Credential::None);
     }
 
     #[test]
-    fn names_are_tokens() {
+    fn a_cookie_name_is_a_token() {
         for name in ["session", "__Host-session", "a.b_c~d!"] {
             assert!(is_name(name), "{name}");
         }

@@ -1,4 +1,4 @@
-//! A source of tokens that the application writes itself.
+//! A source of tokens that the application provides.
 
 use std::fmt;
 
@@ -6,23 +6,27 @@ use http::{Extensions, HeaderMap, Method, Uri};
 
 use crate::token::SessionToken;
 
-/// What a function given to [`token_from_fn`](CustomerSessionLayer::token_from_fn) sees of a
-/// request: what the services behind the layer will see, before anybody is signed in.
+/// The head of a request, as a function given to
+/// [`token_from_fn`](crate::CustomerSessionLayer::token_from_fn) sees it.
+///
+/// It is what the services behind the layer will see, before a customer is put into it.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The URI, without a token that [`token_from_query`](CustomerSessionLayer::token_from_query) took.
+    /// The URI, without a token that
+    /// [`token_from_query`](crate::CustomerSessionLayer::token_from_query) has removed.
     pub uri: &'a Uri,
-    /// The headers, with their secrets, but without a token that
-    /// [`token_from_websocket_protocol`](CustomerSessionLayer::token_from_websocket_protocol) took.
+    /// The headers with their secrets, but without a token that
+    /// [`token_from_websocket_protocol`](crate::CustomerSessionLayer::token_from_websocket_protocol)
+    /// has removed.
     pub headers: &'a HeaderMap,
-    /// What the layers outside left: the peer's certificate, say.
+    /// The extensions that outer layers have added, for example the certificate of the peer.
     pub extensions: &'a Extensions,
 }
 
-/// Without the URI, the headers and the extensions, which may hold secrets.
+/// Leaves out the URI, the headers and the extensions, which may hold secrets.
 impl fmt::Debug for RequestHead<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestHead")
@@ -31,4 +35,5 @@ impl fmt::Debug for RequestHead<'_> {
     }
 }
 
-pub(super) type OwnSource = dyn Fn(&RequestHead<'_>) -> Option<SessionToken> + Send + Sync;
+/// A function of the application that finds a token in a request.
+pub(crate) type TokenFn = dyn Fn(&RequestHead<'_>) -> Option<SessionToken> + Send + Sync;

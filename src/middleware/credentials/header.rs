@@ -1,15 +1,18 @@
-//! Reading the values of header fields.
+//! Helpers for the values of header fields.
 
 use http::HeaderValue;
 
-/// More is not searched, in bytes over all lines of one header: the request is refused.
-pub(super) const MOST_SEARCHED: usize = 64 * 1024;
+/// Largest total size, in bytes, of the lines of one header that are searched for a token. A
+/// request with more is refused.
+pub(super) const MAX_HEADER_LEN: usize = 64 * 1024;
 
+/// Returns `true` if the lines of a header are too long to be searched.
 pub(super) fn is_too_long<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-    lines.map(HeaderValue::len).sum::<usize>() > MOST_SEARCHED
+    lines.map(HeaderValue::len).sum::<usize>() > MAX_HEADER_LEN
 }
 
-/// Without the spaces and tabs around it; other white space is no part of HTTP's.
+/// Removes spaces and tabs at both ends. HTTP has no other white space (RFC 9110,
+/// section 5.6.3).
 pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;

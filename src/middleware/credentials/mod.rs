@@ -1,4 +1,4 @@
-//! Where else than in `Authorization` a request may carry its token.
+//! The places in a request where its token may be.
 
 mod bearer;
 mod cookie;
@@ -14,37 +14,31 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, Request};
 
 pub use self::custom::RequestHead;
-pub(super) use self::{bearer::credential, credential::Credential, origin::is_preflight};
+pub(super) use self::{credential::Credential, origin::is_preflight};
 use self::{
-    custom::OwnSource,
+    custom::TokenFn,
     origin::{Origin, is_cross_site},
 };
-use super::caching::Caching;
+use super::cache_headers::CacheHeaders;
 use crate::{observe, token::SessionToken};
 
-/// The sources that are switched on, besides `Authorization`.
-#[derive(Clone, Default)]
-pub(super) struct Sources {
-    cookie: Option<String>,
-    allowed: Vec<Origin>,
-    query: bool,
-    websocket: bool,
-    own: Option<Arc<OwnSource>>,
+/// Reads the credential in `Authorization`, for a layer without other sources.
+#[inline]
+pub(super) fn bearer_credential(headers: &HeaderMap) -> Credential<&[u8]> {
+    bearer::read(headers)
 }
 
-impl Sources {
-    /// What they make answers depend on. The URI is no part of it: caches know that it counts.
-    pub(super) fn caching(&self) -> Caching {
-        [
-            (self.cookie.is_some(), Caching::COOKIE),
-            (self.websocket, Caching::PROTOCOL),
-            (self.own.is_some(), Caching::ANYTHING),
-        ]
-        .into_iter()
-        .filter(|(is_on, _)| *is_on)
-        .fold(Caching::default(), |all, (_, one)| all.with(one))
-    }
+/// The sources that are switched on, in addition to `Authorization`.
+#[derive(Clone, Default)]
+pub(super) struct CredentialSources {
+    cookie: Option<String>,
+    trusted_origins: Vec<Origin>,
+    query: bool,
+    websocket_protocol: bool,
+    custom: Option<Arc<TokenFn>>,
+}
 
+impl CredentialSources {
     pub(super) fn set_cookie(&mut self, name: &str) {
         let name = Some(name).filter(|name| cookie::is_name(name));
         if name.is_none() {
@@ -53,36 +47,51 @@ impl Sources {
         self.cookie = name.map(str::to_owned);
     }
 
-    pub(super) fn trust(&mut self, origin: &str) {
+    pub(super) fn add_trusted_origin(&mut self, origin: &str) {
         let origin = Origin::parse(origin);
         if origin.is_none() {
             observe::origin_refused();
         }
-        self.allowed.extend(origin);
+        self.trusted_origins.extend(origin);
     }
 
-    pub(super) fn set_query(&mut self) {
+    pub(super) fn enable_query(&mut self) {
         self.query = true;
     }
 
-    pub(super) fn set_websocket(&mut self) {
-        self.websocket = true;
+    pub(super) fn enable_websocket_protocol(&mut self) {
+        self.websocket_protocol = true;
     }
 
-    pub(super) fn set_own(&mut self, own: Arc<OwnSource>) {
-        self.own = Some(own);
+    pub(super) fn set_custom(&mut self, find: Arc<TokenFn>) {
+        self.custom = Some(find);
     }
 
-    /// Takes out of a request what those behind the layer must not see, and asks what must be
-    /// asked of the whole request.
-    pub(super) fn take<B>(&self, request: &mut Request<B>) -> Taken<'_> {
+    /// Returns the `Vary` that responses need. The URI is not part of it: caches key on it anyway.
+    pub(super) fn cache_headers(&self) -> CacheHeaders {
+        [
+            (self.cookie.is_some(), CacheHeaders::VARY_COOKIE),
+            (self.websocket_protocol, CacheHeaders::VARY_PROTOCOL),
+            (self.custom.is_some(), CacheHeaders::VARY_ANY),
+        ]
+        .into_iter()
+        .filter(|(is_enabled, _)| *is_enabled)
+        .fold(CacheHeaders::default(), |all, (_, one)| all.with(one))
+    }
+
+    /// Extracts the credentials that these sources find.
+    ///
+    /// Tokens in the URI and among the subprotocols are removed from the request, since the
+    /// services behind the layer must not see them. A cookie stays, and is read by
+    /// [`ExtractedCredentials::combined`].
+    pub(super) fn extract<B>(&self, request: &mut Request<B>) -> ExtractedCredentials<'_> {
         let query = if self.query {
-            query::take(request.uri_mut())
+            query::extract(request.uri_mut())
         } else {
             Credential::None
         };
-        let protocol = if self.websocket {
-            websocket::take(request.headers_mut())
+        let protocol = if self.websocket_protocol {
+            websocket::extract(request.headers_mut())
         } else {
             Credential::None
         };
@@ -92,53 +101,55 @@ impl Sources {
             headers: request.headers(),
             extensions: request.extensions(),
         };
-        let own = match &self.own {
-            // A preflight has no credentials to look for.
-            Some(own) if !is_preflight(head.method, head.headers) => own(&head),
+        let custom = match &self.custom {
+            // A preflight never has a credential.
+            Some(find) if !is_preflight(head.method, head.headers) => find(&head),
             _ => None,
         };
-        Taken {
+        ExtractedCredentials {
             query,
             protocol,
-            own: own.map_or(Credential::None, Credential::Token),
+            custom: custom.map_or(Credential::None, Credential::Token),
             is_cross_site: self.cookie.is_some()
-                && is_cross_site(head.method, head.uri, head.headers, &self.allowed),
+                && is_cross_site(head.method, head.uri, head.headers, &self.trusted_origins),
             cookie: self.cookie.as_deref(),
         }
     }
 }
 
-impl fmt::Debug for Sources {
+impl fmt::Debug for CredentialSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources")
+        f.debug_struct("CredentialSources")
             .field("cookie", &self.cookie)
-            .field("allowed", &self.allowed)
+            .field("trusted_origins", &self.trusted_origins)
             .field("query", &self.query)
-            .field("websocket", &self.websocket)
-            .field("own", &self.own.is_some())
+            .field("websocket_protocol", &self.websocket_protocol)
+            .field("custom", &self.custom.is_some())
             .finish()
     }
 }
 
-/// What the sources have taken out of one request, and what they said about it.
-pub(super) struct Taken<'a> {
+/// The credentials extracted from one request, and whether its cookie may be used.
+pub(super) struct ExtractedCredentials<'a> {
     query: Credential<SessionToken>,
     protocol: Credential<SessionToken>,
-    own: Credential<SessionToken>,
+    custom: Credential<SessionToken>,
     is_cross_site: bool,
+    /// The name of the cookie to read.
     cookie: Option<&'a str>,
 }
 
-impl Taken<'_> {
+impl ExtractedCredentials<'_> {
+    /// Returns `true` if the URI of the request held a credential.
     pub(super) fn was_in_uri(&self) -> bool {
         self.query != Credential::None
     }
 
-    /// The request's one credential, if it is one, from wherever it is.
-    pub(super) fn with<'a>(&'a self, headers: &'a HeaderMap) -> Credential<&'a [u8]> {
+    /// Combines what the sources found with `Authorization` into the credential of the request.
+    pub(super) fn combined<'a>(&'a self, headers: &'a HeaderMap) -> Credential<&'a [u8]> {
         let cookie = match self.cookie {
-            // Whether the token is any good must make no difference here.
-            Some(name) => match cookie::credential(headers, name) {
+            // The answer must not depend on whether the token is good, so nothing looks at it.
+            Some(name) => match cookie::read(headers, name) {
                 Credential::Token(_) | Credential::Malformed if self.is_cross_site => {
                     Credential::CrossSite
                 }
@@ -146,10 +157,10 @@ impl Taken<'_> {
             },
             None => Credential::None,
         };
-        credential(headers)
+        bearer::read(headers)
             .and(cookie)
             .and(self.query.as_bytes())
             .and(self.protocol.as_bytes())
-            .and(self.own.as_bytes())
+            .and(self.custom.as_bytes())
     }
 }

@@ -1,14 +1,15 @@
-//! Where a request comes from, as far as a browser says so.
+//! The origin of a request, as the browser states it.
 
 use http::{
     HeaderMap, HeaderName, Method, Uri,
     header::{ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, HOST, ORIGIN, UPGRADE},
 };
 
+/// Request header by which a browser relates the origin to this site (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// A web origin (RFC 6454, section 6.2): `https://app.example.com`, with a port where it is
-/// not the scheme's own.
+/// A web origin (RFC 6454, section 6.2), such as `https://app.example.com`. A default port may be
+/// left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     scheme: String,
@@ -17,13 +18,13 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// `None` for anything else, `null` and lists of origins among it.
+    /// Parses an origin. Returns `None` for anything else, `null` and lists of origins included.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
-        let mut letters = scheme.bytes();
-        let is_scheme = letters.next().is_some_and(|it| it.is_ascii_alphabetic())
-            && letters.all(|it| it.is_ascii_alphanumeric() || b"+-.".contains(&it));
-        let (host, port) = host_and_port(authority)?;
+        let mut bytes = scheme.bytes();
+        let is_scheme = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let (host, port) = split_authority(authority)?;
         let scheme = scheme.to_ascii_lowercase();
         is_scheme.then(|| Self {
             port: port.or(default_port(&scheme)),
@@ -32,11 +33,12 @@ impl Origin {
         })
     }
 
-    /// Whether a request to `authority` goes where this origin's pages come from. Behind a
-    /// proxy nobody knows by which scheme it came; the origin's own is taken for granted.
-    fn is_at(&self, authority: &str) -> bool {
+    /// Returns `true` if a request to `authority` goes to this origin.
+    ///
+    /// Behind a proxy the scheme of the request is unknown. It is assumed to be the origin's.
+    fn matches_authority(&self, authority: &str) -> bool {
         matches!(&*self.scheme, "http" | "https")
-            && host_and_port(authority).is_some_and(|(host, port)| {
+            && split_authority(authority).is_some_and(|(host, port)| {
                 host.eq_ignore_ascii_case(&self.host)
                     && port.or(default_port(&self.scheme)) == self.port
             })
@@ -51,28 +53,32 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let (end, is_of_host): (usize, fn(u8) -> bool) = if authority.starts_with('[') {
-        let of_address = |byte: u8| byte.is_ascii_hexdigit() || b"[]:.".contains(&byte);
-        (authority.find(']')? + 1, of_address)
+/// Splits `host[:port]`. Returns `None` if it holds anything else, user information included.
+fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (end, is_host_byte): (usize, fn(u8) -> bool) = if authority.starts_with('[') {
+        let in_address = |byte: u8| byte.is_ascii_hexdigit() || b"[]:.".contains(&byte);
+        (authority.find(']')? + 1, in_address)
     } else {
-        let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        (authority.find(':').unwrap_or(authority.len()), of_name)
+        let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        (authority.find(':').unwrap_or(authority.len()), in_name)
     };
     let (host, port) = authority.split_at(end);
     let port = match port.strip_prefix(':') {
-        // Digits alone: `parse` would take a sign, too.
-        Some(digits) if digits.bytes().all(|it| it.is_ascii_digit()) => Some(digits.parse().ok()?),
+        // Digits only: `parse` would accept a sign.
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(digits.parse().ok()?)
+        }
         None if port.is_empty() => None,
         _ => return None,
     };
-    (!host.is_empty() && host.bytes().all(is_of_host)).then_some((host, port))
+    (!host.is_empty() && host.bytes().all(is_host_byte)).then_some((host, port))
 }
 
-/// Whether a request is one that another site must not make a browser send: it may change
-/// something (RFC 9110, section 9.2.1), or opens a connection that the page behind it can
-/// read (RFC 6455, section 10.2). Extended CONNECT (RFC 8441) is no safe method either.
-fn needs_origin(method: &Method, headers: &HeaderMap) -> bool {
+/// Returns `true` for requests that another site must not make a browser send.
+///
+/// These may change something (RFC 9110, section 9.2.1), or open a connection that the page behind
+/// it can read (RFC 6455, section 10.2). Extended CONNECT (RFC 8441) is not a safe method either.
+fn needs_origin_check(method: &Method, headers: &HeaderMap) -> bool {
     let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method);
     let upgrades = |line: &http::HeaderValue| {
         let mut members = line.as_bytes().split(|byte| *byte == b',');
@@ -81,34 +87,38 @@ fn needs_origin(method: &Method, headers: &HeaderMap) -> bool {
     !is_safe || headers.contains_key(UPGRADE) || headers.get_all(CONNECTION).iter().any(upgrades)
 }
 
-/// Whether a browser may have sent this request because another site told it to. Without a
-/// word about where it comes from it counts as such.
+/// Returns `true` if another site may have made a browser send this request.
+///
+/// A request that needs the check and does not state its origin counts as such.
 pub(super) fn is_cross_site(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-    allowed: &[Origin],
+    trusted: &[Origin],
 ) -> bool {
-    if !needs_origin(method, headers) {
+    if !needs_origin_check(method, headers) {
         return false;
     }
     if headers.contains_key(ORIGIN) {
-        let origin = only(headers, ORIGIN).and_then(Origin::parse);
+        let origin = single_value(headers, ORIGIN).and_then(Origin::parse);
         let own = match uri.authority() {
-            // The URI's counts where there is one (RFC 9112, section 3.2.2).
+            // The authority of the URI takes precedence over `Host` (RFC 9112, section 3.2.2).
             Some(authority) => Some(authority.as_str()),
-            None => only(headers, HOST),
+            None => single_value(headers, HOST),
         };
         !origin.is_some_and(|origin| {
-            allowed.contains(&origin) || own.is_some_and(|own| origin.is_at(own))
+            trusted.contains(&origin) || own.is_some_and(|own| origin.matches_authority(own))
         })
     } else {
-        !matches!(only(headers, SEC_FETCH_SITE), Some("same-origin" | "none"))
+        !matches!(
+            single_value(headers, SEC_FETCH_SITE),
+            Some("same-origin" | "none")
+        )
     }
 }
 
-/// The value of a header that has one line.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+/// Returns the value of a header that has exactly one line.
+fn single_value(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
         (Some(line), None) => line.to_str().ok(),
@@ -116,8 +126,10 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     }
 }
 
-/// A browser asks without credentials whether it may ask with them (Fetch standard,
-/// section 3.2.2); refusing would keep every web page of another origin out.
+/// Returns `true` for a CORS preflight.
+///
+/// A browser sends it without credentials, to ask whether a request may have them (Fetch
+/// standard, section 3.2.2). Refusing it would keep out every page of another origin.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
@@ -129,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_read_whatever_their_case_and_default_port() {
+    fn origins_are_equal_regardless_of_case_and_default_port() {
         for (one, other) in [
             ("https://a.example", "HTTPS://A.example:443"),
             ("http://a.example:80", "http://a.example"),
@@ -153,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_none() {
+    fn anything_but_an_origin_is_refused() {
         for text in [
             "",
             "null",
@@ -182,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_host_is_compared_with_its_port() {
-        for (origin, authority, is_at) in [
+        for (origin, authority, matches) in [
             ("https://a.example", "a.example", true),
             ("https://a.example", "A.EXAMPLE:443", true),
             ("http://a.example", "a.example:80", true),
@@ -196,7 +208,11 @@ mod tests {
             ("capacitor://a.example", "a.example", false),
         ] {
             let parsed = Origin::parse(origin).expect("an origin");
-            assert_eq!(parsed.is_at(authority), is_at, "{origin} at {authority}");
+            assert_eq!(
+                parsed.matches_authority(authority),
+                matches,
+                "{origin} at {authority}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The token in the query of the URI, and the URI without it (RFC 6750, section 2.3).
+//! The token in the query of the URI (RFC 6750, section 2.3).
 
 use std::mem;
 
@@ -10,36 +10,39 @@ use http::{
 use super::credential::Credential;
 use crate::token::{SessionToken, TokenFormat};
 
+/// Name of the query parameter.
 const NAME: &[u8] = b"access_token";
 
-/// Takes the token out of `uri`. Other parameters keep their order and encoding.
-pub(super) fn take(uri: &mut Uri) -> Credential<SessionToken> {
+/// Removes the credential from `uri` and returns it. Other parameters keep their order and
+/// encoding.
+pub(super) fn extract(uri: &mut Uri) -> Credential<SessionToken> {
     match uri.query() {
-        Some(query) if query.split('&').any(is_ours) => {
-            let (found, rest) = split(query);
-            match without(uri, &rest) {
-                Ok(clean) => *uri = clean,
-                // Never: what is left of a valid query is valid. The token must not stay.
+        Some(query) if query.split('&').any(is_access_token) => {
+            let (credential, rest) = split(query);
+            match with_query(uri, &rest) {
+                Ok(without_token) => *uri = without_token,
+                // Unreachable, since what is left of a valid query is valid. The token must not
+                // stay in any case.
                 Err(_) => {
                     *uri = Uri::default();
                     return Credential::Malformed;
                 }
             }
-            found
+            credential
         }
         _ => Credential::None,
     }
 }
 
-/// The credentials in a query, and the query without them: empty, if no parameter is left.
+/// Splits a query into its credential and the other parameters, empty if there are none.
 fn split(query: &str) -> (Credential<SessionToken>, String) {
-    let mut found = Credential::None;
+    let mut credential = Credential::None;
     let mut rest = String::with_capacity(query.len());
     let mut is_first = true;
     for parameter in query.split('&') {
-        if is_ours(parameter) {
+        if is_access_token(parameter) {
             let value = parameter.split_once('=').map_or("", |(_, value)| value);
-            found = found.and(token(value));
+            credential = credential.and(decode(value));
         } else {
             if !mem::take(&mut is_first) {
                 rest.push('&');
@@ -50,10 +53,10 @@ fn split(query: &str) -> (Credential<SessionToken>, String) {
     if rest.bytes().all(|byte| byte == b'&') {
         rest.clear();
     }
-    (found, rest)
+    (credential, rest)
 }
 
-fn without(uri: &Uri, query: &str) -> Result<Uri, http::Error> {
+fn with_query(uri: &Uri, query: &str) -> Result<Uri, http::Error> {
     let path_and_query = path_and_query(uri.path(), query)?;
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(path_and_query);
@@ -68,32 +71,34 @@ fn path_and_query(path: &str, query: &str) -> Result<PathAndQuery, InvalidUri> {
     }
 }
 
-/// The name is compared as services will read it, or `access%5Ftoken` would be a way round.
-fn is_ours(parameter: &str) -> bool {
+/// Returns `true` if a parameter holds the token. The name is compared after decoding, as the
+/// services behind the layer read it: `access%5Ftoken` must not pass unnoticed.
+fn is_access_token(parameter: &str) -> bool {
     let name = parameter
         .split_once('=')
         .map_or(parameter, |(name, _)| name);
     name.len() <= 3 * NAME.len() && Decoded(name.as_bytes()).eq(NAME.iter().copied())
 }
 
-/// `+` stands for itself: it is a character of tokens, and a space is none.
-fn token(value: &str) -> Credential<SessionToken> {
+/// Decodes the value of the parameter. A plus stays a plus, since tokens contain it and never a
+/// space.
+fn decode(value: &str) -> Credential<SessionToken> {
     let decoded = || Decoded(value.as_bytes());
-    // Looked at before anything is copied; an octet is three characters at most.
+    // Checked before anything is copied. An encoded octet takes three characters at most.
     if value.is_empty()
         || value.len() > 3 * TokenFormat::MAX_LEN
         || !decoded().all(|byte| byte.is_ascii())
     {
         return Credential::Malformed;
     }
-    // Full capacity at once: growing would leave a copy of the secret behind.
+    // Allocated at full size: growing would leave a copy of the secret in freed memory.
     let mut token = String::with_capacity(value.len());
     token.extend(decoded().map(char::from));
     Credential::Token(SessionToken::new(token))
 }
 
-/// The octets of a percent-encoded text (RFC 3986, section 2.1); `%` before anything but two
-/// digits stands for itself.
+/// An iterator over the octets of a percent-encoded text (RFC 3986, section 2.1). A `%` that is
+/// not followed by two hexadecimal digits stands for itself.
 struct Decoded<'a>(&'a [u8]);
 
 impl Iterator for Decoded<'_> {
@@ -104,7 +109,7 @@ impl Iterator for Decoded<'_> {
         let (byte, rest) = match self.0 {
             [] => return None,
             [b'%', high, low, rest @ ..] => match (digit(*high), digit(*low)) {
-                // Two digits of four bits make an octet.
+                // Two digits of four bits are an octet.
                 (Some(high), Some(low)) => ((high << 4 | low) as u8, rest),
                 _ => (b'%', &self.0[1..]),
             },
@@ -119,16 +124,10 @@ impl Iterator for Decoded<'_> {
 mod tests {
     use super::*;
 
-    fn taken(uri: &str) -> (Credential<String>, String) {
+    fn extracted(uri: &str) -> (Credential<String>, String) {
         let mut uri: Uri = uri.parse().expect("a URI");
-        let found = match take(&mut uri) {
-            Credential::None => Credential::None,
-            Credential::Token(token) => Credential::Token(token.expose().to_owned()),
-            Credential::Malformed => Credential::Malformed,
-            Credential::CrossSite => Credential::CrossSite,
-            Credential::Multiple => Credential::Multiple,
-        };
-        (found, uri.to_string())
+        let credential = extract(&mut uri).map(|token| token.expose().to_owned());
+        (credential, uri.to_string())
     }
 
     fn token(token: &str) -> Credential<String> {
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_taken_and_the_rest_stays_as_it_was() {
+    fn the_token_is_removed_and_other_parameters_stay() {
         for (uri, rest) in [
             ("/a?access_token=t", "/a"),
             ("/a?access_token=t&b=2", "/a?b=2"),
@@ -153,13 +152,13 @@ mod tests {
             ("/a?access%5Ftoken=t", "/a"),
             ("/a?%61ccess%5ftoken=%74", "/a"),
         ] {
-            assert_eq!(taken(uri), (token("t"), rest.to_owned()), "{uri}");
+            assert_eq!(extracted(uri), (token("t"), rest.to_owned()), "{uri}");
         }
     }
 
     #[test]
     fn the_value_is_decoded_once_and_a_plus_is_a_plus() {
-        for (value, is) in [
+        for (value, decoded) in [
             ("a%2Bb%2fc%3D%3d", "a+b/c=="),
             ("a+b", "a+b"),
             ("a=b", "a=b"),
@@ -168,12 +167,12 @@ mod tests {
             ("a%20b", "a b"),
         ] {
             let uri = format!("/?access_token={value}");
-            assert_eq!(taken(&uri), (token(is), "/".to_owned()), "{value}");
+            assert_eq!(extracted(&uri), (token(decoded), "/".to_owned()), "{value}");
         }
     }
 
     #[test]
-    fn other_names_are_left_alone() {
+    fn other_parameters_are_ignored() {
         for uri in [
             "/a",
             "/a?",
@@ -185,12 +184,12 @@ mod tests {
             "/a?access+token=t",
             "*",
         ] {
-            assert_eq!(taken(uri), (Credential::None, uri.to_owned()), "{uri}");
+            assert_eq!(extracted(uri), (Credential::None, uri.to_owned()), "{uri}");
         }
     }
 
     #[test]
-    fn an_empty_token_is_malformed_and_two_are_two() {
+    fn an_empty_token_is_malformed_and_two_tokens_are_two_credentials() {
         for (uri, found) in [
             ("/?access_token", Credential::Malformed),
             ("/?access_token=", Credential::Malformed),
@@ -199,14 +198,14 @@ mod tests {
             ("/?access_token=a&access%5ftoken=b", Credential::Multiple),
             ("/?access_token&access_token=b", Credential::Multiple),
         ] {
-            assert_eq!(taken(uri), (found, "/".to_owned()), "{uri}");
+            assert_eq!(extracted(uri), (found, "/".to_owned()), "{uri}");
         }
     }
 
     #[test]
-    fn what_is_too_long_is_not_copied() {
+    fn a_token_that_is_too_long_is_not_copied() {
         let long = "a".repeat(60_000);
         let uri = format!("/?access_token={long}&b=2");
-        assert_eq!(taken(&uri), (Credential::Malformed, "/?b=2".to_owned()));
+        assert_eq!(extracted(&uri), (Credential::Malformed, "/?b=2".to_owned()));
     }
 }

@@ -8,32 +8,34 @@ use super::{
 };
 use crate::token::{SessionToken, TokenFormat};
 
-/// Subprotocols are told apart by case, so it counts here, too.
+/// Prefix of the subprotocol that holds the token. Subprotocols are case-sensitive.
 const PREFIX: &[u8] = b"bearer.";
 
-/// Takes the token out of the subprotocols, whatever sort of request this is: a condition
-/// would be a way round for whoever reads the header by another.
-pub(super) fn take(headers: &mut HeaderMap) -> Credential<SessionToken> {
+/// Removes the credential from the subprotocols and returns it.
+///
+/// This holds for every request, upgrade or not: a service behind the layer might decide in
+/// another way whether the header counts.
+pub(super) fn extract(headers: &mut HeaderMap) -> Credential<SessionToken> {
     let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     if is_too_long(lines.iter()) {
         headers.remove(SEC_WEBSOCKET_PROTOCOL);
         return Credential::Malformed;
     }
-    if !lines.iter().flat_map(entries).any(is_ours) {
+    if !lines.iter().flat_map(entries).any(holds_token) {
         return Credential::None;
     }
-    let mut found = Credential::None;
+    let mut credential = Credential::None;
     let mut rest = Vec::new();
     for line in lines {
         let mut kept = Vec::new();
         for entry in entries(line) {
             match entry.strip_prefix(PREFIX) {
-                Some(value) => found = found.and(token(value)),
+                Some(value) => credential = credential.and(parse(value)),
                 None => kept.push(entry),
             }
         }
         if !kept.is_empty() {
-            // Never an error: these are parts of a valid value.
+            // Always a valid value, since it is made of parts of one.
             rest.extend(HeaderValue::from_bytes(&kept.join(&b", "[..])).ok());
         }
     }
@@ -41,7 +43,7 @@ pub(super) fn take(headers: &mut HeaderMap) -> Credential<SessionToken> {
     for line in rest {
         headers.append(SEC_WEBSOCKET_PROTOCOL, line);
     }
-    found
+    credential
 }
 
 fn entries(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
@@ -49,11 +51,11 @@ fn entries(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     entries.filter(|entry| !entry.is_empty())
 }
 
-fn is_ours(entry: &[u8]) -> bool {
+fn holds_token(entry: &[u8]) -> bool {
     entry.starts_with(PREFIX)
 }
 
-fn token(value: &[u8]) -> Credential<SessionToken> {
+fn parse(value: &[u8]) -> Credential<SessionToken> {
     if value.is_empty() || value.len() > TokenFormat::MAX_LEN || !value.is_ascii() {
         Credential::Malformed
     } else {
@@ -65,26 +67,20 @@ fn token(value: &[u8]) -> Credential<SessionToken> {
 mod tests {
     use super::*;
 
-    fn taken(lines: &[&str]) -> (Credential<String>, Vec<String>) {
+    fn extracted(lines: &[&str]) -> (Credential<String>, Vec<String>) {
         let mut headers = HeaderMap::new();
         for line in lines {
             let value = HeaderValue::from_str(line).expect("a value");
             headers.append(SEC_WEBSOCKET_PROTOCOL, value);
         }
-        let found = match take(&mut headers) {
-            Credential::None => Credential::None,
-            Credential::Token(token) => Credential::Token(token.expose().to_owned()),
-            Credential::Malformed => Credential::Malformed,
-            Credential::CrossSite => Credential::CrossSite,
-            Credential::Multiple => Credential::Multiple,
-        };
+        let credential = extract(&mut headers).map(|token| token.expose().to_owned());
         let rest = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-        let rest = rest.map(|it| it.to_str().expect("ASCII").to_owned());
-        (found, rest.collect())
+        let rest = rest.map(|line| line.to_str().expect("ASCII").to_owned());
+        (credential, rest.collect())
     }
 
     #[test]
-    fn the_token_is_taken_and_the_other_protocols_stay() {
+    fn the_token_is_removed_and_other_protocols_stay() {
         let token = || Credential::Token("t".to_owned());
         for (lines, rest) in [
             (&["bearer.t"][..], &[][..]),
@@ -94,18 +90,21 @@ mod tests {
             (&[" , bearer.t ,, feed.v1"], &["feed.v1"]),
         ] {
             assert_eq!(
-                taken(lines),
-                (token(), rest.iter().map(|it| (*it).to_owned()).collect()),
+                extracted(lines),
+                (
+                    token(),
+                    rest.iter().map(|line| (*line).to_owned()).collect()
+                ),
                 "{lines:?}"
             );
         }
     }
 
     #[test]
-    fn other_protocols_are_left_as_they_are() {
+    fn other_protocols_are_ignored() {
         for line in ["feed.v1,feed.v2", "Bearer.t", "bearer", "x.bearer.t", ", ,"] {
             assert_eq!(
-                taken(&[line]),
+                extracted(&[line]),
                 (Credential::None, vec![line.to_owned()]),
                 "{line}"
             );
@@ -113,23 +112,23 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_token_is_malformed_and_two_are_two() {
+    fn an_empty_token_is_malformed_and_two_tokens_are_two_credentials() {
         for (lines, found) in [
             (&["bearer., a"][..], Credential::Malformed),
             (&["bearer.a, bearer.a", "a"], Credential::Multiple),
             (&["bearer.a", "a, bearer.b"], Credential::Multiple),
             (&["bearer., bearer.b, a"], Credential::Multiple),
         ] {
-            assert_eq!(taken(lines), (found, vec!["a".to_owned()]), "{lines:?}");
+            assert_eq!(extracted(lines), (found, vec!["a".to_owned()]), "{lines:?}");
         }
     }
 
     #[test]
-    fn what_is_too_long_is_refused() {
+    fn a_token_or_header_that_is_too_long_is_malformed() {
         let long = "a".repeat(64 * 1024);
         let line = format!("bearer.{}", &long[..5000]);
-        assert_eq!(taken(&[&line]), (Credential::Malformed, vec![]));
+        assert_eq!(extracted(&[&line]), (Credential::Malformed, vec![]));
         let line = format!("bearer.t, {long}");
-        assert_eq!(taken(&[&line]), (Credential::Malformed, vec![]));
+        assert_eq!(extracted(&[&line]), (Credential::Malformed, vec![]));
     }
 }

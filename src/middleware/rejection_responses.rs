@@ -1,0 +1,175 @@
+//! The responses to requests that are not let in.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+
+use super::{
+    cache_headers::CacheHeaders,
+    rejection::{Rejection, RejectionKind},
+};
+use crate::observe;
+
+/// A function of the application that makes the response to a refused request.
+pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
+
+/// The responses of one layer to refused requests, with their headers made in advance.
+#[derive(Clone)]
+pub(super) struct RejectionResponses {
+    realm: String,
+    cache_headers: CacheHeaders,
+    responder: Option<Arc<Responder>>,
+    missing_token: HeaderMap,
+    multiple_tokens: HeaderMap,
+    invalid_token: HeaderMap,
+    cross_site: HeaderMap,
+    unavailable: HeaderMap,
+}
+
+impl Default for RejectionResponses {
+    fn default() -> Self {
+        let mut responses = Self {
+            realm: "customer".to_owned(),
+            cache_headers: CacheHeaders::default(),
+            responder: None,
+            missing_token: HeaderMap::new(),
+            multiple_tokens: HeaderMap::new(),
+            invalid_token: HeaderMap::new(),
+            cross_site: HeaderMap::new(),
+            unavailable: HeaderMap::new(),
+        };
+        responses.build_headers();
+        responses
+    }
+}
+
+impl RejectionResponses {
+    /// Sets the realm of the challenges, unless it holds control characters.
+    pub(super) fn set_realm(&mut self, realm: &str) {
+        if realm.contains(|character: char| character.is_ascii_control()) {
+            observe::realm_refused();
+        } else {
+            realm.clone_into(&mut self.realm);
+            self.build_headers();
+        }
+    }
+
+    pub(super) fn set_cache_headers(&mut self, cache_headers: CacheHeaders) {
+        self.cache_headers = cache_headers;
+        self.build_headers();
+    }
+
+    pub(super) fn set_responder(&mut self, responder: Arc<Responder>) {
+        self.responder = Some(responder);
+    }
+
+    /// Returns the response to a request that was refused for this reason, and logs it.
+    pub(super) fn respond(&self, rejection: Rejection) -> Response<Bytes> {
+        observe::rejected(&rejection.kind());
+        let with_longer_wait;
+        let headers = match rejection.kind() {
+            RejectionKind::MissingToken => &self.missing_token,
+            RejectionKind::MultipleTokens => &self.multiple_tokens,
+            RejectionKind::InvalidToken => &self.invalid_token,
+            RejectionKind::CrossSite => &self.cross_site,
+            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
+                match rejection.retry_after() {
+                    Some(after) if after > Duration::from_secs(1) => {
+                        with_longer_wait = with_retry_after(&self.unavailable, after);
+                        &with_longer_wait
+                    }
+                    _ => &self.unavailable,
+                }
+            }
+        };
+        let mut response = match &self.responder {
+            Some(responder) => {
+                with_required_headers(responder(&rejection), headers, self.cache_headers)
+            }
+            None => {
+                let body = Bytes::from_static(rejection.problem().as_bytes());
+                let mut response = Response::new(body);
+                *response.status_mut() = rejection.status();
+                *response.headers_mut() = headers.clone();
+                response
+            }
+        };
+        response.extensions_mut().insert(rejection.verdict());
+        response.extensions_mut().insert(rejection);
+        response
+    }
+
+    /// Builds the headers of each kind of response.
+    ///
+    /// RFC 6750, section 3, allows each attribute once, and an `error_description` of plain ASCII.
+    fn build_headers(&mut self) {
+        let cache_headers = self.cache_headers;
+        let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
+        let problem = || {
+            let mut headers = HeaderMap::with_capacity(4);
+            let json = HeaderValue::from_static("application/problem+json");
+            headers.insert(CONTENT_TYPE, json);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            cache_headers.apply_to(&mut headers);
+            headers
+        };
+        let problem_with = |name: HeaderName, value: String| {
+            let mut headers = problem();
+            // Always a valid value, since neither the realm nor our words hold control characters.
+            headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
+            headers
+        };
+        let challenge = |error: &str| {
+            problem_with(WWW_AUTHENTICATE, format!("Bearer realm=\"{realm}\"{error}"))
+        };
+        self.missing_token = challenge("");
+        self.multiple_tokens = challenge(
+            r#", error="invalid_request", error_description="More than one credential was sent""#,
+        );
+        self.invalid_token =
+            challenge(r#", error="invalid_token", error_description="The token is invalid""#);
+        self.cross_site = problem();
+        self.unavailable = problem_with(RETRY_AFTER, "1".to_owned());
+    }
+}
+
+/// Sets `Retry-After` in whole seconds (RFC 9110, section 10.2.3), rounded up.
+fn with_retry_after(headers: &HeaderMap, after: Duration) -> HeaderMap {
+    let seconds = after.as_secs();
+    let seconds = seconds.saturating_add(u64::from(after.subsec_nanos() > 0));
+    let mut headers = headers.clone();
+    headers.insert(RETRY_AFTER, seconds.into());
+    headers
+}
+
+/// Adds the headers that every refusal needs to a response that the application made.
+///
+/// The challenge stands beside the application's own, `no-store` replaces what the application
+/// says, and its `Retry-After` is kept.
+fn with_required_headers(
+    mut response: Response<Bytes>,
+    required: &HeaderMap,
+    cache_headers: CacheHeaders,
+) -> Response<Bytes> {
+    let headers = response.headers_mut();
+    for (name, value) in required {
+        match *name {
+            WWW_AUTHENTICATE => {
+                headers.append(name, value.clone());
+            }
+            CACHE_CONTROL => {
+                headers.insert(name, value.clone());
+            }
+            RETRY_AFTER => {
+                headers.entry(name).or_insert_with(|| value.clone());
+            }
+            _ => {}
+        }
+    }
+    cache_headers.apply_to(headers);
+    response
+}
