@@ -26,9 +26,8 @@ use axum::{
     routing::{get, post},
 };
 use customer_session::{
-    CurrentSession, CustomerData, CustomerSessions, MemoryStore, SessionEnd, SessionLifetime,
-    SessionRegistry,
-    store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
+    CurrentSession, CustomerData, CustomerSessions, SessionEnd, SessionLifetime, SessionRegistry,
+    store::{MemoryStore, PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
 };
 use futures_util::{Stream, stream};
 use tokio::{net::TcpListener, time::interval};

@@ -13,7 +13,8 @@ use std::{env, error::Error, process::ExitCode};
 
 use axum::{Json, Router, routing::get};
 use customer_session::{
-    CurrentSession, Customer, CustomerSessions, polar::Webhooks, store::PolarStore,
+    CurrentSession, Customer, CustomerSessions,
+    polar::{PolarStore, Webhooks},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, signal::ctrl_c};

@@ -121,6 +121,8 @@ mod invalidation;
 mod metadata;
 mod middleware;
 mod observe;
+#[cfg(feature = "polar")]
+pub mod polar;
 mod session;
 mod sessions;
 pub mod store;
@@ -164,17 +166,6 @@ pub mod guide {
     pub mod testing {}
 }
 
-/// What belongs to [`PolarStore`](store::PolarStore): how it is built, sessions it opens, Polar's
-/// webhooks.
-#[cfg(feature = "polar")]
-pub mod polar {
-    pub use crate::store::polar::{
-        ConfigError, CreateError, CreatedSession, CustomerRef, Event, EventKind, FieldError,
-        PolarInvalidations, PolarStoreBuilder, PortalUrl, SessionOptions, WebhookError,
-        WebhookService, Webhooks,
-    };
-}
-
 #[cfg(all(doctest, feature = "postgres", feature = "polar"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -198,6 +189,9 @@ pub use self::{
         AuthenticateError, CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionEnd,
         SessionLifetime, Verdict,
     },
-    store::{MemoryStore, SessionRegistry, SessionStore, StoreError, StoreErrorKind},
+    store::{
+        error::{StoreError, StoreErrorKind},
+        traits::{SessionRegistry, SessionStore},
+    },
     token::{SessionToken, TokenFormat},
 };

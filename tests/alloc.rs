@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use customer_session::{Customer, CustomerSessions, MemoryStore, ResponseFuture};
+use customer_session::{Customer, CustomerSessions, ResponseFuture, store::MemoryStore};
 use http::{Extensions, HeaderValue, Request, Response};
 use http_body_util::Empty;
 use tower::{Layer as _, Service};

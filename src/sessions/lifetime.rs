@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// ```
 /// use std::time::Duration;
 ///
-/// use customer_session::{CustomerData, CustomerSessions, MemoryStore, SessionEnd};
+/// use customer_session::{CustomerData, CustomerSessions, SessionEnd, store::MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,6 +1,6 @@
 //! Why a store could not answer.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{observe::with_causes, token::SessionToken};
 
@@ -118,6 +118,38 @@ impl fmt::Display for StoreError {
 }
 
 impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Says what was tried; [`source`](Error::source) is the driver's own error.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    tried: Cow<'static, str>,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl Failure {
+    #[allow(dead_code, reason = "for stores that have a driver")]
+    pub(crate) fn new(
+        tried: impl Into<Cow<'static, str>>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            tried: tried.into(),
+            source: source.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.tried)
+    }
+}
+
+impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
     }

@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use super::{SessionRegistry, SessionStore, StoreError};
+use super::{
+    error::StoreError,
+    traits::{SessionRegistry, SessionStore},
+};
 use crate::{
     customer::{Customer, CustomerId},
     session::{CustomerSession, SessionId, SessionSummary},

@@ -5,7 +5,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::token::SessionToken;
 
 /// The shortest pepper that is accepted, in bytes.

@@ -13,7 +13,7 @@ use crate::store::SessionRegistry;
 /// finds, so nothing else should be expired, or purge, meanwhile.
 ///
 /// ```
-/// use customer_session::{MemoryStore, testing::conformance};
+/// use customer_session::{store::MemoryStore, testing::conformance};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {

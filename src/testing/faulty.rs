@@ -34,8 +34,8 @@ pub enum Fault {
 /// use std::time::Duration;
 ///
 /// use customer_session::{
-///     CustomerData, CustomerSessions, MemoryStore,
-///     testing::{Fault, FaultyStore},
+///     CustomerData, CustomerSessions,
+///     store::MemoryStore, testing::{Fault, FaultyStore},
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]

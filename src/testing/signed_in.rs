@@ -103,7 +103,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use customer_session::{CustomerSessionLayer, MemoryStore, testing::assert_protected};
+/// use customer_session::{CustomerSessionLayer, store::MemoryStore, testing::assert_protected};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {

@@ -12,8 +12,8 @@ use std::{
 use axum::body::Body;
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, Invalidation,
-    InvalidationSource, MemoryStore, SessionRegistry as _, SessionStore, SessionToken, SourceEvent,
-    Statistics, StoreError, Verdict, async_trait, testing::ManualClock,
+    InvalidationSource, SessionRegistry as _, SessionStore, SessionToken, SourceEvent, Statistics,
+    StoreError, Verdict, async_trait, store::MemoryStore, testing::ManualClock,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use tokio::sync::{mpsc, oneshot};

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
-    Customer, CustomerId, CustomerSession, MemoryStore, SessionId, SessionRegistry, SessionStore,
+    Customer, CustomerId, CustomerSession, SessionId, SessionRegistry, SessionStore,
     SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
+    store::MemoryStore,
     testing::{Fault, FaultyStore, conformance},
 };
 

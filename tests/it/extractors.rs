@@ -1,7 +1,7 @@
 //! What a handler gets, by what it asks for and who is there.
 
 use axum::{Extension, Router, body::Body, routing::get};
-use customer_session::{CurrentSession, Customer, CustomerSessions, MemoryStore};
+use customer_session::{CurrentSession, Customer, CustomerSessions, store::MemoryStore};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;

@@ -7,11 +7,11 @@ use chrono::{DateTime, Utc};
 use customer_session::{
     Address, AuthenticateError, Clock, CurrentSession, Customer, CustomerData, CustomerId,
     CustomerKind, CustomerSession, CustomerSessionLayer, CustomerSessionService, CustomerSessions,
-    CustomerSessionsBuilder, Invalidation, InvalidationSource, MemoryStore, Metadata,
-    MetadataValue, OrganizationId, Rejection, RejectionKind, ResponseBody, SessionId,
-    SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics,
-    StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait,
-    store::MemoryStore as ByItsOtherPath, testing::ManualClock,
+    CustomerSessionsBuilder, Invalidation, InvalidationSource, Metadata, MetadataValue,
+    OrganizationId, Rejection, RejectionKind, ResponseBody, SessionId, SessionRegistry,
+    SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics, StoreError,
+    StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait, store::MemoryStore,
+    testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,7 +76,6 @@ fn every_type_is_what_it_is_said_to_be() {
     plain::<(Statistics, SystemClock, ManualClock, CurrentSession)>();
     plain::<ResponseBody<Bytes>>();
     plain::<MemoryStore>();
-    plain::<ByItsOtherPath>();
     id::<SessionId>();
     id::<CustomerId>();
     id::<OrganizationId>();

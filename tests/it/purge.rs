@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use customer_session::{
-    CustomerSessions, MemoryStore, SessionRegistry as _,
+    CustomerSessions, SessionRegistry as _,
+    store::MemoryStore,
     testing::{Fault, FaultyStore},
 };
 

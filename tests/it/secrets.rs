@@ -5,8 +5,9 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
 use customer_session::{
-    AuthenticateError, CurrentSession, Customer, CustomerSession, CustomerSessions, MemoryStore,
-    Rejection, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
+    AuthenticateError, CurrentSession, Customer, CustomerSession, CustomerSessions, Rejection,
+    SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
+    store::MemoryStore,
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};

@@ -6,7 +6,8 @@ use axum::{
     routing::{get, post},
 };
 use customer_session::{
-    CurrentSession, Customer, CustomerData, CustomerSessionLayer, MemoryStore,
+    CurrentSession, Customer, CustomerData, CustomerSessionLayer,
+    store::MemoryStore,
     testing::{SignedIn, assert_protected},
 };
 use http::Request;

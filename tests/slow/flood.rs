@@ -15,7 +15,7 @@ const UNKNOWN: usize = 2_000_000;
 
 /// Takes any token, so that two million can be made from numbers.
 #[derive(Clone, Default)]
-struct Anything(customer_session::MemoryStore);
+struct Anything(customer_session::store::MemoryStore);
 
 #[async_trait]
 impl SessionStore for Anything {

@@ -14,8 +14,8 @@ use std::{
 
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, Invalidation, InvalidationSource,
-    MemoryStore, MetadataValue, SessionId, SessionRegistry, SessionStore, SessionSummary,
-    SessionToken, SourceEvent, StoreError, TokenFormat, async_trait,
+    MetadataValue, SessionId, SessionRegistry, SessionStore, SessionSummary, SessionToken,
+    SourceEvent, StoreError, TokenFormat, async_trait, store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 

@@ -20,7 +20,10 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
-use customer_session::{SessionToken, TokenFormat, polar::PolarStoreBuilder, store::PolarStore};
+use customer_session::{
+    SessionToken, TokenFormat,
+    polar::{PolarStore, PolarStoreBuilder},
+};
 use futures_util::stream;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};

@@ -19,9 +19,9 @@ use customer_session::{
     Customer, CustomerSession, Invalidation, SessionStore as _, SessionToken, StoreErrorKind,
     TokenFormat,
     polar::{
-        CreateError, CreatedSession, CustomerRef, EventKind, SessionOptions, WebhookError, Webhooks,
+        CreateError, CreatedSession, CustomerRef, EventKind, PolarStore, SessionOptions,
+        WebhookError, Webhooks,
     },
-    store::PolarStore,
     testing::ManualClock,
 };
 use serde_json::{Value, json};

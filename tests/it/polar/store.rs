@@ -10,8 +10,7 @@ use chrono::TimeDelta;
 use customer_session::{
     Customer, CustomerId, CustomerKind, CustomerSession, CustomerSessions, MetadataValue,
     SessionStore as _, SessionToken, StoreError, StoreErrorKind, TokenFormat,
-    polar::{ConfigError, CreateError, CustomerRef, SessionOptions},
-    store::PolarStore,
+    polar::{ConfigError, CreateError, CustomerRef, PolarStore, SessionOptions},
 };
 use http::{Request, StatusCode, header::RETRY_AFTER};
 use serde_json::json;

@@ -5,8 +5,7 @@ use axum::{Router, body::Body, routing::get};
 use chrono::{TimeDelta, Utc};
 use customer_session::{
     Clock as _, Customer, CustomerSessions, Invalidation, InvalidationSource as _, SessionToken,
-    polar::{EventKind, WebhookError, WebhookService, Webhooks},
-    store::PolarStore,
+    polar::{EventKind, PolarStore, WebhookError, WebhookService, Webhooks},
     testing::ManualClock,
 };
 use futures_util::FutureExt as _;

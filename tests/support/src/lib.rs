@@ -13,9 +13,9 @@ use std::{
 };
 
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, MemoryStore, SessionId,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, SessionId,
     SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
-    async_trait, testing::ManualClock,
+    async_trait, store::MemoryStore, testing::ManualClock,
 };
 use tokio::sync::watch;
 

@@ -22,7 +22,7 @@ pub fn measure(runtime: &Runtime, rows: u64) {
     };
     const PREFIX: &str = "{customer_sessions}:";
     let script = |text: &str| {
-        redis::Script::new(&[include_str!("../../../../src/store/lua/keys.lua"), text].concat())
+        redis::Script::new(&[include_str!("../../../../src/store/redis/lua/keys.lua"), text].concat())
     };
     let (connection, store, known) = runtime.block_on(async {
         let client = redis::Client::open(server.url()).expect("a URL");
@@ -54,7 +54,7 @@ pub fn measure(runtime: &Runtime, rows: u64) {
         }
         (connection, store, known)
     });
-    let find_script = script(include_str!("../../../../src/store/lua/find.lua"));
+    let find_script = script(include_str!("../../../../src/store/redis/lua/find.lua"));
     let raw = || {
         batch(
             runtime,
@@ -77,7 +77,7 @@ pub fn measure(runtime: &Runtime, rows: u64) {
         our_find(runtime, &store, &known),
     ];
     let find = medians(find_tasks, ROUNDS);
-    let insert_script = script(include_str!("../../../../src/store/lua/insert.lua"));
+    let insert_script = script(include_str!("../../../../src/store/redis/lua/insert.lua"));
     let insert = vec![
         task(
             "raw",

@@ -1,5 +1,8 @@
 //! Whether a delivery comes from Polar, now, and for the first time.
 
+pub(super) mod event;
+pub(super) mod service;
+
 use std::{
     collections::HashMap,
     error::Error,
@@ -16,7 +19,7 @@ use http::{HeaderMap, StatusCode};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::event::Event;
+use self::event::Event;
 use crate::{
     clock::{Clock, SystemClock},
     observe,

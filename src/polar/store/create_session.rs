@@ -6,12 +6,16 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{
-    PolarStore,
-    limits::Caller,
-    upstream::{Answer, Call},
+use super::PolarStore;
+use crate::{
+    customer::CustomerId,
+    polar::{
+        client::{Answer, Call},
+        rate_limit::Caller,
+    },
+    session::CustomerSession,
+    store::error::StoreError,
 };
-use crate::{customer::CustomerId, session::CustomerSession, store::StoreError};
 
 /// For whom a session is opened.
 ///
@@ -151,7 +155,7 @@ impl PolarStore {
     /// one that [`member_id`](SessionOptions::member_id) names.
     ///
     /// ```no_run
-    /// use customer_session::{polar::{CreateError, CustomerRef, SessionOptions}, store::PolarStore};
+    /// use customer_session::polar::{CreateError, CustomerRef, PolarStore, SessionOptions};
     ///
     /// # async fn sign_in(store: &PolarStore) -> Result<(), CreateError> {
     /// let customer = CustomerRef::external("usr_1");

@@ -1,23 +1,24 @@
 //! Each statement of the SQLite store has its index.
 
-use super::{pepper::Peppers, sqlite::SqliteStore, statements};
+use super::{SqliteStore, registry};
+use crate::store::{pepper::Peppers, sql};
 
 #[tokio::test]
 async fn no_statement_reads_a_whole_table() {
     let store = SqliteStore::connect("sqlite::memory:", Peppers::none()).await;
     let store = store.expect("opened");
     store.migrate().await.expect("migrated");
-    let find = statements::find(2);
+    let find = sql::find_statement(2);
     for statement in [
         find.as_str(),
-        statements::LIST,
-        statements::REVOKE,
-        statements::REVOKE_CUSTOMER,
-        statements::REWRITE,
-        statements::sqlite::PUT_CUSTOMER_IF_KNOWN,
-        statements::sqlite::IS_THERE,
-        statements::sqlite::COUNT,
-        statements::sqlite::PURGE,
+        sql::LIST,
+        sql::REVOKE,
+        sql::REVOKE_CUSTOMER,
+        sql::REWRITE,
+        registry::PUT_CUSTOMER_IF_KNOWN,
+        registry::IS_THERE,
+        registry::COUNT,
+        registry::PURGE,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let plan = sqlx::query(explain)

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Event, WebhookError, Webhooks};
+use super::{WebhookError, Webhooks, event::Event};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     observe,
@@ -47,7 +47,7 @@ impl Webhooks {
     ///
     /// ```
     /// use axum::{Router, routing::get};
-    /// use customer_session::{CustomerSessions, polar::Webhooks, store::PolarStore};
+    /// use customer_session::{CustomerSessions, polar::{PolarStore, Webhooks}};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -7,8 +7,11 @@ use http::HeaderValue;
 use reqwest::{Client, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::{PolarStore, limits::RateLimits, strangers, upstream::Upstream};
-use crate::clock::{Clock, SystemClock};
+use super::{PolarStore, strangers};
+use crate::{
+    clock::{Clock, SystemClock},
+    polar::{client::Upstream, rate_limit::RateLimits},
+};
 
 /// Builds a [`PolarStore`].
 #[derive(Clone)]
@@ -22,8 +25,16 @@ pub struct PolarStoreBuilder {
     clock: Arc<dyn Clock>,
 }
 
+impl PolarStore {
+    /// Sets out to build a store, from an organization access token. It needs the scope
+    /// `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
+    pub fn builder(organization_access_token: impl Into<String>) -> PolarStoreBuilder {
+        PolarStoreBuilder::new(organization_access_token.into())
+    }
+}
+
 impl PolarStoreBuilder {
-    pub(super) fn new(access_token: String) -> Self {
+    fn new(access_token: String) -> Self {
         Self {
             access_token: Zeroizing::new(access_token),
             base_url: PolarStore::PRODUCTION.to_owned(),

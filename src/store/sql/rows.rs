@@ -1,73 +1,18 @@
-//! What the two SQL stores share: the order of columns, and what an error of the driver means.
-
-use std::{sync::Arc, time::Duration};
+//! A session and its customer as columns.
 
 use chrono::{DateTime, Utc};
-use sqlx::{
-    AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
-};
-use tokio::time::timeout;
+use sqlx::Error;
 
-use super::{
-    StoreError,
-    at_hand::{AtHand, Loan},
-    failure::Failure,
-    pepper::{Peppers, TokenHash},
-    record::{from_json, to_json},
-    statements,
-};
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
     session::{CustomerSession, SessionSummary},
+    store::{
+        error::{Failure, StoreError},
+        pepper::TokenHash,
+        validation::{from_json, to_json},
+    },
     token::SessionToken,
 };
-
-/// How long a lookup waits on a connection at hand, before it tries another.
-const FIRST_TRY: Duration = Duration::from_secs(1);
-
-/// How long a lookup may take over keeping a session under another pepper.
-pub(super) const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Where migrations that were applied are remembered, apart from those of the application.
-const MIGRATIONS_TABLE: &str = "customer_session_migrations";
-
-/// Asks [`find`](statements::find) on a connection at hand. One that was lost since it was used last
-/// costs nothing: a lookup can be asked again.
-pub(super) async fn find<DB: Database>(
-    at_hand: &AtHand<DB>,
-    pool: &Pool<DB>,
-    statement: &Arc<str>,
-    hashes: &[TokenHash],
-) -> Result<Option<DB::Row>, StoreError>
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    DB::Arguments: Parameters + IntoArguments<DB>,
-{
-    let ask = async |mut loan: Loan<DB>| {
-        let mut parameters = DB::Arguments::default();
-        for hash in hashes {
-            parameters.text(Some(hash));
-        }
-        let statement = AssertSqlSafe(Arc::clone(statement));
-        let row = sqlx::query_with(statement, parameters)
-            .fetch_optional(loan.connection())
-            .await?;
-        at_hand.give(loan);
-        Ok(row)
-    };
-    if let Some(loan) = at_hand.take().await {
-        if let Ok(Ok(row)) = timeout(FIRST_TRY, ask(loan)).await {
-            return Ok(row);
-        }
-        at_hand.clear();
-    }
-    let found = match at_hand.borrow(pool).await {
-        Ok(loan) => ask(loan).await,
-        Err(error) => Err(error),
-    };
-    found.map_err(|error| failed("looking a session up", error))
-}
 
 /// The parameters of a statement, in order.
 pub(super) trait Parameters {
@@ -150,7 +95,7 @@ pub(super) fn bind_session(to: &mut impl Parameters, session: &CustomerSession, 
     to.time(Some(session.expires_at));
 }
 
-/// A row of [`find`](statements::find), and the hash that it was found by.
+/// A row of [`find_statement`](super::find_statement), and the hash that it was found by.
 pub(super) fn session(
     row: &impl Columns,
     token: &SessionToken,
@@ -197,7 +142,7 @@ pub(super) fn session(
     Ok((session, hash))
 }
 
-/// A row of [`LIST`](statements::LIST).
+/// A row of [`LIST`](super::LIST).
 pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> {
     let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
     let what = format!("session {id}");
@@ -260,100 +205,4 @@ fn needed<T>(value: Result<Option<T>, Error>) -> Result<T, Error> {
 
 fn damaged(what: &str, column: &str, why: Error) -> StoreError {
     StoreError::corrupt(Failure::new(format!("{what}: {column} is damaged"), why))
-}
-
-/// What an error of the driver means, met when a store tried to do something.
-pub(super) fn failed(tried: impl Into<String>, error: Error) -> StoreError {
-    let mut tried = tried.into();
-    match &error {
-        Error::ColumnDecode { .. } | Error::Decode(_) => {
-            return StoreError::corrupt(Failure::new(tried, error));
-        }
-        // The driver's text would have the hash in it.
-        Error::Database(said) if said.is_unique_violation() => {
-            return StoreError::conflict(format!("{tried}: its id or its token is taken"));
-        }
-        Error::Database(said) => {
-            let code = said.code();
-            let code = code.as_deref();
-            if code == Some("57014") {
-                return StoreError::timeout(Failure::new(tried, error));
-            }
-            // Of PostgreSQL: a value that it cannot hold, that is refused, that is too long.
-            let is_refused = |code: &str| {
-                code.len() == 5 && ["22", "23514", "54"].iter().any(|it| code.starts_with(it))
-            };
-            if code.is_some_and(is_refused) {
-                return StoreError::corrupt(Failure::new(tried, error));
-            }
-            if code == Some("42P07") {
-                tried.push_str(
-                    ": a table of that name is there already; choose a schema of its own with \
-                     ?options=-csearch_path%3Dsessions",
-                );
-            }
-            if code == Some("42P01") || said.message().starts_with("no such table") {
-                tried.push_str(
-                    ": a table is missing; call `migrate()` when the service starts, or apply \
-                     the SQL in `MIGRATIONS` yourself",
-                );
-            }
-        }
-        Error::PoolTimedOut => tried.push_str(
-            ": no connection to be had; the database is down, or all connections of the pool \
-             are in use",
-        ),
-        _ => {}
-    }
-    StoreError::unavailable(Failure::new(tried, error))
-}
-
-/// What an error of a migration means.
-pub(super) fn migration_failed(error: MigrateError) -> StoreError {
-    let error = match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
-        other => other.into(),
-    };
-    failed("creating the tables", error)
-}
-
-/// Compares the peppers with what the database remembers of those that it was written under.
-pub(super) async fn check_peppers<DB: Database>(
-    pool: &Pool<DB>,
-    peppers: &Peppers,
-) -> Result<(), StoreError>
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    for<'r> (String,): FromRow<'r, DB::Row>,
-    for<'t> String: Encode<'t, DB> + Type<DB>,
-    DB::Arguments: IntoArguments<DB>,
-{
-    let known: Vec<String> = sqlx::query_scalar(statements::PEPPERS)
-        .fetch_all(pool)
-        .await
-        .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
-    if let Some(fingerprint) = peppers.verify(&known)? {
-        let remembered = sqlx::query(statements::REMEMBER_PEPPER)
-            .bind(fingerprint)
-            .execute(pool)
-            .await;
-        remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
-    }
-    Ok(())
-}
-
-/// Applies what has not been applied yet.
-pub(super) fn migrator(migrations: &[&'static str]) -> Migrator {
-    let migrations = (1..).zip(migrations).map(|(version, sql)| {
-        Migration::new(
-            version,
-            "customer sessions".into(),
-            MigrationType::Simple,
-            sqlx::SqlSafeStr::into_sql_str(*sql),
-            false,
-        )
-    });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    migrator
 }

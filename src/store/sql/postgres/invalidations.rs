@@ -12,15 +12,25 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::{
-    StoreError,
-    failure::Failure,
-    heartbeat::{Heartbeat, PATIENCE},
-    postgres_server,
-    sql::failed,
-    statements,
+use super::server;
+use crate::{
+    invalidation::{Invalidation, InvalidationSource, SourceEvent},
+    store::{
+        error::{Failure, StoreError},
+        reconnect::{Heartbeat, PATIENCE},
+        sql::failed,
+    },
 };
-use crate::invalidation::{Invalidation, InvalidationSource, SourceEvent};
+
+/// Where changes are announced, if all the triggers are there that do it.
+const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text \
+     FROM (SELECT to_regclass('customer_sessions') AS sessions, \
+     to_regclass('customers') AS customers) AS tables \
+     WHERE (SELECT count(*) FROM pg_trigger WHERE tgenabled IN ('O', 'A') \
+     AND (tgrelid = tables.sessions AND tgname IN ('customer_sessions_deleted', \
+     'customer_sessions_updated', 'customer_sessions_truncated') \
+     OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
+     'customers_updated', 'customers_truncated'))) = 6";
 
 /// Hears what changes in the tables of a [`PostgresStore`](super::PostgresStore), whoever
 /// changes it.
@@ -65,7 +75,7 @@ impl PostgresInvalidations {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, if the server
     /// cannot be reached or refuses, or if the triggers are not there.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options = postgres_server::options(url)?;
+        let options = server::options(url)?;
         let (listener, channel) = listen(&options).await?;
         Ok(Self {
             options,
@@ -100,7 +110,7 @@ impl PostgresInvalidations {
         let Some(listener) = &mut self.listener else {
             return false;
         };
-        let channel = listener.fetch_optional(statements::postgres::CHANNEL);
+        let channel = listener.fetch_optional(CHANNEL);
         match timeout(PATIENCE, channel).await {
             Ok(Ok(Some(row))) => row.try_get(0).is_ok_and(|it: String| it == self.channel),
             _ => false,
@@ -124,9 +134,7 @@ async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), Stor
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
-        let row = listener
-            .fetch_optional(statements::postgres::CHANNEL)
-            .await?;
+        let row = listener.fetch_optional(CHANNEL).await?;
         let channel = match row {
             Some(row) => row.try_get::<String, _>(0)?,
             None => return Ok(None),

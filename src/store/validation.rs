@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::{customer::Customer, metadata::MetadataValue, session::CustomerSession};
 
 /// Whether a text can be kept. PostgreSQL has no NUL in its texts, and what one store refuses

@@ -24,13 +24,14 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::{
-    StoreError,
-    failure::Failure,
-    heartbeat::{Heartbeat, PATIENCE},
-    redis::{PREFIX, check_server, failed},
+use super::server::{PREFIX, check_server, failed};
+use crate::{
+    invalidation::{Invalidation, InvalidationSource, SourceEvent},
+    store::{
+        error::{Failure, StoreError},
+        reconnect::{Heartbeat, PATIENCE},
+    },
 };
-use crate::invalidation::{Invalidation, InvalidationSource, SourceEvent};
 
 /// So many messages wait to be applied. What comes beyond becomes one `All`.
 const MOST_WAITING: usize = 8192;

@@ -2,13 +2,17 @@
 
 use sqlx::{Error, postgres::PgConnectOptions};
 
-use super::{StoreError, sql::failed};
+use crate::store::{error::StoreError, sql::failed};
 
 /// The oldest server that the statements below were written for.
 const MIN_VERSION: i32 = 13;
 
 pub(super) const REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
      long as it lags behind; connect to the primary";
+
+/// Version, isolation of transactions, and whether it is a replica.
+pub(super) const PROPERTIES: &str = "SELECT current_setting('server_version_num')::int4, \
+     current_setting('transaction_isolation'), pg_is_in_recovery()";
 
 /// What a URL says of how to connect.
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {

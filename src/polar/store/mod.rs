@@ -3,13 +3,8 @@
 //! Polar tells whose token it is in three calls: two with the customer's token, at once, and one
 //! with the organization's own, which alone tells whether the customer is one of ours.
 
-mod builder;
-mod create;
-mod event;
-mod limits;
-mod upstream;
-mod webhook_service;
-mod webhooks;
+pub(super) mod builder;
+pub(super) mod create_session;
 
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
@@ -20,21 +15,14 @@ use moka::sync::Cache;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use self::{
-    builder::{ConfigError, PolarStoreBuilder},
-    create::{CreateError, CreatedSession, CustomerRef, FieldError, PortalUrl, SessionOptions},
-    event::{Event, EventKind},
-    webhook_service::{PolarInvalidations, WebhookService},
-    webhooks::{WebhookError, Webhooks},
+use super::{
+    client::{Answer, Call, Upstream},
+    rate_limit::Caller,
 };
-use self::{
-    limits::Caller,
-    upstream::{Answer, Call, Upstream},
-};
-use super::{SessionStore, StoreError};
 use crate::{
     customer::{Customer, CustomerId},
     session::{CustomerSession, SessionId},
+    store::{error::StoreError, traits::SessionStore},
     token::{SessionToken, TokenFormat},
 };
 
@@ -51,7 +39,7 @@ use crate::{
 /// [`SessionStore`], not a registry. [`create`](Self::create) opens a session.
 ///
 /// ```no_run
-/// use customer_session::{CustomerSessions, store::PolarStore};
+/// use customer_session::{CustomerSessions, polar::PolarStore};
 ///
 /// # fn start() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = PolarStore::builder(std::env::var("POLAR_ACCESS_TOKEN")?)
@@ -70,7 +58,7 @@ use crate::{
 /// - `id` is `polar-` and 32 hexadecimal digits of the token's SHA-256. It is *not* the identifier
 ///   that [`create`](Self::create) returns.
 /// - `created_at` is `expires_at` less
-///   [`session_ttl`](PolarStoreBuilder::session_ttl), one hour.
+///   [`session_ttl`](super::PolarStoreBuilder::session_ttl), one hour.
 /// - `modified_at` is `None`.
 ///
 /// # What becomes of Polar's answers
@@ -128,12 +116,6 @@ impl PolarStore {
 
     /// Polar's place for trying things out, with accounts and tokens of its own.
     pub const SANDBOX: &str = "https://sandbox-api.polar.sh";
-
-    /// Sets out to build a store, from an organization access token. It needs the scope
-    /// `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
-    pub fn builder(organization_access_token: impl Into<String>) -> PolarStoreBuilder {
-        PolarStoreBuilder::new(organization_access_token.into())
-    }
 
     /// What the customer's own token tells: until when, and who.
     async fn introspect(

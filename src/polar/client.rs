@@ -11,8 +11,8 @@ use reqwest::{Client, Response, Url};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::limits::{Caller, RateLimits};
-use crate::store::{StoreError, failure::Failure};
+use super::rate_limit::{Caller, RateLimits};
+use crate::store::error::{Failure, StoreError};
 
 /// No answer of Polar's is anywhere near as long.
 const LONGEST_ANSWER: usize = 1 << 20;

@@ -1,0 +1,22 @@
+//! The customer sessions that Polar issues: [`PolarStore`], sessions that it opens, and Polar's
+//! webhooks.
+
+mod client;
+mod rate_limit;
+mod store;
+mod webhooks;
+
+pub use self::{
+    store::{
+        PolarStore,
+        builder::{ConfigError, PolarStoreBuilder},
+        create_session::{
+            CreateError, CreatedSession, CustomerRef, FieldError, PortalUrl, SessionOptions,
+        },
+    },
+    webhooks::{
+        WebhookError, Webhooks,
+        event::{Event, EventKind},
+        service::{PolarInvalidations, WebhookService},
+    },
+};

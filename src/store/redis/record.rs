@@ -1,0 +1,64 @@
+//! What of a session is kept behind the hash of its token.
+
+use chrono::DateTime;
+
+use crate::{
+    session::{CustomerSession, SessionSummary},
+    store::error::StoreError,
+};
+
+/// What of a session is kept behind the hash of its token.
+pub(super) fn write_record(session: &CustomerSession) -> String {
+    let modified = session
+        .modified_at
+        .map(|time| time.timestamp_micros().to_string());
+    format!(
+        " {} {} {}",
+        session.created_at.timestamp_micros(),
+        modified.as_deref().unwrap_or("-"),
+        session.expires_at.timestamp_micros()
+    )
+}
+
+pub(super) fn read_record(
+    id: &str,
+    customer: &str,
+    record: &str,
+) -> Result<SessionSummary, StoreError> {
+    let damaged = || StoreError::corrupt(format!("session {id}: its record is damaged"));
+    let time = |text: &str| text.parse().ok().and_then(DateTime::from_timestamp_micros);
+    let mut fields = record.split_ascii_whitespace();
+    let mut next = || fields.next().ok_or_else(damaged);
+    let (created, modified, expires) = (next()?, next()?, next()?);
+    Ok(SessionSummary {
+        id: id.into(),
+        customer_id: customer.into(),
+        created_at: time(created).ok_or_else(damaged)?,
+        modified_at: match modified {
+            "-" => None,
+            modified => Some(time(modified).ok_or_else(damaged)?),
+        },
+        expires_at: time(expires).ok_or_else(damaged)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_record_is_noticed() {
+        assert!(read_record("ses_1", "cus_1", " 1 - 3").is_ok());
+        for record in [
+            "",
+            " 1",
+            " 1 -",
+            " one - 3",
+            " 1 two 3",
+            " 1 - 99999999999999999999",
+        ] {
+            let error = read_record("ses_1", "cus_1", record).expect_err(record);
+            assert!(format!("{error:?}").contains("ses_1"), "{record}");
+        }
+    }
+}
