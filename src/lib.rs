@@ -117,6 +117,7 @@
 
 mod clock;
 mod customer;
+mod engine;
 mod invalidation;
 mod metadata;
 mod middleware;
@@ -177,6 +178,7 @@ pub use self::middleware::CurrentSession;
 pub use self::{
     clock::{Clock, SystemClock},
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
+    engine::{AuthenticateError, SessionEnd, Verdict},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},
     middleware::{
@@ -185,10 +187,7 @@ pub use self::{
     },
     observe::Statistics,
     session::{CustomerSession, SessionId, SessionSummary},
-    sessions::{
-        AuthenticateError, CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionEnd,
-        SessionLifetime, Verdict,
-    },
+    sessions::{CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionLifetime},
     store::{
         error::{StoreError, StoreErrorKind},
         traits::{SessionRegistry, SessionStore},

@@ -4,14 +4,14 @@
 //! store is an atomic: a reader that sees the deletion sees what came before it.
 #![allow(clippy::unwrap_used)]
 
-/// What `src/sessions/marks.rs` takes from its crate.
+/// What `src/engine/revocations/table.rs` takes from its crate.
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 }
 
-#[path = "../src/sessions/marks.rs"]
+#[path = "../src/engine/revocations/table.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod marks;
+mod table;
 
 use loom::{
     sync::{
@@ -21,7 +21,7 @@ use loom::{
     thread,
 };
 
-use marks::{Marks, Stamp, Target};
+use table::{Marks, Stamp, Target};
 
 /// The protocol as it is, and four ways to get it wrong.
 #[derive(Clone, Copy, PartialEq)]

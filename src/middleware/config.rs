@@ -6,7 +6,7 @@ use super::{
     cache_headers::CacheHeaders, credentials::CredentialSources,
     rejection_responses::RejectionResponses,
 };
-use crate::sessions::{Engine, Verdict};
+use crate::engine::{Engine, Verdict};
 
 /// The settings of a layer, and the engine that it asks.
 #[derive(Clone)]

@@ -18,7 +18,10 @@ use super::{
     identity,
     rejection::{Rejection, RejectionKind},
 };
-use crate::sessions::{Admitted, Verdict};
+use crate::{
+    engine::{Admitted, Verdict},
+    sessions::SessionLifetime,
+};
 
 pin_project! {
     /// The response future of a [`CustomerSessionService`](crate::CustomerSessionService).
@@ -152,7 +155,10 @@ where
             };
             match result {
                 Ok(admitted) => {
-                    identity::insert(request.request.extensions_mut(), admitted.lifetime);
+                    identity::insert(
+                        request.request.extensions_mut(),
+                        SessionLifetime::of_found(admitted.found),
+                    );
                     state.set(State::Inner {
                         future: request.ready.call(request.request),
                         cache_headers: request.cache_headers,

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use http::StatusCode;
 
 use crate::{
-    sessions::{AuthenticateError, Verdict},
+    engine::{AuthenticateError, Verdict},
     store::StoreError,
 };
 

@@ -18,7 +18,8 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    sessions::{Admitted, Recall, Verdict},
+    engine::{Admitted, Recall, Verdict},
+    sessions::SessionLifetime,
     token::SessionToken,
 };
 
@@ -73,7 +74,10 @@ where
             extracted.as_ref(),
         ) {
             Decision::Authenticated(admitted) => {
-                identity::insert(request.extensions_mut(), admitted.lifetime);
+                identity::insert(
+                    request.extensions_mut(),
+                    SessionLifetime::of_found(admitted.found),
+                );
                 let verdict = config.reported(admitted.verdict);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, verdict)
             }

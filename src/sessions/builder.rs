@@ -2,12 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{
-    CustomerSessions,
-    engine::{Engine, Settings},
-};
+use super::CustomerSessions;
 use crate::{
     clock::{Clock, TimeSource},
+    engine::{Engine, Settings},
     store::SessionStore,
     token::TokenFormat,
 };
@@ -28,8 +26,15 @@ pub struct CustomerSessionsBuilder<S> {
     max_concurrent_lookups: usize,
 }
 
+impl<S: SessionStore> CustomerSessions<S> {
+    /// Sets out to build the sessions of `store`.
+    pub fn builder(store: S) -> CustomerSessionsBuilder<S> {
+        CustomerSessionsBuilder::new(store)
+    }
+}
+
 impl<S: SessionStore> CustomerSessionsBuilder<S> {
-    pub(super) fn new(store: S) -> Self {
+    fn new(store: S) -> Self {
         Self {
             store,
             clock: None,

@@ -4,40 +4,26 @@
 //! returned, no request that starts later is let in by what was read before it. The guide's
 //! page [`revocation`](crate::guide::revocation) explains how.
 
-mod answer;
-mod asking;
-mod breaker;
 mod builder;
-mod cache;
-mod engine;
-mod flight;
-mod hearing;
 mod lifetime;
-mod lookup;
-mod marks;
+mod listener;
 mod purge;
-mod refresh;
-#[cfg(test)]
-mod tests;
-mod verdict;
-mod witness;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::{runtime::Handle, task::yield_now};
 use zeroize::Zeroizing;
 
-pub(crate) use self::engine::{Admitted, Engine, Recall};
-use self::{answer::Found, hearing::Ear};
+use self::listener::Ear;
 pub use self::{
     builder::CustomerSessionsBuilder,
-    lifetime::{LimitedStream, SessionEnd, SessionLifetime},
-    verdict::Verdict,
+    lifetime::{LimitedStream, SessionLifetime},
 };
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
+    engine::{AuthenticateError, Engine, Recall, cache::entry::Found},
     invalidation::{Invalidation, InvalidationSource},
     observe::{self, Statistics},
     session::{CustomerSession, SessionId, SessionSummary},
@@ -117,11 +103,6 @@ impl<S> CustomerSessions<S> {
 }
 
 impl<S: SessionStore> CustomerSessions<S> {
-    /// Sets out to build the sessions of `store`.
-    pub fn builder(store: S) -> CustomerSessionsBuilder<S> {
-        CustomerSessionsBuilder::new(store)
-    }
-
     /// The live session that `token` opens, for use outside HTTP.
     ///
     /// # Errors
@@ -132,11 +113,11 @@ impl<S: SessionStore> CustomerSessions<S> {
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
         match self.engine.recall(token.expose().as_bytes()) {
-            Recall::Live(admitted) => Ok(Arc::clone(admitted.lifetime.session())),
+            Recall::Live(admitted) => Ok(Arc::clone(&admitted.found.session)),
             Recall::Invalid => Err(AuthenticateError::InvalidToken),
             Recall::Unknown => {
                 let admitted = self.engine.resolve(token.clone()).await?;
-                Ok(Arc::clone(admitted.lifetime.session()))
+                Ok(Arc::clone(&admitted.found.session))
             }
         }
     }
@@ -145,8 +126,8 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// WebSocket, say, whose first message holds the token. In a handler behind the layer
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
-        let engine = Arc::downgrade(&self.engine);
-        let found = Found::unread(Arc::clone(session), Some(engine));
+        let watcher = self.engine.watcher();
+        let found = Found::unread(Arc::clone(session), Some(watcher));
         SessionLifetime::of_found(Arc::new(found))
     }
 
@@ -386,42 +367,4 @@ fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
         .ok()
         .and_then(|ttl| now.checked_add_signed(ttl))
         .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
-}
-
-/// Why a token authenticates nobody.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum AuthenticateError {
-    /// It opens no live session: it is malformed, unknown, expired or revoked, or its customer
-    /// was deleted. Which of these is not told.
-    InvalidToken,
-    /// The store was not asked, because as many lookups as allowed are under way.
-    Overloaded,
-    /// The store could not tell.
-    Store(StoreError),
-}
-
-impl fmt::Display for AuthenticateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InvalidToken => "the token opens no live session",
-            Self::Overloaded => "too many session lookups are under way",
-            Self::Store(_) => "the token could not be checked",
-        })
-    }
-}
-
-impl Error for AuthenticateError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<StoreError> for AuthenticateError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }

@@ -8,11 +8,9 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{
-    CustomerSessions,
-    lookup::{Panicked, caught},
-};
+use super::CustomerSessions;
 use crate::{
+    engine::upstream::{Panicked, caught},
     observe,
     store::{SessionRegistry, StoreError},
 };

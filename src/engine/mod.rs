@@ -10,6 +10,17 @@
 //!    overtaken is dead on arrival, so inserting it needs no lock.
 //! 5. Marks never go back.
 
+pub(crate) mod cache;
+mod error;
+mod fetch;
+pub(crate) mod revocations;
+#[cfg(test)]
+mod tests;
+pub(crate) mod upstream;
+mod verdict;
+pub(crate) mod watch;
+mod watching;
+
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -18,18 +29,22 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{
-    AuthenticateError,
-    answer::{Answer, Found},
-    breaker::{Breaker, is_outage},
-    cache::Cache,
-    flight::Flights,
-    hearing::Hearing,
-    lifetime::SessionLifetime,
-    verdict::Verdict,
+use self::{
+    cache::{
+        Cache,
+        entry::{Answer, Found},
+    },
+    revocations::{Hearing, table::Target},
+    upstream::{
+        breaker::{Breaker, is_outage},
+        single_flight::Flights,
+    },
+    watch::Watcher,
 };
+pub use self::{error::AuthenticateError, verdict::Verdict, watch::SessionEnd};
 use crate::{
     clock::{Moment, TimeSource},
+    invalidation::Invalidation,
     observe::{Counters, Statistics},
     session::CustomerSession,
     store::{SessionStore, StoreError},
@@ -49,41 +64,41 @@ const LIMITLESS: Duration = Duration::from_secs(60);
 const LENIENCE: Duration = Duration::from_millis(50);
 
 /// What the engine is built from.
-pub(super) struct Settings {
-    pub(super) store: Arc<dyn SessionStore>,
-    pub(super) time: TimeSource,
-    pub(super) token_format: TokenFormat,
-    pub(super) cache_capacity: u64,
-    pub(super) cache_ttl: Duration,
-    pub(super) negative_ttl: Duration,
-    pub(super) stale_if_error: Duration,
+pub(crate) struct Settings {
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) time: TimeSource,
+    pub(crate) token_format: TokenFormat,
+    pub(crate) cache_capacity: u64,
+    pub(crate) cache_ttl: Duration,
+    pub(crate) negative_ttl: Duration,
+    pub(crate) stale_if_error: Duration,
     /// `None`: no limit.
-    pub(super) store_timeout: Option<Duration>,
+    pub(crate) store_timeout: Option<Duration>,
     /// `None`: a store that fails is asked all the same.
-    pub(super) breaker_cooldown: Option<Duration>,
+    pub(crate) breaker_cooldown: Option<Duration>,
     /// `None`: no limit.
-    pub(super) max_concurrent_lookups: Option<usize>,
-    pub(super) stripes: usize,
+    pub(crate) max_concurrent_lookups: Option<usize>,
+    pub(crate) stripes: usize,
 }
 
 /// Authenticates tokens. It knows no HTTP, and its store only by trait.
 pub(crate) struct Engine {
     /// For what is handed out and outlives a request.
-    pub(super) this: Weak<Engine>,
-    pub(super) store: Arc<dyn SessionStore>,
-    pub(super) time: TimeSource,
-    pub(super) token_format: TokenFormat,
-    pub(super) cache_ttl: Duration,
-    pub(super) negative_ttl: Duration,
-    pub(super) stale_if_error: Duration,
-    pub(super) store_timeout: Option<Duration>,
-    pub(super) max_concurrent_lookups: Option<usize>,
-    pub(super) permits: Option<Arc<Semaphore>>,
-    pub(super) breaker: Arc<Breaker>,
-    pub(super) cache: Cache,
-    pub(super) flights: Flights,
-    pub(super) hearing: Hearing,
-    pub(super) counters: Counters,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) time: TimeSource,
+    pub(crate) token_format: TokenFormat,
+    pub(crate) cache_ttl: Duration,
+    pub(crate) negative_ttl: Duration,
+    pub(crate) stale_if_error: Duration,
+    pub(crate) store_timeout: Option<Duration>,
+    pub(crate) max_concurrent_lookups: Option<usize>,
+    pub(crate) permits: Option<Arc<Semaphore>>,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) cache: Cache,
+    pub(crate) flights: Flights,
+    pub(crate) hearing: Hearing,
+    pub(crate) counters: Counters,
 }
 
 /// What can be said of a token without asking the store.
@@ -98,14 +113,14 @@ pub(crate) enum Recall {
 
 /// Who is let in, and how that came about.
 pub(crate) struct Admitted {
-    pub(crate) lifetime: SessionLifetime,
+    pub(crate) found: Arc<Found>,
     pub(crate) verdict: Verdict,
 }
 
 impl Engine {
-    pub(super) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
-            this: Weak::clone(this),
+            watcher: Arc::new(Watcher::new(Weak::clone(this))),
             cache: Cache::new(
                 settings.cache_capacity,
                 settings.cache_ttl,
@@ -196,13 +211,27 @@ impl Engine {
     }
 
     /// Forgets that there was no session for `token`: there is one now.
-    pub(super) fn forget_absent(&self, token: &SessionToken) {
+    pub(crate) fn forget_absent(&self, token: &SessionToken) {
         self.cache
             .forget_absent(self.cache.key(token.expose().as_bytes()));
     }
 
+    /// Stops the use of everything that was read before the change `invalidation` stands for.
+    pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
+        let target = match invalidation {
+            Invalidation::Session(id) => Target::Session(id.as_str()),
+            Invalidation::Customer(id) => Target::Customer(id.as_str()),
+            Invalidation::All => Target::All,
+        };
+        self.hearing.change(invalidation, target);
+        if *invalidation == Invalidation::All {
+            self.cache.clear();
+        }
+        self.counters.invalidations.add_one();
+    }
+
     /// The live session that `token` opens according to the store, whatever is cached.
-    pub(super) async fn look_up(
+    pub(crate) async fn look_up(
         &self,
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
@@ -217,27 +246,31 @@ impl Engine {
     }
 
     /// How long one waits for the store.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         // No longer than can be added to a moment.
         self.store_timeout
             .unwrap_or(LIMITLESS)
             .min(24 * 60 * LIMITLESS)
     }
 
-    pub(super) fn now(&self) -> DateTime<Utc> {
+    pub(crate) fn watcher(&self) -> Weak<Watcher> {
+        Arc::downgrade(&self.watcher)
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
         self.time.now()
     }
 
-    pub(super) fn token_format(&self) -> &TokenFormat {
+    pub(crate) fn token_format(&self) -> &TokenFormat {
         &self.token_format
     }
 
-    pub(super) fn maintain(&self) {
+    pub(crate) fn maintain(&self) {
         let now = self.time.moment();
         self.cache.maintain(|found| self.is_of_use(found, now));
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(crate) fn statistics(&self) -> Statistics {
         let mut statistics = self.counters.snapshot();
         statistics.lookups_in_flight = self.flights.len() as u64;
         statistics.breaker_open = self.breaker.is_open();
@@ -264,7 +297,7 @@ impl Engine {
     }
 
     /// The store's answer; or, if it fails, what is remembered and may be used in that case.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         self: &Arc<Self>,
         token: &SessionToken,
     ) -> Result<Admitted, AuthenticateError> {
@@ -333,7 +366,7 @@ impl Engine {
     }
 
     /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
-    pub(super) fn passes(&self, answer: &Answer, token: &[u8]) -> bool {
+    pub(crate) fn passes(&self, answer: &Answer, token: &[u8]) -> bool {
         match answer {
             Answer::Found(found) => self.passes_found(found, token),
             Answer::Absent(absent) => self.hearing.marks.pass(absent.stamp, absent.stripes),
@@ -368,7 +401,7 @@ impl Engine {
 
 fn admitted(found: &Arc<Found>, verdict: Verdict) -> Admitted {
     Admitted {
-        lifetime: SessionLifetime::of_found(Arc::clone(found)),
+        found: Arc::clone(found),
         verdict,
     }
 }

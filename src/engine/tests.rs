@@ -5,16 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    AuthenticateError, CustomerSessions,
-    engine::{Engine, Recall, Settings},
-    hearing::Ear,
-};
+use super::{AuthenticateError, Engine, Recall, Settings};
 use crate::{
     clock::TimeSource,
     customer::CustomerData,
     invalidation::{Invalidation, SourceEvent},
     session::CustomerSession,
+    sessions::{CustomerSessions, listener::Ear},
     store::{MemoryStore, SessionStore, StoreError},
     token::SessionToken,
 };

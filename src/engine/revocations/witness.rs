@@ -14,7 +14,7 @@ use crate::{invalidation::Invalidation, session::CustomerSession};
 const MOST_HEARD: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Witnesses {
+pub(crate) struct Witnesses {
     /// Guards who listens and what each has heard. Held to write down or to read, never across
     /// an await.
     listening: Mutex<Listening>,
@@ -28,7 +28,7 @@ struct Listening {
 
 impl Witnesses {
     /// Starts to listen; to be called before the lookup is stamped.
-    pub(super) fn listen(&self) -> Witness<'_> {
+    pub(crate) fn listen(&self) -> Witness<'_> {
         let mut listening = self.lock();
         let number = listening.next;
         listening.next += 1;
@@ -40,7 +40,7 @@ impl Witnesses {
     }
 
     /// Tells everybody who listens of a change; to be called before the change returns.
-    pub(super) fn tell(&self, change: &Invalidation) {
+    pub(crate) fn tell(&self, change: &Invalidation) {
         for heard in self.lock().heard.values_mut() {
             if heard.len() < MOST_HEARD {
                 heard.push(change.clone());
@@ -59,14 +59,14 @@ impl Witnesses {
 }
 
 /// Listens until it is dropped.
-pub(super) struct Witness<'a> {
+pub(crate) struct Witness<'a> {
     witnesses: &'a Witnesses,
     number: u64,
 }
 
 impl Witness<'_> {
     /// Whether anything that concerns `session` has changed since it began to listen.
-    pub(super) fn has_heard_of(&self, session: &CustomerSession) -> bool {
+    pub(crate) fn has_heard_of(&self, session: &CustomerSession) -> bool {
         let listening = self.witnesses.lock();
         let heard = listening.heard.get(&self.number);
         heard.into_iter().flatten().any(|change| match change {

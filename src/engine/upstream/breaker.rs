@@ -22,14 +22,14 @@ use crate::{
 const FAILURES: u32 = 10;
 
 /// Whether an error says that the store is out of order.
-pub(super) fn is_outage(error: &StoreError) -> bool {
+pub(crate) fn is_outage(error: &StoreError) -> bool {
     match error.kind() {
         StoreErrorKind::Timeout | StoreErrorKind::Unavailable => true,
         StoreErrorKind::Conflict | StoreErrorKind::Corrupt => false,
     }
 }
 
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     /// How long the store is left alone; `None`: it never is.
     pause: Option<Duration>,
     /// Guards the state. Held to look or to write, never across an await; hits do not come here.
@@ -50,14 +50,14 @@ enum State {
 
 /// Leave to ask the store. Whoever asked reports how it went; if the lookup is stopped instead,
 /// the next may try.
-pub(super) struct Pass {
+pub(crate) struct Pass {
     breaker: Arc<Breaker>,
     given: Moment,
     is_probe: bool,
 }
 
 impl Breaker {
-    pub(super) fn new(pause: Option<Duration>) -> Self {
+    pub(crate) fn new(pause: Option<Duration>) -> Self {
         Self {
             pause,
             state: Mutex::new(State::Closed { failures: 0 }),
@@ -66,7 +66,7 @@ impl Breaker {
     }
 
     /// Leave to ask the store, unless it is being left alone.
-    pub(super) fn pass(self: &Arc<Self>, now: Moment) -> Option<Pass> {
+    pub(crate) fn pass(self: &Arc<Self>, now: Moment) -> Option<Pass> {
         let mut state = self.state();
         let is_probe = match *state {
             State::Closed { .. } => false,
@@ -85,19 +85,19 @@ impl Breaker {
     }
 
     /// After which time it is worth asking again.
-    pub(super) fn retry_after(&self, now: Moment) -> Duration {
+    pub(crate) fn retry_after(&self, now: Moment) -> Duration {
         match *self.state() {
             State::Open { until } | State::HalfOpen { until } => until.since(now),
             State::Closed { .. } => Duration::ZERO,
         }
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(*self.state(), State::Closed { .. })
     }
 
     /// How often it has opened.
-    pub(super) fn times_opened(&self) -> u64 {
+    pub(crate) fn times_opened(&self) -> u64 {
         self.times_opened.load(Relaxed)
     }
 
@@ -109,7 +109,7 @@ impl Breaker {
 impl Pass {
     /// Says how the lookup went, and when it ended: whether the store failed. An error with which
     /// the store itself says when to come back tells neither.
-    pub(super) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Moment) {
+    pub(crate) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Moment) {
         match answer {
             Err(error) if error.retry_after().is_some() => drop(self),
             Err(error) => self.report(is_outage(error), now),

@@ -5,21 +5,21 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{
-    cache::HalfKey,
-    engine::Engine,
-    marks::{Stamp, Stripes},
-    refresh::Refresh,
-};
+use super::key::HalfKey;
 use crate::{
     clock::Moment,
     customer::{Badge, Customer},
+    engine::{
+        revocations::table::{Stamp, Stripes},
+        upstream::refresh::Refresh,
+        watch::Watcher,
+    },
     session::CustomerSession,
 };
 
 /// An answer of the store.
 #[derive(Clone)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Found(Arc<Found>),
     Absent(Absent),
 }
@@ -28,38 +28,38 @@ pub(super) enum Answer {
 /// handlers and the lifetime that is handed to streams share it, so that a hit neither copies it
 /// nor looks in many places.
 pub(crate) struct Found {
-    pub(super) key: HalfKey,
+    pub(crate) key: HalfKey,
     /// Read before the store was asked.
-    pub(super) stamp: Stamp,
+    pub(crate) stamp: Stamp,
     /// Where the marks are that concern it.
-    pub(super) stripes: Stripes,
+    pub(crate) stripes: Stripes,
     /// Counted from before the store was asked.
-    pub(super) fresh_until: Moment,
+    pub(crate) fresh_until: Moment,
     /// In microseconds since 1970.
-    pub(super) expires_at: i64,
+    pub(crate) expires_at: i64,
     /// From when on a hit has it looked up again in the background.
-    pub(super) refresh: Refresh,
-    pub(super) session: Arc<CustomerSession>,
+    pub(crate) refresh: Refresh,
+    pub(crate) session: Arc<CustomerSession>,
     /// Until when it may be used while the store fails.
-    pub(super) stale_until: Moment,
+    pub(crate) stale_until: Moment,
     /// Weak, since the engine holds it in turn; `None`: there is no engine, and only expiry ends
     /// it.
-    pub(super) engine: Option<Weak<Engine>>,
+    pub(crate) watcher: Option<Weak<Watcher>>,
 }
 
 /// There is no such session, or none that could be let in.
 #[derive(Clone, Copy)]
-pub(super) struct Absent {
+pub(crate) struct Absent {
     /// Read before the store was asked.
-    pub(super) stamp: Stamp,
+    pub(crate) stamp: Stamp,
     /// Where the marks are of the session that could not be let in.
-    pub(super) stripes: Option<Stripes>,
+    pub(crate) stripes: Option<Stripes>,
     /// Counted from before the store was asked.
-    pub(super) fresh_until: Moment,
+    pub(crate) fresh_until: Moment,
 }
 
 impl Answer {
-    pub(super) fn stamp(&self) -> Stamp {
+    pub(crate) fn stamp(&self) -> Stamp {
         match self {
             Self::Found(found) => found.stamp,
             Self::Absent(absent) => absent.stamp,
@@ -69,7 +69,7 @@ impl Answer {
 
 impl Found {
     /// A session of which nothing was asked.
-    pub(super) fn unread(session: Arc<CustomerSession>, engine: Option<Weak<Engine>>) -> Self {
+    pub(crate) fn unread(session: Arc<CustomerSession>, watcher: Option<Weak<Watcher>>) -> Self {
         Self {
             key: HalfKey::default(),
             stamp: Stamp::default(),
@@ -79,7 +79,7 @@ impl Found {
             refresh: Refresh::default(),
             session,
             stale_until: Moment::default(),
-            engine,
+            watcher,
         }
     }
 }

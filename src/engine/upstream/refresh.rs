@@ -2,38 +2,29 @@
 //! session in use never waits for the store.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::runtime::Handle;
-
-use super::{answer::Found, cache::TokenKey, engine::Engine};
-use crate::{clock::Moment, observe};
-
-/// A twentieth of the cache's lifetime passes between two attempts: two to four are made.
-const ATTEMPTS_IN_TTL: u32 = 20;
+use crate::clock::Moment;
 
 /// When the next attempt to refresh an answer is due.
 #[derive(Debug, Default)]
-pub(super) struct Refresh(AtomicU64);
+pub(crate) struct Refresh(AtomicU64);
 
 impl Refresh {
-    pub(super) fn at(moment: Moment) -> Self {
+    pub(crate) fn at(moment: Moment) -> Self {
         Self(AtomicU64::new(moment.as_nanos()))
     }
 
     #[inline]
-    pub(super) fn is_due(&self, now: Moment) -> bool {
+    pub(crate) fn is_due(&self, now: Moment) -> bool {
         now.as_nanos() >= self.0.load(Relaxed)
     }
 
     /// Whether an attempt is due, and it is the caller who makes it. The next is due after
     /// `pause`; when the answer is too old, the request itself asks.
-    fn take_turn(&self, now: Moment, pause: Duration) -> bool {
+    pub(crate) fn take_turn(&self, now: Moment, pause: Duration) -> bool {
         let next = self.0.load(Relaxed);
         // One more, for whoever comes at the same moment and knows no pause.
         let after = (now + pause).as_nanos().saturating_add(1);
@@ -48,33 +39,9 @@ impl Refresh {
 /// From when on an answer that is good for `good_for` is refreshed: when 80 to 90 % of that has
 /// passed. `dice` are random bits; they keep what was read together from being refreshed
 /// together.
-pub(super) fn refresh_at(asked: Moment, good_for: Duration, dice: usize) -> Moment {
+pub(crate) fn refresh_at(asked: Moment, good_for: Duration, dice: usize) -> Moment {
     let percent = 80 + (dice % 11) as u32;
     asked + good_for / 100 * percent
-}
-
-impl Engine {
-    /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
-    pub(super) fn refresh(self: &Arc<Self>, key: TokenKey, found: &Found, now: Moment) {
-        if !found
-            .refresh
-            .take_turn(now, self.cache_ttl / ATTEMPTS_IN_TTL)
-        {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        // A refusal, like a failure, is made good by a later attempt, or by the request that
-        // finds the answer too old.
-        if let Ok(lookup) = self.join(key, &found.session.token) {
-            self.counters.refreshes.add_one();
-            // A lookup that nobody waits for is stopped.
-            runtime.spawn(observe::in_current_span(async move {
-                let _ = lookup.landed().await;
-            }));
-        }
-    }
 }
 
 #[cfg(test)]

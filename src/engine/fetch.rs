@@ -10,21 +10,30 @@ use tokio::{
 };
 
 use super::{
-    AuthenticateError,
-    answer::{Absent, Answer, Found},
-    breaker::Pass,
-    cache::TokenKey,
-    engine::Engine,
-    flight::{FlightNumber, Lookup},
-    lookup,
-    marks::Stamp,
-    refresh::{Refresh, refresh_at},
+    Engine,
+    cache::{
+        entry::{Absent, Answer, Found},
+        key::TokenKey,
+    },
+    error::AuthenticateError,
+    revocations::table::Stamp,
+    upstream::{
+        self,
+        breaker::Pass,
+        refresh::{Refresh, refresh_at},
+        single_flight::{FlightNumber, Lookup},
+    },
 };
-use crate::{observe, session::CustomerSession, store::StoreError, token::SessionToken};
+use crate::{
+    clock::Moment, observe, session::CustomerSession, store::StoreError, token::SessionToken,
+};
+
+/// A twentieth of the cache's lifetime passes between two attempts: two to four are made.
+const ATTEMPTS_IN_TTL: u32 = 20;
 
 impl Engine {
     /// Joins the lookup under way for this token, or starts one.
-    pub(super) fn join(
+    pub(crate) fn join(
         self: &Arc<Self>,
         key: TokenKey,
         token: &SessionToken,
@@ -65,7 +74,7 @@ impl Engine {
     }
 
     /// Asks the store for one caller alone.
-    pub(super) async fn ask(&self, token: &SessionToken) -> Result<Answer, AuthenticateError> {
+    pub(crate) async fn ask(&self, token: &SessionToken) -> Result<Answer, AuthenticateError> {
         let _permit = self.permit()?;
         let pass = self.pass()?;
         Ok(self.load(token, self.hearing.marks.stamp(), pass).await?)
@@ -80,7 +89,7 @@ impl Engine {
     ) -> Result<Answer, StoreError> {
         self.counters.lookups.add_one();
         let (asked, asked_at) = (self.time.moment(), self.time.now());
-        let answer = lookup::find(&*self.store, token, self.store_timeout).await;
+        let answer = upstream::find(&*self.store, token, self.store_timeout).await;
         pass.report_answer(&answer, self.time.moment());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
@@ -106,7 +115,7 @@ impl Engine {
                     refresh: Refresh::at(refresh_at(asked, good_for, self.counters.dice())),
                     session: Arc::new(session),
                     stale_until: asked + at_worst,
-                    engine: Some(Weak::clone(&self.this)),
+                    watcher: Some(self.watcher()),
                 })))
             }
             dead => Ok(Answer::Absent(Absent {
@@ -125,7 +134,7 @@ impl Engine {
     }
 
     /// Whether somebody may ask who is in no hurry: half of the lookups are for requests.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         let half = self.max_concurrent_lookups.map_or(0, |max| max / 2);
         self.permits
             .as_ref()
@@ -143,7 +152,7 @@ impl Engine {
     }
 
     /// Waits for `future` no longer than until `deadline`.
-    pub(super) async fn until<F: Future>(
+    pub(crate) async fn until<F: Future>(
         &self,
         deadline: Option<Instant>,
         future: F,
@@ -154,6 +163,28 @@ impl Engine {
                 StoreError::timeout(elapsed)
             }),
             None => Ok(future.await),
+        }
+    }
+
+    /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
+    pub(crate) fn refresh(self: &Arc<Self>, key: TokenKey, found: &Found, now: Moment) {
+        if !found
+            .refresh
+            .take_turn(now, self.cache_ttl / ATTEMPTS_IN_TTL)
+        {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        // A refusal, like a failure, is made good by a later attempt, or by the request that
+        // finds the answer too old.
+        if let Ok(lookup) = self.join(key, &found.session.token) {
+            self.counters.refreshes.add_one();
+            // A lookup that nobody waits for is stopped.
+            runtime.spawn(observe::in_current_span(async move {
+                let _ = lookup.landed().await;
+            }));
         }
     }
 }

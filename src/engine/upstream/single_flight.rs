@@ -17,20 +17,24 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{
-    answer::Answer,
-    cache::{BuildAsItIs, TokenKey},
-    marks::Stamp,
+use crate::{
+    engine::{
+        cache::{
+            entry::Answer,
+            key::{BuildAsItIs, TokenKey},
+        },
+        revocations::table::Stamp,
+    },
+    store::StoreError,
 };
-use crate::store::StoreError;
 
-pub(super) type Landing = Result<Answer, StoreError>;
+pub(crate) type Landing = Result<Answer, StoreError>;
 
 const SHARDS: usize = 16;
 
 /// The lookups under way.
 #[derive(Default)]
-pub(super) struct Flights {
+pub(crate) struct Flights {
     /// Each guards the flights whose keys fall to it. Held for a table access, never across an
     /// await, hence a plain mutex.
     shards: [Mutex<HashMap<TokenKey, Flight, BuildAsItIs>>; SHARDS],
@@ -45,10 +49,10 @@ struct Flight {
 
 /// Tells a flight from a later one for the same token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct FlightNumber(u64);
+pub(crate) struct FlightNumber(u64);
 
 /// A lookup as seen by those who wait for it.
-pub(super) struct Lookup {
+pub(crate) struct Lookup {
     landing: watch::Receiver<Option<Landing>>,
     /// Goes back when the lookup lands or the last who waits leaves, whichever is first. Held
     /// to take it.
@@ -57,10 +61,10 @@ pub(super) struct Lookup {
 }
 
 /// What a lookup that was not under way needs to set out.
-pub(super) struct Departure {
-    pub(super) number: FlightNumber,
-    pub(super) stamp: Stamp,
-    pub(super) land: watch::Sender<Option<Landing>>,
+pub(crate) struct Departure {
+    pub(crate) number: FlightNumber,
+    pub(crate) stamp: Stamp,
+    pub(crate) land: watch::Sender<Option<Landing>>,
 }
 
 impl Flights {
@@ -69,7 +73,7 @@ impl Flights {
     ///
     /// `prepare` gives its stamp and its permit. It is started without the lock: a task that
     /// ends at once takes itself off the list, which needs the lock.
-    pub(super) fn join<E>(
+    pub(crate) fn join<E>(
         &self,
         key: TokenKey,
         not_before: Stamp,
@@ -106,14 +110,14 @@ impl Flights {
     }
 
     /// Takes a flight off the list, unless a later one has taken its place.
-    pub(super) fn leave(&self, key: TokenKey, number: FlightNumber) {
+    pub(crate) fn leave(&self, key: TokenKey, number: FlightNumber) {
         let mut shard = self.shard(key);
         if shard.get(&key).is_some_and(|it| it.number == number) {
             shard.remove(&key);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
@@ -129,18 +133,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Lookup {
     /// Says which task does the work, so that it can be stopped.
-    pub(super) fn runs_in(&self, task: AbortHandle) {
+    pub(crate) fn runs_in(&self, task: AbortHandle) {
         // Called once, by whoever started it.
         let _ = self.task.set(task);
     }
 
-    pub(super) fn return_permit(&self) {
+    pub(crate) fn return_permit(&self) {
         lock(&self.permit).take();
     }
 
     /// Waits until the lookup has landed. The caller keeps its handle meanwhile: the last
     /// handle to go stops the lookup.
-    pub(super) async fn landed(&self) -> Landing {
+    pub(crate) async fn landed(&self) -> Landing {
         let mut landing = self.landing.clone();
         match landing.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(landing)) => landing.clone(),

@@ -1,5 +1,9 @@
 //! Asks the store, and lets neither its silence nor its panics nor its mistakes through.
 
+pub(crate) mod breaker;
+pub(crate) mod refresh;
+pub(crate) mod single_flight;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -16,7 +20,7 @@ use crate::{
 };
 
 /// What the store answers within `limit` (`None`: whenever it does).
-pub(super) async fn find(
+pub(crate) async fn find(
     store: &dyn SessionStore,
     token: &SessionToken,
     limit: Option<Duration>,
@@ -58,10 +62,10 @@ fn verified(
 }
 
 /// The message is not kept: it may hold anything.
-pub(super) struct Panicked;
+pub(crate) struct Panicked;
 
 /// Runs `future`, and catches its panic.
-pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
