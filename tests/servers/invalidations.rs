@@ -1,609 +1,596 @@
 //! What nodes hear of each other through a real PostgreSQL and a real Redis.
 
-#[cfg(not(all(feature = "postgres", feature = "redis")))]
-#[test]
-fn is_skipped() {
-    test_support::servers::say(
-        "SKIPPED: the sources of invalidations need the features `postgres` and `redis`; \
-         scripts/test tests everything",
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use customer_session::{
+    CustomerData, CustomerSession, Invalidation, InvalidationSource, SessionId, SessionRegistry,
+    SourceEvent, StoreErrorKind,
+    store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
+};
+use sqlx::{Executor as _, PgPool};
+use tokio::time::timeout;
+
+use crate::persistent_store::{assert_error, inserted, peppers, session, unique};
+use test_support::{
+    proxy::Proxy,
+    servers::{self, Server},
+};
+
+/// Silence of a second, an answer that takes a second, and a busy machine.
+const NOTICED: Duration = Duration::from_secs(4);
+
+async fn next(source: &mut impl InvalidationSource) -> SourceEvent {
+    let next = timeout(NOTICED, source.recv()).await;
+    next.expect("a message").expect("the source goes on")
+}
+
+/// Reads on until it comes.
+async fn hears(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
+    let expected = expected.into();
+    let begun = Instant::now();
+    while next(source).await != expected {
+        assert!(begun.elapsed() < NOTICED, "{expected:?} does not come");
+    }
+}
+
+async fn postgres() -> Option<(Server, PostgresStore)> {
+    let Some(server) = Server::postgres() else {
+        servers::missing("PostgreSQL");
+        return None;
+    };
+    let store = PostgresStore::connect(&server.url(), peppers()).await;
+    let store = store.expect("connected");
+    store.migrate().await.expect("migrated");
+    Some((server, store))
+}
+
+async fn redis() -> Option<(Server, RedisStore)> {
+    let Some(server) = Server::redis() else {
+        servers::missing("Redis");
+        return None;
+    };
+    let store = RedisStore::connect(&server.url(), peppers()).await;
+    Some((server, store.expect("connected")))
+}
+
+async fn from_postgres(port: u16) -> PostgresInvalidations {
+    let url = format!("postgres://tests@127.0.0.1:{port}/postgres");
+    PostgresInvalidations::connect(&url)
+        .await
+        .expect("it listens")
+}
+
+async fn from_redis(port: u16) -> RedisInvalidations {
+    let url = format!("redis://127.0.0.1:{port}");
+    RedisInvalidations::connect(&url).await.expect("it listens")
+}
+
+/// Every change through the store is announced to who listens.
+async fn changes_are_heard(store: impl SessionRegistry, mut source: impl InvalidationSource) {
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::All.into(),
+        "before anything else"
+    );
+
+    let one = inserted(&store).await;
+    assert!(store.revoke(&one.id).await.expect("revoked"));
+    hears(&mut source, Invalidation::Session(one.id)).await;
+
+    let one = inserted(&store).await;
+    let next = session(&store, one.customer_id.as_str());
+    assert!(store.replace(&one.id, &next).await.expect("rotated"));
+    hears(&mut source, Invalidation::Session(one.id)).await;
+
+    let mut data = CustomerData::clone(&next.customer);
+    data.name = Some("John".to_owned());
+    store.update_customer(&data.into()).await.expect("updated");
+    hears(
+        &mut source,
+        Invalidation::Customer(next.customer_id.clone()),
+    )
+    .await;
+
+    // A new session may bring news of its customer.
+    let mut other = session(&store, next.customer_id.as_str());
+    let mut data = CustomerData::clone(&next.customer);
+    data.name = Some("Joan".to_owned());
+    other.customer = data.into();
+    store.insert(&other).await.expect("inserted");
+    hears(
+        &mut source,
+        Invalidation::Customer(next.customer_id.clone()),
+    )
+    .await;
+
+    store
+        .revoke_customer(&next.customer_id)
+        .await
+        .expect("revoked");
+    hears(&mut source, Invalidation::Session(other.id)).await;
+}
+
+/// A server that goes away and comes back, and connections that end with a word or without.
+async fn gaps_are_noticed<S: InvalidationSource>(
+    server: &mut Server,
+    connect: impl AsyncFn(u16) -> S,
+) {
+    let mut source = connect(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    server.kill();
+    assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
+    let silence = timeout(Duration::from_millis(300), source.recv()).await;
+    assert!(silence.is_err(), "nothing can be heard: {silence:?}");
+    server.start();
+    let back = Instant::now();
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    assert!(
+        back.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        back.elapsed()
+    );
+
+    let proxy = Proxy::new(server.port).await;
+    let mut source = connect(proxy.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    proxy.cut();
+    assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    proxy.freeze();
+    assert_eq!(
+        next(&mut source).await,
+        SourceEvent::Disconnected,
+        "without a word"
+    );
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+}
+
+/// From when a revocation has returned until others hear of it.
+async fn delays<S: InvalidationSource + 'static>(
+    name: &str,
+    store: impl SessionRegistry,
+    connect: impl AsyncFn() -> S,
+) {
+    const REVOCATIONS: usize = 600;
+    let (revoked, _) = tokio::sync::watch::channel(HashMap::<SessionId, Instant>::new());
+    let mut doomed: Vec<CustomerSession> = Vec::new();
+    for _ in 0..REVOCATIONS {
+        doomed.push(inserted(&store).await);
+    }
+    let mut nodes = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (mut source, revoked) = (connect().await, revoked.subscribe());
+        nodes.spawn(async move {
+            let mut heard = HashMap::new();
+            while heard.len() < REVOCATIONS {
+                if let SourceEvent::Invalidate(Invalidation::Session(id)) = next(&mut source).await
+                {
+                    heard.insert(id, Instant::now());
+                }
+            }
+            let revoked = revoked.borrow();
+            // What was heard before the revocation returned was heard at once.
+            let delay = |(id, heard): (&SessionId, &Instant)| {
+                let revoked = revoked.get(id).unwrap_or(heard);
+                heard.saturating_duration_since(*revoked)
+            };
+            heard.iter().map(delay).collect::<Vec<_>>()
+        });
+    }
+    let mut turn = tokio::time::interval(Duration::from_millis(5));
+    for session in doomed {
+        turn.tick().await;
+        assert!(store.revoke(&session.id).await.expect("revoked"));
+        revoked.send_modify(|all| {
+            all.insert(session.id, Instant::now());
+        });
+    }
+    let mut delays = nodes.join_all().await.concat();
+    delays.sort();
+    let at = |percent: usize| delays[(delays.len() - 1) * percent / 100];
+    println!(
+        "{name}: heard on three other nodes after {:?} (median), {:?} (p99)",
+        at(50),
+        at(99)
+    );
+    assert!(at(99) <= Duration::from_millis(100), "{:?}", at(99));
+}
+
+/// Whoever gives up waiting again and again misses nothing.
+async fn nothing_is_lost_by_impatience(
+    store: impl SessionRegistry,
+    mut source: impl InvalidationSource,
+) {
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    let mut missing = std::collections::HashSet::new();
+    for _ in 0..100 {
+        let one = inserted(&store).await;
+        store.revoke(&one.id).await.expect("revoked");
+        missing.insert(one.id);
+    }
+    let begun = Instant::now();
+    while !missing.is_empty() {
+        assert!(begun.elapsed() < NOTICED, "{} are missing", missing.len());
+        let patience = Duration::from_micros(50);
+        let event = timeout(patience, source.recv()).await;
+        if let Ok(Some(SourceEvent::Invalidate(Invalidation::Session(id)))) = event {
+            missing.remove(&id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_announces_every_change() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    changes_are_heard(store.clone(), from_postgres(server.port).await).await;
+    nothing_is_lost_by_impatience(store.clone(), from_postgres(server.port).await).await;
+    delays("PostgreSQL", store, async || {
+        from_postgres(server.port).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_announces_every_change() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    changes_are_heard(store.clone(), from_redis(server.port).await).await;
+    nothing_is_lost_by_impatience(store.clone(), from_redis(server.port).await).await;
+    delays("Redis", store, async || from_redis(server.port).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_on_the_way_to_postgres_is_noticed() {
+    let Some((mut server, _store)) = postgres().await else {
+        return;
+    };
+    gaps_are_noticed(&mut server, from_postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_on_the_way_to_redis_is_noticed() {
+    let Some((mut server, _store)) = redis().await else {
+        return;
+    };
+    gaps_are_noticed(&mut server, from_redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_by_hand_in_postgres_counts() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let by_hand = PgPool::connect(&server.url()).await.expect("connected");
+    let run = async |statement: String| {
+        let statement = sqlx::AssertSqlSafe(statement);
+        by_hand
+            .execute(sqlx::raw_sql(statement))
+            .await
+            .expect("done");
+    };
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+
+    let one = inserted(&store).await;
+    run(format!(
+        "BEGIN; DELETE FROM customer_sessions WHERE id = '{}'; ROLLBACK",
+        one.id
+    ))
+    .await;
+    run(format!(
+        "UPDATE customer_sessions SET expires_at = now() WHERE id = '{}'",
+        one.id
+    ))
+    .await;
+    let said = next(&mut source).await;
+    assert_eq!(
+        said,
+        Invalidation::Session(one.id.clone()).into(),
+        "what was rolled back is not announced"
+    );
+    run(format!(
+        "DELETE FROM customer_sessions WHERE id = '{}'",
+        one.id
+    ))
+    .await;
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
+    );
+
+    let one = inserted(&store).await;
+    run(format!(
+        "DELETE FROM customers WHERE id = '{}'",
+        one.customer_id
+    ))
+    .await;
+    hears(&mut source, Invalidation::Session(one.id)).await;
+    run("TRUNCATE customer_sessions".to_owned()).await;
+    hears(&mut source, Invalidation::All).await;
+
+    // An identifier that no message could hold.
+    let mut long = session(&store, &unique("cus"));
+    long.id = "x".repeat(2000).into();
+    store.insert(&long).await.expect("inserted");
+    run(
+        "UPDATE customer_sessions SET id = repeat('x', 9000) WHERE length(id) = 2000; \
+         DELETE FROM customer_sessions WHERE length(id) = 9000"
+            .to_owned(),
+    )
+    .await;
+    hears(&mut source, Invalidation::All).await;
+
+    // What expired long ago is let in nowhere, so that purging is silent.
+    let mut old = session(&store, &unique("cus"));
+    old.expires_at -= chrono::TimeDelta::hours(3);
+    store.insert(&old).await.expect("inserted");
+    assert_eq!(
+        store
+            .purge_expired(chrono::Utc::now(), 10)
+            .await
+            .expect("purged"),
+        1
+    );
+    let one = inserted(&store).await;
+    store.revoke(&one.id).await.expect("revoked");
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
     );
 }
 
-#[cfg(all(feature = "postgres", feature = "redis"))]
-mod with_servers {
-    use std::{
-        collections::HashMap,
-        time::{Duration, Instant},
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_and_nonsense_in_postgres_do_no_harm() {
+    let Some((server, store)) = postgres().await else {
+        return;
     };
-
-    use customer_session::{
-        CustomerData, CustomerSession, Invalidation, InvalidationSource, SessionId,
-        SessionRegistry, SourceEvent, StoreErrorKind,
-        store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
-    };
-    use sqlx::{Executor as _, PgPool};
-    use tokio::time::timeout;
-
-    use crate::persistent_store::{assert_error, inserted, peppers, session, unique};
-    use test_support::{
-        proxy::Proxy,
-        servers::{self, Server},
-    };
-
-    /// Silence of a second, an answer that takes a second, and a busy machine.
-    const NOTICED: Duration = Duration::from_secs(4);
-
-    async fn next(source: &mut impl InvalidationSource) -> SourceEvent {
-        let next = timeout(NOTICED, source.recv()).await;
-        next.expect("a message").expect("the source goes on")
-    }
-
-    /// Reads on until it comes.
-    async fn hears(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
-        let expected = expected.into();
-        let begun = Instant::now();
-        while next(source).await != expected {
-            assert!(begun.elapsed() < NOTICED, "{expected:?} does not come");
-        }
-    }
-
-    async fn postgres() -> Option<(Server, PostgresStore)> {
-        let Some(server) = Server::postgres() else {
-            servers::missing("PostgreSQL");
-            return None;
-        };
-        let store = PostgresStore::connect(&server.url(), peppers()).await;
-        let store = store.expect("connected");
-        store.migrate().await.expect("migrated");
-        Some((server, store))
-    }
-
-    async fn redis() -> Option<(Server, RedisStore)> {
-        let Some(server) = Server::redis() else {
-            servers::missing("Redis");
-            return None;
-        };
-        let store = RedisStore::connect(&server.url(), peppers()).await;
-        Some((server, store.expect("connected")))
-    }
-
-    async fn from_postgres(port: u16) -> PostgresInvalidations {
-        let url = format!("postgres://tests@127.0.0.1:{port}/postgres");
-        PostgresInvalidations::connect(&url)
-            .await
-            .expect("it listens")
-    }
-
-    async fn from_redis(port: u16) -> RedisInvalidations {
-        let url = format!("redis://127.0.0.1:{port}");
-        RedisInvalidations::connect(&url).await.expect("it listens")
-    }
-
-    /// Every change through the store is announced to who listens.
-    async fn changes_are_heard(store: impl SessionRegistry, mut source: impl InvalidationSource) {
-        assert_eq!(
-            next(&mut source).await,
-            Invalidation::All.into(),
-            "before anything else"
-        );
-
-        let one = inserted(&store).await;
-        assert!(store.revoke(&one.id).await.expect("revoked"));
-        hears(&mut source, Invalidation::Session(one.id)).await;
-
-        let one = inserted(&store).await;
-        let next = session(&store, one.customer_id.as_str());
-        assert!(store.replace(&one.id, &next).await.expect("rotated"));
-        hears(&mut source, Invalidation::Session(one.id)).await;
-
-        let mut data = CustomerData::clone(&next.customer);
-        data.name = Some("John".to_owned());
-        store.update_customer(&data.into()).await.expect("updated");
-        hears(
-            &mut source,
-            Invalidation::Customer(next.customer_id.clone()),
-        )
-        .await;
-
-        // A new session may bring news of its customer.
-        let mut other = session(&store, next.customer_id.as_str());
-        let mut data = CustomerData::clone(&next.customer);
-        data.name = Some("Joan".to_owned());
-        other.customer = data.into();
-        store.insert(&other).await.expect("inserted");
-        hears(
-            &mut source,
-            Invalidation::Customer(next.customer_id.clone()),
-        )
-        .await;
-
-        store
-            .revoke_customer(&next.customer_id)
-            .await
-            .expect("revoked");
-        hears(&mut source, Invalidation::Session(other.id)).await;
-    }
-
-    /// A server that goes away and comes back, and connections that end with a word or without.
-    async fn gaps_are_noticed<S: InvalidationSource>(
-        server: &mut Server,
-        connect: impl AsyncFn(u16) -> S,
-    ) {
-        let mut source = connect(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        server.kill();
-        assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
-        let silence = timeout(Duration::from_millis(300), source.recv()).await;
-        assert!(silence.is_err(), "nothing can be heard: {silence:?}");
-        server.start();
-        let back = Instant::now();
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        assert!(
-            back.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            back.elapsed()
-        );
-
-        let proxy = Proxy::new(server.port).await;
-        let mut source = connect(proxy.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        proxy.cut();
-        assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        proxy.freeze();
-        assert_eq!(
-            next(&mut source).await,
-            SourceEvent::Disconnected,
-            "without a word"
-        );
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-    }
-
-    /// From when a revocation has returned until others hear of it.
-    async fn delays<S: InvalidationSource + 'static>(
-        name: &str,
-        store: impl SessionRegistry,
-        connect: impl AsyncFn() -> S,
-    ) {
-        const REVOCATIONS: usize = 600;
-        let (revoked, _) = tokio::sync::watch::channel(HashMap::<SessionId, Instant>::new());
-        let mut doomed: Vec<CustomerSession> = Vec::new();
-        for _ in 0..REVOCATIONS {
-            doomed.push(inserted(&store).await);
-        }
-        let mut nodes = tokio::task::JoinSet::new();
-        for _ in 0..3 {
-            let (mut source, revoked) = (connect().await, revoked.subscribe());
-            nodes.spawn(async move {
-                let mut heard = HashMap::new();
-                while heard.len() < REVOCATIONS {
-                    if let SourceEvent::Invalidate(Invalidation::Session(id)) =
-                        next(&mut source).await
-                    {
-                        heard.insert(id, Instant::now());
-                    }
-                }
-                let revoked = revoked.borrow();
-                // What was heard before the revocation returned was heard at once.
-                let delay = |(id, heard): (&SessionId, &Instant)| {
-                    let revoked = revoked.get(id).unwrap_or(heard);
-                    heard.saturating_duration_since(*revoked)
-                };
-                heard.iter().map(delay).collect::<Vec<_>>()
-            });
-        }
-        let mut turn = tokio::time::interval(Duration::from_millis(5));
-        for session in doomed {
-            turn.tick().await;
-            assert!(store.revoke(&session.id).await.expect("revoked"));
-            revoked.send_modify(|all| {
-                all.insert(session.id, Instant::now());
-            });
-        }
-        let mut delays = nodes.join_all().await.concat();
-        delays.sort();
-        let at = |percent: usize| delays[(delays.len() - 1) * percent / 100];
-        println!(
-            "{name}: heard on three other nodes after {:?} (median), {:?} (p99)",
-            at(50),
-            at(99)
-        );
-        assert!(at(99) <= Duration::from_millis(100), "{:?}", at(99));
-    }
-
-    /// Whoever gives up waiting again and again misses nothing.
-    async fn nothing_is_lost_by_impatience(
-        store: impl SessionRegistry,
-        mut source: impl InvalidationSource,
-    ) {
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        let mut missing = std::collections::HashSet::new();
-        for _ in 0..100 {
-            let one = inserted(&store).await;
-            store.revoke(&one.id).await.expect("revoked");
-            missing.insert(one.id);
-        }
-        let begun = Instant::now();
-        while !missing.is_empty() {
-            assert!(begun.elapsed() < NOTICED, "{} are missing", missing.len());
-            let patience = Duration::from_micros(50);
-            let event = timeout(patience, source.recv()).await;
-            if let Ok(Some(SourceEvent::Invalidate(Invalidation::Session(id)))) = event {
-                missing.remove(&id);
-            }
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn postgres_announces_every_change() {
-        let Some((server, store)) = postgres().await else {
-            return;
-        };
-        changes_are_heard(store.clone(), from_postgres(server.port).await).await;
-        nothing_is_lost_by_impatience(store.clone(), from_postgres(server.port).await).await;
-        delays("PostgreSQL", store, async || {
-            from_postgres(server.port).await
-        })
-        .await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn redis_announces_every_change() {
-        let Some((server, store)) = redis().await else {
-            return;
-        };
-        changes_are_heard(store.clone(), from_redis(server.port).await).await;
-        nothing_is_lost_by_impatience(store.clone(), from_redis(server.port).await).await;
-        delays("Redis", store, async || from_redis(server.port).await).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_gap_on_the_way_to_postgres_is_noticed() {
-        let Some((mut server, _store)) = postgres().await else {
-            return;
-        };
-        gaps_are_noticed(&mut server, from_postgres).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_gap_on_the_way_to_redis_is_noticed() {
-        let Some((mut server, _store)) = redis().await else {
-            return;
-        };
-        gaps_are_noticed(&mut server, from_redis).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_changed_by_hand_in_postgres_counts() {
-        let Some((server, store)) = postgres().await else {
-            return;
-        };
-        let by_hand = PgPool::connect(&server.url()).await.expect("connected");
-        let run = async |statement: String| {
-            let statement = sqlx::AssertSqlSafe(statement);
-            by_hand
-                .execute(sqlx::raw_sql(statement))
-                .await
-                .expect("done");
-        };
-        let mut source = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-
-        let one = inserted(&store).await;
-        run(format!(
-            "BEGIN; DELETE FROM customer_sessions WHERE id = '{}'; ROLLBACK",
-            one.id
-        ))
-        .await;
-        run(format!(
-            "UPDATE customer_sessions SET expires_at = now() WHERE id = '{}'",
-            one.id
-        ))
-        .await;
-        let said = next(&mut source).await;
-        assert_eq!(
-            said,
-            Invalidation::Session(one.id.clone()).into(),
-            "what was rolled back is not announced"
-        );
-        run(format!(
-            "DELETE FROM customer_sessions WHERE id = '{}'",
-            one.id
-        ))
-        .await;
-        assert_eq!(
-            next(&mut source).await,
-            Invalidation::Session(one.id).into()
-        );
-
-        let one = inserted(&store).await;
-        run(format!(
-            "DELETE FROM customers WHERE id = '{}'",
-            one.customer_id
-        ))
-        .await;
-        hears(&mut source, Invalidation::Session(one.id)).await;
-        run("TRUNCATE customer_sessions".to_owned()).await;
-        hears(&mut source, Invalidation::All).await;
-
-        // An identifier that no message could hold.
-        let mut long = session(&store, &unique("cus"));
-        long.id = "x".repeat(2000).into();
-        store.insert(&long).await.expect("inserted");
-        run(
-            "UPDATE customer_sessions SET id = repeat('x', 9000) WHERE length(id) = 2000; \
-             DELETE FROM customer_sessions WHERE length(id) = 9000"
-                .to_owned(),
-        )
-        .await;
-        hears(&mut source, Invalidation::All).await;
-
-        // What expired long ago is let in nowhere, so that purging is silent.
-        let mut old = session(&store, &unique("cus"));
-        old.expires_at -= chrono::TimeDelta::hours(3);
-        store.insert(&old).await.expect("inserted");
-        assert_eq!(
-            store
-                .purge_expired(chrono::Utc::now(), 10)
-                .await
-                .expect("purged"),
-            1
-        );
-        let one = inserted(&store).await;
-        store.revoke(&one.id).await.expect("revoked");
-        assert_eq!(
-            next(&mut source).await,
-            Invalidation::Session(one.id).into()
-        );
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn floods_and_nonsense_in_postgres_do_no_harm() {
-        let Some((server, store)) = postgres().await else {
-            return;
-        };
-        let by_hand = PgPool::connect(&server.url()).await.expect("connected");
-        let mut source = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        let channel: String = sqlx::query_scalar(
-            "SELECT 'customer_sessions_' || 'customer_sessions'::regclass::oid::text",
-        )
-        .fetch_one(&by_hand)
-        .await
-        .expect("a name");
-        let notify = async |payload: &str| {
-            let notify = sqlx::query("SELECT pg_notify($1, $2)");
-            notify
-                .bind(&channel)
-                .bind(payload)
-                .execute(&by_hand)
-                .await
-                .expect("sent");
-        };
-        for nonsense in ["", "session", "sessions:x", "ALL", "{\"session\":1}"] {
-            notify(nonsense).await;
-            assert_eq!(
-                next(&mut source).await,
-                SourceEvent::Malformed,
-                "{nonsense}"
-            );
-        }
-        let burst = "SELECT pg_notify($1, 'session:' || n) FROM generate_series(1, 100000) AS n";
-        sqlx::query(burst)
+    let by_hand = PgPool::connect(&server.url()).await.expect("connected");
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    let channel: String = sqlx::query_scalar(
+        "SELECT 'customer_sessions_' || 'customer_sessions'::regclass::oid::text",
+    )
+    .fetch_one(&by_hand)
+    .await
+    .expect("a name");
+    let notify = async |payload: &str| {
+        let notify = sqlx::query("SELECT pg_notify($1, $2)");
+        notify
             .bind(&channel)
+            .bind(payload)
             .execute(&by_hand)
             .await
             .expect("sent");
-        let begun = Instant::now();
-        hears(&mut source, Invalidation::Session("100000".into())).await;
-        println!(
-            "100,000 messages of PostgreSQL were heard in {:?}",
-            begun.elapsed()
-        );
-
-        // One statement that concerns very many is one message.
-        let mut first = None;
-        for _ in 0..150 {
-            first.get_or_insert(inserted(&store).await);
-        }
-        by_hand
-            .execute("DELETE FROM customer_sessions")
-            .await
-            .expect("done");
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
-        let Some((server, _store)) = postgres().await else {
-            return;
-        };
-        let by_hand = PgPool::connect(&server.url()).await.expect("connected");
-        by_hand
-            .execute("CREATE SCHEMA other; CREATE SCHEMA bare")
-            .await
-            .expect("created");
-        let url = |schema: &str| format!("{}?options=-csearch_path%3D{schema}", server.url());
-        let deaf = PostgresInvalidations::connect(&url("bare")).await;
-        assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
-
-        let other = PostgresStore::connect(&url("other"), peppers())
-            .await
-            .expect("connected");
-        other.migrate().await.expect("migrated");
-        let mut source = PostgresInvalidations::connect(&url("other"))
-            .await
-            .expect("it listens");
-        let mut neighbour = from_postgres(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
-        assert_eq!(next(&mut neighbour).await, Invalidation::All.into());
-        let one = inserted(&other).await;
-        other.revoke(&one.id).await.expect("revoked");
+    };
+    for nonsense in ["", "session", "sessions:x", "ALL", "{\"session\":1}"] {
+        notify(nonsense).await;
         assert_eq!(
             next(&mut source).await,
-            Invalidation::Session(one.id).into()
+            SourceEvent::Malformed,
+            "{nonsense}"
         );
-        let silence = timeout(Duration::from_millis(200), neighbour.recv()).await;
-        assert!(silence.is_err(), "{silence:?}");
-        by_hand
-            .execute("ALTER TABLE other.customers DISABLE TRIGGER ALL")
-            .await
-            .expect("done");
-        let deaf = PostgresInvalidations::connect(&url("other")).await;
-        assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
     }
+    let burst = "SELECT pg_notify($1, 'session:' || n) FROM generate_series(1, 100000) AS n";
+    sqlx::query(burst)
+        .bind(&channel)
+        .execute(&by_hand)
+        .await
+        .expect("sent");
+    let begun = Instant::now();
+    hears(&mut source, Invalidation::Session("100000".into())).await;
+    println!(
+        "100,000 messages of PostgreSQL were heard in {:?}",
+        begun.elapsed()
+    );
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_changed_by_hand_in_redis_counts_and_floods_do_no_harm() {
-        let Some((server, store)) = redis().await else {
-            return;
-        };
-        let client = redis::Client::open(server.url()).expect("a URL");
-        let mut by_hand = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("connected");
-        let mut source = from_redis(server.port).await;
-        assert_eq!(next(&mut source).await, Invalidation::All.into());
+    // One statement that concerns very many is one message.
+    let mut first = None;
+    for _ in 0..150 {
+        first.get_or_insert(inserted(&store).await);
+    }
+    by_hand
+        .execute("DELETE FROM customer_sessions")
+        .await
+        .expect("done");
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+}
 
-        let one = inserted(&store).await;
-        hears(&mut source, Invalidation::Customer(one.customer_id.clone())).await;
-        let key = format!("{{customer_sessions}}:customer:{}", one.customer_id);
-        redis::cmd("DEL")
-            .arg(&key)
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
+    let Some((server, _store)) = postgres().await else {
+        return;
+    };
+    let by_hand = PgPool::connect(&server.url()).await.expect("connected");
+    by_hand
+        .execute("CREATE SCHEMA other; CREATE SCHEMA bare")
+        .await
+        .expect("created");
+    let url = |schema: &str| format!("{}?options=-csearch_path%3D{schema}", server.url());
+    let deaf = PostgresInvalidations::connect(&url("bare")).await;
+    assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
+
+    let other = PostgresStore::connect(&url("other"), peppers())
+        .await
+        .expect("connected");
+    other.migrate().await.expect("migrated");
+    let mut source = PostgresInvalidations::connect(&url("other"))
+        .await
+        .expect("it listens");
+    let mut neighbour = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    assert_eq!(next(&mut neighbour).await, Invalidation::All.into());
+    let one = inserted(&other).await;
+    other.revoke(&one.id).await.expect("revoked");
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
+    );
+    let silence = timeout(Duration::from_millis(200), neighbour.recv()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    by_hand
+        .execute("ALTER TABLE other.customers DISABLE TRIGGER ALL")
+        .await
+        .expect("done");
+    let deaf = PostgresInvalidations::connect(&url("other")).await;
+    assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_by_hand_in_redis_counts_and_floods_do_no_harm() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let mut by_hand = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connected");
+    let mut source = from_redis(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+
+    let one = inserted(&store).await;
+    hears(&mut source, Invalidation::Customer(one.customer_id.clone())).await;
+    let key = format!("{{customer_sessions}}:customer:{}", one.customer_id);
+    redis::cmd("DEL")
+        .arg(&key)
+        .exec_async(&mut by_hand)
+        .await
+        .expect("deleted");
+    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
+    redis::cmd("FLUSHALL")
+        .exec_async(&mut by_hand)
+        .await
+        .expect("flushed");
+    hears(&mut source, Invalidation::All).await;
+
+    // The server puts many keys into one message.
+    for thousand in 0..100 {
+        let mut many = redis::pipe();
+        for number in 0..1000 {
+            let key = format!("{{customer_sessions}}:session:{thousand}_{number}");
+            many.cmd("SET").arg(key).arg("").ignore();
+        }
+        many.exec_async(&mut by_hand).await.expect("written");
+    }
+    let begun = Instant::now();
+    let one = inserted(&store).await;
+    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
+    println!("100,000 keys of Redis were heard in {:?}", begun.elapsed());
+
+    // More messages than there is room for, while nobody reads: that is a gap.
+    for number in 0..9000 {
+        let key = format!("{{customer_sessions}}:session:{number}");
+        let mut set = redis::cmd("SET");
+        set.arg(key)
+            .arg("")
             .exec_async(&mut by_hand)
             .await
-            .expect("deleted");
-        hears(&mut source, Invalidation::Customer(one.customer_id)).await;
-        redis::cmd("FLUSHALL")
-            .exec_async(&mut by_hand)
-            .await
-            .expect("flushed");
-        hears(&mut source, Invalidation::All).await;
+            .expect("written");
+    }
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::All.into(),
+        "one for all of them"
+    );
+    let one = inserted(&store).await;
+    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
+}
 
-        // The server puts many keys into one message.
-        for thousand in 0..100 {
-            let mut many = redis::pipe();
-            for number in 0..1000 {
-                let key = format!("{{customer_sessions}}:session:{thousand}_{number}");
-                many.cmd("SET").arg(key).arg("").ignore();
-            }
-            many.exec_async(&mut by_hand).await.expect("written");
-        }
-        let begun = Instant::now();
-        let one = inserted(&store).await;
-        hears(&mut source, Invalidation::Customer(one.customer_id)).await;
-        println!("100,000 keys of Redis were heard in {:?}", begun.elapsed());
+/// As when a service has shut its runtime down, and what is left goes out of scope.
+/// The channel is named after the table.
+#[tokio::test]
+async fn tables_that_are_made_anew_are_heard_of() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let mut source = from_postgres(server.port).await;
+    hears(&mut source, Invalidation::All).await;
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    let all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
+    pool.execute(all).await.expect("dropped");
+    hears(&mut source, SourceEvent::Disconnected).await;
+    store.migrate().await.expect("migrated");
+    hears(&mut source, Invalidation::All).await;
+    let one = inserted(&store).await;
+    assert!(store.revoke(&one.id).await.expect("revoked"));
+    hears(&mut source, Invalidation::Session(one.id)).await;
 
-        // More messages than there is room for, while nobody reads: that is a gap.
-        for number in 0..9000 {
-            let key = format!("{{customer_sessions}}:session:{number}");
-            let mut set = redis::cmd("SET");
-            set.arg(key)
-                .arg("")
-                .exec_async(&mut by_hand)
-                .await
-                .expect("written");
-        }
-        assert_eq!(
-            next(&mut source).await,
-            Invalidation::All.into(),
-            "one for all of them"
+    // And triggers that somebody switches off.
+    let off = "ALTER TABLE customer_sessions DISABLE TRIGGER USER";
+    pool.execute(off).await.expect("switched off");
+    hears(&mut source, SourceEvent::Disconnected).await;
+    let on = "ALTER TABLE customer_sessions ENABLE TRIGGER USER";
+    pool.execute(on).await.expect("switched on");
+    hears(&mut source, Invalidation::All).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_becomes_a_replica_is_not_relied_on() {
+    let Some((server, _store)) = redis().await else {
+        return;
+    };
+    let mut source = from_redis(server.port).await;
+    hears(&mut source, Invalidation::All).await;
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let connection = client.get_multiplexed_async_connection().await;
+    let mut connection = connection.expect("connected");
+    let mut follow = async |master: [&str; 2]| {
+        let mut follow = redis::cmd("REPLICAOF");
+        let follow = follow.arg(&master);
+        let followed: Result<(), _> = follow.query_async(&mut connection).await;
+        followed.expect("set");
+    };
+    follow(["127.0.0.1", "1"]).await;
+    hears(&mut source, SourceEvent::Disconnected).await;
+    let refused = RedisInvalidations::connect(&server.url()).await;
+    assert_error(refused, StoreErrorKind::Unavailable, &["replica"]);
+    follow(["NO", "ONE"]).await;
+    hears(&mut source, Invalidation::All).await;
+}
+
+#[test]
+fn a_source_may_be_dropped_outside_of_a_runtime() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let sources = runtime.block_on(async {
+        let ((postgres, _), (redis, _)) = (postgres().await?, redis().await?);
+        let sources = (
+            from_postgres(postgres.port).await,
+            from_redis(redis.port).await,
         );
-        let one = inserted(&store).await;
-        hears(&mut source, Invalidation::Customer(one.customer_id)).await;
-    }
+        Some((sources, postgres, redis))
+    });
+    drop(runtime);
+    drop(sources);
+}
 
-    /// As when a service has shut its runtime down, and what is left goes out of scope.
-    /// The channel is named after the table.
-    #[tokio::test]
-    async fn tables_that_are_made_anew_are_heard_of() {
-        let Some((server, store)) = postgres().await else {
-            return;
-        };
-        let mut source = from_postgres(server.port).await;
-        hears(&mut source, Invalidation::All).await;
-        let pool = PgPool::connect(&server.url()).await.expect("connected");
-        let all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
-        pool.execute(all).await.expect("dropped");
-        hears(&mut source, SourceEvent::Disconnected).await;
-        store.migrate().await.expect("migrated");
-        hears(&mut source, Invalidation::All).await;
-        let one = inserted(&store).await;
-        assert!(store.revoke(&one.id).await.expect("revoked"));
-        hears(&mut source, Invalidation::Session(one.id)).await;
-
-        // And triggers that somebody switches off.
-        let off = "ALTER TABLE customer_sessions DISABLE TRIGGER USER";
-        pool.execute(off).await.expect("switched off");
-        hears(&mut source, SourceEvent::Disconnected).await;
-        let on = "ALTER TABLE customer_sessions ENABLE TRIGGER USER";
-        pool.execute(on).await.expect("switched on");
-        hears(&mut source, Invalidation::All).await;
-    }
-
-    #[tokio::test]
-    async fn a_redis_that_becomes_a_replica_is_not_relied_on() {
-        let Some((server, _store)) = redis().await else {
-            return;
-        };
-        let mut source = from_redis(server.port).await;
-        hears(&mut source, Invalidation::All).await;
-        let client = redis::Client::open(server.url()).expect("a URL");
-        let connection = client.get_multiplexed_async_connection().await;
-        let mut connection = connection.expect("connected");
-        let mut follow = async |master: [&str; 2]| {
-            let mut follow = redis::cmd("REPLICAOF");
-            let follow = follow.arg(&master);
-            let followed: Result<(), _> = follow.query_async(&mut connection).await;
-            followed.expect("set");
-        };
-        follow(["127.0.0.1", "1"]).await;
-        hears(&mut source, SourceEvent::Disconnected).await;
-        let refused = RedisInvalidations::connect(&server.url()).await;
-        assert_error(refused, StoreErrorKind::Unavailable, &["replica"]);
-        follow(["NO", "ONE"]).await;
-        hears(&mut source, Invalidation::All).await;
-    }
-
-    #[test]
-    fn a_source_may_be_dropped_outside_of_a_runtime() {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let sources = runtime.block_on(async {
-            let ((postgres, _), (redis, _)) = (postgres().await?, redis().await?);
-            let sources = (
-                from_postgres(postgres.port).await,
-                from_redis(redis.port).await,
-            );
-            Some((sources, postgres, redis))
-        });
-        drop(runtime);
-        drop(sources);
-    }
-
-    /// Messages are made of identifiers; neither a token nor its hash is in any of them.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn no_message_holds_anything_of_a_token() {
-        let Some((server, store)) = redis().await else {
-            return;
-        };
-        let mut source = from_redis(server.port).await;
-        let one = inserted(&store).await;
-        store.revoke(&one.id).await.expect("revoked");
-        loop {
-            let said = next(&mut source).await;
-            match &said {
-                SourceEvent::Invalidate(Invalidation::All) => {}
-                SourceEvent::Invalidate(Invalidation::Session(id)) => assert_eq!(*id, one.id),
-                SourceEvent::Invalidate(Invalidation::Customer(id)) => {
-                    assert_eq!(*id, one.customer_id)
-                }
-                other => panic!("{other:?}"),
+/// Messages are made of identifiers; neither a token nor its hash is in any of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_message_holds_anything_of_a_token() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    let mut source = from_redis(server.port).await;
+    let one = inserted(&store).await;
+    store.revoke(&one.id).await.expect("revoked");
+    loop {
+        let said = next(&mut source).await;
+        match &said {
+            SourceEvent::Invalidate(Invalidation::All) => {}
+            SourceEvent::Invalidate(Invalidation::Session(id)) => assert_eq!(*id, one.id),
+            SourceEvent::Invalidate(Invalidation::Customer(id)) => {
+                assert_eq!(*id, one.customer_id)
             }
-            assert!(!format!("{said:?}").contains(one.token.expose()));
-            if said == Invalidation::Session(one.id.clone()).into() {
-                break;
-            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!format!("{said:?}").contains(one.token.expose()));
+        if said == Invalidation::Session(one.id.clone()).into() {
+            break;
         }
     }
 }

@@ -1,55 +1,32 @@
 //! The example `live_feed`: what is revoked on one node ends the streams of another.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use test_support::servers::{self, Server};
+use test_support::{
+    RunningExample, example,
+    servers::{self, Server},
+};
 
-/// Ends however the test ends.
 struct Node {
-    child: Child,
-    /// What it prints on must stay open.
-    _output: BufReader<ChildStdout>,
+    _process: RunningExample,
     address: String,
     token: String,
 }
 
 impl Node {
     fn start(store: &str) -> Self {
-        let mut path = std::env::current_exe().expect("a path");
-        path.pop();
-        path.pop();
-        path.push("examples/live_feed");
-        let cargo = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--all-features",
-                "--example",
-                "live_feed",
-            ])
-            .status();
-        assert!(cargo.expect("cargo runs").success());
-        let mut child = Command::new(path)
-            .env("PORT", "0")
-            .env("STORE", store)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut line = String::new();
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        output.read_line(&mut line).expect("text");
-        let page = line.trim().strip_prefix("open http://").expect("the page");
+        let mut process = RunningExample::start(example("live_feed"), &[("STORE", store)]);
+        let page = process.line("open http://");
+        let page = page.strip_prefix("open http://").expect("just found");
         let (address, token) = page.split_once("/#").expect("a token");
         Self {
             address: address.to_owned(),
             token: token.to_owned(),
-            child,
-            _output: output,
+            _process: process,
         }
     }
 
@@ -87,13 +64,6 @@ impl Node {
     fn revoke(&self, token: &str) {
         let head = format!("POST /sign-out HTTP/1.1\r\nAuthorization: Bearer {token}");
         self.open(&head, "204 No Content");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,12 +1,19 @@
 //! The stores on real databases, and the examples that use them.
 #![cfg(unix)]
 
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod invalidations;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod live_feed;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod persistent_store;
+#[cfg(any(feature = "sqlite", all(feature = "postgres", feature = "redis")))]
 mod portal;
+#[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
 mod redis;
+#[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis")))]
+mod skipped;
+#[cfg(feature = "sqlite")]
 mod sqlite;

@@ -1,50 +1,24 @@
-//! The examples do what they say: the lines they print, pasted one after the other, before and
-//! after a restart.
-#![cfg_attr(
-    not(all(feature = "sqlite", feature = "postgres", feature = "redis")),
-    allow(dead_code, reason = "some examples are skipped")
-)]
+//! The examples `portal` and `shared_portal`: the lines they print, pasted one after the other,
+//! before and after a restart.
 
 use std::{
-    io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
-    path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
 };
 
-#[cfg(feature = "sqlite")]
-use test_support::example;
-use test_support::servers;
-#[cfg(all(feature = "postgres", feature = "redis"))]
-use test_support::servers::Server;
+use test_support::{RunningExample, example};
 
-/// Ends the server however the test ends.
+/// A portal and the requests that it suggests.
 struct Portal {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    /// The requests that it suggests.
+    process: RunningExample,
     curls: Vec<String>,
 }
 
 impl Portal {
-    fn start(example: &PathBuf, store: &str) -> Self {
-        let mut child = Command::new(example)
-            .env("PORT", "0")
-            .env("STORE", store)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let printed = lines.by_ref().map(|line| line.expect("text"));
-        let curls = printed
-            .filter(|line| line.starts_with("curl "))
-            .take(5)
-            .collect();
-        Self {
-            child,
-            lines,
-            curls,
-        }
+    fn start(name: &str, store: &str) -> Self {
+        let mut process = RunningExample::start(example(name), &[("STORE", store)]);
+        let curls = (0..STATUSES.len()).map(|_| process.line("curl ")).collect();
+        Self { process, curls }
     }
 
     /// The address that it listens on.
@@ -56,23 +30,6 @@ impl Portal {
     /// One of its lines, sent to the address of another.
     fn curl_to(&self, number: usize, other: &Self) -> (u16, String) {
         curl(&self.curls[number].replace(self.address(), other.address()))
-    }
-
-    fn interrupt(mut self) {
-        let interrupt = Command::new("kill")
-            .args(["-INT", &self.child.id().to_string()])
-            .status();
-        assert!(interrupt.expect("kill runs").success());
-        assert!(self.child.wait().expect("it ends").success());
-        let last = self.lines.by_ref().last().expect("a line");
-        assert_eq!(last.expect("text"), "stopped");
-    }
-}
-
-impl Drop for Portal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -128,16 +85,15 @@ fn customers_stay_signed_in_when_it_restarts() {
     let folder = std::env::temp_dir().join(format!("cst-portal-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let store = format!("sqlite:{}/portal.db", folder.display());
-    let portal = example("portal");
-
-    let first = Portal::start(&portal, &store);
+    let start = || Portal::start("portal", &store);
+    let first = start();
     paste(&first);
-    let again = Portal::start(&portal, &store);
+    let mut again = start();
     assert_eq!(again.curl_to(1, &again).0, 200);
     let kept = again.curls[1].clone();
-    again.interrupt();
+    assert_eq!(again.process.interrupt(), "stopped");
 
-    let restarted = Portal::start(&portal, &store);
+    let restarted = start();
     let (_, address) = kept.split_once("http://").expect("a URL");
     let address = address.split('/').next().expect("an address");
     assert_eq!(curl(&kept.replace(address, restarted.address())).0, 200);
@@ -148,8 +104,8 @@ fn customers_stay_signed_in_when_it_restarts() {
     );
     paste(&restarted);
 
-    let mistaken = Command::new(&portal)
-        .env("STORE", store)
+    let mistaken = example("portal")
+        .env("STORE", &store)
         .env("SESSION_PEPPER", "another pepper than before")
         .output()
         .expect("it runs");
@@ -162,27 +118,22 @@ fn customers_stay_signed_in_when_it_restarts() {
 #[cfg(all(feature = "postgres", feature = "redis"))]
 #[test]
 fn machines_share_their_sessions() {
-    let portal = example("shared_portal");
+    use test_support::servers::{Server, missing};
+
     let mut shared = Vec::new();
     match Server::postgres() {
         Some(server) => shared.push(server),
-        None => servers::missing("PostgreSQL"),
+        None => missing("PostgreSQL"),
     }
     match Server::redis() {
         Some(server) => shared.push(server),
-        None => servers::missing("Redis"),
+        None => missing("Redis"),
     }
     for server in shared {
-        let one = Portal::start(&portal, &server.url());
-        let two = Portal::start(&portal, &server.url());
+        let start = || Portal::start("shared_portal", &server.url());
+        let (one, two) = (start(), start());
         assert_eq!(one.curl_to(1, &two).0, 200);
         paste(&one);
         paste(&two);
     }
-}
-
-#[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis")))]
-#[test]
-fn some_examples_are_skipped() {
-    servers::say("SKIPPED: the examples need their features; scripts/test tests everything");
 }

@@ -1,48 +1,35 @@
 //! The example `polar_upstream` does what it says, against a server that answers as Polar does.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
-};
-
 use chrono::Utc;
 use customer_session::SessionToken;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::fake_polar::{JANE, OUR_TOKEN, STRANGER, StandIn, sign};
-use test_support::example;
+use test_support::{RunningExample, example};
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
 
-/// Ends the server however the test ends.
 struct Upstream {
-    child: Child,
+    _process: RunningExample,
     address: String,
     client: Client,
 }
 
 impl Upstream {
     fn start(polar: &StandIn) -> Self {
-        let mut child = Command::new(example("polar_upstream"))
-            .env("PORT", "0")
-            .env("POLAR_ACCESS_TOKEN", OUR_TOKEN)
-            .env("POLAR_WEBHOOK_SECRET", SECRET)
-            .env("POLAR_BASE_URL", polar.url())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let curl = lines.find_map(|line| {
-            let line = line.expect("text");
-            line.starts_with("curl ").then_some(line)
-        });
-        let curl = curl.expect("a line to paste");
+        let environment = [
+            ("POLAR_ACCESS_TOKEN", OUR_TOKEN),
+            ("POLAR_WEBHOOK_SECRET", SECRET),
+            ("POLAR_BASE_URL", &polar.url()),
+        ];
+        let mut process = RunningExample::start(example("polar_upstream"), &environment);
+        let curl = process.line("curl ");
         let (_, rest) = curl.split_once("http://").expect("a URL");
         Self {
-            child,
             address: rest.split('/').next().expect("an address").to_owned(),
             client: Client::builder().no_proxy().build().expect("a client"),
+            _process: process,
         }
     }
 
@@ -63,13 +50,6 @@ impl Upstream {
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature);
         request.send().await.expect("an answer").status()
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -103,7 +83,7 @@ async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() 
 #[test]
 fn what_is_missing_is_said() {
     let run = |settings: &[(&str, &str)]| {
-        let mut command = Command::new(example("polar_upstream"));
+        let mut command = example("polar_upstream");
         for name in [
             "POLAR_ACCESS_TOKEN",
             "POLAR_WEBHOOK_SECRET",

@@ -20,7 +20,7 @@ use customer_session::{
 use tokio::sync::watch;
 
 #[cfg(unix)]
-pub use example::example;
+pub use example::{RunningExample, example};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
