@@ -117,6 +117,7 @@
 
 mod clock;
 mod customer;
+mod details;
 mod engine;
 mod invalidation;
 mod metadata;
@@ -178,6 +179,7 @@ pub use self::middleware::CurrentSession;
 pub use self::{
     clock::{Clock, SystemClock},
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
+    details::SessionDetails,
     engine::{AuthenticateError, SessionEnd, Verdict},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},

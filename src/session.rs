@@ -1,15 +1,16 @@
-//! The session itself: who it authenticates, and until when.
+//! The session: which customer it authenticates, and until when.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     customer::{Customer, CustomerId, string_id},
+    details::SessionDetails,
     token::SessionToken,
 };
 
 string_id! {
-    /// Identifies a session. It is not a secret: it revokes a session but opens none.
+    /// Identifier of a session. It is not a secret: it revokes a session but does not open one.
     SessionId
 }
 
@@ -18,9 +19,22 @@ string_id! {
 /// In JSON the names are snake_case; camelCase is accepted too, unknown fields are ignored.
 /// JSON carries the token, since the endpoint that creates a session must return it; `Debug`
 /// does not.
+///
+/// ```
+/// use chrono::{TimeDelta, Utc};
+/// use customer_session::{CustomerData, CustomerSession, TokenFormat};
+///
+/// let customer = CustomerData::new("cus_1", "org_1");
+/// let token = TokenFormat::new("acme_cst_").generate();
+/// let mut session =
+///     CustomerSession::new("ses_1", token, customer, Utc::now() + TimeDelta::hours(1));
+/// session.modified_at = Some(session.created_at);
+/// assert_eq!(session.customer_id, session.customer.id);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CustomerSession {
-    /// Identifies the session.
+    /// Identifier of the session.
     pub id: SessionId,
     /// When the session was created.
     #[serde(alias = "createdAt")]
@@ -36,20 +50,48 @@ pub struct CustomerSession {
     /// Identifies the customer; the same as `customer.id`.
     #[serde(alias = "customerId")]
     pub customer_id: CustomerId,
-    /// The customer whom the session authenticates.
+    /// The customer that the session authenticates.
     pub customer: Customer,
+    /// Everything else. It is never in the JSON.
+    #[serde(skip)]
+    pub details: SessionDetails,
 }
 
 impl CustomerSession {
-    /// Whether the session authenticates its customer at `now`: it has not expired
+    /// Creates a session of `customer` that is accepted until `expires_at`.
+    ///
+    /// `created_at` is the present time, to the microsecond as databases keep it, and
+    /// `customer_id` the customer's id. `modified_at` and `details` are empty. Set the fields of
+    /// the result to change any of them.
+    pub fn new(
+        id: impl Into<SessionId>,
+        token: SessionToken,
+        customer: impl Into<Customer>,
+        expires_at: DateTime<Utc>,
+    ) -> Self {
+        let customer = customer.into();
+        Self {
+            id: id.into(),
+            created_at: Utc::now().trunc_subsecs(6),
+            modified_at: None,
+            token,
+            expires_at,
+            customer_id: customer.id.clone(),
+            customer,
+            details: SessionDetails::default(),
+        }
+    }
+
+    /// Returns `true` if the session authenticates its customer at `now`: it has not expired
     /// (`now < expires_at`), and the customer has not been deleted.
     pub fn is_live_at(&self, now: DateTime<Utc>) -> bool {
         now < self.expires_at && self.customer.deleted_at.is_none()
     }
 }
 
-/// What may be shown of a session: everything but the token and the customer's details.
+/// A session without its token and its customer, as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SessionSummary {
     /// Identifies the session.
     pub id: SessionId,
@@ -61,6 +103,44 @@ pub struct SessionSummary {
     pub modified_at: Option<DateTime<Utc>>,
     /// The first moment at which the session is no longer accepted.
     pub expires_at: DateTime<Utc>,
+    /// Everything else. It is not in the JSON.
+    #[serde(skip)]
+    pub details: SessionDetails,
+}
+
+impl SessionSummary {
+    /// Creates the summary of a session that is accepted until `expires_at`.
+    ///
+    /// `modified_at` and `details` are empty. Set the fields of the result to change them.
+    pub fn new(
+        id: impl Into<SessionId>,
+        customer_id: impl Into<CustomerId>,
+        created_at: DateTime<Utc>,
+        expires_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            customer_id: customer_id.into(),
+            created_at,
+            modified_at: None,
+            expires_at,
+            details: SessionDetails::default(),
+        }
+    }
+
+    /// Joins the summary with what it leaves out. `customer` must be the session's customer.
+    pub(crate) fn into_session(self, token: SessionToken, customer: Customer) -> CustomerSession {
+        CustomerSession {
+            id: self.id,
+            created_at: self.created_at,
+            modified_at: self.modified_at,
+            token,
+            expires_at: self.expires_at,
+            customer_id: self.customer_id,
+            customer,
+            details: self.details,
+        }
+    }
 }
 
 impl From<&CustomerSession> for SessionSummary {
@@ -71,6 +151,7 @@ impl From<&CustomerSession> for SessionSummary {
             created_at: session.created_at,
             modified_at: session.modified_at,
             expires_at: session.expires_at,
+            details: session.details.clone(),
         }
     }
 }

@@ -15,7 +15,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (
         0,
         &[
-            "clock", "customer", "metadata", "observe", "session", "token",
+            "clock", "customer", "details", "metadata", "observe", "session", "token",
         ],
     ),
     // The port and its adapters, and the kit that checks them.

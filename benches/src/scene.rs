@@ -28,22 +28,19 @@ impl MadeUp {
             return None;
         }
         let id = &text[4..30];
-        let now = Utc::now();
         let mut customer = CustomerData::new(format!("cus_{id}"), "org_1");
         customer.name = Some("Jane Doe".to_owned());
         customer.email = Some("jane@example.com".to_owned());
         customer.metadata = (0..self.metadata)
             .map(|n| (format!("key {n}"), MetadataValue::from("value")))
             .collect();
-        Some(CustomerSession {
-            id: format!("ses_{id}").into(),
-            created_at: now,
-            modified_at: None,
-            token: token.clone(),
-            expires_at: now + TimeDelta::days(30),
-            customer_id: customer.id.clone(),
-            customer: customer.into(),
-        })
+        let end = Utc::now() + TimeDelta::days(30);
+        Some(CustomerSession::new(
+            format!("ses_{id}"),
+            token.clone(),
+            customer,
+            end,
+        ))
     }
 }
 

@@ -307,15 +307,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let token = self.engine.token_format().try_generate();
         // Databases keep microseconds; what is stored must read back equal.
         let now = self.engine.now().trunc_subsecs(6);
-        Ok(CustomerSession {
-            id: SessionId::from(id.to_string()),
-            created_at: now,
-            modified_at: None,
-            token: token.map_err(StoreError::unavailable)?,
-            expires_at: after(now, ttl),
-            customer_id: customer.id.clone(),
-            customer: customer.without_badge(),
-        })
+        let token = token.map_err(StoreError::unavailable)?;
+        let customer = customer.without_badge();
+        let mut session = CustomerSession::new(id.to_string(), token, customer, after(now, ttl));
+        // The engine's clock, which a test may hold by hand.
+        session.created_at = now;
+        Ok(session)
     }
 
     /// Makes a change in the store and marks it, in a task that a dropped caller cannot stop

@@ -23,8 +23,9 @@ pub struct StoreError {
     retry_after: Option<Duration>,
 }
 
-/// What sort of failure a [`StoreError`] is.
+/// The sort of failure that a [`StoreError`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum StoreErrorKind {
     /// A session with this id or token exists already.
     Conflict,

@@ -82,16 +82,8 @@ impl SessionStore for MemoryStore {
         let hash = hash(token);
         let tables = self.read();
         Ok(tables.find(&hash).map(|(summary, customer)| {
-            let summary = summary.clone();
-            CustomerSession {
-                id: summary.id,
-                created_at: summary.created_at,
-                modified_at: summary.modified_at,
-                token: token.clone(),
-                expires_at: summary.expires_at,
-                customer_id: summary.customer_id,
-                customer: customer.clone(),
-            }
+            let (token, customer) = (token.clone(), customer.clone());
+            summary.clone().into_session(token, customer)
         }))
     }
 

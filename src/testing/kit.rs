@@ -55,15 +55,8 @@ impl<S: SessionRegistry> Kit<S> {
         // One customer looks the same in all of their sessions.
         data.created_at = DateTime::UNIX_EPOCH + TimeDelta::microseconds(1_893_456_000_000_001);
         data.name = Some(format!("name of {customer}"));
-        CustomerSession {
-            id: new_id().into(),
-            created_at: now,
-            modified_at: None,
-            token: self.store.token_format().generate(),
-            expires_at: now + TimeDelta::hours(1),
-            customer_id: customer.into(),
-            customer: data.into(),
-        }
+        let token = self.store.token_format().generate();
+        CustomerSession::new(new_id(), token, data, now + TimeDelta::hours(1))
     }
 
     pub(super) async fn find(&self, session: &CustomerSession) -> Result<CustomerSession, Broken> {

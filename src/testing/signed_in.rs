@@ -43,16 +43,12 @@ pub struct SignedIn {
 impl SignedIn {
     /// Signs in `customer`, with a session that was made a moment ago and lasts for an hour.
     pub fn new(customer: impl Into<Customer>) -> Self {
-        let (customer, now) = (customer.into(), Utc::now());
-        Self::with_session(CustomerSession {
-            id: "ses_signed_in".into(),
-            created_at: now,
-            modified_at: None,
-            token: TokenFormat::any().generate(),
-            expires_at: now + TimeDelta::hours(1),
-            customer_id: customer.id.clone(),
+        Self::with_session(CustomerSession::new(
+            "ses_signed_in",
+            TokenFormat::any().generate(),
             customer,
-        })
+            Utc::now() + TimeDelta::hours(1),
+        ))
     }
 
     /// Signs in with this session, whatever its state.

@@ -170,15 +170,8 @@ impl World {
     ) {
         let now = self.clock.now();
         let customer = customer(&format!("cus_{id}"));
-        let mut session = CustomerSession {
-            id: id.into(),
-            created_at: now - HOUR,
-            modified_at: None,
-            token,
-            expires_at: now + HOUR,
-            customer_id: customer.id.clone(),
-            customer,
-        };
+        let mut session = CustomerSession::new(id, token, customer, now + HOUR);
+        session.created_at = now - HOUR;
         change(&mut session);
         self.store.inner.insert(&session).await.expect("inserted");
     }

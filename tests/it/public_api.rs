@@ -8,9 +8,9 @@ use customer_session::{
     Address, AuthenticateError, Clock, CurrentSession, Customer, CustomerData, CustomerId,
     CustomerKind, CustomerSession, CustomerSessionLayer, CustomerSessionService, CustomerSessions,
     CustomerSessionsBuilder, Invalidation, InvalidationSource, Metadata, MetadataValue,
-    OrganizationId, Rejection, RejectionKind, ResponseBody, SessionId, SessionRegistry,
-    SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics, StoreError,
-    StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait, store::MemoryStore,
+    OrganizationId, Rejection, RejectionKind, ResponseBody, SessionDetails, SessionId,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics,
+    StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait, store::MemoryStore,
     testing::ManualClock,
 };
 use http::{Response, StatusCode};
@@ -61,6 +61,7 @@ impl Clock for Fixed {
 #[test]
 fn every_type_is_what_it_is_said_to_be() {
     plain::<CustomerSession>();
+    plain::<SessionDetails>();
     plain::<Customer>();
     plain::<CustomerData>();
     plain::<(Address, TaxId, Metadata, MetadataValue, CustomerKind)>();
@@ -93,6 +94,7 @@ fn every_type_is_what_it_is_said_to_be() {
             | StoreErrorKind::Corrupt
             | StoreErrorKind::Timeout
             | StoreErrorKind::Unavailable => {}
+            other => panic!("{other:?} was not asked for"),
         }
     }
 }
@@ -131,6 +133,8 @@ async fn every_call_is_as_it_is_said_to_be() {
         expires_at: _,
         customer_id,
         customer,
+        details: _,
+        ..
     } = session;
     let listed: Vec<SessionSummary> = sent(sessions.list(&customer_id)).await.expect("listed");
     assert_eq!(listed.len(), 1);

@@ -35,15 +35,8 @@ pub(crate) fn session(store: &impl SessionRegistry, customer: &str) -> CustomerS
     let now = Utc::now().trunc_subsecs(6);
     let mut data = CustomerData::new(customer, "org_1");
     data.name = Some("Jane".to_owned());
-    CustomerSession {
-        id: unique("ses").into(),
-        created_at: now,
-        modified_at: None,
-        token: store.token_format().generate(),
-        expires_at: now + TimeDelta::hours(1),
-        customer_id: customer.into(),
-        customer: data.into(),
-    }
+    let token = store.token_format().generate();
+    CustomerSession::new(unique("ses"), token, data, now + TimeDelta::hours(1))
 }
 
 pub(crate) async fn inserted(store: &impl SessionRegistry) -> CustomerSession {

@@ -42,15 +42,9 @@ async fn live_sessions_stay_cached_in_a_flood_of_unknown_tokens() {
         .map(|n| SessionToken::new(format!("live-{n}")))
         .collect();
     for (n, token) in live.iter().enumerate() {
-        let session = CustomerSession {
-            id: format!("ses_{n}").into(),
-            created_at: now,
-            modified_at: None,
-            token: token.clone(),
-            expires_at: now + HOUR * 24 * 365,
-            customer_id: customer.id.clone(),
-            customer: customer.clone(),
-        };
+        let (id, end) = (format!("ses_{n}"), now + HOUR * 24 * 365);
+        let mut session = CustomerSession::new(id, token.clone(), customer.clone(), end);
+        session.created_at = now;
         store.0.insert(&session).await.expect("inserted");
         sessions.authenticate(token).await.expect("live");
     }

@@ -69,16 +69,10 @@ fn main() {
     let sessions = CustomerSessions::builder(remote.clone()).build();
     let fresh = || {
         let customer = CustomerData::new("cus_1", "org_1");
-        let now = chrono::Utc::now();
-        let session = CustomerSession {
-            id: TokenFormat::any().generate().expose().into(),
-            created_at: now,
-            modified_at: None,
-            token: remote.token_format().generate(),
-            expires_at: now + Duration::from_secs(3600),
-            customer_id: customer.id.clone(),
-            customer: customer.into(),
-        };
+        let id = TokenFormat::any().generate();
+        let token = remote.token_format().generate();
+        let end = chrono::Utc::now() + Duration::from_secs(3600);
+        let session = CustomerSession::new(id.expose(), token, customer, end);
         runtime
             .block_on(remote.inner.insert(&session))
             .expect("inserted");

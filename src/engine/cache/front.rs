@@ -94,15 +94,9 @@ mod tests {
     /// A session whose place is that of `key`.
     fn found(key: u64) -> Arc<Found> {
         let customer = CustomerData::new("cus_1", "org_1");
-        let session = CustomerSession {
-            id: key.to_string().into(),
-            created_at: customer.created_at,
-            modified_at: None,
-            token: TokenFormat::any().generate(),
-            expires_at: customer.created_at,
-            customer_id: customer.id.clone(),
-            customer: customer.into(),
-        };
+        let token = TokenFormat::any().generate();
+        let end = customer.created_at;
+        let session = CustomerSession::new(key.to_string(), token, customer, end);
         let mut found = Found::unread(Arc::new(session), None);
         found.key = HalfKey(key);
         Arc::new(found)

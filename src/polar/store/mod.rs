@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerId},
-    session::{CustomerSession, SessionId},
+    session::{CustomerSession, SessionId, SessionSummary},
     store::{error::StoreError, traits::SessionStore},
     token::{SessionToken, TokenFormat},
 };
@@ -208,16 +208,12 @@ impl SessionStore for PolarStore {
             return Ok(None);
         };
         let customer = self.customer(&customer_id).await?;
-        Ok(customer.map(|customer| CustomerSession {
-            id,
-            created_at: expires_at
-                .checked_sub_signed(self.session_ttl)
-                .unwrap_or(DateTime::UNIX_EPOCH),
-            modified_at: None,
-            token: token.clone(),
-            expires_at,
-            customer_id,
-            customer,
+        let created_at = expires_at
+            .checked_sub_signed(self.session_ttl)
+            .unwrap_or(DateTime::UNIX_EPOCH);
+        Ok(customer.map(|customer| {
+            SessionSummary::new(id, customer_id, created_at, expires_at)
+                .into_session(token.clone(), customer)
         }))
     }
 

@@ -30,16 +30,13 @@ pub(super) fn read_record(
     let mut fields = record.split_ascii_whitespace();
     let mut next = || fields.next().ok_or_else(damaged);
     let (created, modified, expires) = (next()?, next()?, next()?);
-    Ok(SessionSummary {
-        id: id.into(),
-        customer_id: customer.into(),
-        created_at: time(created).ok_or_else(damaged)?,
-        modified_at: match modified {
-            "-" => None,
-            modified => Some(time(modified).ok_or_else(damaged)?),
-        },
-        expires_at: time(expires).ok_or_else(damaged)?,
-    })
+    let created_at = time(created).ok_or_else(damaged)?;
+    let expires_at = time(expires).ok_or_else(damaged)?;
+    let mut summary = SessionSummary::new(id, customer, created_at, expires_at);
+    if modified != "-" {
+        summary.modified_at = Some(time(modified).ok_or_else(damaged)?);
+    }
+    Ok(summary)
 }
 
 #[cfg(test)]

@@ -94,15 +94,7 @@ impl SessionStore for RedisStore {
             let rewritten = self.run::<u64>(rewrite, &arguments, tried);
             let _ = timeout(REWRITE_TIMEOUT, rewritten).await;
         }
-        Ok(Some(CustomerSession {
-            id: summary.id,
-            created_at: summary.created_at,
-            modified_at: summary.modified_at,
-            token: token.clone(),
-            expires_at: summary.expires_at,
-            customer_id: summary.customer_id,
-            customer,
-        }))
+        Ok(Some(summary.into_session(token.clone(), customer)))
     }
 
     fn token_format(&self) -> TokenFormat {

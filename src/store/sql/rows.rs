@@ -130,16 +130,14 @@ pub(super) fn session(
     data.first_user_event_at = read.some_time(21, "customer.first_user_event_at")?;
     data.avatar_url = read.some_text(22, "customer.avatar_url")?;
     let hash = read.text(1, "token_hash")?;
-    let session = CustomerSession {
-        created_at: read.time(2, "created_at")?,
-        modified_at: read.some_time(3, "modified_at")?,
-        expires_at: read.time(4, "expires_at")?,
-        id: id.into(),
-        token: token.clone(),
-        customer_id: customer_id.into(),
-        customer: data.into(),
-    };
-    Ok((session, hash))
+    let mut summary = SessionSummary::new(
+        id.as_str(),
+        customer_id,
+        read.time(2, "created_at")?,
+        read.time(4, "expires_at")?,
+    );
+    summary.modified_at = read.some_time(3, "modified_at")?;
+    Ok((summary.into_session(token.clone(), data.into()), hash))
 }
 
 /// A row of [`LIST`](super::LIST).
@@ -147,13 +145,14 @@ pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> 
     let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
     let what = format!("session {id}");
     let read = Reader { row, what: &what };
-    Ok(SessionSummary {
-        customer_id: read.text(1, "customer_id")?.into(),
-        created_at: read.time(2, "created_at")?,
-        modified_at: read.some_time(3, "modified_at")?,
-        expires_at: read.time(4, "expires_at")?,
-        id: id.into(),
-    })
+    let mut summary = SessionSummary::new(
+        id.as_str(),
+        read.text(1, "customer_id")?,
+        read.time(2, "created_at")?,
+        read.time(4, "expires_at")?,
+    );
+    summary.modified_at = read.some_time(3, "modified_at")?;
+    Ok(summary)
 }
 
 /// Reads columns; what cannot be read is named with the row's id.

@@ -27,15 +27,8 @@ pub fn session() -> CustomerSession {
     customer.metadata = [("plan", "pro".into()), ("seats", 12.into())]
         .map(|(key, value): (&str, MetadataValue)| (key.to_owned(), value))
         .into();
-    CustomerSession {
-        id: format!("ses_{id}").into(),
-        created_at: now,
-        modified_at: None,
-        token: TokenFormat::new("cst_").generate(),
-        expires_at: now + TimeDelta::days(1),
-        customer_id: customer.id.clone(),
-        customer: customer.into(),
-    }
+    let token = TokenFormat::new("cst_").generate();
+    CustomerSession::new(format!("ses_{id}"), token, customer, now + TimeDelta::days(1))
 }
 
 pub fn hash(session: &CustomerSession) -> String {
