@@ -189,7 +189,7 @@ async fn a_reload_with_an_earlier_end_wins() {
 }
 
 #[tokio::test]
-async fn a_deleted_customer_authenticates_nobody() {
+async fn a_session_of_a_deleted_customer_is_refused() {
     let bench = Bench::new();
     let mut data = customer_session::CustomerData::new("cus_1", "org_1");
     data.deleted_at = Some(bench.clock.now());
@@ -198,7 +198,7 @@ async fn a_deleted_customer_authenticates_nobody() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_served_while_the_store_is_down() {
+async fn an_answer_that_is_too_old_is_not_served_while_the_store_is_down() {
     let bench = Bench::new();
     let session = bench.issue(HOUR).await;
     assert!(bench.lets_in(&session).await);
@@ -235,7 +235,7 @@ async fn a_ttl_beyond_the_end_of_time_is_the_end_of_time() {
 
 /// Moka frees memory by its own clock, which no test can hold: this one waits for it.
 #[tokio::test]
-async fn the_memory_of_idle_sessions_returns_on_maintenance() {
+async fn maintenance_frees_the_memory_of_idle_sessions() {
     let sessions = CustomerSessions::builder(ProbeStore::default())
         .cache_ttl(Duration::from_millis(20))
         .negative_ttl(Duration::from_millis(20))

@@ -76,7 +76,7 @@ async fn end(ended: tokio::task::JoinHandle<SessionEnd>) -> SessionEnd {
 }
 
 #[tokio::test]
-async fn a_revocation_here_ends_it() {
+async fn a_revocation_on_this_node_ends_the_lifetime() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;
     bench
@@ -104,7 +104,7 @@ async fn a_revocation_here_ends_it() {
 }
 
 #[tokio::test]
-async fn a_message_from_another_node_ends_it_if_the_session_is_gone() {
+async fn a_message_from_another_node_ends_the_lifetime_if_the_session_is_gone() {
     let messages: [fn(&CustomerSession) -> Invalidation; 3] = [
         |session| Invalidation::Session(session.id.clone()),
         |session| Invalidation::Customer(session.customer_id.clone()),
@@ -128,7 +128,7 @@ async fn a_message_from_another_node_ends_it_if_the_session_is_gone() {
 }
 
 #[tokio::test]
-async fn it_expires_by_the_wall_clock() {
+async fn a_lifetime_expires_by_the_wall_clock() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;
     bench.clock.advance(HOUR);
@@ -157,7 +157,7 @@ async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_not_trusted_for_longer_than_a_request_would_be() {
+async fn a_lifetime_trusts_an_answer_no_longer_than_a_request_would() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;
     bench.store.fault(Fault::Fail);
@@ -167,7 +167,7 @@ async fn it_is_not_trusted_for_longer_than_a_request_would_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_outage_does_not_end_it() {
+async fn a_short_outage_does_not_end_the_lifetime() {
     let bench = Bench::new().await;
     let ended = bench.ended().await;
     bench.store.fault(Fault::Fail);
@@ -192,7 +192,7 @@ async fn a_short_outage_does_not_end_it() {
 
 /// The store says that it is done, and then nothing any more.
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_cannot_be_looked_up_ends_it_soon() {
+async fn a_revocation_that_cannot_be_confirmed_ends_the_lifetime_soon() {
     for is_local in [true, false] {
         let bench = Bench::new().await;
         let ended = bench.ended().await;
@@ -209,7 +209,7 @@ async fn a_revocation_that_cannot_be_looked_up_ends_it_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_limit_is_too_long() {
+async fn the_longest_settings_do_not_overflow() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
         .store_timeout(Duration::MAX)
@@ -264,7 +264,7 @@ async fn streams_leave_half_of_the_lookups_to_requests() {
 }
 
 #[tokio::test]
-async fn who_asks_after_the_end_is_told_at_once() {
+async fn a_lifetime_that_has_ended_answers_at_once() {
     let bench = Bench::new().await;
     let lifetime = bench.lifetime().await;
     bench

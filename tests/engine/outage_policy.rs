@@ -153,7 +153,7 @@ async fn a_refresh_that_finds_nothing_ends_the_session_at_once() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_fails_is_tried_again_later_and_keeps_what_there_is() {
+async fn a_failed_refresh_is_retried_later_and_keeps_the_session() {
     let bench = Bench::new(|it| it).await;
     bench.store.fault(Fault::Fail);
     bench.clock.advance(TTL * 91 / 100);
@@ -172,7 +172,7 @@ async fn a_refresh_that_fails_is_tried_again_later_and_keeps_what_there_is() {
 }
 
 #[tokio::test]
-async fn without_grace_an_outage_refuses_whatever_is_no_longer_fresh() {
+async fn without_stale_if_error_an_outage_refuses_what_is_not_fresh() {
     let bench = Bench::new(|it| it).await;
     bench.store.fault(Fault::Fail);
     bench.clock.advance(TTL);
@@ -181,7 +181,7 @@ async fn without_grace_an_outage_refuses_whatever_is_no_longer_fresh() {
 }
 
 #[tokio::test]
-async fn grace_serves_what_was_verified_while_the_store_fails_and_only_then() {
+async fn a_verified_session_is_served_stale_while_the_store_fails_and_only_then() {
     for fault in [Fault::Fail, Fault::Panic] {
         let bench = Bench::with_grace().await;
         bench.clock.advance(TTL + STALE_IF_ERROR - MILLISECOND);
@@ -204,7 +204,7 @@ async fn grace_serves_what_was_verified_while_the_store_fails_and_only_then() {
 }
 
 #[tokio::test]
-async fn a_store_that_answers_is_believed_whatever_the_grace() {
+async fn a_store_that_answers_is_believed_whatever_stale_if_error_is() {
     let bench = Bench::with_grace().await;
     bench
         .store
@@ -223,7 +223,7 @@ async fn a_store_that_answers_is_believed_whatever_the_grace() {
 }
 
 #[tokio::test]
-async fn grace_serves_nobody_who_expired_or_was_revoked_or_flushed() {
+async fn no_expired_or_revoked_session_is_served_stale() {
     let bench = Bench::new(|it| it.stale_if_error(2 * HOUR)).await;
     bench.store.fault(Fault::Fail);
     bench.clock.advance(HOUR - MILLISECOND);
@@ -248,7 +248,7 @@ async fn grace_serves_nobody_who_expired_or_was_revoked_or_flushed() {
 }
 
 #[tokio::test]
-async fn the_breaker_leaves_a_failing_store_alone_and_tries_it_by_one_lookup() {
+async fn an_open_breaker_spares_the_store_and_probes_it_with_one_lookup() {
     let bench = Bench::new(|it| it).await;
     bench.clock.advance(TTL);
     bench.store.fault(Fault::Fail);
@@ -281,7 +281,7 @@ async fn the_breaker_leaves_a_failing_store_alone_and_tries_it_by_one_lookup() {
 }
 
 #[tokio::test]
-async fn an_error_about_one_record_opens_no_breaker() {
+async fn a_cooldown_of_zero_turns_the_breaker_off() {
     let bench = Bench::new(|it| it.breaker_cooldown(Duration::ZERO)).await;
     bench.clock.advance(TTL);
     bench.store.fault(Fault::Fail);
@@ -296,7 +296,7 @@ async fn an_error_about_one_record_opens_no_breaker() {
 }
 
 #[tokio::test]
-async fn while_nothing_is_heard_every_request_asks_the_store() {
+async fn while_a_source_is_disconnected_every_request_is_a_lookup() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
     messenger.says(&bench, Invalidation::All).await;
@@ -382,7 +382,7 @@ impl SessionStore for Held {
 }
 
 #[tokio::test]
-async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
+async fn an_answer_read_before_a_gap_is_not_cached_after_it() {
     let (store, clock) = (Arc::new(Held::default()), clock());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
         .clock(clock.clone())
@@ -430,7 +430,7 @@ async fn what_was_read_before_a_gap_does_not_come_back_after_it() {
 }
 
 #[tokio::test]
-async fn with_grace_a_gap_does_not_take_the_sessions_away_while_the_store_fails() {
+async fn stale_sessions_are_served_across_a_gap_while_the_store_fails() {
     let bench = Bench::with_grace().await;
     let messenger = bench.listen().await;
     bench.store.fault(Fault::Fail);
@@ -452,7 +452,7 @@ async fn with_grace_a_gap_does_not_take_the_sessions_away_while_the_store_fails(
 }
 
 #[tokio::test]
-async fn whoever_stops_listening_in_a_gap_is_back_to_the_cache_s_lifetime() {
+async fn a_listener_that_stops_while_disconnected_leaves_the_cache_in_use() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
     messenger.says(&bench, SourceEvent::Disconnected).await;
@@ -465,7 +465,7 @@ async fn whoever_stops_listening_in_a_gap_is_back_to_the_cache_s_lifetime() {
 }
 
 #[tokio::test]
-async fn messages_that_cannot_be_read_are_counted_and_do_nothing() {
+async fn malformed_messages_are_counted_and_change_nothing() {
     let bench = Bench::new(|it| it).await;
     let messenger = bench.listen().await;
     for _ in 0..3 {
@@ -533,7 +533,7 @@ async fn answers_carry_their_verdict() {
 }
 
 #[tokio::test]
-async fn retry_after_is_what_is_left_of_the_breaker_s_pause() {
+async fn retry_after_is_the_rest_of_the_breaker_s_cooldown() {
     let bench = Bench::new(|it| it.breaker_cooldown(Duration::from_secs(20))).await;
     bench.clock.advance(TTL);
     bench.store.fault(Fault::Fail);

@@ -159,7 +159,7 @@ async fn rotation_gives_one_new_token_and_ends_the_old() {
 }
 
 #[tokio::test]
-async fn of_many_rotations_of_one_session_one_wins() {
+async fn one_of_many_rotations_of_a_session_wins() {
     let (_, sessions, old) = one_session().await;
     let rotations: Vec<_> = (0..64)
         .map(|_| {
@@ -287,7 +287,7 @@ async fn revoking_an_unknown_session_is_no_error() {
 }
 
 #[tokio::test]
-async fn messages_may_come_late_twice_and_for_strangers() {
+async fn messages_may_come_late_twice_and_for_unknown_sessions() {
     let (store, sessions, session) = one_session().await;
     let stranger = Invalidation::Session("ses_unknown".into());
     let ours = Invalidation::Session(session.id.clone());
@@ -424,7 +424,7 @@ async fn a_revocation_of_unknown_outcome_is_taken_to_have_happened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_end_within_the_store_timeout_even_if_their_lookups_are_overtaken() {
+async fn requests_end_within_the_store_timeout_even_if_their_lookups_are_superseded() {
     let (store, sessions, session) = one_session().await;
     let begun = tokio::time::Instant::now();
     store.shut();

@@ -231,7 +231,7 @@ async fn the_permit_of_a_request_that_leaves_is_back_at_once() {
 }
 
 #[test]
-fn a_runtime_that_shuts_down_leaves_nobody_waiting() {
+fn a_runtime_that_shuts_down_leaves_no_caller_waiting() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -394,7 +394,7 @@ async fn the_answer_does_not_tell_why_a_token_is_invalid() {
 }
 
 #[tokio::test]
-async fn an_outage_is_no_verdict_on_the_token() {
+async fn an_outage_is_503_and_says_nothing_of_the_token() {
     let world = World::new(TokenFormat::new("cst_"));
     let bearer = format!("Bearer {}", world.live("live").await);
     world.store.fault(Fault::Fail);
@@ -447,7 +447,7 @@ async fn the_method_makes_no_difference_but_a_preflight_passes() {
 
 /// Runs cases from elsewhere, where they are given.
 #[tokio::test]
-async fn cases_from_a_file() {
+async fn cases_from_a_file_get_their_answers() {
     let (Ok(cases), Ok(tokens)) = (
         std::env::var("BEARER_CASES"),
         std::env::var("BEARER_TOKENS"),

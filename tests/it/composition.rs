@@ -50,7 +50,7 @@ async fn echo(request: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, I
 }
 
 #[tokio::test]
-async fn a_customer_who_is_there_already_is_removed_on_every_path() {
+async fn a_customer_set_before_the_layer_is_removed_on_every_path() {
     let (_, sessions, session) = one_session().await;
     let forged = sessions
         .issue(customer("cus_forged"), HOUR)
@@ -190,7 +190,7 @@ impl http_body::Body for Homemade {
 }
 
 #[tokio::test]
-async fn it_stands_among_other_layers_and_takes_any_body() {
+async fn the_layer_composes_with_other_layers_and_any_body() {
     let (_, sessions, session) = one_session().await;
     let service = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
@@ -251,7 +251,7 @@ async fn the_service_s_own_challenges_stay() {
 }
 
 #[tokio::test]
-async fn a_refusal_can_be_worded_but_not_disarmed() {
+async fn a_custom_refusal_keeps_the_challenge_and_is_not_cached() {
     let (_, sessions, _) = one_session().await;
     let layer = sessions
         .layer()
@@ -315,7 +315,7 @@ async fn a_realm_is_quoted_and_one_that_could_break_out_is_refused() {
 }
 
 #[tokio::test]
-async fn of_two_layers_the_inner_one_decides() {
+async fn the_inner_of_two_layers_decides() {
     let (_, sessions, session) = one_session().await;
     let app = Router::new()
         .route(
@@ -345,7 +345,7 @@ async fn of_two_layers_the_inner_one_decides() {
 }
 
 #[tokio::test]
-async fn vary_says_authorization_once() {
+async fn vary_names_authorization_once() {
     let (_, sessions, _) = one_session().await;
     let app = Router::new()
         .route("/customer", get(async |_: Customer| ()))

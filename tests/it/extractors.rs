@@ -95,7 +95,7 @@ async fn each_extractor_has_its_answer_in_each_case() {
 }
 
 #[tokio::test]
-async fn to_extractors_a_preflight_is_anonymous() {
+async fn a_preflight_is_anonymous_to_extractors() {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     let app = Router::new()
         .route(

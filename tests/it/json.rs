@@ -164,7 +164,7 @@ fn unknown_fields_are_ignored_and_absent_ones_are_null() {
 }
 
 #[test]
-fn a_kind_of_customer_that_is_not_known_is_kept() {
+fn an_unknown_kind_of_customer_is_kept() {
     for (kind, text) in [
         (CustomerKind::Individual, "individual"),
         (CustomerKind::Team, "team"),
@@ -194,7 +194,7 @@ fn a_session_is_live_before_its_end_and_while_its_customer_is() {
 
 /// Tokens made elsewhere in the same format: prefix, random part, checksum.
 #[test]
-fn polar_s_format_is_that_of_its_tokens() {
+fn polar_s_token_format_accepts_its_tokens() {
     let format = TokenFormat::polar();
     for good in [
         "polar_cst_00000000000000000000000000000000000003jnQlY",
@@ -250,7 +250,7 @@ fn same(written: &Value, recorded: &Value, path: &str) {
 /// Reads and writes what a Polar server answered, where recordings are given: a folder with
 /// `exchanges/*.json` and `token_vectors.json`, named by `POLAR_RECORDINGS`.
 #[test]
-fn recordings_from_a_folder() {
+fn recordings_from_a_folder_survive_the_round_trip() {
     let Ok(folder) = std::env::var("POLAR_RECORDINGS") else {
         println!("POLAR_RECORDINGS is not set: no recordings");
         return;

@@ -59,7 +59,7 @@ impl Clock for Fixed {
 }
 
 #[test]
-fn every_type_is_what_it_is_said_to_be() {
+fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
     plain::<SessionDetails>();
     plain::<Customer>();
@@ -100,7 +100,7 @@ fn every_type_is_what_it_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn every_call_is_as_it_is_said_to_be() {
+async fn every_public_call_has_its_signature() {
     let _: CustomerSessionLayer = CustomerSessionLayer::new(Mine);
     let _ = CustomerSessionLayer::new(Arc::new(Mine) as Arc<dyn SessionStore>);
     let sessions: CustomerSessions<MemoryStore> = CustomerSessions::builder(MemoryStore::default())

@@ -28,7 +28,7 @@ async fn issue(sessions: &Sessions, how_many: usize, ttl: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_expired_is_removed_and_nothing_else() {
+async fn expired_sessions_are_removed_and_no_others() {
     let (store, clock) = (Arc::new(MemoryStore::new()), clock());
     let faulty = FaultyStore::new(Arc::clone(&store));
     let sessions = CustomerSessions::builder(faulty.clone())
@@ -61,7 +61,7 @@ async fn what_has_expired_is_removed_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_may_be_stopped_at_any_time() {
+async fn purging_may_be_stopped_at_any_time() {
     let (store, clock) = (Arc::new(MemoryStore::new()), clock());
     let faulty = FaultyStore::new(Arc::clone(&store));
     let sessions = CustomerSessions::builder(faulty)

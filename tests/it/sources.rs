@@ -146,7 +146,7 @@ fn kind(response: &Response<()>) -> Option<RejectionKind> {
 }
 
 #[tokio::test]
-async fn each_source_lets_in_when_it_is_on_and_is_nothing_when_it_is_off() {
+async fn each_source_lets_in_only_when_it_is_on() {
     let (store, sessions, session) = one_session().await;
     for (name, carry) in SOURCES {
         let mut sent = request("/a?b=2");
@@ -260,7 +260,7 @@ async fn a_malformed_credential_is_refused_like_any_bad_token() {
 }
 
 #[tokio::test]
-async fn a_credential_of_another_scheme_is_none() {
+async fn a_credential_of_another_scheme_is_ignored() {
     let (_, sessions, session) = one_session().await;
     let layer = all(sessions.layer());
     for (_, carry) in &SOURCES[1..] {
@@ -369,7 +369,7 @@ async fn a_layer_around_the_router_hides_the_query_token_from_all_of_it() {
 }
 
 #[tokio::test]
-async fn the_subprotocol_that_is_the_token_is_not_seen_behind_the_layer() {
+async fn the_subprotocol_with_the_token_is_hidden_from_the_service() {
     let (_, sessions, session) = one_session().await;
     let token = format!("bearer.{}", session.token.expose());
     let layer = sessions.layer().token_from_websocket_protocol();
@@ -474,7 +474,7 @@ fn of_cookie(sessions: &Sessions) -> CustomerSessionLayer {
 }
 
 #[tokio::test]
-async fn a_cookie_needs_a_request_of_this_site_to_change_anything() {
+async fn a_cookie_from_another_site_changes_nothing() {
     let (store, sessions, session) = one_session().await;
     let layer = of_cookie(&sessions);
     let unknown = TokenFormat::new("cst_").generate();
@@ -582,7 +582,7 @@ async fn this_site_is_the_host_that_was_asked() {
 }
 
 #[tokio::test]
-async fn only_a_cookie_is_asked_where_it_comes_from() {
+async fn only_cookies_depend_on_the_site_of_the_request() {
     let (_, sessions, session) = one_session().await;
     let layer = all(sessions.layer());
     for (name, carry) in SOURCES {

@@ -28,7 +28,7 @@ async fn body(app: Router, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_extractor_sees_who_is_signed_in() {
+async fn every_extractor_sees_the_signed_in_customer() {
     let app = Router::new()
         .route(
             "/extension",
@@ -75,7 +75,7 @@ async fn a_route_that_was_added_after_the_layer_is_found() {
 
 #[tokio::test]
 #[should_panic(expected = "POST /invoices with no credential: Ok(200)")]
-async fn an_optional_layer_protects_nothing_that_does_not_ask() {
+async fn an_optional_layer_protects_only_handlers_that_ask() {
     let app = Router::new()
         .route("/invoices", post(async || "created"))
         .layer(CustomerSessionLayer::new(MemoryStore::new()).optional());

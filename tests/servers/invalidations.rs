@@ -262,7 +262,7 @@ async fn a_gap_on_the_way_to_redis_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_changed_by_hand_in_postgres_counts() {
+async fn changes_by_hand_in_postgres_are_announced() {
     let Some((server, store)) = postgres().await else {
         return;
     };
@@ -346,7 +346,7 @@ async fn what_is_changed_by_hand_in_postgres_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn floods_and_nonsense_in_postgres_do_no_harm() {
+async fn floods_and_malformed_messages_in_postgres_do_no_harm() {
     let Some((server, store)) = postgres().await else {
         return;
     };
@@ -442,7 +442,7 @@ async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_changed_by_hand_in_redis_counts_and_floods_do_no_harm() {
+async fn changes_by_hand_in_redis_are_announced_and_floods_do_no_harm() {
     let Some((server, store)) = redis().await else {
         return;
     };
@@ -505,7 +505,7 @@ async fn what_is_changed_by_hand_in_redis_counts_and_floods_do_no_harm() {
 /// As when a service has shut its runtime down, and what is left goes out of scope.
 /// The channel is named after the table.
 #[tokio::test]
-async fn tables_that_are_made_anew_are_heard_of() {
+async fn tables_that_are_created_again_are_announced() {
     let Some((server, store)) = postgres().await else {
         return;
     };

@@ -81,7 +81,7 @@ fn paste(portal: &Portal) {
 
 #[cfg(feature = "sqlite")]
 #[test]
-fn customers_stay_signed_in_when_it_restarts() {
+fn customers_stay_signed_in_across_a_restart() {
     let folder = std::env::temp_dir().join(format!("cst-portal-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let store = format!("sqlite:{}/portal.db", folder.display());

@@ -75,7 +75,7 @@ impl Reopen for Schema {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_the_contract() {
+async fn the_store_keeps_the_contract() {
     let Some(schema) = Schema::new().await else {
         return;
     };
@@ -265,7 +265,7 @@ async fn every_statement_has_its_index() {
 }
 
 #[tokio::test]
-async fn what_is_amiss_is_said() {
+async fn an_unusable_database_is_named_in_the_error() {
     let Some(schema) = Schema::new().await else {
         return;
     };
@@ -329,7 +329,7 @@ async fn what_is_amiss_is_said() {
 
 /// The driver's lock is the whole database's.
 #[tokio::test]
-async fn a_migration_that_failed_is_in_nobodys_way() {
+async fn a_failed_migration_does_not_block_the_next() {
     let Some(schema) = Schema::new().await else {
         return;
     };
@@ -352,7 +352,7 @@ async fn a_migration_that_failed_is_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_lost_without_a_word_are_replaced() {
+async fn silently_lost_connections_are_replaced() {
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");
     };

@@ -68,7 +68,7 @@ impl Reopen for Keys {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_the_contract() {
+async fn the_store_keeps_the_contract() {
     let Some(keys) = Keys::new() else { return };
     persistent_store::keeps_the_contract(keys.open().await).await;
     let left = keys.keys().await;
@@ -240,7 +240,7 @@ async fn a_damaged_record_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_amiss_is_said() {
+async fn an_unusable_database_is_named_in_the_error() {
     if Keys::new().is_none() {
         return;
     }

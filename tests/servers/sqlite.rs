@@ -56,13 +56,13 @@ impl Reopen for Folder {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_the_contract() {
+async fn the_store_keeps_the_contract() {
     let folder = Folder::new();
     persistent_store::keeps_the_contract(folder.open().await).await;
 }
 
 #[tokio::test]
-async fn in_memory_it_keeps_the_contract_too() {
+async fn a_store_in_memory_keeps_the_contract() {
     let store = SqliteStore::connect("sqlite::memory:", Peppers::none()).await;
     let store = store.expect("opened");
     store.migrate().await.expect("migrated");
@@ -128,7 +128,7 @@ async fn sessions_survive_a_restart_and_no_token_is_in_the_file() {
 
 /// SQLite ends the transaction by itself then, and the driver does not know.
 #[tokio::test]
-async fn a_full_disk_is_got_over() {
+async fn a_store_recovers_from_a_full_disk() {
     let folder = Folder::new();
     folder.open().await;
     let pool = SqlitePoolOptions::new()
@@ -241,7 +241,7 @@ async fn a_damaged_row_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_amiss_is_said() {
+async fn an_unusable_database_is_named_in_the_error() {
     let unavailable = StoreErrorKind::Unavailable;
     for url in [
         "postgres://localhost/app",
@@ -281,7 +281,7 @@ async fn what_is_amiss_is_said() {
 }
 
 #[tokio::test]
-async fn own_migrations_do_as_well() {
+async fn the_application_may_run_the_migrations() {
     let folder = Folder::new();
     let options: sqlx::sqlite::SqliteConnectOptions = folder.url().parse().expect("a URL");
     let pool = SqlitePool::connect_with(options.create_if_missing(true))

@@ -165,7 +165,7 @@ async fn survives_a_kill<S: SessionRegistry>(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn live_sessions_are_served_while_postgres_is_away() {
+async fn live_sessions_are_served_while_postgres_is_down() {
     let _alone = crate::ALONE.lock().await;
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");
@@ -181,7 +181,7 @@ async fn live_sessions_are_served_while_postgres_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn live_sessions_are_served_while_redis_is_away() {
+async fn live_sessions_are_served_while_redis_is_down() {
     let _alone = crate::ALONE.lock().await;
     let Some(server) = Server::redis() else {
         return servers::missing("Redis");
@@ -209,7 +209,7 @@ fn sockets() -> usize {
 
 /// `OUTAGE_SECONDS` (10) may be set.
 #[test]
-fn a_server_that_stands_still_holds_nobody_up_for_long_and_nothing_is_left_behind() {
+fn a_paused_server_holds_no_request_up_for_long_and_leaves_nothing_behind() {
     let _alone = crate::ALONE.blocking_lock();
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");

@@ -357,7 +357,7 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nobody_is_let_in_after_the_end_and_nobody_refused_before() {
+async fn no_request_is_let_in_after_the_end_or_refused_before() {
     let _alone = crate::ALONE.lock().await;
     // The faults' panics are caught by the engine; their backtraces would drown the output.
     std::panic::set_hook(Box::new(|info| {

@@ -81,7 +81,7 @@ async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() 
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_settings_are_named() {
     let run = |settings: &[(&str, &str)]| {
         let mut command = example("polar_upstream");
         for name in [

@@ -40,7 +40,7 @@ fn told(error: &StoreError) -> String {
 }
 
 #[tokio::test]
-async fn a_customer_comes_whole() {
+async fn a_session_has_every_field_of_its_customer() {
     let polar = StandIn::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     let session = found(&store, &token).await;
@@ -78,7 +78,7 @@ async fn a_lookup_is_two_calls_at_once_and_one_more() {
 }
 
 #[tokio::test]
-async fn what_polar_does_not_tell_is_derived_and_stays_the_same() {
+async fn fields_that_polar_omits_are_derived_and_stable() {
     let polar = StandIn::start().await;
     let token = polar.customer_token(JANE);
     let one = found(&polar.store(), &token).await;
@@ -102,7 +102,7 @@ async fn what_polar_does_not_tell_is_derived_and_stays_the_same() {
 }
 
 #[tokio::test]
-async fn customers_with_little_to_say_and_teams_are_let_in() {
+async fn customers_with_few_fields_and_teams_are_let_in() {
     let polar = StandIn::start().await;
     let store = polar.store();
     let plain = found(&store, &polar.customer_token(PLAIN)).await;
@@ -133,7 +133,7 @@ async fn a_live_token_of_another_organization_is_refused() {
 }
 
 #[tokio::test]
-async fn dead_and_unknown_sessions_are_none() {
+async fn expired_and_unknown_sessions_are_not_found() {
     let polar = StandIn::start().await;
     let store = polar.store();
     let expired = polar.sign_in(JANE, "polar_cst_", TimeDelta::seconds(-1));
@@ -163,7 +163,7 @@ async fn dead_and_unknown_sessions_are_none() {
 
 /// What stands between may say 404, too: that is not kept. Nor is what has turned out wrong.
 #[tokio::test]
-async fn a_customer_who_was_not_found_may_still_come() {
+async fn a_customer_who_was_not_found_is_asked_for_again() {
     let polar = StandIn::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     polar.fault(CUSTOMERS, Fault::status(404));
@@ -188,7 +188,7 @@ async fn a_customer_who_was_not_found_may_still_come() {
 }
 
 #[tokio::test]
-async fn a_refusal_waits_for_nobody() {
+async fn a_refusal_does_not_wait_for_the_other_call() {
     let polar = StandIn::start().await;
     let store = polar
         .builder()
@@ -205,7 +205,7 @@ async fn a_refusal_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn of_two_waits_the_longer_counts() {
+async fn the_longer_of_two_waits_counts() {
     let (polar, clock) = (StandIn::start().await, clock());
     let store = polar.builder().clock(clock.clone()).build().expect("built");
     for (long, short) in [(ME, INTROSPECT), (INTROSPECT, ME)] {
@@ -223,7 +223,7 @@ async fn of_two_waits_the_longer_counts() {
 }
 
 #[tokio::test]
-async fn what_polar_cannot_have_issued_is_not_asked_for() {
+async fn a_token_that_polar_cannot_have_issued_is_not_looked_up() {
     let polar = StandIn::start().await;
     let store = polar.store();
     let token = polar.customer_token(JANE);
@@ -239,7 +239,7 @@ async fn what_polar_cannot_have_issued_is_not_asked_for() {
 
 /// Whatever goes wrong, at whichever call: an error of the right kind, never "no session".
 #[tokio::test]
-async fn a_stressed_upstream_is_no_verdict() {
+async fn an_upstream_failure_is_an_error_and_never_not_found() {
     let polar = StandIn::start().await;
     let log = Log::default();
     let _listening = log.listen();
@@ -323,7 +323,7 @@ async fn a_stressed_upstream_is_no_verdict() {
 }
 
 #[tokio::test]
-async fn a_name_cannot_lead_to_another_place() {
+async fn a_customer_id_cannot_change_the_path() {
     let polar = StandIn::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     for name in [
@@ -343,7 +343,7 @@ async fn a_name_cannot_lead_to_another_place() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_no_server_is_an_outage() {
+async fn an_unreachable_server_is_an_outage() {
     let polar = StandIn::start().await;
     let token = polar.customer_token(JANE);
     // A port that nobody listens on any more.
@@ -396,7 +396,7 @@ async fn a_base_url_may_have_a_path_of_its_own() {
 }
 
 #[tokio::test]
-async fn who_asked_too_often_waits_and_nobody_else() {
+async fn a_rate_limit_holds_only_for_the_token_it_names() {
     let (polar, clock) = (StandIn::start().await, clock());
     let store = polar.builder().clock(clock.clone()).build().expect("built");
     let [one, other] = [JANE, PLAIN].map(|id| polar.customer_token(id));
@@ -440,7 +440,7 @@ async fn who_asked_too_often_waits_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn clients_hear_how_long_to_wait_and_cached_sessions_go_on() {
+async fn clients_are_told_how_long_to_wait_and_cached_sessions_go_on() {
     let polar = StandIn::start().await;
     let sessions = CustomerSessions::builder(polar.store()).build();
     let app: Router = Router::new()
@@ -527,7 +527,7 @@ async fn a_cold_token_takes_two_calls_time() {
 }
 
 #[tokio::test]
-async fn a_session_is_created_and_comes_whole() {
+async fn a_created_session_has_every_field() {
     let polar = StandIn::start().await;
     let store = polar.store();
     let options = SessionOptions::new().return_url("https://example.org/account");
@@ -564,7 +564,7 @@ async fn a_session_is_created_and_comes_whole() {
 }
 
 #[tokio::test]
-async fn what_polar_does_not_accept_is_named() {
+async fn fields_that_polar_rejects_are_named() {
     let polar = StandIn::start().await;
     let store = polar.store();
     let refused = |customer: CustomerRef| {
@@ -630,7 +630,7 @@ async fn what_polar_does_not_accept_is_named() {
 }
 
 #[test]
-fn what_cannot_be_right_is_not_built() {
+fn a_bad_configuration_is_an_error() {
     let built = |token: &str, url: &str| {
         let built = PolarStore::builder(token).base_url(url).build();
         built.map(|store| format!("{store:?}"))

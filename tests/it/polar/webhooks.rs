@@ -65,7 +65,7 @@ fn a_genuine_delivery_is_read() {
 }
 
 #[test]
-fn the_key_is_the_secret_as_it_stands() {
+fn the_whole_secret_is_the_key() {
     let (webhooks, _) = webhooks();
     let others = headers("msg_1", "1893456000", SIGNATURE_OF_OTHERS);
     let refused = webhooks.verify(&others, BODY.as_bytes());
@@ -93,7 +93,7 @@ fn a_newer_secret_is_used_as_the_standard_has_it() {
 }
 
 #[test]
-fn whatever_is_changed_is_noticed() {
+fn any_change_to_a_delivery_is_noticed() {
     let (webhooks, _) = webhooks();
     let refused = |headers: &HeaderMap, body: &str| {
         let verified = webhooks.verify(headers, body.as_bytes());
@@ -158,7 +158,7 @@ fn whatever_is_changed_is_noticed() {
 }
 
 #[test]
-fn a_delivery_counts_for_five_minutes_around_its_time_and_once() {
+fn a_delivery_is_accepted_once_within_five_minutes_of_its_time() {
     let minutes = |minutes: i64, seconds: i64| TimeDelta::seconds(60 * minutes + seconds);
     for (off, is_in_time) in [
         (minutes(5, 0), true),
@@ -212,7 +212,7 @@ fn clones_share_what_they_remember_and_can_forget_it() {
 }
 
 #[test]
-fn while_a_secret_changes_both_count() {
+fn during_a_change_of_secrets_both_are_accepted() {
     let (_, clock) = webhooks();
     let verify = |webhooks: Webhooks, signature: &str| {
         let headers = headers("msg_1", "1893456000", signature);
@@ -245,7 +245,7 @@ fn while_a_secret_changes_both_count() {
 }
 
 #[test]
-fn with_an_empty_secret_nobody_is_believed() {
+fn with_an_empty_secret_no_delivery_is_accepted() {
     let log = Log::default();
     let _listening = log.listen();
     let (_, clock) = webhooks();
@@ -351,7 +351,7 @@ async fn deliver(app: &Router, kind: &str, data: serde_json::Value) -> Response<
 }
 
 #[tokio::test]
-async fn a_changed_customer_is_another_when_the_delivery_is_answered() {
+async fn a_changed_customer_is_seen_once_the_delivery_is_answered() {
     let scene = Scene::new().await;
     for (kind, name) in [
         ("customer.updated", "Jane Doe"),
@@ -366,7 +366,7 @@ async fn a_changed_customer_is_another_when_the_delivery_is_answered() {
 }
 
 #[tokio::test]
-async fn a_deleted_customer_is_refused_when_the_delivery_is_answered() {
+async fn a_deleted_customer_is_refused_once_the_delivery_is_answered() {
     let scene = Scene::new().await;
     scene.polar.delete(JANE);
     assert!(scene.name().await.is_some(), "it is cached");
@@ -389,7 +389,7 @@ async fn a_member_who_leaves_is_looked_up_again() {
 }
 
 #[tokio::test]
-async fn what_concerns_no_session_changes_nothing() {
+async fn an_event_that_concerns_no_session_changes_nothing() {
     let scene = Scene::new().await;
     scene.polar.calls();
     let invalidations = scene.sessions.statistics().invalidations;
@@ -446,7 +446,7 @@ async fn a_delivery_that_was_applied_has_no_second_effect() {
 }
 
 #[tokio::test]
-async fn while_nobody_listens_polar_is_told_to_come_again() {
+async fn without_a_listener_polar_is_told_to_retry() {
     let polar = StandIn::start().await;
     let sessions = CustomerSessions::builder(polar.store()).build();
     let (webhooks, invalidations) = Webhooks::new(SECRET).service();
@@ -531,7 +531,7 @@ async fn a_delivery_is_answered_after_it_was_applied() {
 }
 
 #[tokio::test]
-async fn what_is_refused_says_why_and_tells_no_secret() {
+async fn a_refusal_says_why_and_shows_no_secret() {
     let log = Log::default();
     let _listening = log.listen();
     let scene = Scene::new().await;

@@ -87,7 +87,7 @@ const OUTDATED: [usize; 5] = [0, 0, 0, 1, 0];
 const MISTAKEN: [usize; 5] = [0, 0, 0, 0, 1];
 
 #[test]
-fn the_node_that_revoked_lets_nobody_in_any_more() {
+fn the_node_that_revoked_lets_no_request_in() {
     let revoked = at(0, 20, 30, REVOKED);
     assert_eq!(counts(&[revoked.clone(), let_in(0, 31)]), STALE);
     // It began before the revocation had returned.
@@ -120,7 +120,7 @@ fn every_way_of_ending_counts() {
 }
 
 #[test]
-fn who_loses_a_rotation_has_ended_nothing() {
+fn a_rotation_that_lost_has_ended_nothing() {
     let lost = What::Rotate {
         session: 1,
         new: Some(None),
@@ -183,7 +183,7 @@ fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
 }
 
 #[test]
-fn a_session_that_came_of_a_rotation_is_watched_like_any_other() {
+fn a_session_created_by_a_rotation_is_checked_like_any_other() {
     let rotated = What::Rotate {
         session: 1,
         new: Some(Some(2)),
@@ -217,7 +217,7 @@ fn an_old_customer_is_not_seen_after_an_update() {
 }
 
 #[test]
-fn of_updates_at_once_any_may_be_the_last() {
+fn any_of_several_concurrent_updates_may_be_the_last() {
     let seen = asks(0, 60, 61, Answer::LetIn { version: 2 });
     let first = |end| at(0, 20, end, update(2, Some(1)));
     let second = at(0, 40, 50, update(3, Some(1)));
@@ -257,7 +257,7 @@ fn a_request_that_waits_too_long_is_found_unless_its_runtime_was_late() {
 }
 
 #[test]
-fn who_is_let_in_by_another_session_is_found() {
+fn a_request_let_in_by_another_session_is_found() {
     assert_eq!(counts(&[asks(0, 20, 21, Answer::Mistaken)]), MISTAKEN);
 }
 

@@ -311,7 +311,7 @@ fn with(planted: Planted, faults: &[Fault], bound: Duration) -> Option<Findings>
 }
 
 #[test]
-fn a_cache_that_nobody_marks_is_found() {
+fn a_cache_that_ignores_revocations_is_found() {
     if let Some(findings) = with(Planted::Cache, &[], CACHE_TTL) {
         assert!(!findings.stale.is_empty());
     }
@@ -326,7 +326,7 @@ fn nodes_that_do_not_listen_are_found() {
 }
 
 #[test]
-fn a_store_that_denies_what_it_cannot_tell_is_found() {
+fn a_store_that_reports_an_outage_as_not_found_is_found() {
     if let Some(findings) = with(Planted::Denial, &[Fault::NodeRefused], CACHE_TTL) {
         assert!(!findings.refused.is_empty());
         assert!(findings.stale.is_empty());
@@ -334,7 +334,7 @@ fn a_store_that_denies_what_it_cannot_tell_is_found() {
 }
 
 #[test]
-fn requests_that_are_held_up_are_found() {
+fn requests_that_take_too_long_are_found() {
     if let Some(findings) = with(Planted::Stall, &[], CACHE_TTL) {
         assert!(!findings.hung.is_empty());
         assert!(findings.stale.is_empty() && findings.refused.is_empty());
