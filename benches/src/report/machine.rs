@@ -1,8 +1,8 @@
-//! On what, with what and when it was measured.
+//! The machine, the compiler, the versions and the date of a run.
 
 use std::{env, fs, process::Command};
 
-const LOCK: &str = include_str!("../../Cargo.lock");
+const LOCK: &str = include_str!("../../../Cargo.lock");
 
 const NAMED: [&str; 10] = [
     "customer-session",
@@ -17,7 +17,7 @@ const NAMED: [&str; 10] = [
     "tower-sessions",
 ];
 
-/// Name and value of each.
+/// Returns name and value of each fact.
 pub fn describe() -> Vec<(&'static str, String)> {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut models = cpus.lines().filter_map(|line| {
@@ -30,7 +30,9 @@ pub fn describe() -> Vec<(&'static str, String)> {
         ("date", chrono::Utc::now().format("%Y-%m-%d").to_string()),
         (
             "processor",
-            model.map_or("unknown".to_owned(), |it| format!("{it}, {cores} cores")),
+            model.map_or("unknown".to_owned(), |model| {
+                format!("{model}, {cores} cores")
+            }),
         ),
         ("system", said_by("uname", &["-sr"])),
         ("compiler", said_by("rustc", &["--version"])),
@@ -43,7 +45,8 @@ pub fn describe() -> Vec<(&'static str, String)> {
     facts
 }
 
-/// The report itself, half written by now, does not make it another state.
+/// Returns the commit, and says if the sources differ from it. The report itself, half written by
+/// now, does not count.
 fn commit() -> String {
     let commit = said_by("git", &["describe", "--always"]);
     let sources = [
@@ -70,7 +73,7 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
     })
 }
 
-/// Of this package's own dependencies; theirs are not named.
+/// Returns the versions of this package's own dependencies.
 fn versions() -> String {
     let quoted = |line: &str, key: &str| -> Option<String> {
         let value = line.strip_prefix(key)?.trim().strip_prefix('=')?;

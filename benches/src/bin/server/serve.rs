@@ -5,15 +5,19 @@ use std::io::{self, Read as _};
 use axum::{Router, serve::ListenerExt as _};
 use customer_session_benches::{
     scene::Scene,
-    stacks::{AXUM_LOGIN, AxumLogin, BY_HAND, Bare, ByHand, Ours},
+    stacks::{
+        AxumLogin, Bare, ByHand, Ours,
+        names::{AXUM_LOGIN, BY_HAND},
+    },
 };
 use tokio::{net::TcpListener, sync::oneshot};
 
+/// Serves until the standard input ends.
 pub fn serve() -> io::Result<()> {
     let scene = Scene::new(1000);
     let bearer = format!("authorization: Bearer {}", scene.hot().expose());
     let axum_login = AxumLogin::new(&scene);
-    let cookie = format!("cookie: {}", axum_login.token_from_cookie());
+    let cookie = format!("cookie: {}", axum_login.cookie());
     let services = [
         ("no layer", &bearer, Bare::router()),
         ("ours", &bearer, Ours::new(&scene).router()),
