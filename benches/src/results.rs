@@ -1,10 +1,47 @@
-//! What the measuring programs hand to the report: JSON in the folder that `OUT` names.
+//! The figures that the measuring programs hand to the report: JSON in the folder that `OUT` names.
 
 use std::{env, fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::measure::median;
+use crate::statistics::{median, ratio};
+
+/// Everything that was measured.
+pub struct Results {
+    pub compared: Vec<Measured>,
+    pub counts: Counts,
+    pub growths: Growths,
+    pub threads: Vec<Threads>,
+    pub servers: Vec<Served>,
+}
+
+impl Results {
+    /// Loads what the measuring programs have saved.
+    pub fn load() -> io::Result<Self> {
+        Ok(Self {
+            compared: load("compare")?,
+            counts: load("count")?,
+            growths: load("growth")?,
+            threads: load("threads")?,
+            servers: load("server")?,
+        })
+    }
+
+    /// Returns the stack of this name among those that `compare` measured.
+    pub fn compared(&self, name: &str) -> Option<&Measured> {
+        find(&self.compared, name)
+    }
+}
+
+/// Returns the stack of this name.
+pub fn find<'a>(all: &'a [Measured], name: &str) -> Option<&'a Measured> {
+    all.iter().find(|stack| stack.name == name)
+}
+
+/// Returns the median over the rounds of how much more `a` costs than `b`.
+pub fn ratio_of(all: &[Measured], a: &str, b: &str) -> Option<f64> {
+    Some(ratio(&find(all, a)?.times, &find(all, b)?.times))
+}
 
 /// One stack, measured with others in the same rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -12,19 +49,20 @@ pub struct Measured {
     pub name: String,
     /// Nanoseconds per request in each round.
     pub times: Vec<f64>,
-    /// How many single calls were timed.
+    /// The number of single calls that were timed.
     pub singles: usize,
-    /// Of single calls, in nanoseconds: p50, p99, p99.9.
+    /// p50, p99 and p99.9 of single calls, in nanoseconds.
     pub percentiles: [Option<f64>; 3],
 }
 
 impl Measured {
+    /// Returns the median over the rounds, in nanoseconds.
     pub fn ns(&self) -> f64 {
         median(&self.times)
     }
 }
 
-/// Hits among so many cached sessions.
+/// Hits among this many cached sessions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Growth {
     pub sessions: usize,
@@ -80,30 +118,30 @@ pub struct Served {
     pub rates: Vec<f64>,
     /// Microseconds of the server's core per request; the kernel's part is included.
     pub work: Vec<f64>,
-    /// The part of the time that the server had something to do.
+    /// The share of the time in which the server had something to do.
     pub busy: Vec<f64>,
 }
 
-/// A server that has nothing to do is not what limits its rate: the load is, and who else wanted
-/// the core of the load.
+/// The least share of a round in which the server has something to do. Below it the load limits
+/// the rate, not the server.
 const AT_WORK: f64 = 0.95;
 
 impl Served {
-    /// The median of a figure, over the rounds in which the server was kept at work.
+    /// Returns the median of a figure over the rounds in which the server was kept at work.
     pub fn median_of(&self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
-        self.median_beside(self, |it| figure(it).to_vec())
+        self.median_beside(self, |server| figure(server).to_vec())
     }
 
-    /// How a figure compares with that of another server, over the rounds in which both were
+    /// Returns the ratio of a figure to that of another server, over the rounds in which both were
     /// kept at work.
     pub fn ratio_to(&self, other: &Self, figure: impl Fn(&Self) -> &[f64]) -> f64 {
-        self.median_beside(other, |it| {
-            let both = figure(it).iter().zip(figure(other));
+        self.median_beside(other, |server| {
+            let both = figure(server).iter().zip(figure(other));
             both.map(|(ours, theirs)| ours / theirs).collect()
         })
     }
 
-    /// In how many rounds the load kept it at work.
+    /// Returns the number of rounds in which the load kept the server at work.
     pub fn rounds_at_work(&self) -> usize {
         self.busy.iter().filter(|busy| **busy >= AT_WORK).count()
     }
@@ -119,6 +157,7 @@ impl Served {
     }
 }
 
+/// Saves results under this name, if there is a folder for them.
 pub fn save<T: Serialize>(name: &str, results: &T) -> io::Result<()> {
     match file(name) {
         Some(file) => fs::write(file, serde_json::to_vec(results)?),
@@ -126,8 +165,8 @@ pub fn save<T: Serialize>(name: &str, results: &T) -> io::Result<()> {
     }
 }
 
-/// What was saved under this name, or nothing.
-pub fn load<T: DeserializeOwned + Default>(name: &str) -> io::Result<T> {
+/// Loads what was saved under this name, or an empty value.
+fn load<T: DeserializeOwned + Default>(name: &str) -> io::Result<T> {
     match file(name).map(fs::read) {
         Some(Ok(json)) => Ok(serde_json::from_slice(&json)?),
         _ => Ok(T::default()),

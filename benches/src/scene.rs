@@ -1,4 +1,4 @@
-//! What all stacks have in common: the sessions, the tokens, the requests.
+//! The sessions, tokens and requests that all stacks have in common.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use customer_session::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Longer than any run: nothing that is cached is looked up again.
+/// A time longer than any run, so that nothing that is cached is looked up again.
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Knows every token but one. It makes sessions up from their tokens, so that a million of them
-/// take no memory but that of the cache.
+/// A store that knows every token but one. It makes sessions up from their tokens, so that a
+/// million of them take no memory but that of the cache.
 #[derive(Clone)]
 pub struct MadeUp {
     absent: Arc<str>,
@@ -22,6 +22,7 @@ pub struct MadeUp {
 }
 
 impl MadeUp {
+    /// Returns the session of a token.
     pub fn session(&self, token: &SessionToken) -> Option<CustomerSession> {
         let text = token.expose();
         if *text == *self.absent {
@@ -59,16 +60,17 @@ impl SessionStore for MadeUp {
 pub struct Scene {
     pub store: MadeUp,
     pub tokens: Arc<[SessionToken]>,
-    /// Well-formed, but unknown.
+    /// A token that is well-formed, but unknown.
     pub absent: SessionToken,
 }
 
 impl Scene {
+    /// Returns a scene of this many sessions.
     pub fn new(count: usize) -> Self {
         Self::with_metadata(count, 2)
     }
 
-    /// Each customer has this many entries of metadata.
+    /// Returns a scene in which each customer has this many entries of metadata.
     pub fn with_metadata(count: usize, metadata: usize) -> Self {
         let format = TokenFormat::new("cst_");
         let absent = format.generate();
@@ -82,12 +84,12 @@ impl Scene {
         }
     }
 
-    /// The one session that is asked for again and again.
+    /// Returns the token of the session that is asked for again and again.
     pub fn hot(&self) -> &SessionToken {
         &self.tokens[self.tokens.len() / 2]
     }
 
-    /// A live token with one character changed: the garbage that is hardest to refuse.
+    /// Returns a live token with one character changed: the garbage that is hardest to refuse.
     pub fn garbage(&self) -> String {
         let mut token = self.hot().expose().to_owned();
         let other = if &token[10..11] == "x" { "y" } else { "x" };
@@ -95,12 +97,12 @@ impl Scene {
         token
     }
 
-    /// What a cache has to be told to keep all of the sessions.
+    /// Returns the capacity of a cache that is to keep all of the sessions.
     pub fn capacity(&self) -> u64 {
         self.tokens.len() as u64 + 100
     }
 
-    /// Ours, with all of the sessions cached.
+    /// Returns our engine with all of the sessions cached.
     pub fn sessions(&self) -> CustomerSessions<MadeUp> {
         let sessions = CustomerSessions::builder(self.store.clone())
             .cache_capacity(self.capacity())

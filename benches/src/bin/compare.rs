@@ -1,4 +1,4 @@
-//! What a request costs with each stack. Prints a table; `benches/run` makes the report of it.
+//! The cost of a request with each stack. Prints a table, of which `benches/run` makes the report.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn main() -> std::io::Result<()> {
         "stack", "ns", "p50", "p99", "p99.9"
     );
     for result in &results {
-        let [p50, p99, p999] = result.percentiles.map(|it| it.unwrap_or(f64::NAN));
+        let [p50, p99, p999] = result.percentiles.map(|time| time.unwrap_or(f64::NAN));
         let (name, ns) = (&result.name, result.ns());
         println!("{name:<50} {ns:>8.0} {p50:>8.0} {p99:>8.0} {p999:>8.0}");
     }

@@ -4,18 +4,21 @@
 use allocation_counter::measure;
 use customer_session_benches::{
     full_or_quick,
-    measure::median,
     results::{Allocations, Counts, Memory, save},
     scene::{Scene, request},
-    stacks::{BY_HAND, ByHand, Contender, Ours, PLAIN_MAP, PlainMap, every_stack},
+    stacks::{
+        ByHand, Contender, Ours, PlainMap, every_stack,
+        names::{BY_HAND, PLAIN_MAP},
+    },
+    statistics::median,
 };
 
 fn main() -> std::io::Result<()> {
     let scene = Scene::new(1000);
     let allocations: Vec<_> = every_stack(&scene, &scene).iter_mut().map(count).collect();
     println!("{:<50} {:>8} {:>8}", "allocations", "median", "mean");
-    for it in &allocations {
-        println!("{:<50} {:>8} {:>8.2}", it.name, it.median, it.mean);
+    for Allocations { name, median, mean } in &allocations {
+        println!("{name:<50} {median:>8} {mean:>8.2}");
     }
     drop(scene);
 
@@ -26,8 +29,9 @@ fn main() -> std::io::Result<()> {
         weigh(PLAIN_MAP, &scene, PlainMap::new),
     ];
     println!("{:<50} {:>8} {:>8}", "bytes a session", "total", "payload");
-    for it in &memory {
-        println!("{:<50} {:>8.0} {:>8.0}", it.name, it.total, it.payload);
+    for cache in &memory {
+        let (name, total, payload) = (&cache.name, cache.total, cache.payload);
+        println!("{name:<50} {total:>8.0} {payload:>8.0}");
     }
     save(
         "count",
@@ -44,7 +48,7 @@ fn count(contender: &mut Contender) -> Allocations {
     for call in 0..2 * CALLS {
         let request = request((contender.headers)());
         let count = measure(|| contender.stack.answer_one(request)).count_total;
-        // The first ones fill caches of all sorts.
+        // The first calls fill the caches.
         if call >= CALLS {
             counts.push(count as f64);
         }
@@ -56,7 +60,7 @@ fn count(contender: &mut Contender) -> Allocations {
     }
 }
 
-/// What the live bytes of this thread grow by when all of the sessions are cached.
+/// Measures by how much the live bytes of this thread grow when all of the sessions are cached.
 fn weigh<T>(name: &str, scene: &Scene, fill: impl FnOnce(&Scene) -> T) -> Memory {
     let mut filled = None;
     let all = measure(|| filled = Some(fill(scene))).bytes_current;

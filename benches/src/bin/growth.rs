@@ -1,4 +1,4 @@
-//! What a hit costs as the cache grows, and as a customer's metadata does.
+//! The cost of a hit as the cache grows, and as a customer's metadata does.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use customer_session_benches::{
     },
     results::{Growth, Growths, Measured, save},
     scene::Scene,
-    stacks::{BY_HAND, ByHand, Contender, Ours, PlainMap, in_turn},
+    stacks::{ByHand, Contender, Ours, PlainMap, in_turn, names::BY_HAND},
 };
 
 fn main() -> std::io::Result<()> {
@@ -55,8 +55,8 @@ fn main() -> std::io::Result<()> {
         assert_eq!(ours.lookups(), sessions as u64 + 1);
     }
     let metadata = metadata(&plan);
-    for it in &metadata {
-        println!("{:<28} {:>8.0} ns", it.name, it.ns());
+    for stack in &metadata {
+        println!("{:<28} {:>8.0} ns", stack.name, stack.ns());
     }
     save("growth", &Growths { growths, metadata })
 }

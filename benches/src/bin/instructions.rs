@@ -1,15 +1,18 @@
-//! Answers many requests of one kind, for `benches/instructions` to count what the processor does
-//! in `measured`.
+//! Answers many requests of one kind. `benches/instructions` counts what the processor does in
+//! `measured`.
 
 use std::hint::black_box;
 
 use axum::extract::Request;
 use customer_session_benches::{
     scene::{Scene, request},
-    stacks::{FLOOR, Floor, OURS, Ours, Stack},
+    stacks::{
+        Floor, Ours, Stack,
+        names::{FLOOR, OURS},
+    },
 };
 
-/// Enough for what is done now and then to count as much as it should.
+/// Calls that are counted: enough for work that is done now and then to have its share.
 const CALLS: usize = 3200;
 
 fn main() {
@@ -19,10 +22,10 @@ fn main() {
     let mut stacks = vec![Floor::hit(&scene), ours.one_hit(OURS, &scene)];
     stacks.extend(ours.refusals(&scene));
     let mut stacks = stacks.into_iter();
-    let Some(mut chosen) = stacks.find(|it| it.name == wanted) else {
+    let Some(mut chosen) = stacks.find(|stack| stack.name == wanted) else {
         panic!("there is no {wanted:?}, but {FLOOR:?}, {OURS:?} and its refusals");
     };
-    // The first ones fill caches of all sorts.
+    // The first calls fill the caches.
     for _ in 0..CALLS {
         chosen.stack.answer_one(request((chosen.headers)()));
     }

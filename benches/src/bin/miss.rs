@@ -1,4 +1,4 @@
-//! What a cold token costs when many ask for it at once.
+//! The cost of a cold token that many requests carry at once.
 //!
 //! `cargo run --release --bin miss` prints, for 1, 10 and 1,000 requests that arrive together, how
 //! many lookups they make and how long a request takes, ours and without single flight.
@@ -18,7 +18,7 @@ use customer_session::{
 use customer_session_benches::measure::tasks::{medians, task};
 use tokio::{runtime::Runtime, task::JoinSet};
 
-/// How long the store takes to answer: a database on the same network.
+/// Time that the store takes to answer, as a database on the same network.
 const DELAY: Duration = Duration::from_millis(1);
 const ROUNDS: usize = 40;
 
@@ -41,7 +41,7 @@ impl SessionStore for Remote {
     }
 }
 
-/// Nanoseconds until all of `waiters` requests for one token are answered.
+/// Returns the nanoseconds until all of `waiters` requests for one token are answered.
 fn together<F>(runtime: &Runtime, waiters: usize, request: impl Fn() -> F) -> f64
 where
     F: Future<Output = bool> + Send + 'static,
@@ -80,7 +80,7 @@ fn main() {
     };
 
     println!(
-        "\n| requests for one cold token | lookups | until all are answered, us | lookups without single flight | us |"
+        "\n| requests for one cold token | lookups | until all are answered, µs | lookups without single flight | µs |"
     );
     println!("|---:|---:|---:|---:|---:|");
     for waiters in [1, 10, 1000] {

@@ -1,12 +1,12 @@
-//! Makes the report of what the other programs have measured: `report FOLDER`.
+//! Writes the report of what the other programs have measured: `report FOLDER`.
 
 use std::{env, io, path::PathBuf};
 
-use customer_session_benches::report::Results;
+use customer_session_benches::{report, results::Results};
 
 fn main() -> io::Result<()> {
     let folder = env::args_os().nth(1).map(PathBuf::from);
     let folder = folder.ok_or_else(|| io::Error::other("usage: report FOLDER"))?;
-    print!("{}", Results::load()?.report(&folder)?);
+    print!("{}", report::write(&Results::load()?, &folder)?);
     Ok(())
 }

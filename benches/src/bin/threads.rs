@@ -1,4 +1,4 @@
-//! What a second thread adds: each asks for a hot session of its own, of the same cache.
+//! The gain of a second thread. Each thread asks for a hot session of its own in the same cache.
 
 use std::{
     sync::atomic::{
@@ -10,10 +10,14 @@ use std::{
 
 use customer_session_benches::{
     full_or_quick,
-    measure::{cores, ratio},
+    measure::cores,
     results::{Threads, save},
     scene::{Scene, request, with_bearer},
-    stacks::{BY_HAND, ByHand, Contender, FLOOR, Floor, Ours, always},
+    stacks::{
+        ByHand, Contender, Floor, Ours, always,
+        names::{BY_HAND, FLOOR},
+    },
+    statistics::ratio,
 };
 
 /// Requests in a batch. They are made before either thread starts, so that the allocator is not
@@ -34,13 +38,13 @@ fn main() -> std::io::Result<()> {
     .into_iter()
     .map(|(name, pair)| measure(name, pair, rounds))
     .collect();
-    for it in &results {
-        println!("{:<32} {:.2} x", it.name, ratio(&it.two, &it.one));
+    for stack in &results {
+        println!("{:<32} {:.2} x", stack.name, ratio(&stack.two, &stack.one));
     }
     save("threads", &results)
 }
 
-/// Rounds in threes: the first thread alone, the second alone, both.
+/// Measures in rounds of three: the first thread alone, the second alone, both.
 fn measure(name: &str, pair: [Contender; 2], rounds: usize) -> Threads {
     let ready = AtomicUsize::new(0);
     let of_thread = |core: usize, mut contender: Contender| {

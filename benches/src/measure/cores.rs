@@ -1,8 +1,8 @@
-//! Which core runs what. On two cores the scheduler's choice outweighs everything measured.
+//! Pinning to a core. On two cores the scheduler's choice outweighs everything measured.
 
 use std::{path::Path, process::Command};
 
-/// Keeps the thread that asks on this core; `false` where that cannot be done.
+/// Pins the calling thread to this core. Returns `false` if that cannot be done.
 pub fn pin_thread(core: usize) -> bool {
     let Ok(thread) = std::fs::read_link("/proc/thread-self") else {
         return false;
@@ -17,7 +17,7 @@ pub fn pin_thread(core: usize) -> bool {
     pinned.is_ok_and(|output| output.status.success())
 }
 
-/// A command that runs on this core, where there is a way to say so.
+/// Returns a command that runs on this core, where the system can do that.
 pub fn command_on(core: usize, program: &Path) -> Command {
     let core = core.to_string();
     let works = Command::new("taskset").args(["-c", &core, "true"]).output();

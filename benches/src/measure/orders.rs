@@ -1,11 +1,11 @@
-//! In which order sessions are asked for.
+//! The order in which sessions are asked for.
 
 use std::sync::Arc;
 
-/// Uneven in a way that is the same in every run.
-struct Dice(u64);
+/// A generator of random numbers that are the same in every run.
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -17,30 +17,30 @@ impl Dice {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 
-    /// From 0 to 1.
+    /// Returns a number from 0 to 1.
     fn part(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
-fn shuffled(sessions: usize, dice: &mut Dice) -> Vec<u32> {
+fn shuffled(sessions: usize, rng: &mut Rng) -> Vec<u32> {
     let mut all: Vec<u32> = (0..sessions as u32).collect();
     for last in (1..sessions).rev() {
-        all.swap(last, dice.below(last + 1));
+        all.swap(last, rng.below(last + 1));
     }
     all
 }
 
-/// Each session once, then all of them again.
+/// Returns each session once, in random order.
 pub fn uniform(sessions: usize) -> Arc<[u32]> {
-    shuffled(sessions, &mut Dice(1)).into()
+    shuffled(sessions, &mut Rng(1)).into()
 }
 
-/// The nth busiest session is asked for in proportion to 1 / n. Neighbours in rank are no
-/// neighbours in memory.
+/// Returns an order in which the nth busiest session is asked for in proportion to 1 / n.
+/// Neighbours in rank are not neighbours in memory.
 pub fn zipf(sessions: usize, length: usize) -> Arc<[u32]> {
-    let mut dice = Dice(2);
-    let by_rank = shuffled(sessions, &mut dice);
+    let mut rng = Rng(2);
+    let by_rank = shuffled(sessions, &mut rng);
     let mut sum = 0.0;
     let sums: Vec<f64> = (1..=sessions)
         .map(|rank| {
@@ -50,7 +50,7 @@ pub fn zipf(sessions: usize, length: usize) -> Arc<[u32]> {
         .collect();
     (0..length)
         .map(|_| {
-            let drawn = dice.part() * sum;
+            let drawn = rng.part() * sum;
             let rank = sums.partition_point(|sum| *sum <= drawn);
             by_rank[rank.min(sessions - 1)]
         })

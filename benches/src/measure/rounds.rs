@@ -9,14 +9,15 @@ use crate::{results::Measured, stacks::Contender};
 
 pub struct Plan {
     pub rounds: usize,
-    /// How long each contender's batch takes in each round.
+    /// Time of each contender's batch in each round.
     pub batch: Duration,
-    /// How many single calls each contender answers in each round, unless it is slow.
+    /// Single calls of each contender in each round, unless it is slow.
     pub singles: usize,
 }
 
-/// A slow contender has fewer single calls, so that it does not take all of the run.
-const LONGEST_SINGLES: Duration = Duration::from_millis(10);
+/// Limit of the time of single calls in a round, so that a slow contender does not take all of
+/// the run.
+const MAX_SINGLES_TIME: Duration = Duration::from_millis(10);
 
 pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
     let mut requests = Vec::with_capacity(CHUNK);
@@ -28,7 +29,7 @@ pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
             let nanoseconds = batch(contender, 32 * CHUNK, &mut requests);
             let fits = |time: Duration| (time.as_nanos() as f64 / nanoseconds) as usize;
             let requests = fits(plan.batch).clamp(CHUNK, 512 * CHUNK);
-            (requests, plan.singles.min(fits(LONGEST_SINGLES)))
+            (requests, plan.singles.min(fits(MAX_SINGLES_TIME)))
         })
         .collect();
     let mut times = vec![Vec::with_capacity(plan.rounds); contenders.len()];
@@ -64,7 +65,7 @@ pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
         .collect()
 }
 
-/// Nanoseconds per request. Making the requests is not counted, dropping them is.
+/// Returns the nanoseconds per request. Making the requests is not counted, dropping them is.
 fn batch(contender: &mut Contender, count: usize, requests: &mut Vec<Request>) -> f64 {
     let mut spent = Duration::ZERO;
     let chunks = count / CHUNK;

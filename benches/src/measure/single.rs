@@ -7,7 +7,7 @@ use axum::extract::Request;
 use super::{CHUNK, fill};
 use crate::stacks::Contender;
 
-/// Times this many calls one by one, in nanoseconds, clock included.
+/// Measures this many calls one by one, in nanoseconds, clock included.
 pub fn calls(
     contender: &mut Contender,
     count: usize,
@@ -25,7 +25,8 @@ pub fn calls(
     }
 }
 
-/// What the clock adds to a single call: the median of reading it twice with nothing between.
+/// Returns the time that the clock adds to a single call: the median of reading it twice with
+/// nothing between.
 pub fn clock() -> u32 {
     let mut times: Vec<_> = (0..100_000)
         .map(|_| Instant::now().elapsed().as_nanos() as u32)
@@ -34,7 +35,7 @@ pub fn clock() -> u32 {
     times[times.len() / 2]
 }
 
-/// In nanoseconds, without the clock; `None` where there were too few calls to tell.
+/// Returns a percentile in nanoseconds, without the clock; `None` if there were too few calls.
 pub fn percentile(sorted: &[u32], part: f64, clock: u32) -> Option<f64> {
     let beyond = sorted.len() as f64 * (1.0 - part);
     if beyond < 5.0 {

@@ -1,10 +1,10 @@
-//! Measuring things that time themselves, interleaved.
+//! Measuring tasks that time themselves, interleaved.
 
-use super::median;
+use crate::statistics::median;
 
 pub struct Task<'a> {
     name: &'static str,
-    /// Does it once, and returns what is measured: a time for each item, say.
+    /// Runs the task once, and returns a figure: for example a time for each item.
     run: Box<dyn FnMut() -> f64 + 'a>,
 }
 
@@ -15,7 +15,7 @@ pub fn task<'a>(name: &'static str, run: impl FnMut() -> f64 + 'a) -> Task<'a> {
     }
 }
 
-/// The median of each task, by its name.
+/// Returns the median of each task, by its name.
 pub fn medians(tasks: Vec<Task<'_>>, rounds: usize) -> impl Fn(&str) -> f64 + use<> {
     let mut tasks = tasks;
     let mut samples = vec![Vec::with_capacity(rounds); tasks.len()];
@@ -31,7 +31,7 @@ pub fn medians(tasks: Vec<Task<'_>>, rounds: usize) -> impl Fn(&str) -> f64 + us
     }
     let names: Vec<_> = tasks.iter().map(|task| task.name).collect();
     move |name| {
-        let which = names.iter().position(|it| *it == name);
+        let which = names.iter().position(|task| *task == name);
         median(&samples[which.expect("one of the tasks")])
     }
 }

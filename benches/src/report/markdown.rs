@@ -3,14 +3,17 @@
 use std::fmt::Write as _;
 
 use super::{
-    Results, find, machine,
+    format::{table, thousands},
+    machine,
     targets::{Bound, targets as all_targets},
 };
 use crate::{
-    measure::{median, ratio},
-    stacks::{BARE, BY_HAND, OURS, PLAIN_MAP},
+    results::{Results, find},
+    stacks::names::{BARE, BY_HAND, OURS, PLAIN_MAP},
+    statistics::{median, ratio},
 };
 
+/// Returns the page of the report.
 pub fn report(results: &Results) -> String {
     let mut text = "# What it costs\n\nMeasured by `benches/run`, which writes this page; what \
         it printed is in [run.log](run.log). Everything that is compared ran in turn, in the same \
@@ -54,22 +57,22 @@ pub fn report(results: &Results) -> String {
     text
 }
 
-/// The targets and whether they were met.
+/// Returns the targets and whether they were met.
 pub fn targets(results: &Results) -> String {
     let mut text = String::new();
     let head = ["target", "limit", "measured", "met"];
     table(&mut text, &head, "|---|---:|---:|---|", |rows| {
-        for it in all_targets(results) {
-            let sign = if it.bound == Bound::AtMost {
+        for target in all_targets(results) {
+            let sign = if target.bound == Bound::AtMost {
                 "≤"
             } else {
                 "≥"
             };
-            let met = if it.is_met() { "yes" } else { "**no**" };
-            let measured = format!("{:.*} {}", it.digits, it.measured, it.unit);
-            let limit = format!("{sign} {} {}", it.limit, it.unit);
+            let met = if target.is_met() { "yes" } else { "**no**" };
+            let measured = format!("{:.*} {}", target.digits, target.measured, target.unit);
+            let limit = format!("{sign} {} {}", target.limit, target.unit);
             rows.push(vec![
-                it.what,
+                target.what,
                 limit.trim().to_owned(),
                 measured.trim().to_owned(),
                 met.to_owned(),
@@ -98,17 +101,17 @@ fn compared(results: &Results, text: &mut String) {
         &head,
         "|---|---:|---:|---:|---:|---:|---:|---:|",
         |rows| {
-            for it in &results.compared {
+            for stack in &results.compared {
                 let mut row = vec![
-                    it.name.clone(),
-                    format!("{:.0}", it.ns()),
-                    format!("{:.1}", ratio(&it.times, &bare.times)),
-                    format!("{:.3} x", ratio(&ours.times, &it.times)),
+                    stack.name.clone(),
+                    format!("{:.0}", stack.ns()),
+                    format!("{:.1}", ratio(&stack.times, &bare.times)),
+                    format!("{:.3} x", ratio(&ours.times, &stack.times)),
                 ];
                 let counts = &results.counts.allocations;
-                let count = counts.iter().find(|count| count.name == it.name);
+                let count = counts.iter().find(|count| count.name == stack.name);
                 row.push(count.map_or("?".to_owned(), |count| format!("{:.1}", count.mean)));
-                row.extend(it.percentiles.map(|at| match at {
+                row.extend(stack.percentiles.map(|at| match at {
                     Some(at) => format!("{at:.0}"),
                     None => "?".to_owned(),
                 }));
@@ -129,15 +132,15 @@ fn growth(results: &Results, text: &mut String) {
         "x hand-written",
     ];
     table(text, &head, "|---:|---|---:|---:|---:|---:|---:|", |rows| {
-        for it in &results.growths.growths {
+        for growth in &results.growths.growths {
             let [ours, map, by_hand] =
-                ["ours", PLAIN_MAP, BY_HAND].map(|name| find(&it.stacks, name));
+                ["ours", PLAIN_MAP, BY_HAND].map(|name| find(&growth.stacks, name));
             let (Some(ours), Some(map), Some(by_hand)) = (ours, map, by_hand) else {
                 continue;
             };
             rows.push(vec![
-                thousands(it.sessions),
-                it.order.clone(),
+                thousands(growth.sessions),
+                growth.order.clone(),
                 format!("{:.0}", ours.ns()),
                 format!("{:.0}", map.ns()),
                 format!("{:.2}", ratio(&ours.times, &map.times)),
@@ -170,13 +173,13 @@ fn memory(results: &Results, text: &mut String) {
         "beyond it",
     ];
     table(text, &head, "|---|---:|---:|---:|---:|", |rows| {
-        for it in &results.counts.memory {
+        for cache in &results.counts.memory {
             rows.push(vec![
-                it.name.clone(),
-                thousands(it.sessions),
-                format!("{:.0}", it.total),
-                format!("{:.0}", it.payload),
-                format!("{:.0}", it.total - it.payload),
+                cache.name.clone(),
+                thousands(cache.sessions),
+                format!("{:.0}", cache.total),
+                format!("{:.0}", cache.payload),
+                format!("{:.0}", cache.total - cache.payload),
             ]);
         }
     });
@@ -185,17 +188,17 @@ fn memory(results: &Results, text: &mut String) {
 fn threads(results: &Results, text: &mut String) {
     let head = ["stack", "one thread, requests/s", "two", "ratio"];
     table(text, &head, "|---|---:|---:|---:|", |rows| {
-        for it in &results.threads {
+        for stack in &results.threads {
             let millions = |rates: &[f64]| format!("{:.2} M", median(rates) / 1e6);
             rows.push(vec![
-                it.name.clone(),
-                millions(&it.one),
-                millions(&it.two),
-                format!("{:.2}", ratio(&it.two, &it.one)),
+                stack.name.clone(),
+                millions(&stack.one),
+                millions(&stack.two),
+                format!("{:.2}", ratio(&stack.two, &stack.one)),
             ]);
         }
     });
-    if results.threads.iter().any(|it| !it.pinned) {
+    if results.threads.iter().any(|stack| !stack.pinned) {
         *text += "\nThe threads could not be kept to a core each.\n";
     }
 }
@@ -208,41 +211,20 @@ fn servers(results: &Results, text: &mut String) {
         "server",
         "requests/s",
         "x no layer",
-        "core, us",
+        "core, µs",
         "x no layer",
         "rounds",
     ];
     table(text, &head, "|---|---:|---:|---:|---:|---:|", |rows| {
-        for it in &results.servers {
+        for server in &results.servers {
             rows.push(vec![
-                it.name.clone(),
-                format!("{:.0}", it.median_of(|it| &it.rates)),
-                format!("{:.3}", it.ratio_to(none, |it| &it.rates)),
-                format!("{:.2}", it.median_of(|it| &it.work)),
-                format!("{:.3}", it.ratio_to(none, |it| &it.work)),
-                format!("{} of {}", it.rounds_at_work(), it.rates.len()),
+                server.name.clone(),
+                format!("{:.0}", server.median_of(|server| &server.rates)),
+                format!("{:.3}", server.ratio_to(none, |server| &server.rates)),
+                format!("{:.2}", server.median_of(|server| &server.work)),
+                format!("{:.3}", server.ratio_to(none, |server| &server.work)),
+                format!("{} of {}", server.rounds_at_work(), server.rates.len()),
             ]);
         }
     });
-}
-
-fn table(text: &mut String, head: &[&str], rule: &str, fill: impl FnOnce(&mut Vec<Vec<String>>)) {
-    let mut rows = Vec::new();
-    fill(&mut rows);
-    let _ = writeln!(text, "| {} |\n{rule}", head.join(" | "));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
-    }
-}
-
-pub fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

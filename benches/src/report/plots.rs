@@ -4,8 +4,11 @@ use std::{error::Error, path::Path};
 
 use plotters::prelude::*;
 
-use super::{Results, find, markdown::thousands};
-use crate::stacks::{BY_HAND, PLAIN_MAP};
+use super::format::thousands;
+use crate::{
+    results::{Results, find},
+    stacks::names::{BY_HAND, PLAIN_MAP},
+};
 
 const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const OTHERS: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
@@ -14,7 +17,7 @@ const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 const LINES: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
 
 const WIDTH: i32 = 900;
-/// Where the bars begin; their names are to the left.
+/// The left edge of the bars; their names stand before it.
 const LEFT: i32 = 340;
 const RIGHT: i32 = 90;
 const ROW: i32 = 28;
@@ -27,11 +30,12 @@ struct Bar {
     text: String,
 }
 
+/// Draws the three plots of the report.
 pub fn draw(results: &Results, folder: &Path) -> Drawn {
-    let costs = results.compared.iter().map(|it| Bar {
-        name: it.name.replace('`', ""),
-        value: it.ns(),
-        text: format!("{} ns", thousands(it.ns().round() as usize)),
+    let costs = results.compared.iter().map(|stack| Bar {
+        name: stack.name.replace('`', ""),
+        value: stack.ns(),
+        text: format!("{} ns", thousands(stack.ns().round() as usize)),
     });
     let title = "One request through the layer, nanoseconds (logarithmic; less is better)";
     bars(
@@ -40,11 +44,11 @@ pub fn draw(results: &Results, folder: &Path) -> Drawn {
         &costs.collect::<Vec<_>>(),
         true,
     )?;
-    let servers = results.servers.iter().map(|it| {
+    let servers = results.servers.iter().map(|server| {
         let none = &results.servers[0];
-        let ratio = it.ratio_to(none, |it| &it.rates);
+        let ratio = server.ratio_to(none, |server| &server.rates);
         Bar {
-            name: it.name.replace('`', ""),
+            name: server.name.replace('`', ""),
             value: ratio,
             text: format!("{ratio:.2} x"),
         }
@@ -107,8 +111,9 @@ fn bars(file: &Path, title: &str, bars: &[Bar], logarithmic: bool) -> Drawn {
 
 fn growth(results: &Results, file: &Path) -> Drawn {
     let growths = &results.growths.growths;
-    let sizes = || growths.iter().map(|it| it.sessions as f64);
-    let times = || growths.iter().flat_map(|it| &it.stacks).map(|it| it.ns());
+    let sizes = || growths.iter().map(|growth| growth.sessions as f64);
+    let stacks = || growths.iter().flat_map(|growth| &growth.stacks);
+    let times = || stacks().map(|stack| stack.ns());
     if growths.is_empty() {
         return Ok(());
     }
@@ -142,9 +147,12 @@ fn growth(results: &Results, file: &Path) -> Drawn {
             .y_label_formatter(&|ns| thousands(*ns as usize))
             .draw()?;
         for (stack, color) in [(BY_HAND, OTHERS), (PLAIN_MAP, MAP), ("ours", OURS)] {
-            let points = growths.iter().filter(|it| it.order == order);
+            let points = growths.iter().filter(|growth| growth.order == order);
             let points: Vec<_> = points
-                .filter_map(|it| Some((it.sessions as f64, find(&it.stacks, stack)?.ns())))
+                .filter_map(|growth| {
+                    let stack = find(&growth.stacks, stack)?;
+                    Some((growth.sessions as f64, stack.ns()))
+                })
                 .collect();
             let line = LineSeries::new(points, color.filled().stroke_width(3)).point_size(4);
             chart

@@ -1,9 +1,10 @@
-//! What is aimed at, and what was reached.
+//! The targets, and whether they were met.
 
-use super::{Results, ratio_of};
+use super::format::thousands;
 use crate::{
-    measure::ratio,
-    stacks::{AXUM_LOGIN, BY_HAND, FLOOR, HS256, OURS, PLAIN_MAP},
+    results::{Results, ratio_of},
+    stacks::names::{AXUM_LOGIN, BY_HAND, FLOOR, HS256, OURS, PLAIN_MAP},
+    statistics::ratio,
 };
 
 pub struct Target {
@@ -47,7 +48,7 @@ fn target(
     })
 }
 
-/// Those for which something was measured.
+/// Returns the targets for which something was measured.
 pub fn targets(results: &Results) -> Vec<Target> {
     let times = ("x", 2);
     let mut all = Vec::new();
@@ -76,23 +77,23 @@ pub fn targets(results: &Results) -> Vec<Target> {
         "allocations of a hit",
         (AtMost, 4.0),
         allocations
-            .filter(|it| it.name == OURS)
-            .map(|it| it.median as f64)
+            .filter(|stack| stack.name == OURS)
+            .map(|stack| stack.median as f64)
             .next(),
         ("", 0),
     ));
-    let threads = results.threads.iter().find(|it| it.name == "ours");
+    let threads = results.threads.iter().find(|stack| stack.name == "ours");
     all.push(target(
         "throughput of two threads, over one",
         (AtLeast, 1.7),
-        threads.map(|it| ratio(&it.two, &it.one)),
+        threads.map(|stack| ratio(&stack.two, &stack.one)),
         times,
     ));
     for growth in &results.growths.growths {
         all.push(target(
             format!(
                 "a hit over a plain sharded map, {} cached, {}",
-                super::markdown::thousands(growth.sessions),
+                thousands(growth.sessions),
                 growth.order
             ),
             (AtMost, 2.0),
@@ -100,11 +101,15 @@ pub fn targets(results: &Results) -> Vec<Target> {
             times,
         ));
     }
-    let memory = results.counts.memory.iter().find(|it| it.name == "ours");
+    let memory = results
+        .counts
+        .memory
+        .iter()
+        .find(|cache| cache.name == "ours");
     all.push(target(
         "memory of a cached session beyond the session itself",
         (AtMost, 400.0),
-        memory.map(|it| it.total - it.payload),
+        memory.map(|cache| cache.total - cache.payload),
         ("bytes", 0),
     ));
     // No more, as far as two measurements of the same thing can tell.
@@ -117,13 +122,13 @@ pub fn targets(results: &Results) -> Vec<Target> {
         },
         times,
     ));
-    let server = |name| results.servers.iter().find(|it| it.name == name);
+    let server = |name| results.servers.iter().find(|server| server.name == name);
     all.push(target(
         "requests a second of a whole server, over one without a layer",
         (AtLeast, 0.95),
         server("ours")
             .zip(server("no layer"))
-            .map(|(ours, none)| ours.ratio_to(none, |it| &it.rates)),
+            .map(|(ours, none)| ours.ratio_to(none, |server| &server.rates)),
         ("x", 3),
     ));
     all.into_iter().flatten().collect()

@@ -11,7 +11,11 @@ use http::{StatusCode, header};
 use tower::{Layer as _, Service as _};
 use tower_sessions_below::{MemoryStore, SessionManagerLayer};
 
-use super::{AXUM_LOGIN, Contender, always, answer, served};
+use super::{
+    contender::{Contender, always},
+    names::AXUM_LOGIN,
+    service::{answer, served},
+};
 use crate::scene::{Scene, anonymous, block_on, request, with_cookie};
 
 #[derive(Clone, Debug)]
@@ -58,7 +62,7 @@ pub struct AxumLogin {
 }
 
 impl AxumLogin {
-    /// With all of the scene's customers signed in.
+    /// Returns the stack with all of the scene's customers signed in.
     pub fn new(scene: &Scene) -> Self {
         let known = scene.tokens.iter().map(|token| {
             let session = scene.store.session(token).expect("known");
@@ -103,7 +107,7 @@ impl AxumLogin {
         )
     }
 
-    /// The header that signs the requests in.
+    /// Returns the cookie of a customer who is signed in.
     pub fn cookie(&self) -> &str {
         &self.cookie
     }

@@ -1,9 +1,13 @@
-//! No layer at all: what everything is compared with in the end.
+//! A service without a layer, with which everything is compared.
 
 use axum::{Router, routing::get};
 use http::StatusCode;
 
-use super::{BARE, Contender, always, answer, served};
+use super::{
+    contender::{Contender, always},
+    names::BARE,
+    service::{answer, served},
+};
 use crate::scene::{Scene, with_bearer};
 
 pub struct Bare;
@@ -12,7 +16,7 @@ impl Bare {
     pub fn hit(scene: &Scene) -> Contender {
         let service = tower::service_fn(async |request: axum::extract::Request| {
             drop(request);
-            Ok(answer(Some("nobody")))
+            Ok(answer(Some("no customer")))
         });
         Contender::new(
             BARE,

@@ -15,7 +15,11 @@ use http::StatusCode;
 use moka::future::Cache;
 use tower::Layer as _;
 
-use super::{BY_HAND, Contender, Headers, always, bearer, reads_customer, refusal, served};
+use super::{
+    contender::{Contender, Headers, always},
+    names::BY_HAND,
+    service::{bearer, reads_customer, refusal, served},
+};
 use crate::scene::{MadeUp, Scene, TTL, block_on, with_bearer};
 
 #[derive(Clone)]
@@ -29,7 +33,7 @@ struct Held {
 }
 
 impl ByHand {
-    /// With all of the scene's sessions cached.
+    /// Returns the stack with all of the scene's sessions cached.
     pub fn new(scene: &Scene) -> Self {
         let cache = Cache::builder()
             .max_capacity(scene.capacity())
@@ -48,7 +52,7 @@ impl ByHand {
         by_hand
     }
 
-    /// The live session of a token, from the cache if it is there.
+    /// Returns the live session of a token, from the cache if it is there.
     pub async fn session(&self, token: &str) -> Option<Arc<CustomerSession>> {
         let session = match self.held.cache.get(token).await {
             Some(session) => session,

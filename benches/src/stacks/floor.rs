@@ -1,11 +1,15 @@
-//! The least that any layer costs that hands over an identity: one `Arc` put into the
-//! extensions, and read.
+//! The least cost of any layer that hands over an identity: one `Arc` is put into the extensions
+//! and read.
 
 use axum::extract::Request;
 use http::StatusCode;
 use tower::ServiceBuilder;
 
-use super::{Contender, FLOOR, always, reads_customer, served};
+use super::{
+    contender::{Contender, always},
+    names::FLOOR,
+    service::{reads_customer, served},
+};
 use crate::scene::{Scene, with_bearer};
 
 pub struct Floor;

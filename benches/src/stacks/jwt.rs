@@ -1,4 +1,4 @@
-//! jwt-authorizer: no session at all, but a signature to check. Nothing can be revoked.
+//! jwt-authorizer: checks a signature instead of a session. Nothing can be revoked.
 
 use std::convert::Infallible;
 
@@ -14,10 +14,14 @@ use ring::{
 use serde::Serialize;
 use tower::Layer as _;
 
-use super::{Contender, HS256, Status, always, answer, refusal, served};
+use super::{
+    contender::{Contender, always},
+    names::HS256,
+    service::{Status, answer, refusal, served},
+};
 use crate::scene::{Scene, block_on, with_bearer};
 
-/// What an issuer of today puts into a token; read as the library's own `RegisteredClaims`.
+/// The claims of a usual issuer. They are read as the library's own `RegisteredClaims`.
 #[derive(Serialize)]
 struct Claims {
     iss: &'static str,
@@ -105,6 +109,6 @@ impl Status for Answer {
 
 async fn reads_claims(request: Request) -> Result<Answer, Infallible> {
     let claims = request.extensions().get::<TokenData<RegisteredClaims>>();
-    let customer = claims.and_then(|it| it.claims.sub.as_deref());
+    let customer = claims.and_then(|token| token.claims.sub.as_deref());
     Ok(Answer(answer(customer)))
 }

@@ -5,7 +5,10 @@ use customer_session::{Customer, CustomerSessions};
 use http::StatusCode;
 use tower::Layer as _;
 
-use super::{Contender, Headers, Stack, always, reads_customer, served};
+use super::{
+    contender::{Contender, Headers, Stack, always},
+    service::{reads_customer, served},
+};
 use crate::scene::{MadeUp, Scene, anonymous, with_bearer};
 
 pub struct Ours {
@@ -13,7 +16,7 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// With all of the scene's sessions cached.
+    /// Returns the stack with all of the scene's sessions cached.
     pub fn new(scene: &Scene) -> Self {
         Self {
             sessions: scene.sessions(),
@@ -28,7 +31,7 @@ impl Ours {
         self.hit(name, always(with_bearer(scene.hot().expose())))
     }
 
-    /// The three that are turned away.
+    /// Returns the three kinds of request that are refused.
     pub fn refusals(&self, scene: &Scene) -> [Contender; 3] {
         [
             ("ours: garbage, screened", with_bearer(&scene.garbage())),
@@ -51,7 +54,7 @@ impl Ours {
         served(service, status)
     }
 
-    /// How often the store was asked.
+    /// Returns the number of lookups in the store.
     pub fn lookups(&self) -> u64 {
         self.sessions.statistics().lookups
     }

@@ -1,5 +1,5 @@
-//! What ours is held against as the cache grows: a sharded map that never forgets, and the
-//! smallest middleware around it. It cannot revoke, is never full, and looks nothing up.
+//! A sharded map that never forgets, and the smallest middleware around it, with which ours is
+//! compared as the cache grows. It cannot revoke, is never full, and looks nothing up.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,11 @@ use customer_session::{Customer, CustomerSession};
 use http::StatusCode;
 use tower::Service;
 
-use super::{Contender, Headers, PLAIN_MAP, answer, bearer, refusal, served};
+use super::{
+    contender::{Contender, Headers},
+    names::PLAIN_MAP,
+    service::{answer, bearer, refusal, served},
+};
 use crate::scene::Scene;
 
 const SHARDS: usize = 64;

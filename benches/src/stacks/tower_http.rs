@@ -5,7 +5,11 @@ use http::StatusCode;
 use tower::Layer as _;
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
-use super::{ByHand, Contender, always, bearer, reads_customer, refusal, served};
+use super::{
+    by_hand::ByHand,
+    contender::{Contender, always},
+    service::{bearer, reads_customer, refusal, served},
+};
 use crate::scene::{Scene, with_bearer};
 
 pub struct TowerHttp;

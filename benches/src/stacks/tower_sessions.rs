@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use tower::Layer as _;
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
-use super::{Contender, always, answer, served};
+use super::{
+    contender::{Contender, always},
+    service::{answer, served},
+};
 use crate::scene::{Scene, block_on, with_cookie};
 
 const KEY: &str = "identity";

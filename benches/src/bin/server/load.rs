@@ -1,5 +1,5 @@
-//! The load: as many connections as keep the server at work, each of which asks again when it
-//! has its answer. It does as little as it can, so that the server is what is measured.
+//! The load: enough connections to keep the server at work. Each asks again when it has its
+//! answer, and does as little as it can, so that the server is what is measured.
 
 use std::{
     io,
@@ -15,8 +15,8 @@ use tokio::{
 
 const CONNECTIONS: usize = 32;
 
-/// An answer that is shorter than the first one would be waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Extra time for the answers that are still awaited when a round ends.
+const DEADLINE_SLACK: Duration = Duration::from_secs(5);
 
 pub struct Clients {
     clients: Vec<Client>,
@@ -25,7 +25,7 @@ pub struct Clients {
 struct Client {
     connection: TcpStream,
     request: Vec<u8>,
-    /// How long a whole answer is; all are alike.
+    /// Length of a whole answer; all are alike.
     answer: usize,
 }
 
@@ -35,6 +35,7 @@ pub struct Load {
 }
 
 impl Clients {
+    /// Opens all connections.
     pub async fn connect(port: u16, header: &str) -> io::Result<Self> {
         let mut request = "GET /me HTTP/1.1\r\n".to_owned();
         for (name, value) in HEADERS {
@@ -55,7 +56,7 @@ impl Clients {
         Ok(Self { clients })
     }
 
-    /// Asks for so long.
+    /// Sends requests for this long.
     pub async fn ask(&mut self, time: Duration) -> io::Result<Load> {
         let begun = Instant::now();
         let mut asking = JoinSet::new();
@@ -70,7 +71,7 @@ impl Clients {
             });
         }
         let mut requests = 0;
-        let late = tokio::time::sleep(time + PATIENCE);
+        let late = tokio::time::sleep(time + DEADLINE_SLACK);
         tokio::pin!(late);
         loop {
             let asked = tokio::select! {
@@ -92,7 +93,7 @@ impl Clients {
 const OK: &[u8] = b"HTTP/1.1 200 ";
 
 impl Client {
-    /// Waits until there is nothing more to come, and says how much came.
+    /// Reads the first answer to its end, and returns its length.
     async fn first_answer(&mut self) -> io::Result<usize> {
         self.connection.write_all(&self.request).await?;
         let mut answer = vec![0; 4096];

@@ -1,5 +1,5 @@
-//! A whole server: axum on the loopback, one worker on one core, asked from the other core. The
-//! same server without any layer, with ours, and with others takes turns.
+//! A whole server: axum on the loopback, with one worker on one core; the load runs on the other
+//! core. Servers without a layer, with ours and with others take turns.
 
 mod load;
 mod serve;
@@ -39,17 +39,17 @@ fn main() -> io::Result<()> {
     let results = results?;
     println!(
         "{:<32} {:>10} {:>8} {:>10} {:>8} {:>6}",
-        "server", "requests/s", "x bare", "us of core", "x bare", "rounds"
+        "server", "requests/s", "x bare", "µs of core", "x bare", "rounds"
     );
-    for it in &results {
+    for server in &results {
         println!(
             "{:<32} {:>10.0} {:>8.3} {:>10.2} {:>8.3} {:>6}",
-            it.name,
-            it.median_of(|it| &it.rates),
-            it.ratio_to(&results[0], |it| &it.rates),
-            it.median_of(|it| &it.work),
-            it.ratio_to(&results[0], |it| &it.work),
-            it.rounds_at_work()
+            server.name,
+            server.median_of(|server| &server.rates),
+            server.ratio_to(&results[0], |server| &server.rates),
+            server.median_of(|server| &server.work),
+            server.ratio_to(&results[0], |server| &server.work),
+            server.rounds_at_work()
         );
     }
     save("server", &results)

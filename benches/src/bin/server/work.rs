@@ -1,5 +1,5 @@
-//! What a process does with the time: unlike requests per second, that does not depend on who
-//! else wants its core.
+//! The processor time of a process. Unlike requests per second, it does not depend on other
+//! processes that want the same core.
 
 use std::{fs, io, ops::Sub, path::PathBuf};
 
@@ -8,13 +8,14 @@ pub struct Work {
 }
 
 impl Work {
+    /// Returns a reader of the times of this process.
     pub fn of(process: u32) -> Self {
         Self {
             threads: format!("/proc/{process}/task").into(),
         }
     }
 
-    /// Of all its threads, so far.
+    /// Returns the time of all its threads so far.
     pub fn so_far(&self) -> io::Result<Spent> {
         let mut sum = Spent {
             at_work: 0,
@@ -22,7 +23,9 @@ impl Work {
         };
         for thread in fs::read_dir(&self.threads)? {
             let times = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let mut times = times.split(' ').map(|it| it.parse::<u64>().unwrap_or(0));
+            let mut times = times
+                .split(' ')
+                .map(|time| time.parse::<u64>().unwrap_or(0));
             let running = times.next().unwrap_or(0);
             let queuing = times.next().unwrap_or(0);
             sum.at_work += running;
@@ -32,7 +35,7 @@ impl Work {
     }
 }
 
-/// Nanoseconds.
+/// Processor time in nanoseconds.
 pub struct Spent {
     pub at_work: u64,
     /// At work, or waiting for others to leave the core.

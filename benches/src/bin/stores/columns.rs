@@ -1,4 +1,4 @@
-//! The SQL stores, written by hand.
+//! The statements of the SQL stores, written by hand.
 
 pub const COLUMNS: [&str; 18] = [
     "id",
@@ -21,7 +21,7 @@ pub const COLUMNS: [&str; 18] = [
     "avatar_url",
 ];
 
-/// What the SQL stores ask, written by hand.
+/// The statement of a lookup.
 pub const FIND: &str = "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, c.id, \
      c.organization_id, c.created_at, c.modified_at, CAST(c.metadata AS text), c.external_id, \
      c.email, c.email_verified, c.kind, c.name, c.billing_name, \
@@ -29,6 +29,7 @@ pub const FIND: &str = "SELECT s.id, s.token_hash, s.created_at, s.modified_at, 
      c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
      FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash IN ($1)";
 
+/// Returns the statement that inserts or updates a customer.
 pub fn upsert(json: &str) -> String {
     let values = (1..).zip(COLUMNS).map(|(n, column)| match column {
         "metadata" | "billing_address" | "tax_id" => format!("CAST(${n} AS {json})"),

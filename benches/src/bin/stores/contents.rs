@@ -13,11 +13,13 @@ use tokio::runtime::Runtime;
 
 pub const PEPPER: [u8; 32] = [7; 32];
 
-/// How many sessions are looked up, picked from all over the table.
+/// Sessions that are looked up, picked from all over the table.
 const KNOWN: usize = 2000;
 pub const BATCH: usize = 100;
+pub const ROUNDS: usize = 40;
 
-/// A session like those of a service: a customer with a name, an address and a little metadata.
+/// Returns a session like those of a service: a customer with a name, an address and a little
+/// metadata.
 pub fn session() -> CustomerSession {
     let id = TokenFormat::any().generate().expose()[4..30].to_owned();
     let now = Utc::now().trunc_subsecs(6);
@@ -37,7 +39,7 @@ pub fn hash(session: &CustomerSession) -> String {
     hex::encode(hmac.finalize().into_bytes())
 }
 
-/// Inserts the sessions that will be looked up, and answers them with their hashes.
+/// Inserts the sessions that will be looked up, and returns them with their hashes.
 pub async fn known(store: &impl SessionRegistry) -> Vec<(CustomerSession, String)> {
     let mut known = Vec::with_capacity(KNOWN);
     for _ in 0..KNOWN {
@@ -49,7 +51,7 @@ pub async fn known(store: &impl SessionRegistry) -> Vec<(CustomerSession, String
     known
 }
 
-/// Microseconds for each of a batch, one after the other.
+/// Measures the microseconds for each item of a batch, one after the other.
 pub fn batch<'a, T, F: Future<Output = ()>>(
     runtime: &'a Runtime,
     items: impl Fn() -> Vec<T> + 'a,
@@ -68,7 +70,7 @@ pub fn batch<'a, T, F: Future<Output = ()>>(
     }
 }
 
-/// Another part of what is known each time.
+/// Returns another part of the items each time.
 pub fn some<T: Clone>(all: &[T]) -> impl Fn() -> Vec<T> + '_ {
     let next = std::cell::Cell::new(0);
     move || {

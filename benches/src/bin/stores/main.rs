@@ -1,4 +1,4 @@
-//! What the stores cost beside the raw driver doing the same.
+//! The cost of the stores beside that of the raw driver.
 //!
 //! `cargo run --release --bin stores` fills each store with 10,000,
 //! 100,000 and 1,000,000 sessions, a tenth of them expired, and measures a lookup, an insertion,
@@ -11,39 +11,15 @@
 
 mod columns;
 mod contents;
+mod cores;
 mod postgres;
 mod purging;
 mod redis;
-#[path = "../../../../tests/support/src/servers.rs"]
-mod servers;
 mod sqlite;
-
-use std::sync::OnceLock;
-
-use servers::Server;
-
-const ROUNDS: usize = 40;
-
-/// Asked before the first pinning, which changes the answer.
-static ALL_CORES: OnceLock<String> = OnceLock::new();
-
-/// Has this process, and all that come of it, run on these cores alone.
-fn run_on(cores: &str, server: Option<&Server>) {
-    let mut processes = vec![std::process::id()];
-    processes.extend(server.iter().flat_map(|server| server.processes()));
-    for process in processes {
-        let pinned = std::process::Command::new("taskset")
-            .args(["-a", "-p", "-c", cores, &process.to_string()])
-            .output();
-        if !pinned.is_ok_and(|output| output.status.success()) {
-            servers::say("taskset did not work: the figures are those of the scheduler's moods");
-        }
-    }
-}
 
 fn main() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    ALL_CORES.set(format!("0-{}", cores - 1)).expect("once");
+    cores::ALL.set(format!("0-{}", cores - 1)).expect("once");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -54,8 +30,8 @@ fn main() {
         Err(_) => vec![10_000, 100_000, 1_000_000],
     };
     println!(
-        "\n| store | sessions | find, us | x pool | x raw | insert, us | x raw \
-         | lookups p99 idle, us | while purging, us | ratio | purged/s |"
+        "\n| store | sessions | find, µs | x pool | x raw | insert, µs | x raw \
+         | lookups p99 idle, µs | while purging, µs | ratio | purged/s |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for rows in sizes {

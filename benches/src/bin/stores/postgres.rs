@@ -1,4 +1,4 @@
-//! PostgreSQL: ours, and the raw driver doing the same.
+//! PostgreSQL: ours, and the raw driver.
 
 use std::time::Instant;
 
@@ -12,17 +12,17 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Row as _,
     postgres::PgPoolOptions,
 };
+use test_support::servers::{self, Server};
 use tokio::runtime::Runtime;
 
 use crate::{
-    ROUNDS,
     columns::{FIND, bind_customer, read, upsert},
-    contents::{BATCH, PEPPER, batch, known, new_ones, our_find, our_insert, some},
+    contents::{BATCH, PEPPER, ROUNDS, batch, known, new_ones, our_find, our_insert, some},
+    cores::run_on,
     purging::report,
-    run_on,
-    servers::{self, Server},
 };
 
+/// Measures the store and the raw driver, and prints a row.
 pub fn measure(runtime: &Runtime, rows: u64) {
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");

@@ -1,17 +1,21 @@
-//! The rest of a store's row: lookups while expired sessions are purged.
+//! Lookups while expired sessions are purged, and the row of a store.
 
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use customer_session::{CustomerSession, CustomerSessions, SessionRegistry};
+use test_support::servers::Server;
 use tokio::runtime::Runtime;
 
-use crate::{ALL_CORES, contents::session, run_on, servers::Server};
+use crate::{
+    contents::session,
+    cores::{self, run_on},
+};
 
-/// Lookups while nothing else happens, and while sessions are purged: this many a second.
+/// Lookups a second, first alone and then while sessions are purged.
 const RATE: u32 = 500;
 
-/// The 99th percentile of lookups at a steady rate until `done`, in microseconds.
+/// Returns the 99th percentile of lookups at a steady rate until `done`, in microseconds.
 async fn p99<S: SessionRegistry + Clone>(
     store: &S,
     known: &[(CustomerSession, String)],
@@ -36,7 +40,7 @@ async fn p99<S: SessionRegistry + Clone>(
     times[times.len() * 99 / 100]
 }
 
-/// The row of the table for one store.
+/// Prints the row of the table for one store.
 pub fn report<S: SessionRegistry + Clone>(
     runtime: &Runtime,
     name: &str,
@@ -46,7 +50,7 @@ pub fn report<S: SessionRegistry + Clone>(
     (find, insert): (impl Fn(&str) -> f64, impl Fn(&str) -> f64),
     server: Option<&Server>,
 ) {
-    run_on(ALL_CORES.get().expect("set"), server);
+    run_on(cores::ALL.get().expect("set"), server);
     let (idle, purging, rate) = runtime.block_on(async {
         let begun = Instant::now();
         let idle = p99(store, known, || begun.elapsed() > Duration::from_secs(4)).await;

@@ -1,4 +1,4 @@
-//! Redis: ours, and the raw driver doing the same.
+//! Redis: ours, and the raw driver.
 
 use customer_session::{
     CustomerSession,
@@ -6,16 +6,16 @@ use customer_session::{
 };
 use customer_session_benches::measure::tasks::{medians, task};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use test_support::servers::{self, Server};
 use tokio::runtime::Runtime;
 
 use crate::{
-    ROUNDS,
-    contents::{PEPPER, batch, known, new_ones, our_find, our_insert, session, some},
+    contents::{PEPPER, ROUNDS, batch, known, new_ones, our_find, our_insert, session, some},
+    cores::run_on,
     purging::report,
-    run_on,
-    servers::{self, Server},
 };
 
+/// Measures the store and the raw driver, and prints a row.
 pub fn measure(runtime: &Runtime, rows: u64) {
     let Some(server) = Server::redis() else {
         return servers::missing("Redis");

@@ -1,4 +1,4 @@
-//! SQLite: ours, and the raw driver doing the same.
+//! SQLite: ours, and the raw driver.
 
 use std::time::Instant;
 
@@ -15,13 +15,13 @@ use sqlx::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    ROUNDS,
     columns::{FIND, bind_customer, read, upsert},
-    contents::{BATCH, PEPPER, batch, known, new_ones, our_find, our_insert, some},
+    contents::{BATCH, PEPPER, ROUNDS, batch, known, new_ones, our_find, our_insert, some},
+    cores::run_on,
     purging::report,
-    run_on,
 };
 
+/// Measures the store and the raw driver, and prints a row.
 pub fn measure(runtime: &Runtime, rows: u64) {
     let folder = std::env::temp_dir().join(format!("cst-bench-{}-{rows}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
