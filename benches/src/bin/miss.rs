@@ -12,8 +12,8 @@ use std::{
 };
 
 use customer_session::{
-    CustomerData, CustomerSession, CustomerSessions, SessionRegistry as _,
-    SessionStore, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    CustomerData, CustomerSession, CustomerSessions, SessionRegistry as _, SessionStore,
+    SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
 };
 use customer_session_benches::measure::tasks::{medians, task};
 use tokio::{runtime::Runtime, task::JoinSet};

@@ -21,9 +21,8 @@ pub fn measure(runtime: &Runtime, rows: u64) {
         return servers::missing("Redis");
     };
     const PREFIX: &str = "{customer_sessions}:";
-    let script = |text: &str| {
-        redis::Script::new(&[include_str!("../../../../src/store/redis/lua/keys.lua"), text].concat())
-    };
+    const KEYS: &str = include_str!("../../../../src/store/redis/lua/keys.lua");
+    let script = |text: &str| redis::Script::new(&[KEYS, text].concat());
     let (connection, store, known) = runtime.block_on(async {
         let client = redis::Client::open(server.url()).expect("a URL");
         let config = ConnectionManagerConfig::new().set_response_timeout(None);
