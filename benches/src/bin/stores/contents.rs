@@ -30,7 +30,12 @@ pub fn session() -> CustomerSession {
         .map(|(key, value): (&str, MetadataValue)| (key.to_owned(), value))
         .into();
     let token = TokenFormat::new("cst_").generate();
-    CustomerSession::new(format!("ses_{id}"), token, customer, now + TimeDelta::days(1))
+    CustomerSession::new(
+        format!("ses_{id}"),
+        token,
+        customer,
+        now + TimeDelta::days(1),
+    )
 }
 
 pub fn hash(session: &CustomerSession) -> String {
