@@ -1,7 +1,7 @@
-//! A store of one's own: here, sessions that another service checks.
+//! A store of your own: here, sessions that another service checks.
 //!
-//! `cargo run --example custom_store` sends three requests through the layer and prints what
-//! becomes of them.
+//! `cargo run --example custom_store` sends three requests through the layer and prints the
+//! answers.
 
 use std::{collections::HashMap, error::Error};
 
@@ -13,7 +13,7 @@ use customer_session::{
 use http::Request;
 use tower::ServiceExt as _;
 
-/// Stands for the other service: a token, and the JSON it answers with.
+/// A stand-in for the other service: tokens, and the JSON that it answers with.
 struct Upstream(HashMap<String, String>);
 
 #[async_trait]
@@ -23,7 +23,7 @@ impl SessionStore for Upstream {
         let Some(json) = self.0.get(token.expose()) else {
             return Ok(None);
         };
-        // What cannot be read is an error, not "no such session".
+        // JSON that cannot be read is an error, not "no such session".
         serde_json::from_str(json)
             .map(Some)
             .map_err(StoreError::corrupt)

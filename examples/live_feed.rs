@@ -6,11 +6,12 @@
 //! `PORT=3001`, both with `STORE=redis://host` or `STORE=postgres://user:password@host/database`,
 //! and revoke on the other one.
 
-#[path = "portal/app.rs"]
-#[allow(dead_code, reason = "this is another application")]
-mod app;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/shared_store.rs"]
+mod shared_store;
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -27,12 +28,15 @@ use axum::{
 };
 use customer_session::{
     CurrentSession, CustomerData, CustomerSessions, SessionEnd, SessionLifetime, SessionRegistry,
-    store::{MemoryStore, PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
+    StoreError, store::MemoryStore,
 };
 use futures_util::{Stream, stream};
-use tokio::{net::TcpListener, time::interval};
+use tokio::time::interval;
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Sessions in any store, so that handlers need not be generic.
+type Sessions = CustomerSessions<Arc<dyn SessionRegistry>>;
 
 /// The page shows both streams. Its token is behind the `#`, which no browser sends.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>live feed</title>
@@ -107,49 +111,35 @@ async fn events(lifetime: SessionLifetime) -> Sse<impl Stream<Item = Result<Even
     Sse::new(lifetime.limit(news))
 }
 
-async fn sign_out<S: SessionRegistry>(
-    State(sessions): State<CustomerSessions<S>>,
+async fn sign_out(
+    State(sessions): State<Sessions>,
     session: CurrentSession,
-) -> StatusCode {
-    match sessions.revoke(&session.id).await {
-        Ok(_) => StatusCode::NO_CONTENT,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-    }
+) -> Result<StatusCode, StatusCode> {
+    sessions.revoke(&session.id).await.map_err(unavailable)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn unavailable(_: StoreError) -> StatusCode {
+    StatusCode::SERVICE_UNAVAILABLE
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => app::explain(&*error),
-    }
+    server::exit_code(run().await)
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let url = std::env::var("STORE").unwrap_or_default();
-    match url.split(':').next() {
-        Some("postgres" | "postgresql") => {
-            let store = PostgresStore::connect(&url, app::peppers()).await?;
-            store.migrate().await?;
-            let sessions = CustomerSessions::builder(store).build();
-            tokio::spawn(sessions.listen(PostgresInvalidations::connect(&url).await?));
-            serve(sessions).await
+    let sessions = match std::env::var("STORE") {
+        Ok(url) => shared_store::open(&url).await?,
+        Err(_) => {
+            let store = Arc::new(MemoryStore::new()) as Arc<dyn SessionRegistry>;
+            CustomerSessions::builder(store).build()
         }
-        Some("redis" | "rediss") => {
-            let store = RedisStore::connect(&url, app::peppers()).await?;
-            let sessions = CustomerSessions::builder(store).build();
-            tokio::spawn(sessions.listen(RedisInvalidations::connect(&url).await?));
-            serve(sessions).await
-        }
-        Some("") => serve(CustomerSessions::builder(MemoryStore::new()).build()).await,
-        _ => Err("STORE is neither postgres://user:password@host/database nor redis://host".into()),
-    }
-}
+    };
+    let customer = CustomerData::new("cus_jane", "org_acme");
+    let session = sessions.issue(customer, HOUR).await?;
 
-async fn serve<S: SessionRegistry>(sessions: CustomerSessions<S>) -> Result<(), Box<dyn Error>> {
-    let session = sessions
-        .issue(CustomerData::new("cus_jane", "org_acme"), HOUR)
-        .await?;
+    // Each route reads the token only where its client can put it.
     let app = Router::new()
         .route("/socket", get(socket))
         .layer(sessions.layer().token_from_websocket_protocol())
@@ -160,15 +150,13 @@ async fn serve<S: SessionRegistry>(sessions: CustomerSessions<S>) -> Result<(), 
         )
         .merge(
             Router::new()
-                .route("/sign-out", post(sign_out::<S>))
+                .route("/sign-out", post(sign_out))
                 .layer(sessions.layer()),
         )
         .route("/", get(async || Html(PAGE)))
         .with_state(sessions);
 
-    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await;
-    let listener = listener.map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    let listener = server::bind().await?;
     let (here, token) = (listener.local_addr()?, session.token.expose());
     println!("open http://{here}/#{token}\n\nthen revoke, here or on another node:");
     println!("curl -i -X POST -H 'Authorization: Bearer {token}' http://{here}/sign-out");

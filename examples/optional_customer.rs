@@ -1,7 +1,7 @@
-//! A page for everybody that knows those who are signed in.
+//! A page for anonymous visitors that greets signed-in customers by name.
 //!
-//! `cargo run --example optional_customer` sends five requests through the layer and prints
-//! what becomes of them.
+//! `cargo run --example optional_customer` sends five requests through the layer and prints the
+//! answers.
 
 use std::{error::Error, time::Duration};
 
@@ -14,19 +14,19 @@ use customer_session::{Customer, CustomerData, CustomerSessions, store::MemorySt
 use http::Request;
 use tower::ServiceExt as _;
 
-/// `Option<Customer>` is `None` for an anonymous request. If the layer were missing, the
-/// answer would be 500: "nobody looked" is never taken for "nobody is there".
+/// Greets the visitor. `Option<Customer>` is `None` for an anonymous request. If the layer were
+/// missing, the answer would be 500: a missing check is never taken for an anonymous request.
 async fn home(customer: Option<Customer>) -> String {
     match customer
         .as_ref()
         .and_then(|customer| customer.name.as_deref())
     {
         Some(name) => format!("welcome back, {name}"),
-        None => "welcome, stranger".to_owned(),
+        None => "welcome".to_owned(),
     }
 }
 
-/// `Customer` alone answers 401 with a challenge to an anonymous request.
+/// Lists orders. `Customer` answers an anonymous request with 401 and a challenge.
 async fn orders(customer: Customer) -> String {
     format!("the orders of {}", customer.id)
 }
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (path, token) in [
         ("/", None),
         ("/", Some(session.token.expose())),
-        // A token that opens nothing is refused even where none is needed.
+        // A bad token is refused even where none is needed.
         ("/", Some("expired-or-mistyped")),
         ("/orders", None),
         ("/orders", Some(session.token.expose())),

@@ -9,6 +9,9 @@
 //! The access token is made in Polar's settings, with the scope `customers:read`; the secret
 //! belongs to a webhook endpoint that leads to `/webhooks/polar`.
 
+#[path = "common/server.rs"]
+mod server;
+
 use std::{env, error::Error, process::ExitCode};
 
 use axum::{Json, Router, routing::get};
@@ -17,7 +20,7 @@ use customer_session::{
     polar::{PolarStore, Webhooks},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, signal::ctrl_c};
+use tokio::signal::ctrl_c;
 
 const SETTINGS: [(&str, &str); 3] = [
     (
@@ -44,7 +47,7 @@ async fn me(customer: Customer, session: CurrentSession) -> Json<Value> {
     }))
 }
 
-/// The three settings, or what to set.
+/// Returns the three settings, or a list of those that are missing.
 fn settings() -> Result<[String; 3], String> {
     let values = SETTINGS.map(|(name, _)| env::var(name).unwrap_or_default());
     let missing = SETTINGS.iter().zip(&values);
@@ -69,11 +72,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/me", get(me))
         .layer(sessions.layer())
-        // After the layer: Polar itself has no session.
+        // After the layer, so outside it: Polar has no session.
         .route_service("/webhooks/polar", webhooks);
 
-    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let listener = server::bind().await?;
     let address = listener.local_addr()?;
     println!("with a token that Polar issued to a customer of yours:\n");
     println!("curl -i http://{address}/me -H 'authorization: Bearer polar_cst_...'");
@@ -88,16 +90,5 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    server::exit_code(run().await)
 }

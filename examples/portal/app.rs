@@ -1,6 +1,6 @@
-//! The application, whatever its sessions are kept in.
+//! The application, the same for every store.
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,125 +10,128 @@ use axum::{
 };
 use customer_session::{
     CurrentSession, Customer, CustomerData, CustomerSession, CustomerSessions, SessionRegistry,
-    SessionSummary, StoreError, store::Peppers,
+    SessionSummary, StoreError,
 };
+use serde::Deserialize;
 use tokio::{net::TcpListener, signal};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The layer has let the request in: here is whose it is.
+/// Sessions in any store, so that handlers need not be generic.
+type Sessions = CustomerSessions<Arc<dyn SessionRegistry>>;
+
+type Answer<T> = Result<T, StatusCode>;
+
+#[derive(Deserialize)]
+struct Credentials {
+    email: String,
+    password: String,
+}
+
+/// Opens a session. This is the only answer that holds the token.
+async fn sign_in(
+    State(sessions): State<Sessions>,
+    Json(credentials): Json<Credentials>,
+) -> Answer<Json<CustomerSession>> {
+    let customer = check(&credentials).ok_or(StatusCode::FORBIDDEN)?;
+    let session = sessions.issue(customer, DAY).await;
+    session.map(Json).map_err(unavailable)
+}
+
+/// Checks the password. Yours compares a hash, or verifies a passkey or an OAuth answer.
+fn check(credentials: &Credentials) -> Option<CustomerData> {
+    (credentials.email == "jane@example.com" && credentials.password == "jane").then(jane)
+}
+
+fn jane() -> CustomerData {
+    let mut customer = CustomerData::new("cus_jane", "org_acme");
+    customer.name = Some("Jane Doe".into());
+    customer.email = Some("jane@example.com".into());
+    customer
+}
+
+/// Answers with the customer whom the layer has let in.
 async fn me(customer: Customer) -> Json<Customer> {
     Json(customer)
 }
 
-type Answer<T> = Result<T, StatusCode>;
-
-/// The store cannot say: the customer may try again.
-fn try_again(_: StoreError) -> StatusCode {
-    StatusCode::SERVICE_UNAVAILABLE
-}
-
-/// Where the customer is signed in. There are no tokens in it.
-async fn list<S: SessionRegistry>(
-    State(sessions): State<CustomerSessions<S>>,
+/// Lists where the customer is signed in. A summary holds no token.
+async fn list(
+    State(sessions): State<Sessions>,
     customer: Customer,
 ) -> Answer<Json<Vec<SessionSummary>>> {
-    let list = sessions.list(&customer.id).await.map_err(try_again)?;
+    let list = sessions.list(&customer.id).await.map_err(unavailable)?;
     Ok(Json(list))
 }
 
-/// A new token for the old one, which is refused from then on.
-async fn rotate<S: SessionRegistry>(
-    State(sessions): State<CustomerSessions<S>>,
+/// Exchanges the token for a new one. The old one is refused from then on.
+async fn rotate(
+    State(sessions): State<Sessions>,
     session: CurrentSession,
 ) -> Answer<Json<CustomerSession>> {
     let new = sessions.rotate(&session.token, DAY).await;
-    new.map_err(try_again)?
+    new.map_err(unavailable)?
         .map(Json)
         .ok_or(StatusCode::UNAUTHORIZED)
 }
 
-async fn sign_out<S: SessionRegistry>(
-    State(sessions): State<CustomerSessions<S>>,
-    session: CurrentSession,
-) -> Answer<StatusCode> {
-    sessions.revoke(&session.id).await.map_err(try_again)?;
+async fn sign_out(State(sessions): State<Sessions>, session: CurrentSession) -> Answer<StatusCode> {
+    sessions.revoke(&session.id).await.map_err(unavailable)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn sign_out_everywhere<S: SessionRegistry>(
-    State(sessions): State<CustomerSessions<S>>,
+async fn sign_out_everywhere(
+    State(sessions): State<Sessions>,
     customer: Customer,
 ) -> Answer<StatusCode> {
     let revoked = sessions.revoke_customer(&customer.id).await;
-    revoked.map_err(try_again)?;
+    revoked.map_err(unavailable)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// From the environment, or one that everybody can read here.
-pub(crate) fn peppers() -> Peppers {
-    let pepper = std::env::var("SESSION_PEPPER");
-    Peppers::new(pepper.unwrap_or_else(|_| "known to all, for trying out".to_owned()))
+fn unavailable(_: StoreError) -> StatusCode {
+    StatusCode::SERVICE_UNAVAILABLE
 }
 
-/// Says what failed, and why.
-pub(crate) fn explain(error: &dyn Error) -> ExitCode {
-    eprint!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprint!(": {error}");
-        cause = error.source();
-    }
-    eprintln!();
-    ExitCode::FAILURE
-}
-
-pub(crate) async fn serve<S: SessionRegistry>(store: S) -> Result<(), Box<dyn Error>> {
-    let sessions = CustomerSessions::builder(store).build();
-    tokio::spawn(sessions.purge(Duration::from_secs(600)));
-
-    // Wherever your customers sign in:
-    let mut customer = CustomerData::new("cus_jane", "org_acme");
-    customer.name = Some("Jane Doe".into());
-    customer.email = Some("jane@example.com".into());
-    let session = sessions.issue(customer, DAY).await?;
+pub(crate) async fn serve(sessions: Sessions, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+    // So that the printed lines have a token.
+    let session = sessions.issue(jane(), DAY).await?;
 
     let app = Router::new()
         .route("/me", get(me))
-        .route("/sessions", get(list::<S>))
-        .route("/rotate", post(rotate::<S>))
-        .route("/sign-out", post(sign_out::<S>))
-        .route("/sign-out-everywhere", post(sign_out_everywhere::<S>))
-        .layer(sessions.layer())
+        .route("/sessions", get(list))
+        .route("/rotate", post(rotate))
+        .route("/sign-out", post(sign_out))
+        .route("/sign-out-everywhere", post(sign_out_everywhere))
+        .route_layer(sessions.layer()) // protects the routes above it
+        .route("/sign-in", post(sign_in))
         .with_state(sessions);
 
-    let port: u16 = match std::env::var("PORT") {
-        Ok(port) => port
-            .parse()
-            .map_err(|_| "PORT must be a number up to 65535")?,
-        Err(_) => 3000,
-    };
-    let listener = TcpListener::bind(("127.0.0.1", port))
-        .await
-        .map_err(|error| {
-            format!("cannot listen on port {port} ({error}); choose another with PORT, or PORT=0")
-        })?;
-    let here = format!("http://{}", listener.local_addr()?);
-    let bearer = format!("-H 'Authorization: Bearer {}'", session.token.expose());
-    println!("listening on {here}\n");
-    println!("# no token: 401 and a challenge\ncurl -i {here}/me\n");
-    println!("# let in: prints the customer\ncurl -i {bearer} {here}/me\n");
-    println!("# stop this with Ctrl-C, start it again: the same line is let in still\n");
-    println!("# where Jane is signed in\ncurl -i {bearer} {here}/sessions\n");
-    println!("# sign out: revokes the session\ncurl -i -X POST {bearer} {here}/sign-out\n");
-    println!("# the same token again: refused\ncurl -i {bearer} {here}/me\n");
-
+    print_requests(&listener, session.token.expose())?;
     axum::serve(listener, app)
         .with_graceful_shutdown(async {
-            // Without a handler for Ctrl-C the process would end all the same, less politely.
+            // Without a handler, Ctrl-C would end the process and the requests under way.
             let _ = signal::ctrl_c().await;
         })
         .await?;
     println!("stopped");
+    Ok(())
+}
+
+fn print_requests(listener: &TcpListener, token: &str) -> Result<(), Box<dyn Error>> {
+    let here = format!("http://{}", listener.local_addr()?);
+    let bearer = format!("-H 'Authorization: Bearer {token}'");
+    println!("listening on {here}\n");
+    println!("# no token: 401 and a challenge\ncurl -i {here}/me\n");
+    println!("# with a token: prints the customer\ncurl -i {bearer} {here}/me\n");
+    println!("# stop this with Ctrl-C, start it again: the same line still works\n");
+    println!("# where Jane is signed in\ncurl -i {bearer} {here}/sessions\n");
+    println!("# sign out: revokes the session\ncurl -i -X POST {bearer} {here}/sign-out\n");
+    println!("# the same token again: refused\ncurl -i {bearer} {here}/me\n");
+    println!(
+        "# sign in: answers with a new token\n\
+         curl -i -X POST -H 'Content-Type: application/json' \
+         -d '{{\"email\":\"jane@example.com\",\"password\":\"jane\"}}' {here}/sign-in\n"
+    );
     Ok(())
 }

@@ -46,9 +46,15 @@ fn curl(line: &str) -> (u16, String) {
         .split_once("-H '")
         .and_then(|(_, rest)| rest.split_once('\''))
         .map_or(String::new(), |(header, _)| format!("{header}\r\n"));
+    let body = line
+        .split_once("-d '")
+        .and_then(|(_, rest)| rest.split_once('\''))
+        .map_or("", |(body, _)| body);
     let mut stream = TcpStream::connect(address).expect("it listens");
     let request = format!(
-        "{method} /{path} HTTP/1.1\r\nhost: {address}\r\n{header}connection: close\r\n\r\n"
+        "{method} /{path} HTTP/1.1\r\nhost: {address}\r\n{header}content-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
     );
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = String::new();
@@ -57,8 +63,8 @@ fn curl(line: &str) -> (u16, String) {
     (status.parse().expect("a number"), answer)
 }
 
-/// What the printed lines are: no token, let in, the list, sign out, refused.
-const STATUSES: [u16; 5] = [401, 200, 200, 204, 401];
+/// Statuses of the printed lines: no token, let in, the list, sign out, refused, sign in.
+const STATUSES: [u16; 6] = [401, 200, 200, 204, 401, 200];
 
 fn paste(portal: &Portal) {
     let answers: Vec<_> = portal.curls.iter().map(|line| curl(line)).collect();
@@ -69,6 +75,7 @@ fn paste(portal: &Portal) {
         (1, r#""name":"Jane Doe""#),
         (2, "expires_at"),
         (4, r#"error="invalid_token""#),
+        (5, r#""token":"cst_"#),
     ] {
         assert!(
             answers[answer].1.contains(holds),
@@ -115,6 +122,22 @@ fn customers_stay_signed_in_across_a_restart() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+/// Asserts that `two`, which has let the token of `one` in from its cache, refuses it soon after
+/// `one` has revoked it: long before the cached answer is too old, which takes a minute.
+#[cfg(all(feature = "postgres", feature = "redis"))]
+fn refused_soon(one: &Portal, two: &Portal) {
+    use std::time::{Duration, Instant};
+
+    let revoked = Instant::now();
+    while one.curl_to(1, two).0 != 401 {
+        assert!(
+            revoked.elapsed() < Duration::from_secs(5),
+            "a session that was revoked on one machine is let in on the other"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[cfg(all(feature = "postgres", feature = "redis"))]
 #[test]
 fn machines_share_their_sessions() {
@@ -134,6 +157,7 @@ fn machines_share_their_sessions() {
         let (one, two) = (start(), start());
         assert_eq!(one.curl_to(1, &two).0, 200);
         paste(&one);
+        refused_soon(&one, &two);
         paste(&two);
     }
 }
