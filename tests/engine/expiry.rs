@@ -5,33 +5,17 @@ use std::{sync::Arc, time::Duration};
 use chrono::TimeDelta;
 use customer_session::{
     AuthenticateError, Clock as _, CustomerSession, CustomerSessions, SessionRegistry as _,
-    TokenFormat, testing::ManualClock,
+    TokenFormat,
 };
 
-use test_support::{Fault, HOUR, ProbeStore, clock, customer};
+use crate::fixture::{Fixture, MILLISECOND, TTL};
+use test_support::{Fault, HOUR, ProbeStore, customer};
 
-const TTL: Duration = Duration::from_secs(60);
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
-struct Bench {
-    store: Arc<ProbeStore>,
-    clock: ManualClock,
-    sessions: CustomerSessions<Arc<ProbeStore>>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
-        let sessions = CustomerSessions::builder(Arc::clone(&store))
-            .clock(clock.clone())
-            .cache_ttl(TTL)
-            .negative_ttl(NEGATIVE_TTL)
-            .build();
-        Self {
-            store,
-            clock,
-            sessions,
-        }
+impl Fixture {
+    async fn with_negative_ttl() -> Self {
+        Self::new(|builder| builder.negative_ttl(NEGATIVE_TTL)).await
     }
 
     async fn issue(&self, ttl: Duration) -> CustomerSession {
@@ -48,110 +32,108 @@ impl Bench {
     }
 }
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-
 #[tokio::test]
 async fn a_session_is_refused_from_the_millisecond_it_expires() {
-    let bench = Bench::new();
-    let session = bench.issue(Duration::from_secs(10)).await;
-    assert!(bench.lets_in(&session).await);
-    bench.clock.advance(Duration::from_secs(10) - MILLISECOND);
-    assert!(bench.lets_in(&session).await, "a millisecond before");
-    bench.clock.advance(MILLISECOND);
-    assert!(!bench.lets_in(&session).await, "at expires_at");
-    assert!(!bench.lets_in(&session).await, "nor from memory");
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(Duration::from_secs(10)).await;
+    assert!(fixture.lets_in(&session).await);
+    fixture.clock.advance(Duration::from_secs(10) - MILLISECOND);
+    assert!(fixture.lets_in(&session).await, "a millisecond before");
+    fixture.clock.advance(MILLISECOND);
+    assert!(!fixture.lets_in(&session).await, "at expires_at");
+    assert!(!fixture.lets_in(&session).await, "nor from memory");
 }
 
 #[tokio::test]
 async fn a_cached_session_is_looked_up_again_when_its_time_is_over() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    assert!(bench.lets_in(&session).await);
-    bench.clock.advance(TTL - MILLISECOND);
-    assert!(bench.lets_in(&session).await);
-    assert_eq!(bench.store.lookups(), 1);
-    bench.clock.advance(MILLISECOND);
-    assert!(bench.lets_in(&session).await);
-    assert_eq!(bench.store.lookups(), 2);
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    assert!(fixture.lets_in(&session).await);
+    fixture.clock.advance(TTL - MILLISECOND);
+    assert!(fixture.lets_in(&session).await);
+    assert_eq!(fixture.store.lookups(), 1);
+    fixture.clock.advance(MILLISECOND);
+    assert!(fixture.lets_in(&session).await);
+    assert_eq!(fixture.store.lookups(), 2);
 }
 
 #[tokio::test]
 async fn freshness_is_counted_from_before_the_store_was_asked() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    bench.store.shut();
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    fixture.store.shut();
     let request = tokio::spawn({
-        let (sessions, token) = (bench.sessions.clone(), session.token.clone());
+        let (sessions, token) = (fixture.sessions.clone(), session.token.clone());
         async move { sessions.authenticate(&token).await }
     });
-    bench.store.has_read(1).await;
+    fixture.store.has_read(1).await;
     // What was read is this old by the time it lands.
-    bench.clock.advance(TTL);
-    bench.store.open();
+    fixture.clock.advance(TTL);
+    fixture.store.open();
     request.await.expect("no panic").expect("live");
-    assert!(bench.lets_in(&session).await);
-    assert_eq!(bench.store.lookups(), 2, "it was too old to be cached");
+    assert!(fixture.lets_in(&session).await);
+    assert_eq!(fixture.store.lookups(), 2, "it was too old to be cached");
 }
 
 #[tokio::test]
 async fn when_the_wall_clock_jumps_forward_expired_sessions_are_refused_at_once() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    assert!(bench.lets_in(&session).await);
-    bench.clock.set(session.expires_at);
-    assert!(!bench.lets_in(&session).await);
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    assert!(fixture.lets_in(&session).await);
+    fixture.clock.set(session.expires_at);
+    assert!(!fixture.lets_in(&session).await);
 }
 
 #[tokio::test]
 async fn when_the_wall_clock_jumps_back_nothing_outlives_its_monotonic_deadline() {
-    let bench = Bench::new();
-    let session = bench.issue(Duration::from_secs(10)).await;
-    assert!(bench.lets_in(&session).await);
-    bench
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(Duration::from_secs(10)).await;
+    assert!(fixture.lets_in(&session).await);
+    fixture
         .store
         .inner
         .revoke(&session.id)
         .await
         .expect("behind the engine's back");
-    bench.clock.set(session.created_at - TimeDelta::hours(1));
+    fixture.clock.set(session.created_at - TimeDelta::hours(1));
     assert!(
-        bench.lets_in(&session).await,
+        fixture.lets_in(&session).await,
         "cached, and by both clocks in time"
     );
-    bench.clock.advance(Duration::from_secs(10));
-    assert!(!bench.lets_in(&session).await, "ten seconds have passed");
+    fixture.clock.advance(Duration::from_secs(10));
+    assert!(!fixture.lets_in(&session).await, "ten seconds have passed");
 }
 
 #[tokio::test]
 async fn an_unknown_token_is_remembered_for_negative_ttl_and_no_longer() {
-    let bench = Bench::new();
-    let mut session = bench.issue(HOUR).await;
+    let fixture = Fixture::with_negative_ttl().await;
+    let mut session = fixture.issue(HOUR).await;
     session.id = "ses_behind".into();
     session.token = TokenFormat::new("cst_").generate();
-    assert!(!bench.lets_in(&session).await);
-    assert!(!bench.lets_in(&session).await);
-    assert_eq!(bench.store.lookups(), 1);
-    bench
+    assert!(!fixture.lets_in(&session).await);
+    assert!(!fixture.lets_in(&session).await);
+    assert_eq!(fixture.store.lookups(), 1);
+    fixture
         .store
         .inner
         .insert(&session)
         .await
         .expect("behind the engine's back");
-    bench.clock.advance(NEGATIVE_TTL - MILLISECOND);
-    assert!(!bench.lets_in(&session).await);
-    bench.clock.advance(MILLISECOND);
-    assert!(bench.lets_in(&session).await);
-    assert_eq!(bench.store.lookups(), 2);
+    fixture.clock.advance(NEGATIVE_TTL - MILLISECOND);
+    assert!(!fixture.lets_in(&session).await);
+    fixture.clock.advance(MILLISECOND);
+    assert!(fixture.lets_in(&session).await);
+    assert_eq!(fixture.store.lookups(), 2);
 }
 
 #[tokio::test]
 async fn a_session_issued_here_is_found_at_once() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    assert!(bench.lets_in(&session).await);
-    let rotated = bench.sessions.rotate(&session.token, HOUR).await;
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    assert!(fixture.lets_in(&session).await);
+    let rotated = fixture.sessions.rotate(&session.token, HOUR).await;
     assert!(
-        bench
+        fixture
             .lets_in(&rotated.expect("rotated").expect("live"))
             .await
     );
@@ -159,53 +141,58 @@ async fn a_session_issued_here_is_found_at_once() {
 
 #[tokio::test]
 async fn a_reload_with_an_earlier_end_wins() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    assert!(bench.lets_in(&session).await);
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    assert!(fixture.lets_in(&session).await);
     // Shortened behind the engine's back, to 70 seconds.
     let mut shorter = session.clone();
     shorter.id = "ses_shorter".into();
     shorter.expires_at = session.created_at + TimeDelta::seconds(70);
-    bench
+    fixture
         .store
         .inner
         .replace(&session.id, &shorter)
         .await
         .expect_err("the token is taken");
-    bench
+    fixture
         .store
         .inner
         .revoke(&session.id)
         .await
         .expect("revoked");
-    bench.store.inner.insert(&shorter).await.expect("inserted");
-    bench.clock.advance(TTL);
-    assert!(bench.lets_in(&session).await, "reloaded");
-    bench.clock.advance(Duration::from_secs(10));
+    fixture
+        .store
+        .inner
+        .insert(&shorter)
+        .await
+        .expect("inserted");
+    fixture.clock.advance(TTL);
+    assert!(fixture.lets_in(&session).await, "reloaded");
+    fixture.clock.advance(Duration::from_secs(10));
     assert!(
-        !bench.lets_in(&session).await,
+        !fixture.lets_in(&session).await,
         "the old entry would have lasted an hour"
     );
 }
 
 #[tokio::test]
 async fn a_session_of_a_deleted_customer_is_refused() {
-    let bench = Bench::new();
+    let fixture = Fixture::with_negative_ttl().await;
     let mut data = customer_session::CustomerData::new("cus_1", "org_1");
-    data.deleted_at = Some(bench.clock.now());
-    let session = bench.sessions.issue(data, HOUR).await.expect("issued");
-    assert!(!bench.lets_in(&session).await);
+    data.deleted_at = Some(fixture.clock.now());
+    let session = fixture.sessions.issue(data, HOUR).await.expect("issued");
+    assert!(!fixture.lets_in(&session).await);
 }
 
 #[tokio::test]
 async fn an_answer_that_is_too_old_is_not_served_while_the_store_is_down() {
-    let bench = Bench::new();
-    let session = bench.issue(HOUR).await;
-    assert!(bench.lets_in(&session).await);
-    bench.store.fault(Fault::Fail);
-    assert!(bench.lets_in(&session).await, "a hit needs no store");
-    bench.clock.advance(TTL);
-    let answer = bench.sessions.authenticate(&session.token).await;
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(HOUR).await;
+    assert!(fixture.lets_in(&session).await);
+    fixture.store.fault(Fault::Fail);
+    assert!(fixture.lets_in(&session).await, "a hit needs no store");
+    fixture.clock.advance(TTL);
+    let answer = fixture.sessions.authenticate(&session.token).await;
     assert!(
         matches!(answer, Err(AuthenticateError::Store(_))),
         "{answer:?}"
@@ -214,9 +201,9 @@ async fn an_answer_that_is_too_old_is_not_served_while_the_store_is_down() {
 
 #[tokio::test]
 async fn a_ttl_beyond_the_end_of_time_is_the_end_of_time() {
-    let bench = Bench::new();
-    let session = bench.issue(Duration::MAX).await;
-    assert!(bench.lets_in(&session).await);
+    let fixture = Fixture::with_negative_ttl().await;
+    let session = fixture.issue(Duration::MAX).await;
+    assert!(fixture.lets_in(&session).await);
     let json = serde_json::to_value(&session).expect("JSON");
     assert_eq!(json["expires_at"], "9999-12-31T23:59:59.999999Z");
     let sessions = CustomerSessions::builder(ProbeStore::default())

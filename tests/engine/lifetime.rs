@@ -3,70 +3,39 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use customer_session::{
-    CustomerSession, CustomerSessions, Invalidation, InvalidationSource, SessionEnd,
-    SessionLifetime, SessionRegistry as _, SourceEvent, async_trait, testing::ManualClock,
+    CustomerSession, CustomerSessions, Invalidation, SessionEnd, SessionLifetime,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::timeout;
 
-use test_support::{Fault, HOUR, ProbeStore, clock, customer};
+use crate::fixture::{Fixture, TTL, settle};
+use test_support::{Fault, HOUR, ProbeStore, customer, receive};
 
-const TTL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Generous: what ends at all ends at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-struct Bench {
-    store: Arc<ProbeStore>,
-    clock: ManualClock,
-    sessions: CustomerSessions<Arc<ProbeStore>>,
-    session: CustomerSession,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
-        let sessions = CustomerSessions::builder(Arc::clone(&store))
-            .clock(clock.clone())
-            .cache_ttl(TTL)
-            .store_timeout(TIMEOUT)
-            .build();
-        let session = sessions.issue(customer("cus_1"), HOUR).await;
-        Self {
-            store,
-            clock,
-            sessions,
-            session: session.expect("issued"),
-        }
+impl Fixture {
+    async fn with_timeout() -> Self {
+        Self::new(|builder| builder.store_timeout(TIMEOUT)).await
     }
 
     async fn lifetime(&self) -> SessionLifetime {
-        let session = self.sessions.authenticate(&self.session.token).await;
+        let session = self.authenticate().await;
         self.sessions.lifetime(&session.expect("live"))
     }
 
-    /// The lifetime's end, awaited in a task; it has looked once when this returns.
+    /// Waits for the lifetime's end in a task, which has looked once when this returns.
     async fn ended(&self) -> tokio::task::JoinHandle<SessionEnd> {
         let ended = tokio::spawn(self.lifetime().await.ended());
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
         assert!(!ended.is_finished(), "it is live");
         ended
     }
 
-    async fn hears(&self, message: Invalidation) {
-        self.sessions.listen(One(Some(message))).await;
-    }
-}
-
-struct One(Option<Invalidation>);
-
-#[async_trait]
-impl InvalidationSource for One {
-    async fn recv(&mut self) -> Option<SourceEvent> {
-        self.0.take().map(SourceEvent::from)
+    async fn receive(&self, message: Invalidation) {
+        receive(&self.sessions, [message]).await;
     }
 }
 
@@ -77,28 +46,28 @@ async fn end(ended: tokio::task::JoinHandle<SessionEnd>) -> SessionEnd {
 
 #[tokio::test]
 async fn a_revocation_on_this_node_ends_the_lifetime() {
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture
         .sessions
-        .revoke(&bench.session.id)
+        .revoke(&fixture.session.id)
         .await
         .expect("revoked");
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    let customer = &bench.session.customer_id;
-    bench
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    let customer = &fixture.session.customer_id;
+    fixture
         .sessions
         .revoke_customer(customer)
         .await
         .expect("revoked");
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    let new = bench.sessions.rotate(&bench.session.token, HOUR).await;
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    let new = fixture.sessions.rotate(&fixture.session.token, HOUR).await;
     new.expect("rotated");
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 }
@@ -111,80 +80,70 @@ async fn a_message_from_another_node_ends_the_lifetime_if_the_session_is_gone() 
         |_| Invalidation::All,
     ];
     for message in messages {
-        let bench = Bench::new().await;
-        let ended = bench.ended().await;
-        bench.hears(message(&bench.session)).await;
+        let fixture = Fixture::with_timeout().await;
+        let ended = fixture.ended().await;
+        fixture.receive(message(&fixture.session)).await;
         tokio::task::yield_now().await;
         assert!(!ended.is_finished(), "it was only changed");
-        bench
-            .store
-            .inner
-            .revoke(&bench.session.id)
-            .await
-            .expect("revoked elsewhere");
-        bench.hears(message(&bench.session)).await;
+        fixture.revoke_behind_its_back().await;
+        fixture.receive(message(&fixture.session)).await;
         assert_eq!(end(ended).await, SessionEnd::Revoked);
     }
 }
 
 #[tokio::test]
 async fn a_lifetime_expires_by_the_wall_clock() {
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench.clock.advance(HOUR);
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture.clock.advance(HOUR);
     assert_eq!(end(ended).await, SessionEnd::Expired);
 
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench.clock.set(bench.session.expires_at);
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture.clock.set(fixture.session.expires_at);
     assert_eq!(end(ended).await, SessionEnd::Expired);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() {
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("revoked elsewhere");
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture.revoke_behind_its_back().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(!ended.is_finished(), "nobody knows");
-    bench.clock.advance(TTL);
+    fixture.clock.advance(TTL);
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_trusts_an_answer_no_longer_than_a_request_would() {
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench.store.fault(Fault::Fail);
-    bench.clock.advance(TTL);
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture.store.fault(Fault::Fail);
+    fixture.clock.advance(TTL);
     let end = timeout(2 * TTL, ended).await.expect("it ends");
     assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_short_outage_does_not_end_the_lifetime() {
-    let bench = Bench::new().await;
-    let ended = bench.ended().await;
-    bench.store.fault(Fault::Fail);
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    fixture.store.fault(Fault::Fail);
     // Nobody has told anything, and the answer is good for as long as that.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!ended.is_finished());
-    bench
-        .hears(Invalidation::Session(bench.session.id.clone()))
+    fixture
+        .receive(Invalidation::Session(fixture.session.id.clone()))
         .await;
     tokio::time::sleep(TIMEOUT / 2).await;
     assert!(!ended.is_finished(), "a request would get 503");
-    bench.store.fault(None);
+    fixture.store.fault(None);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!ended.is_finished(), "it was confirmed");
-    bench
+    fixture
         .sessions
-        .revoke(&bench.session.id)
+        .revoke(&fixture.session.id)
         .await
         .expect("revoked");
     assert_eq!(ended.await.expect("no panic"), SessionEnd::Revoked);
@@ -194,14 +153,14 @@ async fn a_short_outage_does_not_end_the_lifetime() {
 #[tokio::test(start_paused = true)]
 async fn a_revocation_that_cannot_be_confirmed_ends_the_lifetime_soon() {
     for is_local in [true, false] {
-        let bench = Bench::new().await;
-        let ended = bench.ended().await;
-        bench.store.fault(Fault::Fail);
-        let id = bench.session.id.clone();
+        let fixture = Fixture::with_timeout().await;
+        let ended = fixture.ended().await;
+        fixture.store.fault(Fault::Fail);
+        let id = fixture.session.id.clone();
         if is_local {
-            bench.sessions.revoke(&id).await.expect("revoked");
+            fixture.sessions.revoke(&id).await.expect("revoked");
         } else {
-            bench.hears(Invalidation::Session(id)).await;
+            fixture.receive(Invalidation::Session(id)).await;
         }
         let end = timeout(2 * TIMEOUT, ended).await.expect("it ends soon");
         assert_eq!(end.expect("no panic"), SessionEnd::Unconfirmed);
@@ -251,7 +210,7 @@ async fn streams_leave_half_of_the_lookups_to_requests() {
     tokio::task::yield_now().await;
     let before = store.lookups();
     store.shut();
-    sessions.listen(One(Some(Invalidation::All))).await;
+    receive(&sessions, [Invalidation::All]).await;
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -265,17 +224,17 @@ async fn streams_leave_half_of_the_lookups_to_requests() {
 
 #[tokio::test]
 async fn a_lifetime_that_has_ended_answers_at_once() {
-    let bench = Bench::new().await;
-    let lifetime = bench.lifetime().await;
-    bench
+    let fixture = Fixture::with_timeout().await;
+    let lifetime = fixture.lifetime().await;
+    fixture
         .sessions
-        .revoke(&bench.session.id)
+        .revoke(&fixture.session.id)
         .await
         .expect("revoked");
     assert_eq!(lifetime.ended().await, SessionEnd::Revoked);
     assert_eq!(lifetime.clone().ended().await, SessionEnd::Revoked);
 
-    drop(bench);
+    drop(fixture);
     assert_eq!(
         lifetime.ended().await,
         SessionEnd::Unconfirmed,
@@ -285,14 +244,14 @@ async fn a_lifetime_that_has_ended_answers_at_once() {
 
 #[tokio::test]
 async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
-    let bench = Bench::new().await;
-    let lifetime = bench.lifetime().await;
+    let fixture = Fixture::with_timeout().await;
+    let lifetime = fixture.lifetime().await;
     let mut items = pin!(lifetime.limit(stream::iter(1_u64..)));
     assert_eq!(items.next().await, Some(1));
     assert_eq!(items.next().await, Some(2));
-    bench
+    fixture
         .sessions
-        .revoke(&bench.session.id)
+        .revoke(&fixture.session.id)
         .await
         .expect("revoked");
     let rest = items.by_ref().count();
@@ -301,7 +260,7 @@ async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
     assert_eq!(items.next().await, None);
 
     let mut short = pin!(
-        SessionLifetime::until_expiry(Arc::new(bench.session.clone())).limit(stream::iter([1]))
+        SessionLifetime::until_expiry(Arc::new(fixture.session.clone())).limit(stream::iter([1]))
     );
     assert_eq!(short.next().now_or_never(), Some(Some(1)));
     assert_eq!(

@@ -1,5 +1,5 @@
-//! What happens while the store fails, while nothing is heard of other nodes, and just before
-//! a cached answer is too old. Time is held by hand.
+//! While the store fails, while a source is disconnected, and shortly before a cached answer is
+//! too old. Time is held by hand.
 
 use std::{
     sync::{
@@ -11,191 +11,153 @@ use std::{
 
 use axum::body::Body;
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, Invalidation,
-    InvalidationSource, SessionRegistry as _, SessionStore, SessionToken, SourceEvent, Statistics,
-    StoreError, Verdict, async_trait, store::MemoryStore, testing::ManualClock,
+    AuthenticateError, CustomerSession, CustomerSessions, Invalidation, SessionRegistry as _,
+    SessionStore, SessionToken, SourceEvent, Statistics, StoreError, Verdict, async_trait,
+    store::MemoryStore,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use test_support::{Fault, HOUR, ProbeStore, clock, customer};
+use crate::fixture::{Builder, Fixture, MILLISECOND, TTL, settle};
+use test_support::{ChannelSource, Fault, HOUR, clock, customer};
 
-const TTL: Duration = Duration::from_secs(60);
 const STALE_IF_ERROR: Duration = Duration::from_secs(300);
-const PAUSE: Duration = Duration::from_millis(500);
-const MILLISECOND: Duration = Duration::from_millis(1);
+const COOLDOWN: Duration = Duration::from_millis(500);
 
-struct Bench {
-    store: Arc<ProbeStore>,
-    clock: ManualClock,
-    sessions: CustomerSessions<Arc<ProbeStore>>,
-    session: CustomerSession,
-}
-
-type Builder = CustomerSessionsBuilder<Arc<ProbeStore>>;
-
-impl Bench {
-    /// One session, which was verified a moment ago.
-    async fn new(set: impl FnOnce(Builder) -> Builder) -> Self {
-        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
-        let builder = CustomerSessions::builder(Arc::clone(&store))
-            .clock(clock.clone())
-            .cache_ttl(TTL)
-            .breaker_cooldown(PAUSE);
-        let sessions = set(builder).build();
-        let session = sessions.issue(customer("cus_1"), HOUR).await;
-        let bench = Self {
-            store,
-            clock,
-            sessions,
-            session: session.expect("issued"),
-        };
-        bench.ask().await.expect("live");
-        bench
+impl Fixture {
+    /// Creates a fixture whose session was verified a moment ago.
+    async fn verified(configure: impl FnOnce(Builder) -> Builder) -> Self {
+        let fixture = Self::new(|builder| configure(builder.breaker_cooldown(COOLDOWN))).await;
+        fixture.authenticate().await.expect("live");
+        fixture
     }
 
-    async fn with_grace() -> Self {
-        Self::new(|builder| builder.stale_if_error(STALE_IF_ERROR)).await
+    async fn with_defaults() -> Self {
+        Self::verified(|builder| builder).await
     }
 
-    async fn ask(&self) -> Result<Arc<CustomerSession>, AuthenticateError> {
-        self.sessions.authenticate(&self.session.token).await
+    async fn with_stale_if_error() -> Self {
+        Self::verified(|builder| builder.stale_if_error(STALE_IF_ERROR)).await
     }
 
-    async fn is_unknown(&self) -> bool {
-        matches!(self.ask().await, Err(AuthenticateError::Store(_)))
+    async fn is_unavailable(&self) -> bool {
+        matches!(self.authenticate().await, Err(AuthenticateError::Store(_)))
     }
 
     async fn is_invalid(&self) -> bool {
-        matches!(self.ask().await, Err(AuthenticateError::InvalidToken))
+        matches!(
+            self.authenticate().await,
+            Err(AuthenticateError::InvalidToken)
+        )
     }
 
     fn statistics(&self) -> Statistics {
         self.sessions.statistics()
     }
 
-    /// Sends the messages through a source, which is still there afterwards.
-    async fn listen(&self) -> Messenger {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let listening = tokio::spawn(self.sessions.listen(Messages(receiver)));
-        Messenger { sender, listening }
-    }
-
-    /// Lets what runs in the background come to its end.
-    async fn settle(&self) {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+    /// Starts to listen to a source, which goes on until the connection is dropped.
+    fn listen(&self) -> Connection {
+        let (sender, source) = ChannelSource::new();
+        let listening = tokio::spawn(self.sessions.listen(source));
+        Connection { sender, listening }
     }
 }
 
-struct Messages(mpsc::UnboundedReceiver<SourceEvent>);
-
-#[async_trait]
-impl InvalidationSource for Messages {
-    async fn recv(&mut self) -> Option<SourceEvent> {
-        self.0.recv().await
-    }
-}
-
-struct Messenger {
+/// The other end of a source.
+struct Connection {
     sender: mpsc::UnboundedSender<SourceEvent>,
     listening: tokio::task::JoinHandle<()>,
 }
 
-impl Messenger {
-    async fn says(&self, bench: &Bench, message: impl Into<SourceEvent>) {
-        self.sender.send(message.into()).expect("somebody listens");
-        bench.settle().await;
+impl Connection {
+    /// Sends an event and waits until it has been applied.
+    async fn send(&self, event: impl Into<SourceEvent>) {
+        self.sender.send(event.into()).expect("a listener");
+        settle().await;
     }
 }
 
 #[tokio::test]
 async fn a_session_in_use_is_looked_up_before_its_answer_is_too_old() {
-    let bench = Bench::new(|it| it).await;
-    bench.clock.advance(TTL * 79 / 100);
-    bench.ask().await.expect("cached");
-    bench.settle().await;
-    assert_eq!(bench.store.lookups(), 1, "too early to ask again");
+    let fixture = Fixture::with_defaults().await;
+    fixture.clock.advance(TTL * 79 / 100);
+    fixture.authenticate().await.expect("cached");
+    settle().await;
+    assert_eq!(fixture.store.lookups(), 1, "too early to ask again");
 
-    bench.store.shut();
-    bench.clock.advance(TTL * 11 / 100);
+    fixture.store.shut();
+    fixture.clock.advance(TTL * 11 / 100);
     for _ in 0..10 {
-        // The store holds its answer back: nobody waits for it.
-        bench.ask().await.expect("cached");
+        // The store holds its answer back: no request waits for it.
+        fixture.authenticate().await.expect("cached");
     }
-    bench.settle().await;
-    assert_eq!(bench.store.lookups(), 2, "one lookup for all of them");
-    bench.store.open();
-    bench.settle().await;
-    bench.clock.advance(TTL * 50 / 100);
-    bench.ask().await.expect("cached anew");
-    bench.settle().await;
-    assert_eq!(bench.store.lookups(), 2);
-    assert_eq!(bench.statistics().refreshes, 1);
+    settle().await;
+    assert_eq!(fixture.store.lookups(), 2, "one lookup for all of them");
+    fixture.store.open();
+    settle().await;
+    fixture.clock.advance(TTL * 50 / 100);
+    fixture.authenticate().await.expect("cached again");
+    settle().await;
+    assert_eq!(fixture.store.lookups(), 2);
+    assert_eq!(fixture.statistics().refreshes, 1);
 }
 
 #[tokio::test]
 async fn a_refresh_that_finds_nothing_ends_the_session_at_once() {
-    let bench = Bench::new(|it| it).await;
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("gone behind its back");
-    bench.clock.advance(TTL * 91 / 100);
-    bench.ask().await.expect("as far as anybody here knows");
-    bench.settle().await;
-    assert!(bench.is_invalid().await);
-    assert_eq!(bench.store.lookups(), 2);
+    let fixture = Fixture::with_defaults().await;
+    fixture.revoke_behind_its_back().await;
+    fixture.clock.advance(TTL * 91 / 100);
+    fixture.authenticate().await.expect("cached");
+    settle().await;
+    assert!(fixture.is_invalid().await);
+    assert_eq!(fixture.store.lookups(), 2);
 }
 
 #[tokio::test]
 async fn a_failed_refresh_is_retried_later_and_keeps_the_session() {
-    let bench = Bench::new(|it| it).await;
-    bench.store.fault(Fault::Fail);
-    bench.clock.advance(TTL * 91 / 100);
+    let fixture = Fixture::with_defaults().await;
+    fixture.store.fault(Fault::Fail);
+    fixture.clock.advance(TTL * 91 / 100);
     for _ in 0..10 {
-        bench.ask().await.expect("still fresh");
-        bench.settle().await;
+        fixture.authenticate().await.expect("still fresh");
+        settle().await;
     }
-    assert_eq!(bench.store.lookups(), 2, "not on every hit");
-    bench.store.fault(None);
-    bench.clock.advance(TTL * 6 / 100);
-    bench.ask().await.expect("still fresh");
-    bench.settle().await;
-    assert_eq!(bench.store.lookups(), 3);
-    bench.clock.advance(TTL * 50 / 100);
-    bench.ask().await.expect("refreshed");
+    assert_eq!(fixture.store.lookups(), 2, "not on every hit");
+    fixture.store.fault(None);
+    fixture.clock.advance(TTL * 6 / 100);
+    fixture.authenticate().await.expect("still fresh");
+    settle().await;
+    assert_eq!(fixture.store.lookups(), 3);
+    fixture.clock.advance(TTL * 50 / 100);
+    fixture.authenticate().await.expect("refreshed");
 }
 
 #[tokio::test]
 async fn without_stale_if_error_an_outage_refuses_what_is_not_fresh() {
-    let bench = Bench::new(|it| it).await;
-    bench.store.fault(Fault::Fail);
-    bench.clock.advance(TTL);
-    assert!(bench.is_unknown().await);
-    assert_eq!(bench.statistics().stale, 0);
+    let fixture = Fixture::with_defaults().await;
+    fixture.store.fault(Fault::Fail);
+    fixture.clock.advance(TTL);
+    assert!(fixture.is_unavailable().await);
+    assert_eq!(fixture.statistics().stale, 0);
 }
 
 #[tokio::test]
 async fn a_verified_session_is_served_stale_while_the_store_fails_and_only_then() {
     for fault in [Fault::Fail, Fault::Panic] {
-        let bench = Bench::with_grace().await;
-        bench.clock.advance(TTL + STALE_IF_ERROR - MILLISECOND);
-        bench.store.fault(fault);
-        bench.ask().await.expect("stale");
-        assert_eq!(bench.statistics().stale, 1);
-        bench.clock.advance(MILLISECOND);
+        let fixture = Fixture::with_stale_if_error().await;
+        fixture.clock.advance(TTL + STALE_IF_ERROR - MILLISECOND);
+        fixture.store.fault(fault);
+        fixture.authenticate().await.expect("stale");
+        assert_eq!(fixture.statistics().stale, 1);
+        fixture.clock.advance(MILLISECOND);
         assert!(
-            bench.is_unknown().await,
+            fixture.is_unavailable().await,
             "cache_ttl and stale_if_error are over"
         );
 
         let never_seen = customer_session::TokenFormat::new("cst_").generate();
-        let answer = bench.sessions.authenticate(&never_seen).await;
+        let answer = fixture.sessions.authenticate(&never_seen).await;
         assert!(
             matches!(answer, Err(AuthenticateError::Store(_))),
             "no fail-open"
@@ -205,31 +167,26 @@ async fn a_verified_session_is_served_stale_while_the_store_fails_and_only_then(
 
 #[tokio::test]
 async fn a_store_that_answers_is_believed_whatever_stale_if_error_is() {
-    let bench = Bench::with_grace().await;
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("gone behind its back");
-    bench.clock.advance(TTL);
-    assert!(bench.is_invalid().await);
-    bench.store.fault(Fault::Fail);
-    bench.clock.advance(TTL);
+    let fixture = Fixture::with_stale_if_error().await;
+    fixture.revoke_behind_its_back().await;
+    fixture.clock.advance(TTL);
+    assert!(fixture.is_invalid().await);
+    fixture.store.fault(Fault::Fail);
+    fixture.clock.advance(TTL);
     assert!(
-        bench.is_unknown().await,
+        fixture.is_unavailable().await,
         "what is known to be gone is not served"
     );
 }
 
 #[tokio::test]
 async fn no_expired_or_revoked_session_is_served_stale() {
-    let bench = Bench::new(|it| it.stale_if_error(2 * HOUR)).await;
-    bench.store.fault(Fault::Fail);
-    bench.clock.advance(HOUR - MILLISECOND);
-    bench.ask().await.expect("stale");
-    bench.clock.advance(MILLISECOND);
-    assert!(bench.is_unknown().await, "expired");
+    let fixture = Fixture::verified(|builder| builder.stale_if_error(2 * HOUR)).await;
+    fixture.store.fault(Fault::Fail);
+    fixture.clock.advance(HOUR - MILLISECOND);
+    fixture.authenticate().await.expect("stale");
+    fixture.clock.advance(MILLISECOND);
+    assert!(fixture.is_unavailable().await, "expired");
 
     let ids: [fn(&CustomerSession) -> Invalidation; 3] = [
         |session| Invalidation::Session(session.id.clone()),
@@ -237,97 +194,99 @@ async fn no_expired_or_revoked_session_is_served_stale() {
         |_| Invalidation::All,
     ];
     for message in ids {
-        let bench = Bench::with_grace().await;
-        let messenger = bench.listen().await;
-        bench.store.fault(Fault::Fail);
-        bench.clock.advance(TTL);
-        bench.ask().await.expect("stale");
-        messenger.says(&bench, message(&bench.session)).await;
-        assert!(bench.is_unknown().await, "{:?}", message(&bench.session));
+        let fixture = Fixture::with_stale_if_error().await;
+        let connection = fixture.listen();
+        fixture.store.fault(Fault::Fail);
+        fixture.clock.advance(TTL);
+        fixture.authenticate().await.expect("stale");
+        connection.send(message(&fixture.session)).await;
+        assert!(
+            fixture.is_unavailable().await,
+            "{:?}",
+            message(&fixture.session)
+        );
     }
 }
 
 #[tokio::test]
 async fn an_open_breaker_spares_the_store_and_probes_it_with_one_lookup() {
-    let bench = Bench::new(|it| it).await;
-    bench.clock.advance(TTL);
-    bench.store.fault(Fault::Fail);
+    let fixture = Fixture::with_defaults().await;
+    fixture.clock.advance(TTL);
+    fixture.store.fault(Fault::Fail);
     for _ in 0..10 {
-        assert!(bench.is_unknown().await);
+        assert!(fixture.is_unavailable().await);
     }
-    assert_eq!(bench.store.lookups(), 11);
-    assert!(bench.is_unknown().await);
-    assert_eq!(bench.store.lookups(), 11, "it is open");
-    assert!(bench.statistics().breaker_open);
+    assert_eq!(fixture.store.lookups(), 11);
+    assert!(fixture.is_unavailable().await);
+    assert_eq!(fixture.store.lookups(), 11, "it is open");
+    assert!(fixture.statistics().breaker_open);
     assert!(
-        bench
+        fixture
             .sessions
-            .rotate(&bench.session.token, HOUR)
+            .rotate(&fixture.session.token, HOUR)
             .await
             .is_err()
     );
 
-    bench.clock.advance(PAUSE);
-    assert!(bench.is_unknown().await);
-    assert!(bench.is_unknown().await);
-    assert_eq!(bench.store.lookups(), 12, "one tried");
+    fixture.clock.advance(COOLDOWN);
+    assert!(fixture.is_unavailable().await);
+    assert!(fixture.is_unavailable().await);
+    assert_eq!(fixture.store.lookups(), 12, "one tried");
 
-    bench.store.fault(None);
-    assert!(bench.is_unknown().await, "the pause is not over");
-    bench.clock.advance(PAUSE);
-    bench.ask().await.expect("it is back");
-    assert!(!bench.statistics().breaker_open);
-    assert_eq!(bench.statistics().breaker_opened, 1);
+    fixture.store.fault(None);
+    assert!(fixture.is_unavailable().await, "the cooldown is not over");
+    fixture.clock.advance(COOLDOWN);
+    fixture.authenticate().await.expect("it is back");
+    assert!(!fixture.statistics().breaker_open);
+    assert_eq!(fixture.statistics().breaker_opened, 1);
 }
 
 #[tokio::test]
 async fn a_cooldown_of_zero_turns_the_breaker_off() {
-    let bench = Bench::new(|it| it.breaker_cooldown(Duration::ZERO)).await;
-    bench.clock.advance(TTL);
-    bench.store.fault(Fault::Fail);
+    let fixture = Fixture::verified(|builder| builder.breaker_cooldown(Duration::ZERO)).await;
+    fixture.clock.advance(TTL);
+    fixture.store.fault(Fault::Fail);
     for lookups in 2..=40 {
-        assert!(bench.is_unknown().await);
+        assert!(fixture.is_unavailable().await);
         assert_eq!(
-            bench.store.lookups(),
+            fixture.store.lookups(),
             lookups,
-            "without a pause it never opens"
+            "without a cooldown it never opens"
         );
     }
 }
 
 #[tokio::test]
 async fn while_a_source_is_disconnected_every_request_is_a_lookup() {
-    let bench = Bench::new(|it| it).await;
-    let messenger = bench.listen().await;
-    messenger.says(&bench, Invalidation::All).await;
-    bench.ask().await.expect("live");
-    bench.ask().await.expect("live");
-    assert_eq!(bench.store.lookups(), 2, "cached");
+    let fixture = Fixture::with_defaults().await;
+    let connection = fixture.listen();
+    connection.send(Invalidation::All).await;
+    fixture.authenticate().await.expect("live");
+    fixture.authenticate().await.expect("live");
+    assert_eq!(fixture.store.lookups(), 2, "cached");
 
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    assert_eq!(bench.statistics().sources_lost, 1);
-    bench.ask().await.expect("live");
-    bench.ask().await.expect("live");
-    assert_eq!(bench.store.lookups(), 4, "asked each time");
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("revoked elsewhere");
-    assert!(bench.is_invalid().await, "at once, though no message came");
+    connection.send(SourceEvent::Disconnected).await;
+    connection.send(SourceEvent::Disconnected).await;
+    assert_eq!(fixture.statistics().sources_lost, 1);
+    fixture.authenticate().await.expect("live");
+    fixture.authenticate().await.expect("live");
+    assert_eq!(fixture.store.lookups(), 4, "asked each time");
+    fixture.revoke_behind_its_back().await;
+    assert!(
+        fixture.is_invalid().await,
+        "at once, though no message came"
+    );
 
-    let bench = Bench::new(|it| it).await;
-    let messenger = bench.listen().await;
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    bench.ask().await.expect("live");
-    messenger.says(&bench, Invalidation::All).await;
-    assert_eq!(bench.statistics().sources_lost, 0);
-    bench.ask().await.expect("live");
-    bench.ask().await.expect("live");
+    let fixture = Fixture::with_defaults().await;
+    let connection = fixture.listen();
+    connection.send(SourceEvent::Disconnected).await;
+    fixture.authenticate().await.expect("live");
+    connection.send(Invalidation::All).await;
+    assert_eq!(fixture.statistics().sources_lost, 0);
+    fixture.authenticate().await.expect("live");
+    fixture.authenticate().await.expect("live");
     assert_eq!(
-        bench.store.lookups(),
+        fixture.store.lookups(),
         3,
         "looked up once more, then cached again"
     );
@@ -335,30 +294,25 @@ async fn while_a_source_is_disconnected_every_request_is_a_lookup() {
 
 #[tokio::test]
 async fn a_lookup_from_before_the_gap_is_not_used_after_it() {
-    let bench = Bench::new(|it| it).await;
-    let messenger = bench.listen().await;
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    bench.store.shut();
+    let fixture = Fixture::with_defaults().await;
+    let connection = fixture.listen();
+    connection.send(SourceEvent::Disconnected).await;
+    fixture.store.shut();
     let waiting = tokio::spawn({
-        let (sessions, token) = (bench.sessions.clone(), bench.session.token.clone());
+        let (sessions, token) = (fixture.sessions.clone(), fixture.session.token.clone());
         async move { sessions.authenticate(&token).await }
     });
-    bench.store.has_read(2).await;
+    fixture.store.has_read(2).await;
     // Revoked elsewhere, and the message went into the gap.
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("revoked");
-    messenger.says(&bench, Invalidation::All).await;
-    bench.store.open();
+    fixture.revoke_behind_its_back().await;
+    connection.send(Invalidation::All).await;
+    fixture.store.open();
     let answer = waiting.await.expect("no panic");
     assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
-    assert!(bench.is_invalid().await);
+    assert!(fixture.is_invalid().await);
 }
 
-/// A store whose next answer is held back, until it is told, or its failure.
+/// A store that holds its next answer back until it is told, or fails.
 #[derive(Default)]
 struct Held {
     inner: MemoryStore,
@@ -392,15 +346,13 @@ async fn an_answer_read_before_a_gap_is_not_cached_after_it() {
     let elsewhere = elsewhere.clock(clock.clone()).build();
     let session = elsewhere.issue(customer("cus_1"), HOUR).await;
     let session = session.expect("issued");
-    let (sender, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(sessions.listen(Messages(receiver)));
-    let says = async |message| {
-        sender.send(message).expect("somebody listens");
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+    let (sender, source) = ChannelSource::new();
+    tokio::spawn(sessions.listen(source));
+    let send = async |event| {
+        sender.send(event).expect("a listener");
+        settle().await;
     };
-    says(SourceEvent::Disconnected).await;
+    send(SourceEvent::Disconnected).await;
 
     // Read, and still on its way.
     let (go_on, held) = oneshot::channel();
@@ -416,7 +368,7 @@ async fn an_answer_read_before_a_gap_is_not_cached_after_it() {
         "it has read"
     );
     store.inner.revoke(&session.id).await.expect("revoked");
-    says(SourceEvent::from(Invalidation::All)).await;
+    send(SourceEvent::from(Invalidation::All)).await;
     let ask = || sessions.authenticate(&session.token);
     assert!(matches!(ask().await, Err(AuthenticateError::InvalidToken)));
 
@@ -431,54 +383,56 @@ async fn an_answer_read_before_a_gap_is_not_cached_after_it() {
 
 #[tokio::test]
 async fn stale_sessions_are_served_across_a_gap_while_the_store_fails() {
-    let bench = Bench::with_grace().await;
-    let messenger = bench.listen().await;
-    bench.store.fault(Fault::Fail);
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    bench.ask().await.expect("stale");
-    messenger.says(&bench, Invalidation::All).await;
-    bench
-        .ask()
+    let fixture = Fixture::with_stale_if_error().await;
+    let connection = fixture.listen();
+    fixture.store.fault(Fault::Fail);
+    connection.send(SourceEvent::Disconnected).await;
+    fixture.authenticate().await.expect("stale");
+    connection.send(Invalidation::All).await;
+    fixture
+        .authenticate()
         .await
-        .expect("doubted, but the store still fails");
-    bench.store.fault(None);
-    bench
-        .store
-        .inner
-        .revoke(&bench.session.id)
-        .await
-        .expect("revoked in the gap");
-    assert!(bench.is_invalid().await, "the store answers, and is asked");
+        .expect("in doubt, but the store still fails");
+    fixture.store.fault(None);
+    fixture.revoke_behind_its_back().await;
+    assert!(
+        fixture.is_invalid().await,
+        "the store answers, and is asked"
+    );
 }
 
 #[tokio::test]
 async fn a_listener_that_stops_while_disconnected_leaves_the_cache_in_use() {
-    let bench = Bench::new(|it| it).await;
-    let messenger = bench.listen().await;
-    messenger.says(&bench, SourceEvent::Disconnected).await;
-    messenger.listening.abort();
-    bench.settle().await;
-    assert_eq!(bench.statistics().sources_lost, 0);
-    bench.ask().await.expect("live");
-    bench.ask().await.expect("live");
-    assert_eq!(bench.store.lookups(), 2, "looked up once more, then cached");
+    let fixture = Fixture::with_defaults().await;
+    let connection = fixture.listen();
+    connection.send(SourceEvent::Disconnected).await;
+    connection.listening.abort();
+    settle().await;
+    assert_eq!(fixture.statistics().sources_lost, 0);
+    fixture.authenticate().await.expect("live");
+    fixture.authenticate().await.expect("live");
+    assert_eq!(
+        fixture.store.lookups(),
+        2,
+        "looked up once more, then cached"
+    );
 }
 
 #[tokio::test]
 async fn malformed_messages_are_counted_and_change_nothing() {
-    let bench = Bench::new(|it| it).await;
-    let messenger = bench.listen().await;
+    let fixture = Fixture::with_defaults().await;
+    let connection = fixture.listen();
     for _ in 0..3 {
-        messenger.says(&bench, SourceEvent::Malformed).await;
+        connection.send(SourceEvent::Malformed).await;
     }
-    assert_eq!(bench.statistics().unreadable, 3);
-    bench.ask().await.expect("cached");
-    assert_eq!(bench.store.lookups(), 1);
+    assert_eq!(fixture.statistics().unreadable, 3);
+    fixture.authenticate().await.expect("cached");
+    assert_eq!(fixture.store.lookups(), 1);
 }
 
 #[tokio::test]
 async fn answers_carry_their_verdict() {
-    let bench = Bench::with_grace().await;
+    let fixture = Fixture::with_stale_if_error().await;
     let inner = service_fn(async |_: Request<Body>| {
         Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
     });
@@ -500,8 +454,8 @@ async fn answers_carry_their_verdict() {
             response.headers().get(RETRY_AFTER).cloned(),
         )
     };
-    let token = bench.session.token.expose();
-    let layer = || bench.sessions.layer();
+    let token = fixture.session.token.expose();
+    let layer = || fixture.sessions.layer();
     let told = || layer().verdict_on_hits();
     let other = customer_session::TokenFormat::new("cst_").generate();
 
@@ -521,33 +475,34 @@ async fn answers_carry_their_verdict() {
         ask(told(), Some(other.expose())).await.1,
         Some(Verdict::Absent)
     );
-    bench.clock.advance(TTL);
+    fixture.clock.advance(TTL);
     assert_eq!(ask(layer(), Some(token)).await.1, Some(Verdict::Verified));
-    bench.clock.advance(TTL);
-    bench.store.fault(Fault::Fail);
+    fixture.clock.advance(TTL);
+    fixture.store.fault(Fault::Fail);
     assert_eq!(ask(layer(), Some(token)).await.1, Some(Verdict::Stale));
     let (status, verdict, retry) = ask(layer(), Some(other.expose())).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(verdict, Some(Verdict::Unknown));
-    assert_eq!(retry.expect("Retry-After"), "1", "at the least");
+    assert_eq!(retry.expect("Retry-After"), "1", "never less");
 }
 
 #[tokio::test]
 async fn retry_after_is_the_rest_of_the_breaker_s_cooldown() {
-    let bench = Bench::new(|it| it.breaker_cooldown(Duration::from_secs(20))).await;
-    bench.clock.advance(TTL);
-    bench.store.fault(Fault::Fail);
+    let fixture =
+        Fixture::verified(|builder| builder.breaker_cooldown(Duration::from_secs(20))).await;
+    fixture.clock.advance(TTL);
+    fixture.store.fault(Fault::Fail);
     for _ in 0..10 {
-        assert!(bench.is_unknown().await);
+        assert!(fixture.is_unavailable().await);
     }
-    bench.clock.advance(Duration::from_millis(4500));
+    fixture.clock.advance(Duration::from_millis(4500));
     let inner = service_fn(async |_: Request<Body>| {
         Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
     });
-    let bearer = format!("Bearer {}", bench.session.token.expose());
+    let bearer = format!("Bearer {}", fixture.session.token.expose());
     let request = Request::builder().header("authorization", bearer);
     let request = request.body(Body::empty()).expect("a request");
-    let response = bench.sessions.layer().layer(inner).oneshot(request).await;
+    let response = fixture.sessions.layer().layer(inner).oneshot(request).await;
     let response = response.expect("infallible");
     assert_eq!(
         response.headers()[RETRY_AFTER],

@@ -3,31 +3,10 @@
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use customer_session::{
-    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation,
-    InvalidationSource, SessionStore, SourceEvent, async_trait,
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation, SessionStore,
+    async_trait,
 };
-use tokio::sync::mpsc;
-
-use test_support::{HOUR, ProbeStore, Sessions, customer, one_session};
-
-struct Messages(mpsc::UnboundedReceiver<Invalidation>);
-
-#[async_trait]
-impl InvalidationSource for Messages {
-    async fn recv(&mut self) -> Option<SourceEvent> {
-        self.0.recv().await.map(SourceEvent::from)
-    }
-}
-
-/// Applies messages as a node that did not revoke hears them; returns when it has.
-async fn hear(sessions: &Sessions, messages: impl IntoIterator<Item = Invalidation>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    for message in messages {
-        sender.send(message).expect("there is a receiver");
-    }
-    drop(sender);
-    sessions.listen(Messages(receiver)).await;
-}
+use test_support::{HOUR, ProbeStore, Sessions, customer, one_session, receive};
 
 /// Each way in which a session ends or must be looked up again.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +55,7 @@ impl End {
         // As another node does it: the store first, then the message.
         use customer_session::SessionRegistry as _;
         store.inner.revoke(&session.id).await.expect("revoked");
-        hear(sessions, [message]).await;
+        receive(sessions, [message]).await;
     }
 }
 
@@ -291,14 +270,14 @@ async fn messages_may_come_late_twice_and_for_unknown_sessions() {
     let (store, sessions, session) = one_session().await;
     let stranger = Invalidation::Session("ses_unknown".into());
     let ours = Invalidation::Session(session.id.clone());
-    hear(
+    receive(
         &sessions,
         [stranger.clone(), ours.clone(), ours.clone(), stranger],
     )
     .await;
     // The session is still in the store: a message costs a lookup, it does not revoke.
     sessions.authenticate(&session.token).await.expect("live");
-    hear(&sessions, [ours, Invalidation::All]).await;
+    receive(&sessions, [ours, Invalidation::All]).await;
     sessions.authenticate(&session.token).await.expect("live");
     assert_eq!(store.lookups(), 2);
     // One more from issuing: it may have changed the customer.
@@ -434,11 +413,11 @@ async fn requests_end_within_the_store_timeout_even_if_their_lookups_are_superse
     });
     store.has_read(1).await;
     tokio::time::advance(Duration::from_millis(1500)).await;
-    hear(&sessions, [Invalidation::Session(session.id.clone())]).await;
+    receive(&sessions, [Invalidation::Session(session.id.clone())]).await;
     store.open();
     store.has_read(2).await;
     store.shut();
-    hear(&sessions, [Invalidation::Session(session.id.clone())]).await;
+    receive(&sessions, [Invalidation::Session(session.id.clone())]).await;
     let answer = request.await.expect("no panic");
     assert!(begun.elapsed() <= Duration::from_millis(2001), "{answer:?}");
 }

@@ -13,14 +13,14 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, Invalidation, InvalidationSource,
-    MetadataValue, SessionId, SessionRegistry, SessionStore, SessionSummary, SessionToken,
-    SourceEvent, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    AuthenticateError, CustomerSession, CustomerSessions, Invalidation, MetadataValue, SessionId,
+    SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
+    async_trait, store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 
 use crate::rng::{Dice, env};
-use test_support::{HOUR, customer};
+use test_support::{HOUR, customer, receive};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
 const SLOTS: u64 = 6;
@@ -233,16 +233,7 @@ impl World {
                 return;
             }
         };
-        self.sessions.listen(One(Some(message))).await;
-    }
-}
-
-struct One(Option<Invalidation>);
-
-#[async_trait]
-impl InvalidationSource for One {
-    async fn recv(&mut self) -> Option<SourceEvent> {
-        self.0.take().map(SourceEvent::from)
+        receive(&self.sessions, [message]).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What several tests share: a store that counts, waits and fails on command.
 
+mod events;
 #[cfg(unix)]
 mod example;
 #[cfg(unix)]
@@ -19,6 +20,7 @@ use customer_session::{
 };
 use tokio::sync::watch;
 
+pub use events::{ChannelSource, receive};
 #[cfg(unix)]
 pub use example::{RunningExample, example};
 

@@ -1,0 +1,60 @@
+//! Sessions over a store and a clock that the test holds.
+
+use std::{sync::Arc, time::Duration};
+
+use customer_session::{
+    AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder,
+    testing::ManualClock,
+};
+use test_support::{HOUR, ProbeStore, Sessions, clock, customer};
+
+/// The lifetime of a cached answer.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+
+pub(crate) type Builder = CustomerSessionsBuilder<Arc<ProbeStore>>;
+
+/// One session of an hour, which has not been looked up.
+pub(crate) struct Fixture {
+    pub(crate) store: Arc<ProbeStore>,
+    pub(crate) clock: ManualClock,
+    pub(crate) sessions: Sessions,
+    pub(crate) session: CustomerSession,
+}
+
+impl Fixture {
+    /// Creates a fixture that caches answers for [`TTL`], with further settings by `configure`.
+    pub(crate) async fn new(configure: impl FnOnce(Builder) -> Builder) -> Self {
+        let (store, clock) = (Arc::new(ProbeStore::default()), clock());
+        let builder = CustomerSessions::builder(Arc::clone(&store))
+            .clock(clock.clone())
+            .cache_ttl(TTL);
+        let sessions = configure(builder).build();
+        let session = sessions.issue(customer("cus_1"), HOUR).await;
+        Self {
+            store,
+            clock,
+            sessions,
+            session: session.expect("issued"),
+        }
+    }
+
+    pub(crate) async fn authenticate(&self) -> Result<Arc<CustomerSession>, AuthenticateError> {
+        self.sessions.authenticate(&self.session.token).await
+    }
+
+    /// Revokes the session in the store without telling the engine.
+    pub(crate) async fn revoke_behind_its_back(&self) {
+        use customer_session::SessionRegistry as _;
+        let revoked = self.store.inner.revoke(&self.session.id).await;
+        assert!(revoked.expect("an answer"), "it was live");
+    }
+}
+
+/// Lets spawned tasks run until they wait.
+pub(crate) async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
