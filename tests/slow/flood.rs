@@ -13,12 +13,12 @@ const CAPACITY: u64 = 50_000;
 const LIVE: usize = 45_000;
 const UNKNOWN: usize = 2_000_000;
 
-/// Takes any token, so that two million can be made from numbers.
+/// A store that accepts any token, so that two million can be made from numbers.
 #[derive(Clone, Default)]
-struct Anything(customer_session::store::MemoryStore);
+struct AnyToken(customer_session::store::MemoryStore);
 
 #[async_trait]
-impl SessionStore for Anything {
+impl SessionStore for AnyToken {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         self.0.find(token).await
     }
@@ -31,7 +31,7 @@ impl SessionStore for Anything {
 #[tokio::test]
 async fn live_sessions_stay_cached_in_a_flood_of_unknown_tokens() {
     let _alone = crate::ALONE.lock().await;
-    let store = Anything::default();
+    let store = AnyToken::default();
     let sessions = CustomerSessions::builder(store.clone())
         .cache_capacity(CAPACITY)
         .cache_ttl(Duration::from_secs(100_000))

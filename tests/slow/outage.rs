@@ -1,4 +1,6 @@
-//! Outages of a real server: killed for a while, and standing still.
+//! Outages of a real server, which is killed for a while, or paused.
+//!
+//! `OUTAGE_SECONDS` (10) may be set: the length of the pause.
 
 use std::{
     fs,
@@ -19,8 +21,8 @@ use tokio::{
 
 use test_support::servers::{self, Server};
 
-/// 200 requests a second.
-const TURN: Duration = Duration::from_millis(5);
+/// The time between two requests: 200 a second.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(5);
 const SESSIONS: usize = 50;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -28,15 +30,15 @@ fn peppers() -> Peppers {
     Peppers::new("a pepper of the tests, 32 bytes.")
 }
 
-type Answer = Result<(), AuthenticateError>;
+type Outcome = Result<(), AuthenticateError>;
 
-/// What was asked with the `usize`-th session, when, for how long, and what came of it.
-type Asked = (usize, Instant, Duration, Answer);
+/// A request: the number of its session, its start, its duration, its outcome.
+type Request = (usize, Instant, Duration, Outcome);
 
-/// Asks with one session after the other, without waiting for answers, until it is stopped.
+/// Requests at a steady rate, one session after the other, whether or not earlier ones are done.
 struct Load {
-    asked: Arc<Mutex<Vec<Asked>>>,
-    asking: tokio::task::JoinHandle<()>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    sending: tokio::task::JoinHandle<()>,
 }
 
 impl Load {
@@ -44,33 +46,33 @@ impl Load {
         sessions: &CustomerSessions<S>,
         subjects: Vec<CustomerSession>,
     ) -> Self {
-        let (sessions, asked) = (sessions.clone(), Arc::<Mutex<Vec<Asked>>>::default());
-        let noted = Arc::clone(&asked);
-        let asking = tokio::spawn(async move {
-            let mut turns = interval(TURN);
+        let (sessions, done) = (sessions.clone(), Arc::<Mutex<Vec<Request>>>::default());
+        let requests = Arc::clone(&done);
+        let sending = tokio::spawn(async move {
+            let mut turns = interval(REQUEST_INTERVAL);
             turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let mut requests = JoinSet::new();
+            let mut running = JoinSet::new();
             for turn in 0.. {
                 turns.tick().await;
                 let which = turn % subjects.len();
-                let (sessions, noted) = (sessions.clone(), Arc::clone(&noted));
+                let (sessions, done) = (sessions.clone(), Arc::clone(&done));
                 let token = subjects[which].token.clone();
-                requests.spawn(async move {
+                running.spawn(async move {
                     let begun = Instant::now();
-                    let answer = sessions.authenticate(&token).await.map(drop);
-                    let asked = (which, begun, begun.elapsed(), answer);
-                    noted.lock().expect("no panic").push(asked);
+                    let outcome = sessions.authenticate(&token).await.map(drop);
+                    let request = (which, begun, begun.elapsed(), outcome);
+                    done.lock().expect("no panic").push(request);
                 });
-                while requests.try_join_next().is_some() {}
+                while running.try_join_next().is_some() {}
             }
         });
-        Self { asked, asking }
+        Self { requests, sending }
     }
 
-    async fn end(self) -> Vec<Asked> {
-        self.asking.abort();
-        let _ = self.asking.await;
-        std::mem::take(&mut *self.asked.lock().expect("no panic"))
+    async fn end(self) -> Vec<Request> {
+        self.sending.abort();
+        let _ = self.sending.await;
+        std::mem::take(&mut *self.requests.lock().expect("no panic"))
     }
 }
 
@@ -138,19 +140,19 @@ async fn survives_a_kill<S: SessionRegistry>(
     }
     let recovery = back.elapsed();
     sleep(Duration::from_secs(1)).await;
-    let asked = load.end().await;
+    let requests = load.end().await;
     drop(server);
 
-    let of_live = asked.iter().filter(|(which, ..)| *which != revoked);
+    let of_live = requests.iter().filter(|(which, ..)| *which != revoked);
     let (served, failed): (Vec<_>, Vec<_>) = of_live.partition(|(.., answer)| answer.is_ok());
-    let wrong = asked.iter().filter(|(which, _, _, answer)| {
+    let wrong = requests.iter().filter(|(which, _, _, answer)| {
         *which == revoked && answer.is_ok()
             || *which != revoked && matches!(answer, Err(AuthenticateError::InvalidToken))
     });
     let wrong = wrong.count();
     println!(
         "{name} killed for 5 s: {} requests for live sessions served, {} of them stale, {} not; \
-         {wrong} wrong answers; all as before {recovery:?} after it was back",
+         {wrong} wrong answers; recovered {recovery:?} after it was back",
         served.len(),
         sessions.statistics().stale,
         failed.len(),
@@ -207,14 +209,14 @@ fn sockets() -> usize {
         .count()
 }
 
-/// `OUTAGE_SECONDS` (10) may be set.
 #[test]
 fn a_paused_server_holds_no_request_up_for_long_and_leaves_nothing_behind() {
     let _alone = crate::ALONE.blocking_lock();
     let Some(server) = Server::postgres() else {
         return servers::missing("PostgreSQL");
     };
-    let seconds = std::env::var("OUTAGE_SECONDS").map_or(10, |it| it.parse().expect("a number"));
+    let seconds =
+        std::env::var("OUTAGE_SECONDS").map_or(10, |seconds| seconds.parse().expect("a number"));
     let timeout = Duration::from_secs(2);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -263,8 +265,8 @@ fn a_paused_server_holds_no_request_up_for_long_and_leaves_nothing_behind() {
             sleep(Duration::from_millis(1)).await;
         }
         let recovery = back.elapsed();
-        let asked = load.end().await;
-        let mut during: Vec<_> = asked
+        let requests = load.end().await;
+        let mut during: Vec<_> = requests
             .iter()
             .filter(|(_, begun, ..)| *begun > paused && *begun < back)
             .map(|(_, _, took, _)| *took)

@@ -1,7 +1,7 @@
-//! Everything at once: lookups, revocations, rotations, faults, callers that leave.
+//! Everything at once: lookups, revocations, rotations, faults, requests that are cancelled.
 //!
 //! `STRESS_SECONDS` (10) and `STRESS_SEED` (from the clock, printed) may be set. The test is
-//! known to fail when a guard of the engine is taken out: `scripts/mutants` shows it.
+//! known to fail if a guard of the engine is taken out: `scripts/mutants` shows it.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -19,40 +19,41 @@ use customer_session::{
 };
 use tokio::task::{JoinSet, yield_now};
 
-use crate::rng::{Dice, env};
+use crate::rng::{Rng, env};
 use test_support::{HOUR, customer, receive};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
 const SLOTS: u64 = 6;
 
-impl Dice {
-    async fn dawdle(&self) {
-        match self.roll(4) {
-            0 => tokio::time::sleep(Duration::from_micros(self.roll(3000))).await,
+impl Rng {
+    /// Waits for a random time, which may be none.
+    async fn delay(&self) {
+        match self.below(4) {
+            0 => tokio::time::sleep(Duration::from_micros(self.below(3000))).await,
             1 => {}
             _ => yield_now().await,
         }
     }
 }
 
-/// Slow, and at times broken.
+/// A store that is slow, and fails, hangs or panics now and then.
 struct Faulty {
     inner: MemoryStore,
-    dice: Arc<Dice>,
+    rng: Arc<Rng>,
 }
 
 #[async_trait]
 impl SessionStore for Faulty {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        self.dice.dawdle().await;
-        match self.dice.roll(200) {
+        self.rng.delay().await;
+        match self.rng.below(200) {
             0 => return Err(StoreError::unavailable("a fault")),
             1 => panic!("a fault"),
             2 => std::future::pending().await,
             _ => {}
         }
         let found = self.inner.find(token).await;
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         found
     }
 
@@ -68,14 +69,14 @@ impl SessionRegistry for Faulty {
     }
 
     async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         self.inner.replace(old, new).await
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         let revoked = self.inner.revoke(id).await;
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         revoked
     }
 
@@ -83,7 +84,7 @@ impl SessionRegistry for Faulty {
         &self,
         customer: &customer_session::CustomerId,
     ) -> Result<u64, StoreError> {
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         self.inner.revoke_customer(customer).await
     }
 
@@ -98,7 +99,7 @@ impl SessionRegistry for Faulty {
         &self,
         customer: &customer_session::Customer,
     ) -> Result<u64, StoreError> {
-        self.dice.dawdle().await;
+        self.rng.delay().await;
         self.inner.update_customer(customer).await
     }
 
@@ -126,8 +127,8 @@ struct Subject {
 
 struct World {
     sessions: CustomerSessions<Faulty>,
-    dice: Arc<Dice>,
-    /// Guards which session stands in which slot.
+    rng: Arc<Rng>,
+    /// Guards the session of each slot.
     slots: Vec<Mutex<Arc<Subject>>>,
     stop: AtomicBool,
     requests: AtomicU64,
@@ -144,13 +145,13 @@ impl World {
     }
 
     async fn request(&self) {
-        let subject = self.subject(self.dice.roll(SLOTS) as usize);
+        let subject = self.subject(self.rng.below(SLOTS) as usize);
         let ended_before = subject.ended.load(SeqCst);
         let version_before = subject.version.load(SeqCst);
         let begun = Instant::now();
         let request = self.sessions.authenticate(&subject.session.token);
-        let answer = if self.dice.roll(20) == 0 {
-            let patience = Duration::from_micros(self.dice.roll(2000));
+        let answer = if self.rng.below(20) == 0 {
+            let patience = Duration::from_micros(self.rng.below(2000));
             match tokio::time::timeout(patience, request).await {
                 Ok(answer) => answer,
                 Err(_) => return,
@@ -177,16 +178,17 @@ impl World {
         }
     }
 
-    /// Ends a session in one of the ways there are, and puts another in its place.
+    /// Ends a session in one of three ways, and puts another in its slot.
     async fn end_one(&self) {
-        let slot = self.dice.roll(SLOTS) as usize;
+        let slot = self.rng.below(SLOTS) as usize;
         let old = self.subject(slot);
-        // One end each: who revokes a customer also ends what another rotates for that customer.
+        // Each session is ended once: revoking a customer also ends what another task has rotated
+        // for that customer.
         if old.ending.swap(true, SeqCst) {
             return;
         }
         let mut next = None;
-        let ended = match self.dice.roll(3) {
+        let ended = match self.rng.below(3) {
             0 => self.sessions.revoke(&old.session.id).await.is_ok(),
             1 => {
                 let customer = &old.session.customer_id;
@@ -204,26 +206,26 @@ impl World {
             old.ended.store(true, SeqCst);
             self.ends.fetch_add(1, SeqCst);
         }
-        // Requests for the dead one go on for a while.
-        for _ in 0..self.dice.roll(20) {
-            self.dice.dawdle().await;
+        // Requests for the ended session go on for a while.
+        for _ in 0..self.rng.below(20) {
+            self.rng.delay().await;
         }
         let session = match next {
             Some(next) => next,
-            None => new_session(&self.sessions, &self.dice).await,
+            None => new_session(&self.sessions, &self.rng).await,
         };
         *self.slots[slot].lock().unwrap() = subject(session);
     }
 
-    /// What changes around the sessions, without ending any.
-    async fn disturb(&self) {
-        let subject = self.subject(self.dice.roll(SLOTS) as usize);
-        let message = match self.dice.roll(4) {
+    /// Changes a customer or sends a message, without ending a session.
+    async fn change_without_ending(&self) {
+        let subject = self.subject(self.rng.below(SLOTS) as usize);
+        let message = match self.rng.below(4) {
             0 => Invalidation::All,
             1 => Invalidation::Session(subject.session.id.clone()),
             2 => Invalidation::Customer(subject.session.customer_id.clone()),
             _ => {
-                let _one = subject.updating.lock().await;
+                let _turn = subject.updating.lock().await;
                 let next = subject.version.load(SeqCst) + 1;
                 let mut data = (*subject.session.customer).clone();
                 data.metadata.insert("version".into(), next.into());
@@ -254,17 +256,18 @@ fn version(customer: &customer_session::Customer) -> i64 {
     }
 }
 
-async fn new_session(sessions: &CustomerSessions<Faulty>, dice: &Dice) -> CustomerSession {
-    let customer = customer(&format!("cus_{}", dice.roll(u64::MAX)));
+async fn new_session(sessions: &CustomerSessions<Faulty>, rng: &Rng) -> CustomerSession {
+    let customer = customer(&format!("cus_{}", rng.below(u64::MAX)));
     sessions.issue(customer, HOUR).await.expect("issued")
 }
 
-/// `capacity` is also the number of marks: with two, everybody shares them.
+/// Runs the load for `seconds`. `capacity` also sets the number of stripes of the revocation
+/// table: the smaller, the more sessions share one.
 async fn stress(capacity: u64, seconds: u64, seed: u64) {
-    let dice = Arc::new(Dice::new(seed));
+    let rng = Arc::new(Rng::new(seed));
     let store = Faulty {
         inner: MemoryStore::new(),
-        dice: Arc::clone(&dice),
+        rng: Arc::clone(&rng),
     };
     let sessions = CustomerSessions::builder(store)
         .store_timeout(STORE_TIMEOUT)
@@ -273,11 +276,11 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
         .build();
     let mut slots = Vec::new();
     for _ in 0..SLOTS {
-        slots.push(Mutex::new(subject(new_session(&sessions, &dice).await)));
+        slots.push(Mutex::new(subject(new_session(&sessions, &rng).await)));
     }
     let world = Arc::new(World {
         sessions,
-        dice,
+        rng,
         slots,
         stop: AtomicBool::new(false),
         requests: AtomicU64::default(),
@@ -296,7 +299,7 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
                 match task {
                     0..24 => world.request().await,
                     24..27 => world.end_one().await,
-                    _ => world.disturb().await,
+                    _ => world.change_without_ending().await,
                 }
                 yield_now().await;
             }
@@ -309,7 +312,7 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
     }
 
     let mut statistics = world.sessions.statistics();
-    // A lookup that everybody has left is dropped by the runtime, a moment later.
+    // The runtime drops a lookup without callers, but a moment later.
     for _ in 0..1000 {
         if statistics.lookups_in_flight == 0 {
             break;
@@ -322,12 +325,12 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
         world.requests.load(SeqCst),
         world.ends.load(SeqCst),
     );
-    assert!(world.requests.load(SeqCst) > 1000, "it was hardly stress");
-    assert!(world.ends.load(SeqCst) > 100, "it was hardly stress");
+    assert!(world.requests.load(SeqCst) > 1000, "too little load");
+    assert!(world.ends.load(SeqCst) > 100, "too little load");
     assert_eq!(
         world.stale.load(SeqCst),
         0,
-        "let in after their end; seed {seed}"
+        "let in after the end; seed {seed}"
     );
     assert_eq!(
         world.outdated.load(SeqCst),

@@ -5,7 +5,7 @@ use customer_session::SessionToken;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::fake_polar::{JANE, OUR_TOKEN, STRANGER, StandIn, sign};
+use super::fake_polar::{FakePolar, JANE, OUR_TOKEN, STRANGER, sign};
 use test_support::{RunningExample, example};
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
@@ -17,7 +17,7 @@ struct Upstream {
 }
 
 impl Upstream {
-    fn start(polar: &StandIn) -> Self {
+    fn start(polar: &FakePolar) -> Self {
         let environment = [
             ("POLAR_ACCESS_TOKEN", OUR_TOKEN),
             ("POLAR_WEBHOOK_SECRET", SECRET),
@@ -55,7 +55,7 @@ impl Upstream {
 
 #[tokio::test]
 async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let upstream = Upstream::start(&polar);
     let [jane, stranger] = [JANE, STRANGER].map(|id| polar.customer_token(id));
     let answer = upstream.me(&jane).await;

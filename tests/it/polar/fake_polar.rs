@@ -100,7 +100,7 @@ struct World {
     bodies: Mutex<Vec<Value>>,
 }
 
-pub(crate) struct StandIn {
+pub(crate) struct FakePolar {
     pub(crate) address: SocketAddr,
     world: Arc<World>,
 }
@@ -155,7 +155,7 @@ fn jane() -> Value {
     with(customer(JANE, OUR_ORGANIZATION), more)
 }
 
-impl StandIn {
+impl FakePolar {
     pub(crate) async fn start() -> Self {
         let team = json!({ "type": "team", "name": "Acme", "email": null });
         let customers = [

@@ -17,8 +17,8 @@ use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::fake_polar::{
-    CREATE, CUSTOMERS, Fault, INTROSPECT, JANE, ME, OUR_ORGANIZATION, OUR_TOKEN, PLAIN, STRANGER,
-    StandIn, TEAM, trap,
+    CREATE, CUSTOMERS, FakePolar, Fault, INTROSPECT, JANE, ME, OUR_ORGANIZATION, OUR_TOKEN, PLAIN,
+    STRANGER, TEAM, trap,
 };
 use crate::log::Log;
 use test_support::clock;
@@ -41,7 +41,7 @@ fn told(error: &StoreError) -> String {
 
 #[tokio::test]
 async fn a_session_has_every_field_of_its_customer() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     let session = found(&store, &token).await;
     assert_eq!(session.token, token);
@@ -65,7 +65,7 @@ async fn a_session_has_every_field_of_its_customer() {
 
 #[tokio::test]
 async fn a_lookup_is_two_calls_at_once_and_one_more() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     found(&polar.store(), &polar.customer_token(JANE)).await;
     let mut calls = polar.calls();
     calls[..2].sort();
@@ -79,7 +79,7 @@ async fn a_lookup_is_two_calls_at_once_and_one_more() {
 
 #[tokio::test]
 async fn fields_that_polar_omits_are_derived_and_stable() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let token = polar.customer_token(JANE);
     let one = found(&polar.store(), &token).await;
     let other = found(&polar.store(), &token).await;
@@ -103,7 +103,7 @@ async fn fields_that_polar_omits_are_derived_and_stable() {
 
 #[tokio::test]
 async fn customers_with_few_fields_and_teams_are_let_in() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let plain = found(&store, &polar.customer_token(PLAIN)).await;
     assert_eq!(plain.customer.name, None);
@@ -121,7 +121,7 @@ async fn customers_with_few_fields_and_teams_are_let_in() {
 
 #[tokio::test]
 async fn a_live_token_of_another_organization_is_refused() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let asked = format!("GET /v1/customers/{STRANGER}");
     let theirs = [polar.customer_token(STRANGER), polar.member_token(STRANGER)];
@@ -134,7 +134,7 @@ async fn a_live_token_of_another_organization_is_refused() {
 
 #[tokio::test]
 async fn expired_and_unknown_sessions_are_not_found() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let expired = polar.sign_in(JANE, "polar_cst_", TimeDelta::seconds(-1));
     let deleted = polar.customer_token(PLAIN);
@@ -164,7 +164,7 @@ async fn expired_and_unknown_sessions_are_not_found() {
 /// What stands between may say 404, too: that is not kept. Nor is what has turned out wrong.
 #[tokio::test]
 async fn a_customer_who_was_not_found_is_asked_for_again() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     polar.fault(CUSTOMERS, Fault::status(404));
     assert_eq!(store.find(&token).await.expect("a verdict"), None);
@@ -189,7 +189,7 @@ async fn a_customer_who_was_not_found_is_asked_for_again() {
 
 #[tokio::test]
 async fn a_refusal_does_not_wait_for_the_other_call() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar
         .builder()
         .timeout(Duration::ZERO)
@@ -206,7 +206,7 @@ async fn a_refusal_does_not_wait_for_the_other_call() {
 
 #[tokio::test]
 async fn the_longer_of_two_waits_counts() {
-    let (polar, clock) = (StandIn::start().await, clock());
+    let (polar, clock) = (FakePolar::start().await, clock());
     let store = polar.builder().clock(clock.clone()).build().expect("built");
     for (long, short) in [(ME, INTROSPECT), (INTROSPECT, ME)] {
         let token = polar.customer_token(JANE);
@@ -224,7 +224,7 @@ async fn the_longer_of_two_waits_counts() {
 
 #[tokio::test]
 async fn a_token_that_polar_cannot_have_issued_is_not_looked_up() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let token = polar.customer_token(JANE);
     let (rest, last) = token.expose().split_at(52);
@@ -240,7 +240,7 @@ async fn a_token_that_polar_cannot_have_issued_is_not_looked_up() {
 /// Whatever goes wrong, at whichever call: an error of the right kind, never "no session".
 #[tokio::test]
 async fn an_upstream_failure_is_an_error_and_never_not_found() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let log = Log::default();
     let _listening = log.listen();
     let store = polar.builder().timeout(Duration::from_millis(200));
@@ -324,7 +324,7 @@ async fn an_upstream_failure_is_an_error_and_never_not_found() {
 
 #[tokio::test]
 async fn a_customer_id_cannot_change_the_path() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
     for name in [
         "..",
@@ -344,7 +344,7 @@ async fn a_customer_id_cannot_change_the_path() {
 
 #[tokio::test]
 async fn an_unreachable_server_is_an_outage() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let token = polar.customer_token(JANE);
     // A port that nobody listens on any more.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -359,7 +359,7 @@ async fn an_unreachable_server_is_an_outage() {
 
 #[tokio::test]
 async fn a_client_that_follows_redirects_is_noticed() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let (elsewhere, _) = trap().await;
     let client = reqwest::Client::builder().no_proxy().build();
     let store = polar.builder().client(client.expect("a client"));
@@ -374,7 +374,7 @@ async fn a_client_that_follows_redirects_is_noticed() {
 
 #[tokio::test]
 async fn a_base_url_may_have_a_path_of_its_own() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     for (suffix, prefix) in [
         ("", ""),
         ("/", ""),
@@ -397,7 +397,7 @@ async fn a_base_url_may_have_a_path_of_its_own() {
 
 #[tokio::test]
 async fn a_rate_limit_holds_only_for_the_token_it_names() {
-    let (polar, clock) = (StandIn::start().await, clock());
+    let (polar, clock) = (FakePolar::start().await, clock());
     let store = polar.builder().clock(clock.clone()).build().expect("built");
     let [one, other] = [JANE, PLAIN].map(|id| polar.customer_token(id));
     for path in [INTROSPECT, ME] {
@@ -441,7 +441,7 @@ async fn a_rate_limit_holds_only_for_the_token_it_names() {
 
 #[tokio::test]
 async fn clients_are_told_how_long_to_wait_and_cached_sessions_go_on() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let sessions = CustomerSessions::builder(polar.store()).build();
     let app: Router = Router::new()
         .route("/", get(async |customer: Customer| customer.id.to_string()))
@@ -469,7 +469,7 @@ async fn clients_are_told_how_long_to_wait_and_cached_sessions_go_on() {
 
 #[tokio::test]
 async fn a_thousand_requests_for_one_cold_token_are_three_calls() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     polar.delay(Duration::from_millis(20));
     let sessions = Arc::new(CustomerSessions::builder(polar.store()).build());
     let token = polar.customer_token(JANE);
@@ -491,7 +491,7 @@ async fn a_thousand_requests_for_one_cold_token_are_three_calls() {
 /// Medians, since a machine may be busy.
 #[tokio::test]
 async fn a_cold_token_takes_two_calls_time() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     polar.delay(Duration::from_millis(20));
     let store = polar.store();
     let client = reqwest::Client::builder()
@@ -528,7 +528,7 @@ async fn a_cold_token_takes_two_calls_time() {
 
 #[tokio::test]
 async fn a_created_session_has_every_field() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let options = SessionOptions::new().return_url("https://example.org/account");
     let created = store.create(CustomerRef::external("usr_1"), options).await;
@@ -565,7 +565,7 @@ async fn a_created_session_has_every_field() {
 
 #[tokio::test]
 async fn fields_that_polar_rejects_are_named() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let store = polar.store();
     let refused = |customer: CustomerRef| {
         let store = store.clone();

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::fake_polar::{JANE, PLAIN, StandIn, sign};
+use super::fake_polar::{FakePolar, JANE, PLAIN, sign};
 use crate::log::Log;
 use test_support::clock;
 
@@ -265,7 +265,7 @@ fn with_an_empty_secret_no_delivery_is_accepted() {
 
 /// An application, Polar, and a customer who has just been let in.
 struct Scene {
-    polar: StandIn,
+    polar: FakePolar,
     sessions: CustomerSessions<PolarStore>,
     app: Router,
     token: SessionToken,
@@ -273,7 +273,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let polar = StandIn::start().await;
+        let polar = FakePolar::start().await;
         let sessions = CustomerSessions::builder(polar.store()).build();
         let (webhooks, invalidations) = Webhooks::new(SECRET).service();
         tokio::spawn(sessions.listen(invalidations));
@@ -447,7 +447,7 @@ async fn a_delivery_that_was_applied_has_no_second_effect() {
 
 #[tokio::test]
 async fn without_a_listener_polar_is_told_to_retry() {
-    let polar = StandIn::start().await;
+    let polar = FakePolar::start().await;
     let sessions = CustomerSessions::builder(polar.store()).build();
     let (webhooks, invalidations) = Webhooks::new(SECRET).service();
     let app = app(&sessions, webhooks.clone());

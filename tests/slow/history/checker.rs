@@ -1,29 +1,30 @@
-//! Reads a history and says where it breaks a promise. It knows nothing of how it came about.
+//! The checker, which finds the broken promises in a history. It does not know how the history
+//! came about.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::record::{Answer, Event, Lag, What};
 
-/// What is promised.
+/// The promises to check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promise {
-    /// How long another node may go on with what it read before a change that has returned. For
-    /// the node that made the change it is nothing.
+    /// The longest time for which another node may use what it read before a change that has
+    /// returned. It is zero for the node that made the change.
     pub(crate) bound: Duration,
-    /// How long a request may take: the limit for a lookup, and a little.
-    pub(crate) patience: Duration,
+    /// The longest time that a request may take: the timeout of a lookup, and some slack.
+    pub(crate) max_wait: Duration,
 }
 
-/// What was found. Each violation is described in one line.
+/// The violations found, each described in one line.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     /// Let in by a session that had ended.
     pub(crate) stale: Vec<String>,
-    /// Refused though nobody had begun to end the session.
+    /// Refused although no operation had begun to end the session.
     pub(crate) refused: Vec<String>,
     /// Waited for longer than promised.
     pub(crate) hung: Vec<String>,
-    /// Saw a customer that had been replaced, or that nobody ever wrote.
+    /// Saw a customer that had been replaced, or was never written.
     pub(crate) outdated: Vec<String>,
     /// Let in by a session that was not asked for.
     pub(crate) mistaken: Vec<String>,
@@ -49,7 +50,7 @@ impl Findings {
     }
 }
 
-/// A session's beginning: somewhere between these two.
+/// The creation of a session, between two times.
 #[derive(Clone, Copy)]
 struct Birth {
     customer: u32,
@@ -57,14 +58,14 @@ struct Birth {
     end: Duration,
 }
 
-/// An operation after which a session is dead, or may be.
+/// An operation that has ended a session, or may have.
 #[derive(Clone, Copy)]
 struct Ending {
     node: usize,
     start: Duration,
-    /// When it was certain; `None`: it never was.
+    /// The time from which it was certain; `None` if it never was.
     sure: Option<Duration>,
-    /// Whether the node that did it has forgotten the session.
+    /// Set if the node that did it must refuse the session at once.
     marked: bool,
 }
 
@@ -77,7 +78,7 @@ struct Write {
     sure: Option<Duration>,
 }
 
-/// Everything that changes something, by what it concerns.
+/// The changes in a history, by what they concern.
 #[derive(Default)]
 struct Changes {
     births: HashMap<u32, Birth>,
@@ -86,7 +87,7 @@ struct Changes {
     writes: HashMap<u32, Vec<Write>>,
 }
 
-/// Where `history` breaks `promise`. `lags` says when the runtimes were late.
+/// Finds where `history` breaks `promise`. `lags` are the delays of the runtimes.
 pub(crate) fn check(history: &[Event], promise: &Promise, lags: &[Lag]) -> Findings {
     let changes = Changes::of(history);
     let mut findings = Findings::default();
@@ -107,8 +108,8 @@ pub(crate) fn check(history: &[Event], promise: &Promise, lags: &[Lag]) -> Findi
                     }
                     Answer::Failed | Answer::Left => {}
                 }
-                if event.end - event.start > promise.patience {
-                    match excuse(event, promise, lags) {
+                if event.end - event.start > promise.max_wait {
+                    match is_excused(event, promise, lags) {
                         true => findings.excused += 1,
                         false => findings.hung.push(format!("{event:?}")),
                     }
@@ -131,15 +132,15 @@ pub(crate) fn check(history: &[Event], promise: &Promise, lags: &[Lag]) -> Findi
     findings
 }
 
-/// Whether the request took no longer than it would have if its runtime had been in time.
-fn excuse(event: &Event, promise: &Promise, lags: &[Lag]) -> bool {
+/// Returns `true` if the delays of the runtime explain why the request took too long.
+fn is_excused(event: &Event, promise: &Promise, lags: &[Lag]) -> bool {
     let late: Duration = lags
         .iter()
         .filter(|lag| lag.node == event.node)
         .filter(|lag| lag.span.start < event.end && event.start < lag.span.end)
         .map(|lag| lag.by)
         .sum();
-    event.end - event.start <= promise.patience + late
+    event.end - event.start <= promise.max_wait + late
 }
 
 impl Changes {
@@ -216,7 +217,7 @@ impl Changes {
                 endings.push(ending(ended.is_some(), true));
             }
             What::Rotate { session, new } => {
-                // Who loses a rotation has learned that the session is dead, and ended nothing.
+                // A rotation that lost has found the session ended, and ended nothing.
                 let endings = self.endings.entry(session).or_default();
                 endings.push(ending(new.is_some(), new != Some(None)));
             }
@@ -235,7 +236,7 @@ impl Changes {
         }
     }
 
-    /// The operations that may have ended a session, with those on all of its customer's.
+    /// Returns the operations that may have ended a session; `true` with those on its customer.
     fn endings(&self, session: u32) -> impl Iterator<Item = (Ending, bool)> {
         let birth = self.births.get(&session);
         let own = self.endings.get(&session).into_iter().flatten();
@@ -245,19 +246,19 @@ impl Changes {
             .chain(of_customer.map(|ending| (*ending, true)))
     }
 
-    /// When anybody first began to end a session. What was over before it came about is not
-    /// meant.
+    /// Returns the start of the first operation that may have ended the session, leaving out
+    /// those that were over before it was created.
     fn first_ending(&self, session: u32) -> Option<Duration> {
         let birth = self.births.get(&session)?;
         let over = |ending: &Ending| ending.sure.is_some_and(|sure| sure < birth.start);
         let endings = self.endings(session).map(|(ending, _)| ending);
         endings
             .filter(|ending| !over(ending))
-            .map(|it| it.start)
+            .map(|ending| ending.start)
             .min()
     }
 
-    /// Whether the session was let in later than any node may.
+    /// Describes a request that was let in later than the promise allows.
     fn stale(&self, event: &Event, session: u32, promise: &Promise) -> Option<String> {
         let birth = self.births.get(&session)?;
         self.endings(session).find_map(|(ending, of_customer)| {
@@ -280,7 +281,7 @@ impl Changes {
         })
     }
 
-    /// Whether the session was refused before anybody began to end it.
+    /// Describes a request that was refused before an operation began to end its session.
     fn refused(&self, event: &Event, session: u32) -> Option<String> {
         let birth = self.births.get(&session)?;
         let own = |ending: &Ending| ending.start == event.start && ending.sure == Some(event.end);
@@ -291,7 +292,7 @@ impl Changes {
         (!in_doubt).then(|| format!("{event:?}"))
     }
 
-    /// Whether a version was seen that had been overwritten for longer than it may be seen.
+    /// Describes a request that saw a version which had been overwritten for too long.
     fn outdated(
         &self,
         event: &Event,
@@ -301,7 +302,7 @@ impl Changes {
     ) -> Option<String> {
         let writes = self.writes.get(&self.births.get(&session)?.customer)?;
         let Some(seen) = writes.iter().find(|write| write.version == version) else {
-            return Some(format!("nobody wrote it: {event:?}"));
+            return Some(format!("it was never written: {event:?}"));
         };
         // A write whose outcome is unknown may happen at any time later.
         let written = seen.sure?;
@@ -319,18 +320,18 @@ impl Changes {
     }
 }
 
-/// How long it took, at the most, until another node followed an ending.
+/// The time after which another node followed an ending.
 #[derive(Debug)]
 pub(crate) struct Delay {
-    /// Until the first refusal after which it let nobody in any more: it knew by then.
+    /// The upper bound: the time until the first refusal after which it let no request in.
     pub(crate) at_most: Duration,
     pub(crate) node: usize,
     pub(crate) of: Event,
 }
 
-/// How long the other nodes took to follow the endings that `counts` accepts, shortest first.
-/// Nodes that had not let the session in within `warmth` before its end had nothing to forget, and
-/// do not count; nor do those that nobody asked afterwards.
+/// Returns the delays after which other nodes followed the endings that `counts` accepts,
+/// shortest first. Left out are nodes that did not have the session cached, which is known from
+/// requests within `warmth` before its end, and nodes without requests afterwards.
 pub(crate) fn delays(
     history: &[Event],
     warmth: Duration,
@@ -366,7 +367,7 @@ pub(crate) fn delays(
     delays
 }
 
-/// From what one node answered to those who asked for a session.
+/// Returns the delay of one node, from its answers to the requests with one session.
 fn delay(asked: &[(Duration, Answer)], ending: &Event, warmth: Duration) -> Option<Duration> {
     let let_in = asked.iter().filter_map(|(start, answer)| match answer {
         Answer::LetIn { .. } => Some(*start),
@@ -386,7 +387,7 @@ fn delay(asked: &[(Duration, Answer)], ending: &Event, warmth: Duration) -> Opti
     was_warm.then_some(at_most)
 }
 
-/// The sessions that an operation certainly ended.
+/// Returns the sessions that an operation certainly ended.
 fn ended(changes: &Changes, event: &Event) -> Vec<u32> {
     match event.what {
         What::Revoke {

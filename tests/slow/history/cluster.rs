@@ -11,9 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{
     load::Node,
-    store::{NodeStore, Planted},
+    store::{Defect, NodeStore},
 };
-use crate::rng::Dice;
+use crate::rng::Rng;
 use test_support::{
     proxy::Proxy,
     servers::{self, Server},
@@ -21,7 +21,6 @@ use test_support::{
 
 pub(crate) const NODES: usize = 3;
 pub(crate) const CACHE_TTL: Duration = Duration::from_secs(2);
-/// While the store fails.
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(1);
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -31,19 +30,19 @@ pub(crate) enum Kind {
     Redis,
 }
 
-/// What the nemesis can get hold of.
-pub(crate) struct Grip {
+/// The parts of a cluster in which the nemesis injects faults.
+pub(crate) struct Cluster {
     pub(crate) server: Server,
-    /// Of each node: to the store, and to where its invalidations come from.
+    /// The networks of each node: to its store, and to the source of its invalidations.
     pub(crate) networks: Vec<(Proxy, Proxy)>,
     pub(crate) stores: Vec<Arc<NodeStore>>,
 }
 
-/// Dropped last: what runs on them uses the rest.
+/// The threads of the nodes, to be ended last: their tasks use the rest.
 pub(crate) struct Runtimes(Vec<Runtime>);
 
 impl Runtimes {
-    /// Nobody waits for what is still under way.
+    /// Ends them without waiting for tasks.
     pub(crate) fn end(self) {
         for runtime in self.0 {
             runtime.shutdown_background();
@@ -52,7 +51,7 @@ impl Runtimes {
 }
 
 fn runtime(name: String) -> Runtime {
-    // One thread each, so that a nap that ends late tells of everything that was late.
+    // One thread each, so that a late timer shows that every task was late.
     Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name(name)
@@ -61,12 +60,12 @@ fn runtime(name: String) -> Runtime {
         .expect("a runtime")
 }
 
-/// `None`: the server is not on this machine; said aloud.
+/// Starts a server and its nodes. Returns `None`, and says so, if the server is not installed.
 pub(crate) fn start(
     kind: Kind,
-    planted: Planted,
-    dice: &Dice,
-) -> Option<(Grip, Vec<Node>, Runtimes)> {
+    defect: Defect,
+    rng: &Rng,
+) -> Option<(Cluster, Vec<Node>, Runtimes)> {
     let server = match kind {
         Kind::Postgres => Server::postgres(),
         Kind::Redis => Server::redis(),
@@ -76,7 +75,7 @@ pub(crate) fn start(
         return None;
     };
     let network = runtime("network".to_owned());
-    let mut grip = Grip {
+    let mut cluster = Cluster {
         networks: Vec::new(),
         stores: Vec::new(),
         server,
@@ -84,7 +83,7 @@ pub(crate) fn start(
     let (mut nodes, mut runtimes) = (Vec::new(), Vec::new());
     for number in 0..NODES {
         let networks = network.block_on(async {
-            let port = grip.server.port;
+            let port = cluster.server.port;
             (Proxy::new(port).await, Proxy::new(port).await)
         });
         let (to_store, to_source) = (url(kind, &networks.0), url(kind, &networks.1));
@@ -92,15 +91,15 @@ pub(crate) fn start(
         let (store, sessions) = runtime.block_on(async {
             let store = Arc::new(NodeStore::new(
                 connect(kind, &to_store).await,
-                planted,
-                Dice::new(dice.roll(u64::MAX)),
+                defect,
+                Rng::new(rng.below(u64::MAX)),
             ));
             let sessions = CustomerSessions::builder(Arc::clone(&store))
                 .cache_ttl(CACHE_TTL)
                 .stale_if_error(STALE_IF_ERROR)
                 .store_timeout(STORE_TIMEOUT)
                 .build();
-            if planted != Planted::Deaf {
+            if defect != Defect::NotListening {
                 listen(kind, &to_source, &sessions).await;
             }
             (store, sessions)
@@ -109,14 +108,14 @@ pub(crate) fn start(
             number,
             sessions,
             runtime: runtime.handle().clone(),
-            planted,
+            defect,
         });
-        grip.networks.push(networks);
-        grip.stores.push(store);
+        cluster.networks.push(networks);
+        cluster.stores.push(store);
         runtimes.push(runtime);
     }
     runtimes.push(network);
-    Some((grip, nodes, Runtimes(runtimes)))
+    Some((cluster, nodes, Runtimes(runtimes)))
 }
 
 fn url(kind: Kind, network: &Proxy) -> String {

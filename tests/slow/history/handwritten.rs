@@ -1,4 +1,4 @@
-//! Histories written by hand: what the checker must find, and what it must let pass.
+//! Histories written by hand, with violations that the checker must find, and without.
 //! Times are in milliseconds; another node may be behind by 1000.
 
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn revoke_all(ended: Option<u64>) -> What {
     What::RevokeCustomer { customer: 7, ended }
 }
 
-/// What is found after the session was issued on node 0, between 0 and 10.
+/// Returns the findings in `history`, which begins with the session issued on node 0 from 0 to 10.
 fn found(events: &[Event]) -> Findings {
     found_with(events, &[])
 }
@@ -69,12 +69,12 @@ fn found_with(events: &[Event], lags: &[Lag]) -> Findings {
     history.extend_from_slice(events);
     let promise = Promise {
         bound: ms(1000),
-        patience: ms(300),
+        max_wait: ms(300),
     };
     check(&history, &promise, lags)
 }
 
-/// How many of each, in the order of [`Findings::all`].
+/// Returns the number of each finding, in the order of [`Findings::all`].
 fn counts(events: &[Event]) -> [usize; 5] {
     found(events).all().map(|(_, violations)| violations.len())
 }
@@ -127,17 +127,17 @@ fn a_rotation_that_lost_has_ended_nothing() {
     };
     let won = at(1, 15, 18, IN_DOUBT);
     let lost = at(0, 20, 30, lost);
-    // Its node had not heard yet; it has until the bound.
+    // Its node had not received the message yet; it has until the bound.
     assert_eq!(counts(&[won.clone(), lost.clone(), let_in(0, 40)]), CLEAN);
     assert_eq!(counts(&[won, lost.clone(), let_in(0, 1040)]), STALE);
-    // And there must have been somebody who won.
+    // And another rotation must have won.
     assert_eq!(counts(&[lost]), REFUSED);
 }
 
 #[test]
 fn a_live_session_is_not_refused() {
     assert_eq!(counts(&[refused(1, 20)]), REFUSED);
-    // Somebody began to end it while the request was under way.
+    // An operation began to end it while the request was under way.
     assert_eq!(counts(&[refused(1, 20), at(0, 20, 90, REVOKED)]), CLEAN);
     assert_eq!(counts(&[refused(1, 20), at(0, 21, 90, REVOKED)]), REFUSED);
     let none = What::Revoke {
@@ -158,7 +158,7 @@ fn after_a_change_of_unknown_outcome_the_session_may_be_dead_or_alive() {
 
 #[test]
 fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
-    // Issued while it was under way: nobody knows. Issued later: it lives.
+    // Issued while it was under way: either is possible. Issued later: it is live.
     let before = at(1, 4, 6, revoke_all(Some(3)));
     assert_eq!(counts(&[before.clone(), let_in(1, 20)]), CLEAN);
     assert_eq!(counts(&[before, refused(1, 20)]), CLEAN);
@@ -231,7 +231,7 @@ fn any_of_several_concurrent_updates_may_be_the_last() {
         let second = at(0, 40, 50, update(3, sessions));
         assert_eq!(counts(&[first(30), second, seen.clone()]), CLEAN);
     }
-    assert_eq!(counts(&[seen]), OUTDATED, "nobody wrote it");
+    assert_eq!(counts(&[seen]), OUTDATED, "it was never written");
 }
 
 #[test]
@@ -276,9 +276,9 @@ fn a_delay_is_counted_until_the_refusals_begin() {
         let mut history = vec![at(0, 0, 10, ISSUED)];
         history.extend_from_slice(events);
         let delays = delays(&history, ms(1000), |_| true);
-        let of_revocation = |it: &Delay| it.node == 1 && it.of.start == ms(20);
+        let of_revocation = |delay: &Delay| delay.node == 1 && delay.of.start == ms(20);
         assert!(delays.iter().all(of_revocation), "{delays:?}");
-        delays.iter().map(|it| it.at_most).collect::<Vec<_>>()
+        delays.iter().map(|delay| delay.at_most).collect::<Vec<_>>()
     };
     let revoked = at(0, 20, 30, REVOKED);
     let warm = let_in(1, 15);
@@ -296,11 +296,11 @@ fn a_delay_is_counted_until_the_refusals_begin() {
     assert_eq!(delays(&itself), []);
     assert_eq!(delays(&[revoked.clone(), refused(1, 33)]), []);
     assert_eq!(delays(&[warm.clone(), revoked.clone()]), []);
-    // A second end of what is dead already is none.
+    // A second end of an ended session is none.
     let again = at(0, 40, 50, revoke_all(Some(1)));
     let again = [warm.clone(), revoked.clone(), refused(1, 33), again];
     assert_eq!(delays(&again), [ms(3)]);
-    // What ended the customer's sessions before this one came about did not end this one.
+    // An operation on the customer that was over before this session was created did not end it.
     let before = at(1, 5, 8, revoke_all(Some(2)));
     let issued = What::Issue {
         customer: 7,

@@ -1,5 +1,5 @@
-//! What is asked of the nodes: requests at a steady rate, changes in between, and after each
-//! ending a close look at the nodes that did not make it. Everything is written down.
+//! The load of the nodes: requests at a steady rate, changes in between, and after each ending
+//! frequent requests of all nodes. Every operation is recorded.
 
 use std::{
     collections::VecDeque,
@@ -22,28 +22,28 @@ use tokio::{
 
 use super::{
     record::{Answer, Event, Lag, Span, What},
-    store::{NodeStore, Planted},
+    store::{Defect, NodeStore},
 };
-use crate::rng::Dice;
+use crate::rng::Rng;
 
-/// One node: 200 requests a second.
+/// The time between two requests of one node: 200 a second.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(5);
 
-/// How many customers there are, with two sessions each.
+/// The number of customers, with two sessions each.
 const CUSTOMERS: u64 = 12;
 
-/// How many dead sessions of a customer are still asked for.
-const DEAD: usize = 6;
+/// The number of ended sessions of a customer that are still requested.
+const MAX_ENDED: usize = 6;
 
-/// After an ending all nodes are asked again and again, until they refuse or it was too long: at
-/// first as often as a timer can, then less.
+/// After an ending each node is probed until it refuses, or [`PROBES`] times: at first at this
+/// interval, the shortest of a timer.
 const BETWEEN_FIRST_PROBES: Duration = Duration::from_millis(1);
 const BETWEEN_PROBES: Duration = Duration::from_millis(4);
 const FIRST_PROBES: usize = 10;
 const PROBES: usize = 100;
 
-/// How long anybody waits for a change.
-const CHANGE_PATIENCE: Duration = Duration::from_millis(700);
+/// The time after which a caller gives a change up.
+const CHANGE_TIMEOUT: Duration = Duration::from_millis(700);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -51,73 +51,73 @@ pub(crate) struct Node {
     pub(crate) number: usize,
     pub(crate) sessions: CustomerSessions<Arc<NodeStore>>,
     pub(crate) runtime: Handle,
-    pub(crate) planted: Planted,
+    pub(crate) defect: Defect,
 }
 
-/// A session that was issued; it may be dead.
-struct Known {
+/// A session that was issued; it may have ended.
+struct KnownSession {
     number: u32,
     id: SessionId,
     token: SessionToken,
 }
 
 /// A customer and their sessions, as far as the load knows.
-struct Person {
+struct Subject {
     number: u32,
     id: CustomerId,
-    seats: [Option<Arc<Known>>; 2],
-    dead: VecDeque<Arc<Known>>,
+    seats: [Option<Arc<KnownSession>>; 2],
+    dead: VecDeque<Arc<KnownSession>>,
 }
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) stop: AtomicBool,
-    dice: Dice,
+    rng: Rng,
     begun: Instant,
-    /// Makes the customers of one run differ from another's on the same server.
+    /// A number that keeps the customers of two runs on one server apart.
     run: u64,
-    /// Each guards who is a customer and which sessions they have.
-    people: Vec<Mutex<Person>>,
+    /// Each guards the identity and the sessions of one customer.
+    subjects: Vec<Mutex<Subject>>,
     next_session: AtomicU32,
-    next_person: AtomicU32,
+    next_customer: AtomicU32,
     next_version: AtomicI64,
-    /// Guards what was written down.
+    /// Guards the recorded operations.
     history: Mutex<Vec<Event>>,
-    /// Guards when the nodes were late.
+    /// Guards the delays of the nodes' runtimes.
     lags: Mutex<Vec<Lag>>,
 }
 
 impl World {
-    pub(crate) fn new(nodes: Vec<Node>, dice: Dice) -> Self {
-        let run = dice.roll(u64::MAX);
+    pub(crate) fn new(nodes: Vec<Node>, rng: Rng) -> Self {
+        let run = rng.below(u64::MAX);
         let world = Self {
             nodes,
             stop: AtomicBool::new(false),
-            dice,
+            rng,
             begun: Instant::now(),
             run,
-            people: Vec::new(),
+            subjects: Vec::new(),
             next_session: AtomicU32::new(0),
-            next_person: AtomicU32::new(0),
+            next_customer: AtomicU32::new(0),
             next_version: AtomicI64::new(0),
             history: Mutex::default(),
             lags: Mutex::default(),
         };
-        let people = (0..CUSTOMERS).map(|_| {
-            let (number, id) = world.new_person();
+        let subjects = (0..CUSTOMERS).map(|_| {
+            let (number, id) = world.new_customer();
             let (seats, dead) = ([None, None], VecDeque::new());
-            Mutex::new(Person {
+            Mutex::new(Subject {
                 number,
                 id,
                 seats,
                 dead,
             })
         });
-        let people = people.collect();
-        Self { people, ..world }
+        let subjects = subjects.collect();
+        Self { subjects, ..world }
     }
 
-    /// The time since the beginning.
+    /// Returns the time since the beginning.
     pub(crate) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -145,12 +145,12 @@ impl World {
         self.history.lock().expect("no panic").push(event);
     }
 
-    fn new_person(&self) -> (u32, CustomerId) {
-        let number = self.next_person.fetch_add(1, SeqCst);
+    fn new_customer(&self) -> (u32, CustomerId) {
+        let number = self.next_customer.fetch_add(1, SeqCst);
         (number, format!("cus_{:x}_{number}", self.run).into())
     }
 
-    /// A customer in a version that nobody has written yet.
+    /// Returns the customer in a version that was never written.
     fn new_version(&self, id: &CustomerId) -> (i64, Customer) {
         let version = self.next_version.fetch_add(1, SeqCst) + 1;
         let mut data = CustomerData::new(id.clone(), "org_1");
@@ -158,21 +158,21 @@ impl World {
         (version, data.into())
     }
 
-    fn know(&self, session: &CustomerSession) -> Arc<Known> {
-        Arc::new(Known {
+    fn know(&self, session: &CustomerSession) -> Arc<KnownSession> {
+        Arc::new(KnownSession {
             number: self.next_session.fetch_add(1, SeqCst),
             id: session.id.clone(),
             token: session.token.clone(),
         })
     }
 
-    /// Everybody gets their sessions; to be called before anything goes wrong.
-    pub(crate) async fn settle_in(&self) {
-        for person in 0..self.people.len() {
+    /// Issues all sessions. To be called before the first fault.
+    pub(crate) async fn issue_all(&self) {
+        for subject in 0..self.subjects.len() {
             for seat in 0..2 {
-                // The caller gives some of them up.
+                // Some calls are given up by the caller.
                 let mut tries = 0;
-                while !self.issue(0, person, seat).await {
+                while !self.issue(0, subject, seat).await {
                     tries += 1;
                     assert!(tries < 100, "the store works at first");
                 }
@@ -180,32 +180,32 @@ impl World {
         }
     }
 
-    /// One request of a node, by whatever session.
+    /// Sends one request to a node, with a random session.
     async fn request(&self, node: usize) {
         let known = {
-            let person = self.people[self.dice.roll(CUSTOMERS) as usize].lock();
-            let person = person.expect("no panic");
-            let seat = person.seats[self.dice.roll(2) as usize].clone();
-            match (seat, person.dead.len() as u64) {
+            let subject = self.subjects[self.rng.below(CUSTOMERS) as usize].lock();
+            let subject = subject.expect("no panic");
+            let seat = subject.seats[self.rng.below(2) as usize].clone();
+            match (seat, subject.dead.len() as u64) {
                 (None, 0) => return,
                 (Some(live), 0) => live,
-                (Some(live), _) if self.dice.roll(6) > 0 => live,
-                (_, dead) => Arc::clone(&person.dead[self.dice.roll(dead) as usize]),
+                (Some(live), _) if self.rng.below(6) > 0 => live,
+                (_, dead) => Arc::clone(&subject.dead[self.rng.below(dead) as usize]),
             }
         };
-        let leaves = self.dice.roll(8) == 0;
+        let leaves = self.rng.below(8) == 0;
         self.authenticate(node, &known, leaves).await;
     }
 
-    async fn authenticate(&self, node: usize, known: &Known, leaves: bool) -> Answer {
+    async fn authenticate(&self, node: usize, known: &KnownSession, leaves: bool) -> Answer {
         let sessions = &self.nodes[node].sessions;
         let start = self.now();
         let request = sessions.authenticate(&known.token);
         let outcome = match leaves {
-            true => timeout(Duration::from_millis(self.dice.roll(3)), request).await,
+            true => timeout(Duration::from_millis(self.rng.below(3)), request).await,
             false => Ok(request.await),
         };
-        if self.nodes[node].planted == Planted::Stall && self.dice.roll(100) == 0 {
+        if self.nodes[node].defect == Defect::SlowRequests && self.rng.below(100) == 0 {
             sleep(Duration::from_millis(400)).await;
         }
         let answer = match outcome {
@@ -222,11 +222,11 @@ impl World {
         answer
     }
 
-    /// Opens a session for whoever `person` is now. Whether that is certain.
-    async fn issue(&self, node: usize, person: usize, seat: usize) -> bool {
+    /// Issues a session for the customer of `subject`. Returns `true` if that is certain.
+    async fn issue(&self, node: usize, subject: usize, seat: usize) -> bool {
         let (customer, id) = {
-            let person = self.people[person].lock().expect("no panic");
-            (person.number, person.id.clone())
+            let subject = self.subjects[subject].lock().expect("no panic");
+            (subject.number, subject.id.clone())
         };
         let (version, data) = self.new_version(&id);
         let start = self.now();
@@ -247,41 +247,45 @@ impl World {
         let Some(known) = known else {
             return false;
         };
-        self.seat(person, seat, customer, known);
+        self.seat(subject, seat, customer, known);
         true
     }
 
-    fn seat(&self, person: usize, seat: usize, customer: u32, known: Arc<Known>) {
-        let mut person = self.people[person].lock().expect("no panic");
-        // Somebody else may have come meanwhile.
-        if person.number == customer {
-            person.seats[seat] = Some(known);
+    fn seat(&self, subject: usize, seat: usize, customer: u32, known: Arc<KnownSession>) {
+        let mut subject = self.subjects[subject].lock().expect("no panic");
+        // Another customer may have taken the place meanwhile.
+        if subject.number == customer {
+            subject.seats[seat] = Some(known);
         }
     }
 
-    /// What came of a change; `None` if that is unknown.
+    /// Waits for a change, for a while. Returns its result, or `None` if its outcome is unknown.
     async fn change<T>(&self, change: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
-        let patience = match self.dice.roll(20) {
-            0 => Duration::from_micros(self.dice.roll(3000)),
-            _ => CHANGE_PATIENCE,
+        let patience = match self.rng.below(20) {
+            0 => Duration::from_micros(self.rng.below(3000)),
+            _ => CHANGE_TIMEOUT,
         };
         timeout(patience, change).await.ok()?.ok()
     }
 
-    /// One change on a node; then everybody has their sessions again.
+    /// Makes one change on a node, then issues what is missing.
     async fn make_a_change(self: &Arc<Self>, node: usize) {
         let (place, seat) = (
-            self.dice.roll(CUSTOMERS) as usize,
-            self.dice.roll(2) as usize,
+            self.rng.below(CUSTOMERS) as usize,
+            self.rng.below(2) as usize,
         );
         let (customer, id, known) = {
-            let person = self.people[place].lock().expect("no panic");
-            (person.number, person.id.clone(), person.seats[seat].clone())
+            let subject = self.subjects[place].lock().expect("no panic");
+            (
+                subject.number,
+                subject.id.clone(),
+                subject.seats[seat].clone(),
+            )
         };
         let Some(known) = known else { return };
         let sessions = &self.nodes[node].sessions;
         let (session, start) = (known.number, self.now());
-        let (ended, is_sure) = match self.dice.roll(10) {
+        let (ended, is_sure) = match self.rng.below(10) {
             0..3 => {
                 let found = self.change(sessions.revoke(&known.id)).await;
                 self.note(node, start, What::Revoke { session, found });
@@ -296,7 +300,7 @@ impl World {
             5..7 => {
                 let new = self.change(sessions.rotate(&known.token, HOUR)).await;
                 let new = new.map(|new| new.map(|new| self.know(&new)));
-                let number = new.as_ref().map(|it| it.as_ref().map(|it| it.number));
+                let number = new.as_ref().map(|new| new.as_ref().map(|new| new.number));
                 self.note(
                     node,
                     start,
@@ -335,7 +339,7 @@ impl World {
                 node.runtime.spawn(probe);
             }
         }
-        sleep(Duration::from_millis(self.dice.roll(150))).await;
+        sleep(Duration::from_millis(self.rng.below(150))).await;
         for seat in 0..2 {
             while !self.stopped() && self.is_free(place, seat) {
                 if !self.issue(node, place, seat).await {
@@ -346,43 +350,43 @@ impl World {
     }
 
     fn is_free(&self, place: usize, seat: usize) -> bool {
-        let person = self.people[place].lock().expect("no panic");
-        person.seats[seat].is_none()
+        let subject = self.subjects[place].lock().expect("no panic");
+        subject.seats[seat].is_none()
     }
 
-    /// A session that ended, or may have, is asked for now and then.
-    fn retire(&self, place: usize, seat: usize, known: &Arc<Known>) {
-        let mut person = self.people[place].lock().expect("no panic");
-        if person.seats[seat]
+    /// Moves a session that has ended, or may have, to those that are requested now and then.
+    fn retire(&self, place: usize, seat: usize, known: &Arc<KnownSession>) {
+        let mut subject = self.subjects[place].lock().expect("no panic");
+        if subject.seats[seat]
             .as_ref()
-            .is_some_and(|it| it.number == known.number)
+            .is_some_and(|seated| seated.number == known.number)
         {
-            let ended = person.seats[seat].take();
-            person.dead.extend(ended);
+            let ended = subject.seats[seat].take();
+            subject.dead.extend(ended);
         }
-        while person.dead.len() > DEAD {
-            person.dead.pop_front();
+        while subject.dead.len() > MAX_ENDED {
+            subject.dead.pop_front();
         }
     }
 
-    /// All of a customer's sessions ended, or may have. In doubt somebody else takes the place:
-    /// what is still under way might end sessions to come. Which these were.
-    fn empty(&self, place: usize, customer: u32, in_doubt: bool) -> Vec<Arc<Known>> {
-        let mut person = self.people[place].lock().expect("no panic");
-        if person.number != customer {
+    /// Removes all sessions of a customer and returns them. In doubt another customer takes the
+    /// place, since the change may still be under way and end sessions to come.
+    fn empty(&self, place: usize, customer: u32, in_doubt: bool) -> Vec<Arc<KnownSession>> {
+        let mut subject = self.subjects[place].lock().expect("no panic");
+        if subject.number != customer {
             return Vec::new();
         }
-        let ended = std::mem::take(&mut person.seats);
+        let ended = std::mem::take(&mut subject.seats);
         let ended: Vec<_> = ended.into_iter().flatten().collect();
-        person.dead.extend(ended.iter().cloned());
+        subject.dead.extend(ended.iter().cloned());
         if in_doubt {
-            (person.number, person.id) = self.new_person();
+            (subject.number, subject.id) = self.new_customer();
         }
         ended
     }
 
-    /// Asks for a dead session until its node knows.
-    async fn probe(&self, node: usize, known: &Known) {
+    /// Requests an ended session until the node refuses it.
+    async fn probe(&self, node: usize, known: &KnownSession) {
         let mut refused = 0;
         for probe in 0..PROBES {
             refused = match self.authenticate(node, known, false).await {
@@ -400,7 +404,7 @@ impl World {
         }
     }
 
-    /// Requests at a steady rate, however long each takes.
+    /// Sends requests at a steady rate, however long each takes.
     pub(crate) async fn requests(self: Arc<Self>, node: usize) {
         let mut ticks = interval(BETWEEN_REQUESTS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -418,15 +422,15 @@ impl World {
         }
     }
 
-    /// Changes, one after the other.
+    /// Makes one change after the other.
     pub(crate) async fn changes(self: Arc<Self>, node: usize) {
         while !self.stopped() {
-            sleep(Duration::from_millis(self.dice.roll(150))).await;
+            sleep(Duration::from_millis(self.rng.below(150))).await;
             self.make_a_change(node).await;
         }
     }
 
-    /// Notes when the node's runtime is late.
+    /// Records the delays of the node's runtime.
     pub(crate) async fn watch(self: Arc<Self>, node: usize) {
         let (nap, unremarkable) = (Duration::from_millis(5), Duration::from_millis(2));
         while !self.stopped() {

@@ -1,9 +1,9 @@
 //! Three nodes that share a real server, everything that may go wrong, and a history of every
-//! operation, which is searched for a broken promise afterwards.
+//! operation, which is searched for broken promises afterwards.
 //!
 //! `HISTORY_SECONDS` (60, for each store) and `HISTORY_SEED` (from the clock, printed) may be
-//! set. That the search finds something is shown too: by histories written by hand, and by
-//! nodes that are wrong on purpose.
+//! set. Histories written by hand, and nodes with a defect on purpose, show that the search finds
+//! what is broken.
 #![cfg_attr(
     not(all(feature = "postgres", feature = "redis")),
     allow(dead_code, reason = "the histories of real servers are skipped")

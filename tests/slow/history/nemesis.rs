@@ -1,24 +1,24 @@
-//! Breaks one thing after the other, and mends it again.
+//! Injects one fault after the other, and removes it again.
 
 use std::{sync::atomic::Ordering::Relaxed, thread, time::Duration};
 
-use super::{cluster::Grip, load::World, record::Span};
-use crate::rng::Dice;
+use super::{cluster::Cluster, load::World, record::Span};
+use crate::rng::Rng;
 
-/// In the fault's first words it is what happens to everybody, or to one node.
+/// A fault of the server, of one node, or of the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// The server's processes are killed, and started again a moment later.
     ServerKilled,
-    /// The server stands still.
+    /// The server is paused.
     ServerPaused,
     /// All connections of one node are cut.
     NodeCut,
-    /// The connection that a node hears invalidations by is cut, and no new one is let through.
+    /// The connection of a node's source is cut, and no new one is let through.
     InvalidationsCut,
-    /// Nothing goes through a node's connections, not through new ones either.
+    /// Nothing passes through a node's connections, nor through new ones.
     NodeFrozen,
-    /// A node hears no invalidations, and nothing tells it so.
+    /// Nothing passes through the connection of a node's source, which stays open.
     InvalidationsFrozen,
     /// A node's connections are cut, and new ones refused.
     NodeRefused,
@@ -42,33 +42,33 @@ impl Fault {
     ];
 }
 
-/// How long everything takes to be as before, once a fault is over.
+/// The time after a fault in which its effects may still be felt.
 const RECOVERY: Duration = Duration::from_millis(1500);
 
-/// Each fault is followed by so much time without, recovery not counted.
+/// The time without faults before each fault.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// Goes through the faults in an order that the dice choose, again and again, until the time is
-/// up. What it says: which faults there were, and from when to when they were felt.
-pub(crate) fn haunt(
-    grip: &mut Grip,
+/// Injects the faults in random order, again and again, until `until`. Returns each fault with
+/// the time in which it may have been felt.
+pub(crate) fn inject_faults(
+    cluster: &mut Cluster,
     world: &World,
     faults: &[Fault],
-    dice: &Dice,
+    rng: &Rng,
     until: Duration,
 ) -> Vec<(Fault, Span)> {
     let mut felt = Vec::new();
-    let mut deck = Vec::new();
+    let mut remaining = Vec::new();
     let cycle = QUIET + RECOVERY + Duration::from_secs(1);
     while !faults.is_empty() && world.now() + cycle < until {
         thread::sleep(QUIET);
-        if deck.is_empty() {
-            deck.extend_from_slice(faults);
+        if remaining.is_empty() {
+            remaining.extend_from_slice(faults);
         }
-        let fault = deck.swap_remove(dice.roll(deck.len() as u64) as usize);
+        let fault = remaining.swap_remove(rng.below(remaining.len() as u64) as usize);
         let start = world.now();
-        let length = Duration::from_millis(400 + dice.roll(800));
-        strike(grip, fault, length, dice);
+        let length = Duration::from_millis(400 + rng.below(800));
+        inject(cluster, fault, length, rng);
         let end = world.now() + RECOVERY;
         felt.push((fault, Span { start, end }));
         thread::sleep(RECOVERY);
@@ -77,19 +77,19 @@ pub(crate) fn haunt(
     felt
 }
 
-fn strike(grip: &mut Grip, fault: Fault, length: Duration, dice: &Dice) {
-    let (store, source) = &grip.networks[dice.roll(grip.networks.len() as u64) as usize];
+fn inject(cluster: &mut Cluster, fault: Fault, length: Duration, rng: &Rng) {
+    let (store, source) = &cluster.networks[rng.below(cluster.networks.len() as u64) as usize];
     let both = [store, source];
     match fault {
         Fault::ServerKilled => {
-            grip.server.kill();
+            cluster.server.kill();
             thread::sleep(length);
-            grip.server.start();
+            cluster.server.start();
         }
         Fault::ServerPaused => {
-            grip.server.pause();
+            cluster.server.pause();
             thread::sleep(length);
-            grip.server.resume();
+            cluster.server.resume();
         }
         Fault::NodeCut => both.into_iter().for_each(|network| network.cut()),
         Fault::InvalidationsCut => {
@@ -99,16 +99,14 @@ fn strike(grip: &mut Grip, fault: Fault, length: Duration, dice: &Dice) {
             source.refuse(false);
         }
         Fault::NodeFrozen => {
-            both.into_iter()
-                .for_each(|network| network.stand_still(true));
+            both.into_iter().for_each(|network| network.pause(true));
             thread::sleep(length);
-            both.into_iter()
-                .for_each(|network| network.stand_still(false));
+            both.into_iter().for_each(|network| network.pause(false));
         }
         Fault::InvalidationsFrozen => {
             source.freeze();
-            // Now and then so long that the node finds out by itself.
-            thread::sleep(length * (1 + 2 * dice.roll(2) as u32));
+            // In some cases long enough for the node to notice.
+            thread::sleep(length * (1 + 2 * rng.below(2) as u32));
             source.cut();
         }
         Fault::NodeRefused => {
@@ -120,18 +118,18 @@ fn strike(grip: &mut Grip, fault: Fault, length: Duration, dice: &Dice) {
             both.into_iter().for_each(|network| network.refuse(false));
         }
         Fault::NodeSlow => {
-            // Slower than the limit, or just noticeable.
-            let delay = Duration::from_millis(10 + dice.roll(200));
+            // From hardly noticeable to longer than the timeout.
+            let delay = Duration::from_millis(10 + rng.below(200));
             store.delay(delay);
             thread::sleep(length);
             store.delay(Duration::ZERO);
         }
         Fault::StorePanics => {
-            for store in &grip.stores {
+            for store in &cluster.stores {
                 store.panics.store(true, Relaxed);
             }
             thread::sleep(length);
-            for store in &grip.stores {
+            for store in &cluster.stores {
                 store.panics.store(false, Relaxed);
             }
         }

@@ -1,4 +1,6 @@
-//! Real histories: of nodes that are as they should be, and of some that are not.
+//! Real histories: of correct nodes, and of nodes with a defect.
+//!
+//! `HISTORY_SECONDS=600 scripts/test --test slow history:: -- --nocapture` runs them for longer.
 
 use std::{
     collections::BTreeMap,
@@ -14,17 +16,17 @@ use super::{
     checker::{Delay, Findings, Promise, check, delays},
     cluster::{self, CACHE_TTL, Kind, NODES, STALE_IF_ERROR, STORE_TIMEOUT},
     load::World,
-    nemesis::{Fault, haunt},
+    nemesis::{Fault, inject_faults},
     record::{Answer, Event, Lag, Span, What},
-    store::{FAULT, Planted},
+    store::{Defect, FAULT},
 };
-use crate::rng::{Dice, env, seed};
+use crate::rng::{Rng, env, seed};
 
-/// How soon the other nodes follow a revocation while nothing is wrong: 99 of 100.
-const SOON: Duration = Duration::from_millis(100);
+/// The delay within which 99 of 100 nodes follow a revocation while there is no fault.
+const P99_DELAY: Duration = Duration::from_millis(100);
 
-/// All of them, on a machine that may be busy with something else.
-const SURELY: Duration = Duration::from_millis(500);
+/// The delay within which all of them do, on a machine that may be busy.
+const MAX_DELAY: Duration = Duration::from_millis(500);
 
 struct Run {
     kind: Kind,
@@ -35,7 +37,7 @@ struct Run {
     panicked: u64,
 }
 
-/// Waits for this test's turn.
+/// Waits for this test's turn, and hides the panics of the stores.
 fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     let turn = crate::ALONE.blocking_lock();
     // The faults' panics are caught by the engine; their backtraces would drown the output.
@@ -51,15 +53,15 @@ fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     turn
 }
 
-/// `None`: there is no server; said aloud.
-fn run(kind: Kind, planted: Planted, faults: &[Fault], length: Duration) -> Option<Run> {
+/// Runs a cluster for `length`. Returns `None`, and says so, if the server is not installed.
+fn run(kind: Kind, defect: Defect, faults: &[Fault], length: Duration) -> Option<Run> {
     let seed = seed("HISTORY_SEED");
     println!("HISTORY_SEED={seed}");
-    let dice = Dice::new(seed);
-    let (mut grip, nodes, runtimes) = cluster::start(kind, planted, &dice)?;
-    let world = Arc::new(World::new(nodes, Dice::new(dice.roll(u64::MAX))));
-    let at_home = world.nodes[0].runtime.clone();
-    at_home.block_on(world.settle_in());
+    let rng = Rng::new(seed);
+    let (mut cluster, nodes, runtimes) = cluster::start(kind, defect, &rng)?;
+    let world = Arc::new(World::new(nodes, Rng::new(rng.below(u64::MAX))));
+    let first_runtime = world.nodes[0].runtime.clone();
+    first_runtime.block_on(world.issue_all());
 
     let mut tasks = Vec::new();
     for node in &world.nodes {
@@ -69,12 +71,16 @@ fn run(kind: Kind, planted: Planted, faults: &[Fault], length: Duration) -> Opti
         tasks.push(runtime.spawn(Arc::clone(&world).changes(number)));
     }
     let until = world.now() + length;
-    let faults = haunt(&mut grip, &world, faults, &dice, until);
+    let faults = inject_faults(&mut cluster, &world, faults, &rng, until);
     world.stop.store(true, SeqCst);
     for task in tasks {
-        at_home.block_on(task).expect("no task panics");
+        first_runtime.block_on(task).expect("no task panics");
     }
-    let panicked = grip.stores.iter().map(|it| it.panicked.load(Relaxed)).sum();
+    let panicked = cluster
+        .stores
+        .iter()
+        .map(|store| store.panicked.load(Relaxed))
+        .sum();
     let (history, lags) = (world.history(), world.lags());
     runtimes.end();
     Some(Run {
@@ -92,26 +98,26 @@ impl Run {
         self.check_these(&self.history, bound)
     }
 
-    /// What is broken while all is well: then the other nodes are told, or have found out that
-    /// they missed something.
+    /// Finds what is broken while no fault is felt: then every node receives each message, or has
+    /// noticed that it missed some.
     fn check_quiet(&self) -> Findings {
         let is_felt = |event: &Event| {
             matches!(event.what, What::Authenticate { .. }) && !self.is_quiet(event, Duration::ZERO)
         };
         let mut quiet = self.history.clone();
         quiet.retain(|event| !is_felt(event));
-        self.check_these(&quiet, SURELY)
+        self.check_these(&quiet, MAX_DELAY)
     }
 
     fn check_these(&self, history: &[Event], bound: Duration) -> Findings {
         let promise = Promise {
             bound,
-            patience: STORE_TIMEOUT + Duration::from_millis(50),
+            max_wait: STORE_TIMEOUT + Duration::from_millis(50),
         };
         check(history, &promise, &self.lags)
     }
 
-    /// Whether nothing was wrong while an operation was under way, nor a while after it.
+    /// Returns `true` if no fault was felt during an operation, nor for `after` afterwards.
     fn is_quiet(&self, event: &Event, after: Duration) -> bool {
         let span = Span {
             start: event.start,
@@ -137,8 +143,8 @@ impl Run {
         assert!(findings.is_clean(), "seed {}: {counts:?}", self.seed);
     }
 
-    /// What it was like, and whether it was real.
-    fn sum_up(&self, findings: &Findings) {
+    /// Prints a summary, and fails if there was too little load or too few faults.
+    fn summarize(&self, findings: &Findings) {
         let count = |counts: &dyn Fn(&What) -> bool| {
             self.history
                 .iter()
@@ -212,8 +218,8 @@ impl Run {
         println!(
             "{:?}, seed {}: {} operations, {asked} requests {answers:?}, {ends} endings, \
              {updates} updates, {in_doubt} changes of unknown outcome\n\
-             faults {kinds:?}, {} panics; {} requests while all was well, {failed} of them failed\n\
-             other nodes followed, all well: {}; always: {}\n\
+             faults {kinds:?}, {} panics; {} requests without a fault, {failed} of them failed\n\
+             other nodes followed, without a fault: {}; always: {}\n\
              longest request {longest:?}, {} excused; the runtimes were late by {late:?} at most",
             self.kind,
             self.seed,
@@ -228,9 +234,9 @@ impl Run {
         let seconds = self
             .history
             .iter()
-            .map(|it| it.end)
+            .map(|event| event.end)
             .max()
-            .map_or(0, |it| it.as_secs());
+            .map_or(0, |end| end.as_secs());
         let seconds = usize::try_from(seconds).expect("small");
         assert!(asked > 150 * NODES * seconds, "there were few requests");
         assert!(
@@ -239,14 +245,18 @@ impl Run {
         );
         assert!(
             failed * 200 < quiet.len(),
-            "requests failed though all was well"
+            "requests failed without a fault"
         );
         assert!(
             findings.excused * 1000 < asked,
             "the machine was too busy to tell"
         );
         if seconds >= 55 {
-            assert_eq!(kinds.len(), Fault::ALL.len(), "not everything went wrong");
+            assert_eq!(
+                kinds.len(),
+                Fault::ALL.len(),
+                "not every fault was injected"
+            );
             assert!(self.panicked > 0, "no store panicked");
             assert!(
                 in_doubt > 10 && answers["left"] > 50,
@@ -255,11 +265,11 @@ impl Run {
         }
         assert!(
             soon.len() > seconds || seconds < 30,
-            "few revocations came while all was well"
+            "few revocations without a fault"
         );
         if let Some(Delay { at_most, node, of }) = soon.get(soon.len() * 99 / 100) {
             let late = format!("seed {}: node {node}, {at_most:?} after {of:?}", self.seed);
-            assert!(*at_most <= SOON, "{late}");
+            assert!(*at_most <= P99_DELAY, "{late}");
         }
     }
 }
@@ -268,7 +278,8 @@ fn percentiles(delays: &[Delay]) -> String {
     match delays.len() {
         0 => "none".to_owned(),
         len => {
-            let [p50, p99, max] = [len / 2, len * 99 / 100, len - 1].map(|it| delays[it].at_most);
+            let [p50, p99, max] =
+                [len / 2, len * 99 / 100, len - 1].map(|rank| delays[rank].at_most);
             format!("{len}, p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}")
         }
     }
@@ -277,13 +288,13 @@ fn percentiles(delays: &[Delay]) -> String {
 fn keeps_its_promises(kind: Kind) {
     let _alone = alone();
     let length = Duration::from_secs(env("HISTORY_SECONDS", 60));
-    let Some(run) = run(kind, Planted::Nothing, Fault::ALL, length) else {
+    let Some(run) = run(kind, Defect::None, Fault::ALL, length) else {
         return;
     };
     let findings = run.check(CACHE_TTL + STALE_IF_ERROR);
     run.assert_clean(&findings);
     run.assert_clean(&run.check_quiet());
-    run.sum_up(&findings);
+    run.summarize(&findings);
 }
 
 #[test]
@@ -296,30 +307,27 @@ fn three_nodes_on_redis_keep_their_promises() {
     keeps_its_promises(Kind::Redis);
 }
 
-/// A short run with something wrong on purpose, and what is found.
-fn with(planted: Planted, faults: &[Fault], bound: Duration) -> Option<Findings> {
+/// Runs a cluster with a defect for a short time, and returns what is found.
+fn with(defect: Defect, faults: &[Fault], bound: Duration) -> Option<Findings> {
     let _alone = alone();
     let length = Duration::from_secs(if faults.is_empty() { 3 } else { 8 });
-    let run = run(Kind::Redis, planted, faults, length)?;
+    let run = run(Kind::Redis, defect, faults, length)?;
     let findings = run.check(bound);
     let counts = findings.all().map(|(what, found)| (what, found.len()));
-    println!(
-        "{planted:?}: {counts:?} in {} operations",
-        run.history.len()
-    );
+    println!("{defect:?}: {counts:?} in {} operations", run.history.len());
     Some(findings)
 }
 
 #[test]
 fn a_cache_that_ignores_revocations_is_found() {
-    if let Some(findings) = with(Planted::Cache, &[], CACHE_TTL) {
+    if let Some(findings) = with(Defect::StaleCache, &[], CACHE_TTL) {
         assert!(!findings.stale.is_empty());
     }
 }
 
 #[test]
 fn nodes_that_do_not_listen_are_found() {
-    if let Some(findings) = with(Planted::Deaf, &[], SOON) {
+    if let Some(findings) = with(Defect::NotListening, &[], P99_DELAY) {
         assert!(!findings.stale.is_empty() && !findings.outdated.is_empty());
         assert!(findings.refused.is_empty() && findings.hung.is_empty());
     }
@@ -327,7 +335,7 @@ fn nodes_that_do_not_listen_are_found() {
 
 #[test]
 fn a_store_that_reports_an_outage_as_not_found_is_found() {
-    if let Some(findings) = with(Planted::Denial, &[Fault::NodeRefused], CACHE_TTL) {
+    if let Some(findings) = with(Defect::OutageAsNotFound, &[Fault::NodeRefused], CACHE_TTL) {
         assert!(!findings.refused.is_empty());
         assert!(findings.stale.is_empty());
     }
@@ -335,7 +343,7 @@ fn a_store_that_reports_an_outage_as_not_found_is_found() {
 
 #[test]
 fn requests_that_take_too_long_are_found() {
-    if let Some(findings) = with(Planted::Stall, &[], CACHE_TTL) {
+    if let Some(findings) = with(Defect::SlowRequests, &[], CACHE_TTL) {
         assert!(!findings.hung.is_empty());
         assert!(findings.stale.is_empty() && findings.refused.is_empty());
     }

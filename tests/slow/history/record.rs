@@ -1,6 +1,6 @@
-//! What is written down of each operation: who did what, from when to when, and what came of it.
+//! The record of each operation: its node, its kind, its start and end, and its outcome.
 //!
-//! Sessions, customers and versions of customers have numbers here; no token is written down.
+//! Sessions, customers and versions of customers have numbers here; no token is recorded.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) struct Event {
     pub(crate) node: usize,
     pub(crate) start: Duration,
-    /// When whoever asked for it heard of it, or stopped listening.
+    /// The time at which the caller had the answer, or gave up.
     pub(crate) end: Duration,
     pub(crate) what: What,
 }
@@ -41,7 +41,7 @@ pub(crate) enum What {
         session: u32,
         new: Option<Option<u32>>,
     },
-    /// How many sessions the customer has.
+    /// `sessions` is the number of sessions that the customer has.
     Update {
         customer: u32,
         version: i64,
@@ -51,19 +51,19 @@ pub(crate) enum What {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// By the session that was asked for, with its customer in this version.
+    /// Let in by the session of the token, with its customer in this version.
     LetIn { version: i64 },
-    /// By another session.
+    /// Let in by another session.
     Mistaken,
     /// 401.
     Refused,
     /// 503.
     Failed,
-    /// Nobody waited for the answer.
+    /// The caller gave up waiting.
     Left,
 }
 
-/// From one moment to another.
+/// A stretch of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) start: Duration,
@@ -76,7 +76,7 @@ impl Span {
     }
 }
 
-/// A time in which a node's runtime itself was late, and by how much.
+/// A delay of a node's runtime itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lag {
     pub(crate) node: usize,

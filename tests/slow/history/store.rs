@@ -1,5 +1,5 @@
-//! What stands between a node and its store: it panics when told to, and in some runs it is
-//! wrong on purpose, so that the checker has something to find.
+//! A store between a node and its database. It panics on command, and in some runs it has a
+//! defect on purpose, which the checker must find.
 
 use std::{
     collections::HashMap,
@@ -15,42 +15,42 @@ use customer_session::{
     SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
 };
 
-use crate::rng::Dice;
+use crate::rng::Rng;
 
-/// What the panics of a store say, so that they can be told from a test's.
+/// The message of a store's panics, which tells them from a test's.
 pub(crate) const FAULT: &str = "a fault";
 
-/// What is wrong with a node on purpose.
+/// A defect that a node has on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Planted {
-    Nothing,
-    /// The store has a cache of its own, which nobody marks.
-    Cache,
-    /// The store says that there is no session when it cannot tell.
-    Denial,
-    /// Some requests are held up on their way out.
-    Stall,
-    /// The node hears nothing of the others.
-    Deaf,
+pub(crate) enum Defect {
+    None,
+    /// The store has a cache of its own, which ignores revocations.
+    StaleCache,
+    /// The store reports an outage as "no such session".
+    OutageAsNotFound,
+    /// Some requests are delayed after their answer.
+    SlowRequests,
+    /// The node does not listen to invalidations.
+    NotListening,
 }
 
 pub(crate) struct NodeStore {
     inner: Arc<dyn SessionRegistry>,
-    planted: Planted,
-    dice: Dice,
-    /// Whether lookups and changes panic now and then.
+    defect: Defect,
+    rng: Rng,
+    /// Set while lookups and changes panic now and then.
     pub(crate) panics: AtomicBool,
     pub(crate) panicked: AtomicU64,
-    /// Guards the cache that should not be there.
+    /// Guards the cache of [`Defect::StaleCache`].
     cached: Mutex<HashMap<String, CustomerSession>>,
 }
 
 impl NodeStore {
-    pub(crate) fn new(inner: Arc<dyn SessionRegistry>, planted: Planted, dice: Dice) -> Self {
+    pub(crate) fn new(inner: Arc<dyn SessionRegistry>, defect: Defect, rng: Rng) -> Self {
         Self {
             inner,
-            planted,
-            dice,
+            defect,
+            rng,
             panics: AtomicBool::new(false),
             panicked: AtomicU64::new(0),
             cached: Mutex::default(),
@@ -58,7 +58,7 @@ impl NodeStore {
     }
 
     fn maybe_panic(&self) {
-        if self.panics.load(Relaxed) && self.dice.roll(4) == 0 {
+        if self.panics.load(Relaxed) && self.rng.below(4) == 0 {
             self.panicked.fetch_add(1, Relaxed);
             panic!("{FAULT}");
         }
@@ -74,8 +74,8 @@ impl NodeStore {
 impl SessionStore for NodeStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         self.maybe_panic();
-        match self.planted {
-            Planted::Cache => {
+        match self.defect {
+            Defect::StaleCache => {
                 if let Some(session) = self.cached(token) {
                     return Ok(Some(session));
                 }
@@ -87,10 +87,10 @@ impl SessionStore for NodeStore {
                 }
                 Ok(found)
             }
-            Planted::Denial => Ok(self.inner.find(token).await.unwrap_or_default()),
+            Defect::OutageAsNotFound => Ok(self.inner.find(token).await.unwrap_or_default()),
             _ => {
                 let found = self.inner.find(token).await;
-                // After the query, too: what it says is lost.
+                // After the query, too: its answer is lost.
                 self.maybe_panic();
                 found
             }

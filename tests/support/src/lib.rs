@@ -1,4 +1,5 @@
-//! What several tests share: a store that counts, waits and fails on command.
+//! What several test binaries share: a store that counts, waits and fails on command, sources
+//! of events, database servers, a proxy, running examples.
 
 mod events;
 #[cfg(unix)]
@@ -36,7 +37,7 @@ pub fn customer(id: &str) -> Customer {
 
 pub type Sessions = CustomerSessions<Arc<ProbeStore>>;
 
-/// A store with one live session, which nobody has asked for yet.
+/// Creates a store with one live session, which has not been looked up.
 pub async fn one_session() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
@@ -44,7 +45,7 @@ pub async fn one_session() -> (Arc<ProbeStore>, Sessions, CustomerSession) {
     (store, sessions, session.expect("issued"))
 }
 
-/// What the store does instead of answering.
+/// The behaviour of a store that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Fail,
@@ -52,12 +53,12 @@ pub enum Fault {
     Panic,
 }
 
-/// Long, but not for ever: what does not come is a failure, not a test that hangs.
+/// Waits until `count` reaches `lookups`, and fails after 20 seconds.
 async fn reaches(count: &watch::Sender<usize>, lookups: usize) {
     let mut count = count.subscribe();
     let reached = count.wait_for(|count| *count >= lookups);
     let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
-    reached.expect("so many lookups").expect("the store lives");
+    reached.expect("enough lookups").expect("the store lives");
 }
 
 /// A memory store that counts its lookups, holds their answers back while its gate is shut,
@@ -89,30 +90,32 @@ impl ProbeStore {
         }
     }
 
-    /// How many lookups have come in.
+    /// Returns the number of lookups so far.
     pub fn lookups(&self) -> usize {
         *self.asked.borrow()
     }
 
-    /// Holds the answers of lookups back from now on. They have read by then.
+    /// Holds the answers of lookups back from now on, after they were read.
     pub fn shut(&self) {
         self.open.send_replace(false);
     }
 
+    /// Lets the answers go that were held back, and all later ones.
     pub fn open(&self) {
         self.open.send_replace(true);
     }
 
-    /// Waits until so many lookups have read, counted from the beginning.
+    /// Waits until this number of lookups have read, counted from the beginning.
     pub async fn has_read(&self, lookups: usize) {
         reaches(&self.read, lookups).await;
     }
 
-    /// Waits until so many lookups have come in.
+    /// Waits until this number of lookups have begun, counted from the beginning.
     pub async fn was_asked(&self, lookups: usize) {
         reaches(&self.asked, lookups).await;
     }
 
+    /// Behaves like this from now on; `None` ends the fault.
     pub fn fault(&self, fault: impl Into<Option<Fault>>) {
         *self.fault.lock().expect("no panic") = fault.into();
     }

@@ -11,23 +11,23 @@ use tokio::{
     sync::watch,
 };
 
-/// Runs until the runtime that it was made on ends.
+/// A proxy, which runs until the runtime that created it ends.
 pub struct Proxy {
     pub port: u16,
-    weather: watch::Sender<Weather>,
+    conditions: watch::Sender<Conditions>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Weather {
-    /// How often all connections were cut.
+struct Conditions {
+    /// The number of times that all connections were cut.
     cuts: u32,
-    /// How often all connections were frozen for good.
+    /// The number of times that all connections were frozen for good.
     freezes: u32,
-    /// Nothing goes through for now.
-    stands_still: bool,
+    /// Nothing passes for now.
+    is_paused: bool,
     /// New connections are closed at once.
     refuses: bool,
-    /// How long each piece is on its way.
+    /// The delay of each piece.
     delay: Duration,
 }
 
@@ -35,79 +35,82 @@ impl Proxy {
     pub async fn new(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let (weather, _) = watch::channel(Weather::default());
-        let sender = weather.clone();
+        let (conditions, _) = watch::channel(Conditions::default());
+        let sender = conditions.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let weather = sender.subscribe();
-                let now = *weather.borrow();
+                let conditions = sender.subscribe();
+                let now = *conditions.borrow();
                 if !now.refuses {
-                    tokio::spawn(connection(client, server, weather, now));
+                    tokio::spawn(connection(client, server, conditions, now));
                 }
             }
         });
-        Self { port, weather }
+        Self { port, conditions }
     }
 
-    /// From now on nothing goes through the connections that there are; new ones are fine.
+    /// Lets nothing pass through the present connections any more; new ones are fine.
     pub fn freeze(&self) {
-        self.weather.send_modify(|weather| weather.freezes += 1);
+        self.conditions
+            .send_modify(|conditions| conditions.freezes += 1);
     }
 
-    /// Closes the connections that there are, frozen ones too.
+    /// Closes the present connections, frozen ones too.
     pub fn cut(&self) {
-        self.weather.send_modify(|weather| weather.cuts += 1);
+        self.conditions
+            .send_modify(|conditions| conditions.cuts += 1);
     }
 
-    /// Whether everything stands still: what is sent meanwhile arrives later.
-    pub fn stand_still(&self, stands_still: bool) {
-        self.weather
-            .send_modify(|weather| weather.stands_still = stands_still);
+    /// Lets nothing pass while `is_paused`; what is sent meanwhile arrives later.
+    pub fn pause(&self, is_paused: bool) {
+        self.conditions
+            .send_modify(|conditions| conditions.is_paused = is_paused);
     }
 
-    /// Whether new connections are closed at once.
+    /// Closes new connections at once while `refuses`.
     pub fn refuse(&self, refuses: bool) {
-        self.weather
-            .send_modify(|weather| weather.refuses = refuses);
+        self.conditions
+            .send_modify(|conditions| conditions.refuses = refuses);
     }
 
-    /// How long each piece is on its way from now on.
+    /// Delays each piece by `delay` from now on.
     pub fn delay(&self, delay: Duration) {
-        self.weather.send_modify(|weather| weather.delay = delay);
+        self.conditions
+            .send_modify(|conditions| conditions.delay = delay);
     }
 }
 
 async fn connection(
     client: TcpStream,
     server: u16,
-    mut weather: watch::Receiver<Weather>,
-    born: Weather,
+    mut conditions: watch::Receiver<Conditions>,
+    initial: Conditions,
 ) -> io::Result<()> {
     let server = TcpStream::connect(("127.0.0.1", server)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let (asks, answers) = (weather.clone(), weather.clone());
+    let (asks, answers) = (conditions.clone(), conditions.clone());
     tokio::select! {
         // The end of one direction is the end of both.
-        done = carry(from_client, to_server, asks, born) => done,
-        done = carry(from_server, to_client, answers, born) => done,
-        _ = weather.wait_for(|now| now.cuts != born.cuts) => Ok(()),
+        done = carry(from_client, to_server, asks, initial) => done,
+        done = carry(from_server, to_client, answers, initial) => done,
+        _ = conditions.wait_for(|now| now.cuts != initial.cuts) => Ok(()),
     }
 }
 
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
-    born: Weather,
+    mut conditions: watch::Receiver<Conditions>,
+    initial: Conditions,
 ) -> io::Result<()> {
     let mut piece = vec![0; 16 * 1024];
     loop {
         let len = from.read(&mut piece).await?;
-        let delay = weather
-            .wait_for(|now| now.freezes == born.freezes && !now.stands_still)
+        let delay = conditions
+            .wait_for(|now| now.freezes == initial.freezes && !now.is_paused)
             .await
             .map_err(io::Error::other)?
             .delay;

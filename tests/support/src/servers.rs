@@ -1,4 +1,5 @@
-//! Throw-away database servers: own folder, own port, gone when the test's process is.
+//! Throw-away database servers, each with a folder and a port of its own, which end with the
+//! process of the test.
 
 use std::{
     env, fs,
@@ -12,14 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is skipped is said past the test harness, which would keep it to itself.
+/// Prints a text past the test harness, which would capture it.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "\n{text}\n");
 }
 
-/// `scripts/test` asks for all servers; without it a missing one is no failure.
+/// Says that the tests of `what` are skipped. Fails if `scripts/test` asks for all servers.
 pub fn missing(what: &str) {
     assert!(
         env::var_os("TEST_ALL_SERVERS").is_none(),
@@ -30,13 +31,13 @@ pub fn missing(what: &str) {
     ));
 }
 
-/// A server that belongs to this process.
+/// A server of this process.
 pub struct Server {
     kind: Kind,
     folder: PathBuf,
     pub port: u16,
     child: Option<Child>,
-    /// Ends the server and removes the folder when this process is gone, however it went.
+    /// Ends the server and removes the folder when this process has ended, in whatever way.
     _guardian: Guardian,
 }
 
@@ -46,7 +47,7 @@ enum Kind {
 }
 
 impl Server {
-    /// `None`: PostgreSQL is not on this machine.
+    /// Starts PostgreSQL. Returns `None` if it is not installed.
     pub fn postgres() -> Option<Self> {
         let bin = postgres_binaries()?;
         let folder = new_folder("postgres");
@@ -68,7 +69,7 @@ impl Server {
         Some(Self::launch(kind, folder))
     }
 
-    /// `None`: Redis is not on this machine.
+    /// Starts Redis or Valkey. Returns `None` if neither is installed.
     pub fn redis() -> Option<Self> {
         let bin = ["redis-server", "valkey-server"]
             .iter()
@@ -88,7 +89,7 @@ impl Server {
         server
     }
 
-    /// Starts it again, after [`kill`](Self::kill), with what its files hold.
+    /// Starts it again after [`kill`](Self::kill), with the data in its files.
     pub fn start(&mut self) {
         let log = fs::File::create(self.folder.join("log")).expect("a log");
         let port = self.port.to_string();
@@ -97,7 +98,7 @@ impl Server {
                 let mut command = Command::new(bin.join("postgres"));
                 command
                     .args(["-p", &port, "-c", "listen_addresses=127.0.0.1"])
-                    // Kills of the process are survived without; only a power cut is not.
+                    // Data survives a kill of the process without it; only a power cut needs it.
                     .args(["-c", "fsync=off", "-c", "max_connections=200", "-k"])
                     .arg(&self.folder)
                     .arg("-D")
@@ -121,7 +122,7 @@ impl Server {
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a log"))
             .stdout(log);
-        // Ctrl-C is for the tests; the server goes when they are gone.
+        // Ctrl-C is for the tests; the server ends after them.
         command.process_group(0);
         let child = command.spawn().expect("the server starts");
         fs::write(self.folder.join("child"), child.id().to_string()).expect("written");
@@ -133,7 +134,7 @@ impl Server {
             let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             assert!(ended.is_none(), "the server does not start: {}", log());
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < START_TIMEOUT,
                 "the server does not answer: {}",
                 log()
             );
@@ -157,37 +158,37 @@ impl Server {
 
     fn redis_says(&self, command: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
         stream.write_all(command.as_bytes())?;
         let mut said = [0; 64];
         let len = stream.read(&mut said)?;
         Ok(String::from_utf8_lossy(&said[..len]).into_owned())
     }
 
-    /// `kill -9`, children included.
+    /// Kills the server and its children with `SIGKILL`.
     pub fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
             child.wait().expect("it was ours");
-            // The guardian must not look for it: its number may be another's by then.
+            // The guardian must not kill it: its number may belong to another process by then.
             let _ = fs::remove_file(self.folder.join("child"));
         }
     }
 
-    /// Stops it in the middle of whatever it does. Its connections stay open and say nothing; new
-    /// ones are made by the kernel, and say nothing either.
+    /// Stops it in the middle of its work. Its connections stay open without an answer; new ones
+    /// are accepted by the kernel, and get no answer either.
     pub fn pause(&self) {
-        // Once its first process stands still there are no new ones.
+        // Once its first process is stopped there are no new ones.
         self.signal("STOP");
         self.signal("STOP");
     }
 
-    /// Lets it go on, after [`pause`](Self::pause).
+    /// Lets it go on after [`pause`](Self::pause).
     pub fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// The server's own process and its children.
+    /// Returns the numbers of the server's process and of its children.
     pub fn processes(&self) -> Vec<u32> {
         let Some(child) = &self.child else {
             return Vec::new();
@@ -200,7 +201,7 @@ impl Server {
         children.chain([child.id()]).collect()
     }
 
-    /// To all its processes; those that are gone by then are no failure.
+    /// Sends a signal to all its processes, some of which may have ended.
     fn signal(&self, signal: &str) {
         let processes = self.processes();
         let processes = processes.iter().map(u32::to_string);
@@ -230,8 +231,8 @@ struct Guardian(Child);
 
 impl Guardian {
     fn new(folder: &Path) -> Self {
-        let script = "trap '' INT TERM HUP; cat; if it=$(cat \"$0/child\"); then \
-                      pkill -KILL -P $it; kill -KILL $it; sleep 0.2; fi; rm -rf \"$0\"";
+        let script = "trap '' INT TERM HUP; cat; if pid=$(cat \"$0/child\"); then \
+                      pkill -KILL -P $pid; kill -KILL $pid; sleep 0.2; fi; rm -rf \"$0\"";
         let mut shell = Command::new("sh");
         shell
             .args(["-c", script])
@@ -250,7 +251,7 @@ impl Drop for Guardian {
     }
 }
 
-/// Whom PostgreSQL runs as, since it refuses to be root.
+/// The user that PostgreSQL runs as, since it refuses to run as root.
 struct User {
     uid: u32,
     gid: u32,
@@ -272,7 +273,7 @@ impl User {
             let gid = fields.next()?.parse().ok()?;
             Some(Self { uid, gid })
         });
-        Some(user.expect("there is a user besides root"))
+        Some(user.expect("a user other than root"))
     }
 }
 
