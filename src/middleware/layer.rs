@@ -71,9 +71,9 @@ impl CustomerSessionLayer {
         self.with(|config| config.responses.set_realm(realm.as_ref()))
     }
 
-    /// Puts the [`Verdict`](crate::Verdict) into the extensions of answers to requests that were
-    /// let in from the cache, too. All other answers carry theirs in any case; without this, an
-    /// answer of the layer's that has none is [`Fresh`](crate::Verdict::Fresh).
+    /// Adds the [`Verdict`](crate::Verdict) to the extensions of responses to requests that the
+    /// cache let in. Other responses always carry theirs. Without this setting, a response of a
+    /// protected route that has none is [`Fresh`](crate::Verdict::Fresh).
     ///
     /// It is a choice because a response's first extension costs three allocations, about a
     /// fifth of what such a request costs otherwise.
@@ -280,11 +280,11 @@ impl CustomerSessionLayer {
     /// });
     /// ```
     ///
-    /// `find` is asked on every request but CORS preflights, even if there is a credential
-    /// elsewhere, for then there must be none here. It should answer `None` only if the request
-    /// has nothing at that place: what is there and is no token is refused as malformed by any
-    /// answer that is none either, an empty one, say. It is called on the request's way, so it
-    /// must not wait.
+    /// The layer calls `find` for every request but CORS preflights, even if there is a credential
+    /// elsewhere, because a second one is refused. Return `None` only if the request has nothing
+    /// at that place. If something is there that is not a token, return an invalid token, such as
+    /// an empty one: the request is then refused as malformed. The request waits for `find`, so it
+    /// must not block.
     ///
     /// Since nobody knows what `find` looks at, answers say `Vary: *`: no cache keeps them. If
     /// browsers send by themselves what it looks at, as they do with cookies and client
