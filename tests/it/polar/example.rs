@@ -1,11 +1,11 @@
-//! The example `polar_upstream` does what it says, against a server that answers as Polar does.
+//! The example `polar_upstream`, against a server that answers as Polar does.
 
 use chrono::Utc;
 use customer_session::SessionToken;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::fake_polar::{FakePolar, JANE, OUR_TOKEN, STRANGER, sign};
+use super::fake_polar::{FOREIGN, FakePolar, JANE, OUR_TOKEN, sign};
 use test_support::{RunningExample, example};
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
@@ -57,13 +57,13 @@ impl Upstream {
 async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() {
     let polar = FakePolar::start().await;
     let upstream = Upstream::start(&polar);
-    let [jane, stranger] = [JANE, STRANGER].map(|id| polar.customer_token(id));
+    let [jane, foreign] = [JANE, FOREIGN].map(|id| polar.customer_token(id));
     let answer = upstream.me(&jane).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let me: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
     assert_eq!(me["external_id"], "usr_1");
     assert_eq!(
-        upstream.me(&stranger).await.status(),
+        upstream.me(&foreign).await.status(),
         StatusCode::UNAUTHORIZED
     );
 

@@ -1,4 +1,4 @@
-//! A server that answers as Polar does, well or badly, with customers of its own.
+//! A server that answers as Polar does, or fails as told, with customers of its own.
 #![allow(clippy::result_large_err, reason = "a test is in no hurry")]
 
 use std::{
@@ -38,18 +38,18 @@ const THEIR_ORGANIZATION: &str = "9f8e7d6c-5b4a-4938-8271-605f4e3d2c1b";
 pub(crate) const JANE: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c01";
 pub(crate) const PLAIN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c02";
 pub(crate) const TEAM: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c03";
-pub(crate) const STRANGER: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
+pub(crate) const FOREIGN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
 
 pub(crate) const INTROSPECT: &str = "/v1/customer-portal/customer-session/introspect";
 pub(crate) const ME: &str = "/v1/customer-portal/customers/me";
 pub(crate) const CUSTOMERS: &str = "/v1/customers/";
 pub(crate) const CREATE: &str = "/v1/customer-sessions/";
 
-/// What it does instead of answering.
+/// The behaviour of the server instead of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// The answer begins, and the connection is closed.
+    /// Begins the answer, then closes the connection.
     Cut,
     Hang,
 }
@@ -63,13 +63,13 @@ impl Fault {
         Self::Answer(200, vec![json_type()], body.into())
     }
 
-    /// As its limiter answers: without a body.
+    /// Answers as the rate limiter of Polar does: without a body.
     pub(crate) fn too_many(retry_after: u32) -> Self {
         let headers = vec![("retry-after", retry_after.to_string())];
         Self::Answer(429, headers, Vec::new())
     }
 
-    /// As it answers while its database is down.
+    /// Answers as Polar does while its database is down.
     pub(crate) fn down() -> Self {
         let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
         Self::Answer(500, headers, b"Internal Server Error".to_vec())
@@ -89,11 +89,11 @@ struct Session {
     expires_at: DateTime<Utc>,
 }
 
-/// Everything that Polar knows.
+/// The state of the server.
 struct World {
     customers: Mutex<HashMap<String, Value>>,
     sessions: Mutex<HashMap<String, Session>>,
-    /// By the beginning of the path.
+    /// The faults by the beginning of the path.
     faults: Mutex<Vec<(&'static str, Fault)>>,
     delay: Mutex<Duration>,
     calls: Mutex<Vec<String>>,
@@ -134,7 +134,7 @@ fn with(mut value: Value, fields: Value) -> Value {
     value
 }
 
-/// Somebody with every field set.
+/// Returns a customer with every field set.
 fn jane() -> Value {
     let more = json!({
         "metadata": {
@@ -162,9 +162,10 @@ impl FakePolar {
             jane(),
             customer(PLAIN, OUR_ORGANIZATION),
             with(customer(TEAM, OUR_ORGANIZATION), team),
-            customer(STRANGER, THEIR_ORGANIZATION),
+            customer(FOREIGN, THEIR_ORGANIZATION),
         ];
-        let by_id = customers.map(|it| (it["id"].as_str().expect("an id").to_owned(), it));
+        let by_id = customers
+            .map(|customer| (customer["id"].as_str().expect("an id").to_owned(), customer));
         let world = Arc::new(World {
             customers: Mutex::new(HashMap::from(by_id)),
             sessions: Mutex::default(),
@@ -182,7 +183,7 @@ impl FakePolar {
             .fallback(async |request: Request| {
                 let path = request.uri().path();
                 match request.method() {
-                    // What the framework beneath it does.
+                    // As the framework of Polar does.
                     &Method::POST => redirect(&format!("{path}/")),
                     _ => problem(
                         404,
@@ -190,7 +191,7 @@ impl FakePolar {
                     ),
                 }
             })
-            .layer(from_fn_with_state(Arc::clone(&world), misbehave))
+            .layer(from_fn_with_state(Arc::clone(&world), apply_faults))
             .with_state(Arc::clone(&world));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -210,7 +211,7 @@ impl FakePolar {
         self.builder().build().expect("it can be built")
     }
 
-    /// A customer signs in, for as long, with a token of this kind.
+    /// Signs a customer in for `ttl` with a token of this kind.
     pub(crate) fn sign_in(&self, customer: &str, kind: &str, ttl: TimeDelta) -> SessionToken {
         let token = TokenFormat::new(kind).generate();
         let session = Session {
@@ -247,21 +248,22 @@ impl FakePolar {
         faults.push((path, fault));
     }
 
-    pub(crate) fn mend(&self) {
+    /// Ends all faults.
+    pub(crate) fn clear_faults(&self) {
         self.world.faults.lock().expect("no panic").clear();
     }
 
-    /// Every answer takes so long from now on.
+    /// Delays every answer by `delay` from now on.
     pub(crate) fn delay(&self, delay: Duration) {
         *self.world.delay.lock().expect("no panic") = delay;
     }
 
-    /// The calls since this was last asked, in their order of arrival.
+    /// Returns the calls since the last time, in their order of arrival.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.world.calls.lock().expect("no panic"))
     }
 
-    /// What was posted since this was last asked.
+    /// Returns the bodies posted since the last time.
     pub(crate) fn posted(&self) -> Vec<Value> {
         std::mem::take(&mut *self.world.bodies.lock().expect("no panic"))
     }
@@ -269,7 +271,7 @@ impl FakePolar {
 
 type Shared = State<Arc<World>>;
 
-async fn misbehave(State(world): Shared, request: Request, next: Next) -> Response {
+async fn apply_faults(State(world): Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let call = format!("{} {path}", request.method());
     world.calls.lock().expect("no panic").push(call);
@@ -338,7 +340,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     value.strip_prefix("Bearer ")
 }
 
-/// The live session behind the request: its end, and its customer, of whatever organization.
+/// Returns the end and the customer of the live session that the request carries a token of,
+/// whatever its organization.
 fn session(world: &World, headers: &HeaderMap) -> Result<(DateTime<Utc>, Value), Response> {
     let token = bearer(headers).ok_or_else(unauthorized)?;
     if token.starts_with("polar_oat_") {
@@ -362,7 +365,7 @@ async fn introspect(State(world): Shared, headers: HeaderMap) -> Result<Response
 async fn me(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
     let (_, mut customer) = session(&world, &headers)?;
     let fields = customer.as_object_mut().expect("an object");
-    for unsaid in [
+    for omitted in [
         "organization_id",
         "external_id",
         "metadata",
@@ -370,13 +373,13 @@ async fn me(State(world): Shared, headers: HeaderMap) -> Result<Response, Respon
         "first_user_event_at",
         "avatar_url",
     ] {
-        fields.remove(unsaid);
+        fields.remove(omitted);
     }
     fields.insert("oauth_accounts".to_owned(), json!({}));
     Ok(Json(customer).into_response())
 }
 
-/// Looks like the endpoint to ask, and fails for teams.
+/// Answers at the endpoint whose name promises what the store needs, but which fails for teams.
 async fn user(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
     let (_, customer) = session(&world, &headers)?;
     if customer["type"] == "team" {
@@ -464,14 +467,14 @@ async fn create(
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// A delivery's signature, made with the whole of the secret as the key.
+/// Returns the signature of a delivery, whose key is the whole secret.
 pub(crate) fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
     mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
     format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// A server that only counts who comes, and says yes.
+/// Starts a server that accepts every request, and returns its address and the list of requests.
 pub(crate) async fn trap() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let visits = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&visits);

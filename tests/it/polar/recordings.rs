@@ -1,6 +1,7 @@
-//! What a real Polar server answered and sent, from a folder that `POLAR_RECORDINGS` names:
-//! `exchanges/*.json` are played back to whoever asks the same, `webhook_vectors.json` are
-//! deliveries. Without it there is nothing to do here; `store.rs` has answers of its own.
+//! The answers and deliveries of a real Polar server, from a folder that `POLAR_RECORDINGS` names:
+//! `exchanges/*.json` are played back to the same requests, `webhook_vectors.json` are deliveries.
+//! Without the variable these tests do nothing; those of the store have answers of their own.
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -39,7 +40,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON")
 }
 
-/// The exchanges by their names, and a server that plays them back.
+/// The recorded exchanges by name, and a server that plays them back.
 struct Recordings {
     by_name: BTreeMap<String, Value>,
     address: SocketAddr,
@@ -49,9 +50,9 @@ struct Recordings {
 
 #[derive(Default)]
 struct World {
-    /// By method, path and credential.
+    /// The answers by method, path and credential.
     answers: BTreeMap<String, Value>,
-    /// The answer to whatever is asked.
+    /// The answer to every request, if there is one.
     always: Option<Value>,
 }
 
@@ -76,11 +77,11 @@ impl Recordings {
         let asked = Arc::clone(&world);
         let app = Router::new().fallback(async move |request: Request| {
             let credential = request.headers().get("authorization");
-            let credential = credential.map_or("", |it| it.to_str().expect("text"));
+            let credential = credential.map_or("", |value| value.to_str().expect("text"));
             let key = key(request.method().as_str(), request.uri().path(), credential);
             let world = asked.lock().expect("no panic");
             let answer = world.always.as_ref().or_else(|| world.answers.get(&key));
-            play(answer.unwrap_or_else(|| panic!("nobody ever asked {key}")))
+            play(answer.unwrap_or_else(|| panic!("no recording of {key}")))
         });
         tokio::spawn(async move { axum::serve(listener, app).await });
         let recordings = Self {
@@ -106,7 +107,7 @@ impl Recordings {
     fn header(&self, name: &str, header: &str) -> Option<String> {
         let headers = self.by_name[name]["request"]["headers"].as_array();
         let mut headers = headers.expect("headers").iter();
-        let found = headers.find(|it| it[0] == header)?;
+        let found = headers.find(|line| line[0] == header)?;
         Some(text(&found[1]).to_owned())
     }
 
@@ -115,7 +116,7 @@ impl Recordings {
         SessionToken::new(header.strip_prefix("Bearer ").expect("a bearer token"))
     }
 
-    /// The body that was answered; it counts as checked by this.
+    /// Returns the recorded body, which counts as checked from now on.
     fn body(&self, name: &str, checked: &'static str) -> &Value {
         self.used
             .lock()
@@ -124,18 +125,18 @@ impl Recordings {
         &self.by_name[name]["response"]["body"]
     }
 
-    /// The store of whoever has this access token.
+    /// Creates a store with this access token.
     fn store(&self, access_token: &str) -> PolarStore {
         let store = PolarStore::builder(access_token).base_url(format!("http://{}", self.address));
         store.build().expect("built")
     }
 
-    /// The store of whoever sent the request of this recording.
+    /// Creates a store with the access token of this recording.
     fn store_of(&self, name: &str) -> PolarStore {
         self.store(self.token(name).expose())
     }
 
-    /// Answers everything with what was answered here.
+    /// Answers every request with the answer of this recording.
     fn always(&self, name: &str) {
         self.world.lock().expect("no panic").always = Some(self.by_name[name]["response"].clone());
     }
@@ -168,7 +169,7 @@ fn play(answer: &Value) -> Response<Body> {
     *response.status_mut() = StatusCode::from_u16(status as u16).expect("a status");
     for header in answer["headers"].as_array().expect("headers") {
         let name: HeaderName = text(&header[0]).parse().expect("a name");
-        // What the server here says for itself.
+        // Headers that the server here sets by itself.
         if !["date", "transfer-encoding", "content-length"].contains(&name.as_str()) {
             let value = HeaderValue::from_str(text(&header[1])).expect("a value");
             response.headers_mut().append(name, value);
@@ -187,7 +188,7 @@ async fn every_exchange_is_understood() {
     let polar = Recordings::of(&folder).await;
     let ours = polar.store_of("062-merchant-get-customer");
 
-    // A whole lookup, from three recordings, and a customer with little to say.
+    // A whole lookup, from three recordings, and a customer with few fields.
     let session = ours.find(&polar.token("050-valid-full-me")).await;
     let session = session.expect("an answer").expect("a session");
     let customer = polar.body("062-merchant-get-customer", "every field of the customer");
@@ -306,7 +307,7 @@ async fn every_exchange_is_understood() {
         polar.body(name, "404 for the customer: no session");
     }
 
-    // No verdict.
+    // Failures, which say nothing of the session.
     for name in [
         "045-create-customer-session-no-trailing-slash",
         "310-mst-role-denied",
@@ -323,7 +324,7 @@ async fn every_exchange_is_understood() {
             .await;
         let error = found.expect_err(name);
         assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{name}");
-        let wait = error.retry_after().map(|it| it.as_secs());
+        let wait = error.retry_after().map(|wait| wait.as_secs());
         assert_eq!(wait, name.starts_with("61").then_some(60), "{name}");
         polar.body(name, "unavailable");
     }
@@ -382,9 +383,9 @@ async fn every_exchange_is_understood() {
     let missing: Vec<_> = polar
         .by_name
         .keys()
-        .filter(|it| !used.contains_key(*it))
+        .filter(|name| !used.contains_key(*name))
         .collect();
-    assert!(missing.is_empty(), "nobody looked at {missing:?}");
+    assert!(missing.is_empty(), "not checked: {missing:?}");
 }
 
 #[test]

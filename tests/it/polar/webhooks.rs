@@ -1,4 +1,5 @@
-//! Polar's webhooks: what is believed, and what comes of it.
+//! Polar's webhooks: which deliveries are accepted, and their effects.
+
 use std::time::Duration;
 
 use axum::{Router, body::Body, routing::get};
@@ -20,14 +21,14 @@ use test_support::clock;
 
 const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
 
-/// Signed elsewhere, with the whole of `SECRET` as the key.
+/// A delivery, with signatures from another implementation whose key is the whole `SECRET`.
 const BODY: &str = concat!(
     r#"{"type":"customer.updated","timestamp":"2030-01-01T00:00:00.000001Z","data":{"id":"cus_1","#,
     r#""created_at":"2029-01-01T00:00:00Z","organization_id":"org_1","name":"Jane Roe"}}"#
 );
 const SIGNATURE: &str = "v1,MQ6YP6iiSknHOYnkF9r2bnQ1V022Sud/94RseS7W6To=";
 const SIGNATURE_OF_NEWER: &str = "v1,MfHIhKZpFOs5BDJDJRr2shDQwxruVtJFq1DtVnlJXUQ=";
-/// Signed with what the secret's base64 stands for, as others do it.
+/// A signature whose key is the decoded secret, as of other services.
 const SIGNATURE_OF_OTHERS: &str = "v1,207RpH8z0RoZafZryTx0cX7peO+Lkr53MFGY+rvwQto=";
 
 fn headers(id: &str, timestamp: &str, signature: &str) -> HeaderMap {
@@ -72,8 +73,8 @@ fn the_whole_secret_is_the_key() {
     assert_eq!(refused, Err(WebhookError::WrongSignature));
 }
 
-/// Secrets made since September 2026 are base64, and the key is what that stands for. Signed
-/// elsewhere, as `BODY` with `SECRET`.
+/// Secrets created since September 2026 are base64, and the key is the decoded secret. Signed by
+/// another implementation, as `BODY` with `SECRET`.
 #[test]
 fn a_newer_secret_is_used_as_the_standard_has_it() {
     let (_, clock) = webhooks();
@@ -82,7 +83,7 @@ fn a_newer_secret_is_used_as_the_standard_has_it() {
     let standard = headers("msg_1", "1893456000", SIGNATURE_OF_NEWER);
     let event = webhooks.verify(&standard, BODY.as_bytes());
     assert_eq!(event.expect("genuine").kind, EventKind::CustomerUpdated);
-    // An empty key is none.
+    // An empty key is refused.
     let forged = sign("", "msg_2", "1893456000", BODY);
     let forged = headers("msg_2", "1893456000", &forged);
     let (_, clock) = self::webhooks();
@@ -151,7 +152,7 @@ fn any_change_to_a_delivery_is_noticed() {
         odd.insert(name, HeaderValue::from_bytes(b"\xff").expect("a value"));
         assert_eq!(refused(&odd, BODY), WebhookError::UnusableHeader(name));
     }
-    // After all that the genuine one is still new.
+    // After all that the genuine delivery is still new.
     webhooks
         .verify(&genuine(), BODY.as_bytes())
         .expect("genuine");
@@ -174,7 +175,7 @@ fn a_delivery_is_accepted_once_within_five_minutes_of_its_time() {
             assert_eq!(verified, Err(WebhookError::OutOfTime));
         }
     }
-    // There is no moment at which it counts again, whenever it came first.
+    // There is no time at which it is accepted again, whenever it first came.
     let (webhooks, clock) = webhooks();
     let sent = clock.now();
     clock.set(sent + minutes(-5, 0));
@@ -183,7 +184,7 @@ fn a_delivery_is_accepted_once_within_five_minutes_of_its_time() {
         .expect("the first");
     for second in -300..=301 {
         clock.set(sent + minutes(0, second));
-        // Others come, and what is remembered is tidied up.
+        // Other deliveries come, and expired ones are forgotten.
         let other = second.to_string();
         let timestamp = clock.now().timestamp().to_string();
         let signature = sign(SECRET, &other, &timestamp, BODY);
@@ -263,7 +264,7 @@ fn with_an_empty_secret_no_delivery_is_accepted() {
     assert!(!format!("{:?}", Webhooks::new(SECRET)).contains("c2VjcmV0"));
 }
 
-/// An application, Polar, and a customer who has just been let in.
+/// An application, a server, and a customer who has just been let in.
 struct Scene {
     polar: FakePolar,
     sessions: CustomerSessions<PolarStore>,
@@ -289,7 +290,7 @@ impl Scene {
         scene
     }
 
-    /// Who the token's customer is, if it is let in.
+    /// Returns the customer's name, or the status if the token is refused.
     async fn name(&self) -> Option<String> {
         let bearer = format!("Bearer {}", self.token.expose());
         let request = Request::get("/").header("authorization", bearer);
@@ -438,7 +439,7 @@ async fn a_delivery_that_was_applied_has_no_second_effect() {
     };
     assert_eq!(send(again).await.0, StatusCode::OK);
     let invalidations = scene.sessions.statistics().invalidations;
-    // Polar did not hear our answer. It must not try for hours.
+    // Polar did not get the answer. It must not retry for hours.
     let (status, said) = send(third).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(said, "it was accepted before");
@@ -460,7 +461,7 @@ async fn without_a_listener_polar_is_told_to_retry() {
     assert_eq!(quiet.status(), StatusCode::OK, "there is nothing to hear");
 }
 
-/// Not applied at first, in three ways; each time the same delivery may come again.
+/// A delivery fails to be applied in three ways; each time the same delivery may come again.
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_was_not_applied_may_come_again() {
     let (webhooks, clock) = webhooks();
@@ -472,13 +473,14 @@ async fn a_delivery_that_was_not_applied_may_come_again() {
     );
     let body = BODY.as_bytes();
     let headers = genuine();
-    // Nobody takes it, in the time that Polar waits.
+    // No listener takes it within the time that Polar waits.
     let refused = service.receive(&headers, body).await;
     assert_eq!(refused, Err(WebhookError::NotApplied));
     // The caller gives up.
     let given_up = tokio::time::timeout(Duration::from_secs(1), service.receive(&headers, body));
-    given_up.await.expect_err("nobody listens");
-    // Whoever took it is gone before it was applied. Two were left by those who gave up.
+    given_up.await.expect_err("no listener");
+    // The listener that took it is dropped before it was applied. Two are left by callers that
+    // gave up.
     let customer = || Some(Invalidation::Customer("cus_1".into()).into());
     let (received, ()) = tokio::join!(service.receive(&headers, body), async {
         for _ in 0..3 {
@@ -499,7 +501,7 @@ async fn a_delivery_is_answered_after_it_was_applied() {
     let mut receive = std::pin::pin!(service.receive(&headers, BODY.as_bytes()));
     let taken = tokio::select! {
         biased;
-        _ = &mut receive => panic!("nobody has applied it"),
+        _ = &mut receive => panic!("it was not applied"),
         taken = source.recv() => taken,
     };
     assert_eq!(taken, Some(Invalidation::Customer("cus_1".into()).into()));
@@ -510,7 +512,7 @@ async fn a_delivery_is_answered_after_it_was_applied() {
         _ = &mut receive => panic!("it was taken, not applied"),
         () = std::future::ready(()) => {}
     }
-    // Whoever asks for the next has applied the last.
+    // Asking for the next event confirms that the last was applied.
     let event = tokio::select! {
         biased;
         _ = source.recv() => panic!("there is no other"),
@@ -520,7 +522,7 @@ async fn a_delivery_is_answered_after_it_was_applied() {
     assert_eq!(event.id, "msg_1");
     let again = service.receive(&headers, BODY.as_bytes()).await;
     assert_eq!(again, Err(WebhookError::Replayed));
-    // Whoever could not make use of it lets it come again.
+    // A listener that could not apply it lets it come again.
     service.forget(&event);
     let again = service.receive(&headers, BODY.as_bytes());
     let (again, _) = tokio::join!(again, async {
