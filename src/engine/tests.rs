@@ -155,7 +155,7 @@ async fn in_a_storm(
     storm.engine.set(Arc::downgrade(&engine)).expect("set once");
     let answer = engine.resolve(session.token.clone()).await;
     (
-        answer.map(|it| Arc::clone(it.lifetime.session())),
+        answer.map(|it| Arc::clone(&it.found.session)),
         engine.statistics().lookups,
     )
 }

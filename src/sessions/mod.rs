@@ -6,7 +6,7 @@
 
 mod builder;
 mod lifetime;
-mod listener;
+pub(crate) mod listener;
 mod purge;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -64,8 +64,8 @@ const AT_ONCE: u32 = 64;
 /// # }
 /// ```
 pub struct CustomerSessions<S> {
-    store: Arc<S>,
-    engine: Arc<Engine>,
+    pub(crate) store: Arc<S>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 impl<S> Clone for CustomerSessions<S> {
@@ -348,7 +348,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
 /// Marks a change whatever became of it: done, failed, panicked, or stopped with its runtime.
 struct MarkOnDrop {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     invalidation: Invalidation,
 }
 
