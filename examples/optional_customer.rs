@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/", get(home))
         .route("/orders", get(orders))
-        .layer(sessions.layer().optional().realm("shop"));
+        .layer(sessions.layer().optional().realm("shop")?);
 
     for (path, token) in [
         ("/", None),

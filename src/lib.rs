@@ -116,6 +116,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
+mod config_error;
 mod customer;
 mod details;
 mod engine;
@@ -175,17 +176,18 @@ struct Readme;
 pub use async_trait::async_trait;
 
 #[cfg(feature = "axum")]
-pub use self::middleware::CurrentSession;
+pub use self::middleware::{CurrentSession, CustomerRejection};
 pub use self::{
     clock::{Clock, SystemClock},
+    config_error::ConfigError,
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
     details::SessionDetails,
-    engine::{AuthenticateError, SessionEnd, Verdict},
+    engine::{AuthenticateError, CacheStatus, SessionEnd},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},
     middleware::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
-        ResponseBody, ResponseFuture,
+        ResponseBody, ResponseFuture, SessionCookie,
     },
     observe::Statistics,
     session::{CustomerSession, SessionId, SessionSummary},

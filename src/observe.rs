@@ -199,26 +199,6 @@ pub(crate) fn rejected(reason: &dyn fmt::Debug) {
     let _ = reason;
 }
 
-pub(crate) fn realm_refused() {
-    #[cfg(feature = "tracing")]
-    tracing::error!(
-        "a realm with control characters cannot stand in a header; the realm stays as it was"
-    );
-}
-
-pub(crate) fn cookie_name_refused() {
-    #[cfg(feature = "tracing")]
-    tracing::error!("a cookie's name must be a token of RFC 6265; no cookie is read");
-}
-
-pub(crate) fn origin_refused() {
-    #[cfg(feature = "tracing")]
-    tracing::error!(
-        "an origin is a scheme, a host and perhaps a port, as in https://app.example.com; \
-         nothing is allowed by anything else"
-    );
-}
-
 #[cfg(feature = "polar")]
 pub(crate) fn webhook_secret_refused() {
     #[cfg(feature = "tracing")]
@@ -234,11 +214,23 @@ pub(crate) fn webhook_refused(error: &dyn Error) {
 }
 
 #[cfg(feature = "axum")]
+pub(crate) fn handler_failed(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        error = with_causes(error),
+        "a handler failed because of the session store"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+#[cfg(feature = "axum")]
 pub(crate) fn layer_missing(extractor: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
-        "a handler asks for `{extractor}`, but its route has no CustomerSessionLayer: \
-         add `.layer(CustomerSessionLayer::new(store))` after the routes"
+        "a handler asks for `{extractor}`, but its route has no layer: add \
+         `.layer(sessions.layer())` after the routes, or, if the service has no \
+         `CustomerSessions`, `.layer(CustomerSessionLayer::new(store))`"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = extractor;

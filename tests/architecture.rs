@@ -15,7 +15,14 @@ const LAYERS: &[(u8, &[&str])] = &[
     (
         0,
         &[
-            "clock", "customer", "details", "metadata", "observe", "session", "token",
+            "clock",
+            "config_error",
+            "customer",
+            "details",
+            "metadata",
+            "observe",
+            "session",
+            "token",
         ],
     ),
     // The port and its adapters, and the kit that checks them.

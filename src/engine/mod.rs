@@ -11,13 +11,13 @@
 //! 5. Marks never go back.
 
 pub(crate) mod cache;
+mod cache_status;
 mod error;
 mod fetch;
 pub(crate) mod revocations;
 #[cfg(test)]
 mod tests;
 pub(crate) mod upstream;
-mod verdict;
 pub(crate) mod watch;
 mod watching;
 
@@ -41,7 +41,7 @@ use self::{
     },
     watch::Watcher,
 };
-pub use self::{error::AuthenticateError, verdict::Verdict, watch::SessionEnd};
+pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
     clock::{Moment, TimeSource},
     invalidation::Invalidation,
@@ -114,7 +114,7 @@ pub(crate) enum Recall {
 /// Who is let in, and how that came about.
 pub(crate) struct Admitted {
     pub(crate) found: Arc<Found>,
-    pub(crate) verdict: Verdict,
+    pub(crate) cache_status: CacheStatus,
 }
 
 impl Engine {
@@ -200,7 +200,9 @@ impl Engine {
     ) -> Result<Admitted, AuthenticateError> {
         let result = self.get(&token).await;
         match &result {
-            Ok(admitted) if admitted.verdict == Verdict::Stale => self.counters.stale.add_one(),
+            Ok(admitted) if admitted.cache_status == CacheStatus::Stale => {
+                self.counters.stale.add_one()
+            }
             Ok(_) => self.counters.verified.add_one(),
             Err(AuthenticateError::InvalidToken) => self.counters.found_invalid.add_one(),
             Err(AuthenticateError::Overloaded) => self.counters.overloaded.add_one(),
@@ -293,7 +295,7 @@ impl Engine {
         if found.refresh.is_due(now) {
             self.refresh(self.cache.key(token), found, now);
         }
-        Some(admitted(found, Verdict::Fresh))
+        Some(admitted(found, CacheStatus::Hit))
     }
 
     /// The store's answer; or, if it fails, what is remembered and may be used in that case.
@@ -322,7 +324,7 @@ impl Engine {
         let usable = now < found.stale_until
             && self.passes_found(&found, token)
             && self.is_live(&found, now);
-        usable.then(|| admitted(&found, Verdict::Stale))
+        usable.then(|| admitted(&found, CacheStatus::Stale))
     }
 
     /// The one place where the answer of a lookup is used, guarded by the marks, or else by a
@@ -343,7 +345,7 @@ impl Engine {
                 let found = self
                     .live(&answer, self.time.moment())
                     .ok_or(AuthenticateError::InvalidToken)?;
-                return Ok(admitted(found, Verdict::Verified));
+                return Ok(admitted(found, CacheStatus::Miss));
             }
             self.counters.overtaken.add_one();
             deadline = limit;
@@ -356,7 +358,7 @@ impl Engine {
             match self.live(&answer, self.time.moment()) {
                 None => return Err(AuthenticateError::InvalidToken),
                 Some(found) if !witness.has_heard_of(&found.session) => {
-                    return Ok(admitted(found, Verdict::Verified));
+                    return Ok(admitted(found, CacheStatus::Miss));
                 }
                 Some(_) => self.counters.overtaken.add_one(),
             }
@@ -399,9 +401,9 @@ impl Engine {
     }
 }
 
-fn admitted(found: &Arc<Found>, verdict: Verdict) -> Admitted {
+fn admitted(found: &Arc<Found>, cache_status: CacheStatus) -> Admitted {
     Admitted {
         found: Arc::clone(found),
-        verdict,
+        cache_status,
     }
 }

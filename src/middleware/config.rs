@@ -6,14 +6,14 @@ use super::{
     cache_headers::CacheHeaders, credentials::CredentialSources,
     rejection_responses::RejectionResponses,
 };
-use crate::engine::{Engine, Verdict};
+use crate::engine::{CacheStatus, Engine};
 
 /// The settings of a layer, and the engine that it asks.
 #[derive(Clone)]
 pub(super) struct LayerConfig {
     pub(super) engine: Arc<Engine>,
     pub(super) optional: bool,
-    pub(super) verdict_on_hits: bool,
+    pub(super) cache_status_on_hits: bool,
     /// The sources of tokens other than `Authorization`. Most layers have none.
     pub(super) sources: Option<CredentialSources>,
     /// The cache headers of every response, from `sources` and `optional`.
@@ -26,7 +26,7 @@ impl LayerConfig {
         Self {
             engine,
             optional: false,
-            verdict_on_hits: false,
+            cache_status_on_hits: false,
             sources: None,
             cache_headers: CacheHeaders::default(),
             responses: RejectionResponses::default(),
@@ -38,9 +38,13 @@ impl LayerConfig {
         self.set_cache_headers();
     }
 
-    pub(super) fn change_sources(&mut self, change: impl FnOnce(&mut CredentialSources)) {
-        change(self.sources.get_or_insert_default());
+    pub(super) fn change_sources<T>(
+        &mut self,
+        change: impl FnOnce(&mut CredentialSources) -> T,
+    ) -> T {
+        let result = change(self.sources.get_or_insert_default());
         self.set_cache_headers();
+        result
     }
 
     fn set_cache_headers(&mut self) {
@@ -50,10 +54,10 @@ impl LayerConfig {
         self.responses.set_cache_headers(self.cache_headers);
     }
 
-    /// Returns the verdict if the response is to carry it.
+    /// Returns the cache status if the response is to carry it.
     #[inline]
-    pub(super) fn reported(&self, verdict: Verdict) -> Option<Verdict> {
-        (verdict != Verdict::Fresh || self.verdict_on_hits).then_some(verdict)
+    pub(super) fn reported(&self, status: CacheStatus) -> Option<CacheStatus> {
+        (status != CacheStatus::Hit || self.cache_status_on_hits).then_some(status)
     }
 }
 

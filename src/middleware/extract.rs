@@ -1,43 +1,45 @@
 //! Extractors for axum's handlers.
 //!
-//! They tell "nobody signed in" from "nobody looked": a route that has no layer is a mistake
-//! of the service, answered with 500, never as anonymous.
+//! They tell an anonymous request from a route without the layer. A missing layer is a mistake in
+//! the service: it is answered with 500, never treated as anonymous.
 
-use std::{ops::Deref, sync::Arc};
+use std::{error::Error, fmt, ops::Deref, sync::Arc};
 
 use axum_core::{
     body::Body,
     extract::{FromRequestParts, OptionalFromRequestParts},
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{StatusCode, request::Parts};
 
-use super::{identity::Anonymous, rejection::RejectionKind};
+use super::{
+    config::LayerConfig, identity::Anonymous, into_response::problem, rejection::RejectionKind,
+};
 use crate::{customer::Customer, observe, session::CustomerSession, sessions::SessionLifetime};
 
-/// The session that the request's token opened, for handlers that need more of it than its
-/// customer: to revoke it, say.
+/// The session that the token of the request opened, for handlers that need more than its
+/// customer, for example to revoke it.
 ///
-/// As with [`Customer`], a request without one is answered with 401, and
-/// `Option<CurrentSession>` takes either.
+/// As with [`Customer`], an anonymous request is answered with 401, and `Option<CurrentSession>`
+/// accepts it as `None`.
 ///
 /// ```
 /// use axum::extract::State;
-/// use customer_session::{CurrentSession, CustomerSessions, store::MemoryStore};
-/// use http::StatusCode;
+/// use customer_session::{CurrentSession, CustomerSessions, StoreError, store::MemoryStore};
 ///
 /// async fn sign_out(
 ///     State(sessions): State<CustomerSessions<MemoryStore>>,
 ///     session: CurrentSession,
-/// ) -> StatusCode {
-///     match sessions.revoke(&session.id).await {
-///         Ok(_) => StatusCode::NO_CONTENT,
-///         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-///     }
+/// ) -> Result<(), StoreError> {
+///     sessions.revoke(&session.id).await?;
+///     Ok(())
 /// }
+/// # axum::Router::new()
+/// #     .route("/sign-out", axum::routing::post(sign_out))
+/// #     .with_state::<()>(CustomerSessions::builder(MemoryStore::new()).build());
 /// ```
 #[derive(Clone, Debug)]
+#[doc(alias("current_user", "auth"))]
 pub struct CurrentSession(pub Arc<CustomerSession>);
 
 impl Deref for CurrentSession {
@@ -48,79 +50,157 @@ impl Deref for CurrentSession {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Customer {
-    type Rejection = Response;
+/// The reason why [`Customer`], [`CurrentSession`] or
+/// [`SessionLifetime`](crate::SessionLifetime) could not be extracted.
+///
+/// As a response it is the refusal of the layer (401 with its challenge) for an anonymous request.
+/// For a route without the layer it is a bare 500; the log says how to correct that.
+///
+/// ```
+/// use axum::response::{IntoResponse, Redirect, Response};
+/// use customer_session::{Customer, CustomerRejection};
+/// use http::StatusCode;
+///
+/// async fn home(customer: Result<Customer, CustomerRejection>) -> Response {
+///     match customer {
+///         Ok(customer) => format!("hello, {}", customer.id).into_response(),
+///         Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => {
+///             Redirect::to("/sign-in").into_response()
+///         }
+///         Err(rejection) => rejection.into_response(),
+///     }
+/// }
+/// # axum::Router::<()>::new().route("/", axum::routing::get(home));
+/// ```
+#[derive(Clone, Debug)]
+pub struct CustomerRejection(Reason);
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        required(parts, parts.extensions.get().cloned(), "Customer")
+#[derive(Clone, Debug)]
+enum Reason {
+    Anonymous(Arc<LayerConfig>),
+    LayerMissing,
+}
+
+impl CustomerRejection {
+    /// Returns the status of the response: 401 for an anonymous request, 500 for a route without
+    /// the layer.
+    pub fn status(&self) -> StatusCode {
+        match self.0 {
+            Reason::Anonymous(_) => StatusCode::UNAUTHORIZED,
+            Reason::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for CustomerRejection {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Reason::Anonymous(config) => config
+                .responses
+                .respond(RejectionKind::MissingToken.into())
+                .map(Body::from),
+            Reason::LayerMissing => problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                r#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
+            ),
+        }
+    }
+}
+
+impl fmt::Display for CustomerRejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Reason::Anonymous(_) => "the request is anonymous",
+            Reason::LayerMissing => "the route has no customer session layer",
+        })
+    }
+}
+
+impl Error for CustomerRejection {}
+
+impl<S: Sync> FromRequestParts<S> for Customer {
+    type Rejection = CustomerRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CustomerRejection> {
+        required(parts, customer(parts), "Customer")
     }
 }
 
 impl<S: Sync> OptionalFromRequestParts<S> for Customer {
-    type Rejection = Response;
+    type Rejection = CustomerRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        optional(parts, parts.extensions.get().cloned(), "Option<Customer>")
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &S,
+    ) -> Result<Option<Self>, CustomerRejection> {
+        optional(parts, customer(parts), "Option<Customer>")
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for CurrentSession {
-    type Rejection = Response;
+    type Rejection = CustomerRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        required(
-            parts,
-            parts.extensions.get().cloned().map(Self),
-            "CurrentSession",
-        )
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CustomerRejection> {
+        required(parts, session(parts), "CurrentSession")
     }
 }
 
 impl<S: Sync> OptionalFromRequestParts<S> for CurrentSession {
-    type Rejection = Response;
+    type Rejection = CustomerRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        let session = parts.extensions.get().cloned().map(Self);
-        optional(parts, session, "Option<CurrentSession>")
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &S,
+    ) -> Result<Option<Self>, CustomerRejection> {
+        optional(parts, session(parts), "Option<CurrentSession>")
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for SessionLifetime {
-    type Rejection = Response;
+    type Rejection = CustomerRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CustomerRejection> {
         required(parts, Self::of(&parts.extensions), "SessionLifetime")
     }
 }
 
 impl<S: Sync> OptionalFromRequestParts<S> for SessionLifetime {
-    type Rejection = Response;
+    type Rejection = CustomerRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Response> {
-        optional(
-            parts,
-            Self::of(&parts.extensions),
-            "Option<SessionLifetime>",
-        )
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &S,
+    ) -> Result<Option<Self>, CustomerRejection> {
+        let lifetime = Self::of(&parts.extensions);
+        optional(parts, lifetime, "Option<SessionLifetime>")
     }
 }
 
-type Extracted<T> = Result<T, Response>;
+fn customer(parts: &Parts) -> Option<Customer> {
+    parts.extensions.get().cloned()
+}
 
-#[expect(clippy::result_large_err, reason = "axum takes the response by value")]
-fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<T> {
+fn session(parts: &Parts) -> Option<CurrentSession> {
+    parts.extensions.get().cloned().map(CurrentSession)
+}
+
+/// Returns the value that was found, or the reason why there is none.
+fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Result<T, CustomerRejection> {
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(identity),
-        (None, Some(Anonymous(config))) => Err(config
-            .responses
-            .respond(RejectionKind::MissingToken.into())
-            .map(Body::from)),
+        (None, Some(Anonymous(config))) => {
+            Err(CustomerRejection(Reason::Anonymous(Arc::clone(config))))
+        }
         (None, None) => Err(layer_missing(extractor)),
     }
 }
 
-#[expect(clippy::result_large_err, reason = "axum takes the response by value")]
-fn optional<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<Option<T>> {
+/// Returns the value that was found, or `None` if the request is anonymous.
+fn optional<T>(
+    parts: &Parts,
+    found: Option<T>,
+    extractor: &str,
+) -> Result<Option<T>, CustomerRejection> {
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(Some(identity)),
         (None, Some(_)) => Ok(None),
@@ -128,14 +208,8 @@ fn optional<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Extracted<Op
     }
 }
 
-fn layer_missing(extractor: &str) -> Response {
+/// Logs the mistake at once: a handler that takes a `Result` may drop the rejection.
+fn layer_missing(extractor: &str) -> CustomerRejection {
     observe::layer_missing(extractor);
-    let problem = r#"{"type":"about:blank","title":"Internal Server Error","status":500}"#;
-    let mut response = Response::new(Body::from(Bytes::from_static(problem.as_bytes())));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
-    response
+    CustomerRejection(Reason::LayerMissing)
 }

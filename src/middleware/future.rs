@@ -19,7 +19,7 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Admitted, Verdict},
+    engine::{Admitted, CacheStatus},
     sessions::SessionLifetime,
 };
 
@@ -49,7 +49,7 @@ pin_project! {
             #[pin]
             future: S::Future,
             cache_headers: CacheHeaders,
-            verdict: Option<Verdict>,
+            cache_status: Option<CacheStatus>,
         },
         /// The session is being looked up. `None` while that is polled, and once it is done.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
@@ -78,13 +78,13 @@ where
     pub(super) fn inner(
         future: S::Future,
         cache_headers: CacheHeaders,
-        verdict: Option<Verdict>,
+        cache_status: Option<CacheStatus>,
     ) -> Self {
         Self {
             state: State::Inner {
                 future,
                 cache_headers,
-                verdict,
+                cache_status,
             },
         }
     }
@@ -129,12 +129,12 @@ where
                 StateProjection::Inner {
                     future,
                     cache_headers,
-                    verdict,
+                    cache_status,
                 } => {
                     let mut response = ready!(future.poll(context))?;
                     cache_headers.apply_to(response.headers_mut());
-                    if let Some(verdict) = *verdict {
-                        response.extensions_mut().insert(verdict);
+                    if let Some(cache_status) = *cache_status {
+                        response.extensions_mut().insert(cache_status);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
@@ -162,7 +162,7 @@ where
                     state.set(State::Inner {
                         future: request.ready.call(request.request),
                         cache_headers: request.cache_headers,
-                        verdict: request.config.reported(admitted.verdict),
+                        cache_status: request.config.reported(admitted.cache_status),
                     });
                 }
                 Err(rejection) => {

@@ -1,4 +1,4 @@
-//! What is put on a router.
+//! The layer that authenticates requests.
 
 use std::sync::Arc;
 
@@ -8,22 +8,27 @@ use tower_layer::Layer;
 
 use super::{
     config::LayerConfig,
+    cookie::SessionCookie,
     credentials::{CredentialSources, RequestHead},
     rejection::Rejection,
     service::CustomerSessionService,
 };
-use crate::{sessions::CustomerSessions, store::SessionStore, token::SessionToken};
+use crate::{
+    config_error::ConfigError, sessions::CustomerSessions, store::SessionStore, token::SessionToken,
+};
 
-/// Authenticates each request by its bearer token, read from `Authorization` and, where you
-/// switch them on, from [a cookie](CustomerSessionLayer::token_from_cookie) and other places, and puts the
-/// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into its extensions, where
-/// [`SessionLifetime::of`](crate::SessionLifetime::of) finds the session's lifetime, too.
+/// A layer that authenticates each request by its bearer token.
 ///
-/// A request without a valid token is answered by the layer and does not reach the handler;
-/// with [`optional`](CustomerSessionLayer::optional), one without any token goes on
-/// anonymously. A CORS preflight goes on anonymously in any case.
+/// It reads the token from `Authorization` and, where you switch them on, from
+/// [a cookie](CustomerSessionLayer::token_from_cookie) and other places. It puts the
+/// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into the extensions of the request,
+/// where [`SessionLifetime::of`](crate::SessionLifetime::of) finds the lifetime of the session too.
 ///
-/// The layer is a handle: clones share one cache. Put it on the router after the routes it
+/// A request without a valid token is answered by the layer and does not reach the handler. With
+/// [`optional`](CustomerSessionLayer::optional), a request without any token goes on anonymously. A
+/// CORS preflight always does.
+///
+/// The layer is a handle: clones share one cache. Put it on the router after the routes that it
 /// protects:
 ///
 /// ```
@@ -39,67 +44,85 @@ use crate::{sessions::CustomerSessions, store::SessionStore, token::SessionToken
 ///     .layer(CustomerSessionLayer::new(MemoryStore::new()));
 /// ```
 #[derive(Clone, Debug)]
+#[doc(alias("auth", "bearer", "verify"))]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CustomerSessionLayer {
     config: Arc<LayerConfig>,
 }
 
 impl CustomerSessionLayer {
-    /// A layer in front of `store`, with the defaults of
+    /// Creates a layer in front of `store`, with the defaults of
     /// [`CustomerSessionsBuilder`](crate::CustomerSessionsBuilder) and a cache of its own.
     ///
-    /// A service that also issues or revokes sessions builds [`CustomerSessions`] and takes
-    /// its [`layer`](CustomerSessions::layer), so that a revocation reaches the cache.
+    /// A service that also issues or revokes sessions builds [`CustomerSessions`] and uses its
+    /// [`layer`](CustomerSessions::layer), so that a revocation reaches the cache.
     pub fn new(store: impl SessionStore) -> Self {
         CustomerSessions::builder(store).build().layer()
     }
 
-    /// Lets requests without a credential through, without a customer. A bad token is still
-    /// refused: a client that thinks it is signed in must hear that it is not.
+    /// Lets requests without a credential through, without a customer.
     ///
-    /// Answers carry `Vary: Authorization`.
+    /// A bad token is still refused: a client that believes it is signed in must learn that it is
+    /// not. Responses carry `Vary: Authorization`.
     pub fn optional(self) -> Self {
         self.with(LayerConfig::set_optional)
     }
 
-    /// The realm in the challenges; `customer` by default (RFC 9110, section 11.5).
+    /// Sets the realm of the challenges (RFC 9110, section 11.5); `customer` by default.
     ///
-    /// Quotes and backslashes are escaped. A realm with control characters could end the
-    /// header and begin another: it is refused, with an error in the log, and the realm stays
-    /// as it was.
-    pub fn realm(self, realm: impl AsRef<str>) -> Self {
-        self.with(|config| config.responses.set_realm(realm.as_ref()))
-    }
-
-    /// Adds the [`Verdict`](crate::Verdict) to the extensions of responses to requests that the
-    /// cache let in. Other responses always carry theirs. Without this setting, a response of a
-    /// protected route that has none is [`Fresh`](crate::Verdict::Fresh).
-    ///
-    /// It is a choice because a response's first extension costs three allocations, about a
-    /// fifth of what such a request costs otherwise.
+    /// Quotes and backslashes are escaped.
     ///
     /// ```
-    /// use customer_session::{CustomerSessionLayer, Verdict, store::MemoryStore};
+    /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).realm("shop")?;
+    /// assert!(layer.realm("shop\r\nset-cookie: x").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the realm holds a control character, which could end the header and
+    /// begin another.
+    pub fn realm(self, realm: impl AsRef<str>) -> Result<Self, ConfigError> {
+        self.try_with(|config| config.responses.set_realm(realm.as_ref()))
+    }
+
+    /// Reports cache hits too: puts [`CacheStatus::Hit`](crate::CacheStatus::Hit) into the extensions
+    /// of the response.
+    ///
+    /// The responses to other authenticated requests always carry their
+    /// [`CacheStatus`](crate::CacheStatus). Reporting hits is a choice because the first extension of
+    /// a response costs three allocations, about a fifth of what such a request costs otherwise.
+    /// Responses to anonymous requests carry none.
+    ///
+    /// ```
+    /// use customer_session::{CacheStatus, CustomerSessionLayer, Rejection, store::MemoryStore};
     /// use http::Response;
     ///
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).verdict_on_hits();
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).cache_status_on_hits();
     ///
-    /// // In a layer outside of it:
-    /// fn label<B>(response: &Response<B>) -> &'static str {
-    ///     match response.extensions().get::<Verdict>() {
-    ///         Some(verdict) => verdict.as_str(),
-    ///         None => "unprotected",
+    /// // In a layer outside this one:
+    /// fn label<B>(response: &Response<B>) -> String {
+    ///     if let Some(status) = response.extensions().get::<CacheStatus>() {
+    ///         status.as_str().to_owned()
+    ///     } else if let Some(rejection) = response.extensions().get::<Rejection>() {
+    ///         format!("refused: {rejection}")
+    ///     } else {
+    ///         "anonymous".to_owned()
     ///     }
     /// }
     /// ```
-    pub fn verdict_on_hits(self) -> Self {
-        self.with(|config| config.verdict_on_hits = true)
+    pub fn cache_status_on_hits(self) -> Self {
+        self.with(|config| config.cache_status_on_hits = true)
     }
 
-    /// Answers refused requests with what `respond` makes of the reason.
+    /// Answers refused requests with the response that `respond` makes from the reason.
     ///
     /// The layer still adds the challenge (on 401 and 400) or `Retry-After` (on 503),
-    /// `Cache-Control: no-store`, and the [`Rejection`] in the response's extensions.
+    /// `Cache-Control: no-store`, and the [`Rejection`] in the extensions of the response.
     ///
     /// ```
     /// # use customer_session::{CustomerSessionLayer, store::MemoryStore};
@@ -122,34 +145,35 @@ impl CustomerSessionLayer {
 
 /// # Where a request may carry its token
 ///
-/// `Authorization` is always looked at. A browser cannot set it on a WebSocket or an
-/// `EventSource`, so that there are further sources, each off until it is switched on here;
-/// [`guide::browsers`](crate::guide::browsers) tells which to take.
+/// `Authorization` is always read. A browser cannot set it on a WebSocket or an `EventSource`, so
+/// there are further sources. Each is off until it is switched on here;
+/// [`guide::browsers`](crate::guide::browsers) tells which to choose.
 ///
-/// Two credentials in one request are refused with 400, wherever they are and even if they are
-/// one token twice; a malformed one with 401, never skipped in favour of another. What a
-/// source holds that is off is no credential. While the cookie, the subprotocol or a function
-/// of yours is on, each answer says by `Vary` what it depends on.
+/// Two credentials in one request are refused with 400, wherever they are, even if both are the
+/// same token. A malformed credential is refused with 401, never ignored in favour of another. A
+/// token in a place that is switched off is not a credential. While the cookie, the subprotocol or
+/// a function is on, `Vary` names what each response depends on.
 impl CustomerSessionLayer {
-    /// Takes the token from the cookie `name`, too.
+    /// Reads the token from this cookie too.
     ///
-    /// A browser sends a cookie along whoever asks for it. Therefore a request that is
-    /// authenticated by its cookie, and either has an unsafe method (all but `GET`, `HEAD`,
-    /// `OPTIONS`, `TRACE`) or upgrades the connection (a WebSocket), must come from this site:
-    /// its `Origin` is the host that it asks (`Host`, or the URI's authority), or one that
-    /// [`trusted_origin`](Self::trusted_origin) names; or, without `Origin`, `Sec-Fetch-Site` is
-    /// `same-origin` or `none`. Anything else, and a request with neither header, is answered
-    /// with 403 ([`RejectionKind::CrossSite`](crate::RejectionKind::CrossSite)) before anybody
-    /// looks whether the token is good. Programs that are no browsers use `Authorization`.
+    /// A browser sends a cookie no matter which site makes the request. Therefore a request that is
+    /// authenticated by its cookie must come from this site if it has an unsafe method (all but
+    /// `GET`, `HEAD`, `OPTIONS`, `TRACE`) or upgrades the connection (a WebSocket). That is: its
+    /// `Origin` is the host that it asks (`Host`, or the authority of the URI), or a
+    /// [`trusted_origin`](Self::trusted_origin); or, without `Origin`, its `Sec-Fetch-Site` is
+    /// `same-origin` or `none`. Any other such request, and one with neither header, is answered
+    /// with 403 ([`RejectionKind::CrossSite`](crate::RejectionKind::CrossSite)) before the token is
+    /// looked at. Clients that are not browsers use `Authorization`.
     ///
     /// ```
     /// use axum::{Router, body::Body, http::Request, routing::post};
-    /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
+    /// use customer_session::{CustomerSessionLayer, SessionCookie, store::MemoryStore};
     /// use tower::ServiceExt;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_from_cookie("__Host-session");
+    /// let cookie = SessionCookie::new("__Host-session")?;
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).token_from_cookie(&cookie);
     /// let app: Router = Router::new().route("/orders", post(async || ())).layer(layer);
     ///
     /// let forged = Request::post("/orders")
@@ -162,48 +186,59 @@ impl CustomerSessionLayer {
     /// # }
     /// ```
     ///
-    /// Set it with `Secure; HttpOnly; SameSite=Lax; Path=/` and a name that begins with
-    /// `__Host-`, so that no sibling of your domain can set it. Quotes around the value are not
-    /// part of the token. Two cookies of this name are two credentials; so is one beside a
+    /// Set the cookie with `Secure; HttpOnly; SameSite=Lax; Path=/` and a name that begins with
+    /// `__Host-`, so that no sibling of your domain can set it. Quotes around the value are not part
+    /// of the token. Two cookies of this name are two credentials, and so is a cookie beside a
     /// bearer token in `Authorization`. Cookies of more than 64 KiB together are refused as
-    /// malformed, unread.
+    /// malformed without being read.
     ///
-    /// It does not protect against a script that runs in your own page, against origins that
-    /// you allow, against a `GET` that changes something or that a layer behind this one makes
-    /// into another method, or against signing a victim in as somebody else. It cannot see by
-    /// which scheme a request came: a page at `http://` of the same host and default port
-    /// counts as this site, which `Secure` and HSTS keep from happening.
+    /// This does not protect against a script in your own page, against trusted origins, against a
+    /// `GET` that changes something or that a layer behind this one turns into another method, or
+    /// against signing a victim in as another customer. The layer cannot see the scheme of a
+    /// request: a page at `http://` of the same host and default port counts as this site. `Secure`
+    /// and HSTS prevent that.
     ///
-    /// There is one cookie: a second call replaces the first. A name that is no token of RFC
-    /// 6265 (section 4.1.1) is refused, with an error in the log, and no cookie is read.
-    pub fn token_from_cookie(self, name: impl AsRef<str>) -> Self {
-        self.with_sources(|sources| sources.set_cookie(name.as_ref()))
+    /// There is one cookie: a second call replaces the first.
+    pub fn token_from_cookie(self, cookie: &SessionCookie) -> Self {
+        self.with_sources(|sources| sources.set_cookie(cookie.clone()))
     }
 
-    /// Lets pages of `origin` use the [cookie](Self::token_from_cookie), besides those of the host that
-    /// they ask: a front end on another host, or the public name of a service behind a proxy
-    /// that changes `Host`. May be called several times.
+    /// Lets pages of `origin` use the [cookie](Self::token_from_cookie), in addition to those of
+    /// the host that they ask.
+    ///
+    /// That is for a front end on another host, and for the public name of a service behind a proxy
+    /// that changes `Host`. It may be called several times.
     ///
     /// ```
-    /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
+    /// use customer_session::{CustomerSessionLayer, SessionCookie, store::MemoryStore};
     ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let layer = CustomerSessionLayer::new(MemoryStore::new())
-    ///     .token_from_cookie("__Host-session")
-    ///     .trusted_origin("https://app.example.com")
-    ///     .trusted_origin("http://localhost:5173");
+    ///     .token_from_cookie(&SessionCookie::new("__Host-session")?)
+    ///     .trusted_origin("https://app.example.com")?
+    ///     .trusted_origin("http://localhost:5173")?;
+    /// # Ok(())
+    /// # }
     /// ```
     ///
-    /// An origin is a scheme, a host (an IDN in its `xn--` form), and a port unless it is the
-    /// scheme's own; no path, no `*`. Anything else, `null` included, is refused, with an
-    /// error in the log, and nothing is allowed by it. CORS is another matter: this lets a
-    /// request in, a CORS layer lets the page read the answer.
-    pub fn trusted_origin(self, origin: impl AsRef<str>) -> Self {
-        self.with_sources(|sources| sources.add_trusted_origin(origin.as_ref()))
+    /// An origin is a scheme, a host (an internationalized one in its `xn--` form), and a port
+    /// unless it is the default of the scheme. CORS is a separate matter: this lets a request in,
+    /// and a CORS layer lets the page read the response.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error for anything else: a path, even a single slash, `*`, `null`.
+    pub fn trusted_origin(self, origin: impl AsRef<str>) -> Result<Self, ConfigError> {
+        self.try_with(|config| {
+            config.change_sources(|sources| sources.add_trusted_origin(origin.as_ref()))
+        })
     }
 
-    /// Takes the token from the query parameter `access_token`, too (RFC 6750, section 2.3),
-    /// and takes it out of the URI, so that handlers, and traces behind the layer, do not see
-    /// it. For an `EventSource`, or a link to a download.
+    /// Reads the token from the query parameter `access_token` too (RFC 6750, section 2.3), for an
+    /// `EventSource` or a link to a download.
+    ///
+    /// The parameter is removed from the URI, so that handlers, and traces behind the layer, do not
+    /// see it.
     ///
     /// ```
     /// use axum::{Router, body::Body, http::{Request, Uri}, routing::get};
@@ -228,25 +263,25 @@ impl CustomerSessionLayer {
     /// # }
     /// ```
     ///
-    /// The name is compared, and the value taken, after percent-decoding; `+` is a plus, a
-    /// character of tokens, and no space. Other parameters keep their order and encoding, and
-    /// the `?` goes with the last of them. Each answer to such a request is `Cache-Control:
-    /// private` unless it says so, or `no-store`, itself; `public` and `s-maxage` are taken
-    /// away.
+    /// Name and value are percent-decoded. A `+` is a plus, which tokens contain, and not a space.
+    /// Other parameters keep their order and encoding, and the `?` is removed with the last of
+    /// them. Each response to such a request is `Cache-Control: private`, unless it is that, or
+    /// `no-store`, already; `public` and `s-maxage` are removed.
     ///
-    /// What this cannot hide: the browser's history; the `Referer` of requests that a page at
-    /// this address makes (send `Referrer-Policy: no-referrer`); the logs of proxies, and
-    /// whatever sees the request before the layer. That may be a part of the same service:
-    /// axum's `Router` keeps the URI as `OriginalUri` before a layer inside of it is asked. A
-    /// layer around the whole router hides it from that, too; see
-    /// [`guide::browsers`](crate::guide::browsers). Take tokens that live for a minute.
+    /// The token still appears in the history of the browser, in the `Referer` of requests that a
+    /// page at this address makes (send `Referrer-Policy: no-referrer`), in the logs of proxies, and
+    /// wherever the request is seen before the layer. That may be in the same service: axum's
+    /// `Router` keeps the URI as `OriginalUri` before it calls a layer inside it. A layer around the
+    /// whole router hides the token from that too; see
+    /// [`guide::browsers`](crate::guide::browsers). Use tokens that live for a minute.
     pub fn token_from_query(self) -> Self {
         self.with_sources(CredentialSources::enable_query)
     }
 
-    /// Takes the token from `Sec-WebSocket-Protocol`, too: of the subprotocols that a client
-    /// offers, the one that begins with `bearer.` is the credential, and those behind the
-    /// layer see the others alone.
+    /// Reads the token from `Sec-WebSocket-Protocol` too.
+    ///
+    /// Among the subprotocols that a client offers, the one that begins with `bearer.` is the
+    /// credential. The services behind the layer see only the others.
     ///
     /// ```
     /// use customer_session::{CustomerSessionLayer, store::MemoryStore};
@@ -256,20 +291,20 @@ impl CustomerSessionLayer {
     /// ```
     ///
     /// The server must choose one of the other subprotocols (in axum,
-    /// `WebSocketUpgrade::protocols(["feed.v1"])`): a browser that offered some and is given
-    /// none ends the connection. A subprotocol is made of the token characters of RFC 9110
-    /// (section 5.6.2): letters, digits, `-._~+` and a few more, but neither `/` nor `=`.
-    /// Tokens of a [`TokenFormat`](crate::TokenFormat) with a prefix of such characters fit.
+    /// `WebSocketUpgrade::protocols(["feed.v1"])`), since a browser that offers some and gets none
+    /// closes the connection. A subprotocol consists of the token characters of RFC 9110
+    /// (section 5.6.2): letters, digits, `-._~+` and a few more, but neither `/` nor `=`. Tokens of a
+    /// [`TokenFormat`](crate::TokenFormat) with a prefix of such characters fit.
     ///
-    /// The header is looked at on every request, upgrade or not, since a condition could be
-    /// read in another way behind the layer. No other page can make a browser send your token
-    /// so, and `Origin` need not be checked. A header of more than 64 KiB is refused as
-    /// malformed, unread.
+    /// The header is read on every request, upgrade or not, since a service behind the layer might
+    /// decide in another way what an upgrade is. No other site can make a browser send your token
+    /// in it, so `Origin` is not checked. A header of more than 64 KiB is refused as malformed
+    /// without being read.
     pub fn token_from_websocket_protocol(self) -> Self {
         self.with_sources(CredentialSources::enable_websocket_protocol)
     }
 
-    /// Takes the token that `find` finds, too.
+    /// Reads the token that `find` returns too.
     ///
     /// ```
     /// use customer_session::{CustomerSessionLayer, SessionToken, store::MemoryStore};
@@ -280,15 +315,14 @@ impl CustomerSessionLayer {
     /// });
     /// ```
     ///
-    /// The layer calls `find` for every request but CORS preflights, even if there is a credential
-    /// elsewhere, because a second one is refused. Return `None` only if the request has nothing
-    /// at that place. If something is there that is not a token, return an invalid token, such as
-    /// an empty one: the request is then refused as malformed. The request waits for `find`, so it
-    /// must not block.
+    /// `find` is called for every request but CORS preflights, even if there is a credential
+    /// elsewhere, since two credentials are refused. Return `None` only if the place that it looks
+    /// at is empty. If something other than a token is there, return that or an empty token: either
+    /// is refused as malformed. `find` runs on the path of the request and must not block.
     ///
-    /// Since nobody knows what `find` looks at, answers say `Vary: *`: no cache keeps them. If
-    /// browsers send by themselves what it looks at, as they do with cookies and client
-    /// certificates, it must itself see to requests of other sites.
+    /// Since the layer cannot know what `find` looks at, responses carry `Vary: *`, and no cache
+    /// keeps them. If browsers send it unasked, as they do with cookies and client certificates,
+    /// `find` must itself refuse requests from other sites.
     ///
     /// There is one such function: a second call replaces the first.
     pub fn token_from_fn<F>(self, find: F) -> Self
@@ -306,10 +340,18 @@ impl CustomerSessionLayer {
         change(Arc::make_mut(&mut self.config));
         self
     }
+
+    fn try_with(
+        mut self,
+        change: impl FnOnce(&mut LayerConfig) -> Result<(), ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        change(Arc::make_mut(&mut self.config))?;
+        Ok(self)
+    }
 }
 
 impl<S: SessionStore> CustomerSessions<S> {
-    /// A layer that shares this cache, so that what is revoked here is refused there.
+    /// Returns a layer that shares this cache, so that a session revoked here is refused there.
     pub fn layer(&self) -> CustomerSessionLayer {
         CustomerSessionLayer {
             config: Arc::new(LayerConfig::new(Arc::clone(self.engine()))),

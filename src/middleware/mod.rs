@@ -3,6 +3,7 @@
 mod body;
 mod cache_headers;
 mod config;
+mod cookie;
 mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
@@ -11,15 +12,18 @@ mod future;
 // since a feature never changes what happens.
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 pub(crate) mod identity;
+#[cfg(feature = "axum")]
+mod into_response;
 mod layer;
 mod rejection;
 mod rejection_responses;
 mod service;
 
 #[cfg(feature = "axum")]
-pub use self::extract::CurrentSession;
+pub use self::extract::{CurrentSession, CustomerRejection};
 pub use self::{
     body::ResponseBody,
+    cookie::SessionCookie,
     credentials::RequestHead,
     future::ResponseFuture,
     layer::CustomerSessionLayer,

@@ -4,10 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
-use crate::{
-    engine::{AuthenticateError, Verdict},
-    store::StoreError,
-};
+use crate::{engine::AuthenticateError, store::StoreError};
 
 /// The reason for a refused request.
 ///
@@ -90,15 +87,6 @@ impl Rejection {
     /// Returns the error of the store, if that is the reason.
     pub fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()
-    }
-
-    pub(super) fn verdict(&self) -> Verdict {
-        match self.kind {
-            RejectionKind::MissingToken => Verdict::Anonymous,
-            RejectionKind::MultipleTokens | RejectionKind::CrossSite => Verdict::Malformed,
-            RejectionKind::InvalidToken => Verdict::Absent,
-            RejectionKind::Overloaded | RejectionKind::StoreUnavailable => Verdict::Unknown,
-        }
     }
 
     /// Returns the body that a client gets by default (RFC 9457).

@@ -12,7 +12,7 @@ use super::{
     cache_headers::CacheHeaders,
     rejection::{Rejection, RejectionKind},
 };
-use crate::observe;
+use crate::{config_error::ConfigError, observe};
 
 /// A function of the application that makes the response to a refused request.
 pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
@@ -48,14 +48,17 @@ impl Default for RejectionResponses {
 }
 
 impl RejectionResponses {
-    /// Sets the realm of the challenges, unless it holds control characters.
-    pub(super) fn set_realm(&mut self, realm: &str) {
+    /// Sets the realm of the challenges. One with control characters could end the header and begin
+    /// another.
+    pub(super) fn set_realm(&mut self, realm: &str) -> Result<(), ConfigError> {
         if realm.contains(|character: char| character.is_ascii_control()) {
-            observe::realm_refused();
-        } else {
-            realm.clone_into(&mut self.realm);
-            self.build_headers();
+            return Err(ConfigError::new(
+                "a realm must not hold control characters, such as a line break",
+            ));
         }
+        realm.clone_into(&mut self.realm);
+        self.build_headers();
+        Ok(())
     }
 
     pub(super) fn set_cache_headers(&mut self, cache_headers: CacheHeaders) {
@@ -98,7 +101,6 @@ impl RejectionResponses {
                 response
             }
         };
-        response.extensions_mut().insert(rejection.verdict());
         response.extensions_mut().insert(rejection);
         response
     }

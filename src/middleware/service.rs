@@ -18,7 +18,7 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Admitted, Recall, Verdict},
+    engine::{Admitted, Recall},
     sessions::SessionLifetime,
     token::SessionToken,
 };
@@ -42,6 +42,21 @@ enum Decision {
 impl<S> CustomerSessionService<S> {
     pub(super) fn new(inner: S, config: Arc<LayerConfig>) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service, and drops the layer around it.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -78,13 +93,12 @@ where
                     request.extensions_mut(),
                     SessionLifetime::of_found(admitted.found),
                 );
-                let verdict = config.reported(admitted.verdict);
-                ResponseFuture::inner(self.inner.call(request), cache_headers, verdict)
+                let status = config.reported(admitted.cache_status);
+                ResponseFuture::inner(self.inner.call(request), cache_headers, status)
             }
             Decision::Anonymous => {
                 identity::insert_anonymous(request.extensions_mut(), config);
-                let verdict = config.reported(Verdict::Anonymous);
-                ResponseFuture::inner(self.inner.call(request), cache_headers, verdict)
+                ResponseFuture::inner(self.inner.call(request), cache_headers, None)
             }
             Decision::Rejected(kind) => ResponseFuture::rejected(kind, Arc::clone(config)),
             Decision::LookUp(token) => {

@@ -11,9 +11,9 @@ use std::{
 
 use axum::body::Body;
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, Invalidation, SessionRegistry as _,
-    SessionStore, SessionToken, SourceEvent, Statistics, StoreError, Verdict, async_trait,
-    store::MemoryStore,
+    AuthenticateError, CacheStatus, CustomerSession, CustomerSessions, Invalidation, Rejection,
+    RejectionKind, SessionRegistry as _, SessionStore, SessionToken, SourceEvent, Statistics,
+    StoreError, async_trait, store::MemoryStore,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use tokio::sync::{mpsc, oneshot};
@@ -431,7 +431,7 @@ async fn malformed_messages_are_counted_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn answers_carry_their_verdict() {
+async fn responses_carry_their_cache_status_or_their_rejection() {
     let fixture = Fixture::with_stale_if_error().await;
     let inner = service_fn(async |_: Request<Body>| {
         Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
@@ -447,42 +447,65 @@ async fn answers_carry_their_verdict() {
             .oneshot(request)
             .await
             .expect("infallible");
-        let verdict = response.extensions().get::<Verdict>().copied();
+        let extensions = response.extensions();
+        let status = extensions.get::<CacheStatus>().copied();
+        let rejection = extensions.get::<Rejection>().map(Rejection::kind);
         (
-            response.status(),
-            verdict,
+            (response.status(), status, rejection),
             response.headers().get(RETRY_AFTER).cloned(),
         )
     };
     let token = fixture.session.token.expose();
     let layer = || fixture.sessions.layer();
-    let told = || layer().verdict_on_hits();
+    let reporting = || layer().cache_status_on_hits();
     let other = customer_session::TokenFormat::new("cst_").generate();
+    let let_in = |status| (StatusCode::OK, status, None);
+    let refused = |status, kind| (status, None, Some(kind));
+    let unauthorized = |kind| refused(StatusCode::UNAUTHORIZED, kind);
 
     assert_eq!(
-        ask(layer(), Some(token)).await.1,
-        None,
-        "a hit says nothing unless told"
+        ask(layer(), Some(token)).await.0,
+        let_in(None),
+        "a hit carries none unless told to"
     );
-    assert_eq!(ask(told(), Some(token)).await.1, Some(Verdict::Fresh));
-    assert_eq!(ask(told(), None).await.1, Some(Verdict::Anonymous));
     assert_eq!(
-        ask(told().optional(), None).await.1,
-        Some(Verdict::Anonymous)
+        ask(reporting(), Some(token)).await.0,
+        let_in(Some(CacheStatus::Hit))
     );
-    assert_eq!(ask(told(), Some("garbage")).await.1, Some(Verdict::Absent));
     assert_eq!(
-        ask(told(), Some(other.expose())).await.1,
-        Some(Verdict::Absent)
+        ask(reporting(), None).await.0,
+        unauthorized(RejectionKind::MissingToken)
     );
+    assert_eq!(
+        ask(reporting().optional(), None).await.0,
+        let_in(None),
+        "an anonymous request has no session"
+    );
+    for invalid in ["garbage", other.expose()] {
+        assert_eq!(
+            ask(reporting(), Some(invalid)).await.0,
+            unauthorized(RejectionKind::InvalidToken)
+        );
+    }
     fixture.clock.advance(TTL);
-    assert_eq!(ask(layer(), Some(token)).await.1, Some(Verdict::Verified));
+    assert_eq!(
+        ask(layer(), Some(token)).await.0,
+        let_in(Some(CacheStatus::Miss))
+    );
     fixture.clock.advance(TTL);
     fixture.store.fault(Fault::Fail);
-    assert_eq!(ask(layer(), Some(token)).await.1, Some(Verdict::Stale));
-    let (status, verdict, retry) = ask(layer(), Some(other.expose())).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(verdict, Some(Verdict::Unknown));
+    assert_eq!(
+        ask(layer(), Some(token)).await.0,
+        let_in(Some(CacheStatus::Stale))
+    );
+    let (answer, retry) = ask(layer(), Some(other.expose())).await;
+    assert_eq!(
+        answer,
+        refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            RejectionKind::StoreUnavailable
+        )
+    );
     assert_eq!(retry.expect("Retry-After"), "1", "never less");
 }
 

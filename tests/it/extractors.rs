@@ -1,11 +1,17 @@
 //! What a handler gets, by what it asks for and who is there.
 
-use axum::{Extension, Router, body::Body, routing::get};
-use customer_session::{CurrentSession, Customer, CustomerSessions, store::MemoryStore};
-use http::{Request, StatusCode};
+use std::time::Duration;
+
+use axum::{Extension, Router, body::Body, extract::Path, routing::get};
+use customer_session::{
+    AuthenticateError, CurrentSession, Customer, CustomerRejection, CustomerSessions, StoreError,
+    store::MemoryStore,
+};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
+use crate::log::Log;
 use test_support::{HOUR, customer};
 
 fn routes() -> Router {
@@ -38,7 +44,7 @@ async fn each_extractor_has_its_answer_in_each_case() {
         .issue(customer("cus_1"), HOUR)
         .await
         .expect("issued");
-    let layered = routes().layer(sessions.layer().optional().realm("shop"));
+    let layered = routes().layer(sessions.layer().optional().realm("shop").expect("a realm"));
     let bare = routes();
     let signed_in = Some(session.token.expose());
 
@@ -116,4 +122,107 @@ async fn a_preflight_is_anonymous_to_extractors() {
         let response = app.clone().oneshot(request).await.expect("infallible");
         assert_eq!(response.status(), status, "{path}");
     }
+}
+
+/// Asks `path` of `routes` and returns the response with its body as text.
+async fn get_response(routes: Router, path: &str) -> (Response<()>, String) {
+    let request = Request::get(path).body(Body::empty()).expect("a request");
+    let response = routes.oneshot(request).await.expect("infallible");
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let body = String::from_utf8(body.to_vec()).expect("UTF-8");
+    (Response::from_parts(parts, ()), body)
+}
+
+#[tokio::test]
+async fn a_handler_can_decide_what_becomes_of_a_rejection() {
+    let handler = async |customer: Result<Customer, CustomerRejection>| match customer {
+        Ok(customer) => Ok(customer.id.to_string()),
+        Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => {
+            Ok(format!("sign in: {rejection}"))
+        }
+        Err(rejection) => Err(rejection),
+    };
+    let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+    let routes = Router::new().route("/", get(handler));
+
+    let (response, body) =
+        get_response(routes.clone().layer(sessions.layer().optional()), "/").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(body, "sign in: the request is anonymous");
+
+    let log = Log::default();
+    let _guard = log.listen();
+    let (response, body) = get_response(routes, "/").await;
+    assert_eq!(response.status(), 500);
+    assert!(!body.to_lowercase().contains("layer"), "{body}");
+    let said = log.text();
+    assert!(said.contains("ERROR"), "{said}");
+    let first = said.find("`.layer(sessions.layer())`").expect(&said);
+    let second = said
+        .find("`.layer(CustomerSessionLayer::new(store))`")
+        .expect(&said);
+    assert!(first < second, "{said}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_store_in_a_handler_is_answered_as_the_layer_answers() {
+    async fn fails(Path(kind): Path<String>) -> Result<(), StoreError> {
+        let secret = "cause-7";
+        Err(match kind.as_str() {
+            "conflict" => StoreError::conflict(secret),
+            "corrupt" => StoreError::corrupt(secret),
+            "timeout" => StoreError::timeout(secret),
+            "limited" => {
+                StoreError::unavailable(secret).with_retry_after(Duration::from_millis(6500))
+            }
+            _ => StoreError::unavailable(secret),
+        })
+    }
+    async fn is_refused(Path(kind): Path<String>) -> Result<(), AuthenticateError> {
+        Err(match kind.as_str() {
+            "invalid" => AuthenticateError::InvalidToken,
+            "overloaded" => AuthenticateError::Overloaded,
+            _ => AuthenticateError::Store(
+                StoreError::unavailable("cause-7").with_retry_after(Duration::from_secs(7)),
+            ),
+        })
+    }
+    let routes = Router::new()
+        .route("/store/{kind}", get(fails))
+        .route("/authenticate/{kind}", get(is_refused));
+    let log = Log::default();
+    let _guard = log.listen();
+    for (path, status, retry_after) in [
+        ("/store/conflict", 409, None),
+        ("/store/corrupt", 503, Some("1")),
+        ("/store/timeout", 503, Some("1")),
+        ("/store/unavailable", 503, Some("1")),
+        ("/store/limited", 503, Some("7")),
+        ("/authenticate/invalid", 401, None),
+        ("/authenticate/overloaded", 503, Some("1")),
+        ("/authenticate/store", 503, Some("7")),
+    ] {
+        let (response, body) = get_response(routes.clone(), path).await;
+        let header = |name| {
+            let value = response.headers().get(name);
+            value.map(|value| value.to_str().expect("ASCII"))
+        };
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(header("retry-after"), retry_after, "{path}");
+        assert_eq!(header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(header("content-type"), Some("application/problem+json"));
+        let challenge = header("www-authenticate");
+        if status == 401 {
+            let expected = "Bearer realm=\"customer\", error=\"invalid_token\"";
+            assert!(challenge.is_some_and(|challenge| challenge.starts_with(expected)));
+        } else {
+            assert_eq!(challenge, None, "{path}");
+        }
+        let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(problem["status"], status, "{path}");
+        assert!(!body.contains("cause-7"), "{path}: {body}");
+    }
+    // What the client is not told, the log is.
+    assert_eq!(log.text().matches("cause-7").count(), 5, "{}", log.text());
 }

@@ -5,16 +5,18 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use customer_session::{
-    Address, AuthenticateError, Clock, CurrentSession, Customer, CustomerData, CustomerId,
-    CustomerKind, CustomerSession, CustomerSessionLayer, CustomerSessionService, CustomerSessions,
-    CustomerSessionsBuilder, Invalidation, InvalidationSource, Metadata, MetadataValue,
-    OrganizationId, Rejection, RejectionKind, ResponseBody, SessionDetails, SessionId,
+    Address, AuthenticateError, CacheStatus, Clock, ConfigError, CurrentSession, Customer,
+    CustomerData, CustomerId, CustomerKind, CustomerRejection, CustomerSession,
+    CustomerSessionLayer, CustomerSessionService, CustomerSessions, CustomerSessionsBuilder,
+    Invalidation, InvalidationSource, Metadata, MetadataValue, OrganizationId, Rejection,
+    RejectionKind, RequestHead, ResponseBody, SessionCookie, SessionDetails, SessionId,
     SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics,
     StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait, store::MemoryStore,
     testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
+use tower::Layer as _;
 
 fn plain<T: Clone + Debug + Send + Sync + 'static>() {}
 fn id<T>()
@@ -76,6 +78,7 @@ fn every_public_type_has_its_traits() {
     plain::<(Rejection, RejectionKind, AuthenticateError)>();
     plain::<(Statistics, SystemClock, ManualClock, CurrentSession)>();
     plain::<ResponseBody<Bytes>>();
+    plain::<(CacheStatus, ConfigError, CustomerRejection, SessionCookie)>();
     plain::<MemoryStore>();
     id::<SessionId>();
     id::<CustomerId>();
@@ -112,12 +115,32 @@ async fn every_public_call_has_its_signature() {
         .token_format(TokenFormat::new("acme_cst_").or("other_"))
         .clock(Fixed)
         .build();
-    let _ = sessions.layer().optional().realm("app").rejection_response(
-        |rejection: &Rejection| -> Response<Bytes> {
-            let _: (RejectionKind, StatusCode) = (rejection.kind(), rejection.status());
-            Response::new(Bytes::new())
-        },
-    );
+    let layer: Result<CustomerSessionLayer, ConfigError> = sessions.layer().optional().realm("app");
+    let layer =
+        layer
+            .expect("a realm")
+            .rejection_response(|rejection: &Rejection| -> Response<Bytes> {
+                let _: (RejectionKind, StatusCode) = (rejection.kind(), rejection.status());
+                Response::new(Bytes::new())
+            });
+    let cookie: Result<SessionCookie, ConfigError> = SessionCookie::new("session");
+    let cookie = cookie.expect("a name");
+    assert_eq!(cookie.name(), "session");
+    let layer: Result<CustomerSessionLayer, ConfigError> = layer
+        .token_from_cookie(&cookie)
+        .token_from_query()
+        .token_from_websocket_protocol()
+        .token_from_fn(|_: &RequestHead<'_>| -> Option<SessionToken> { None })
+        .cache_status_on_hits()
+        .trusted_origin("https://app.example.com");
+    let mut service: CustomerSessionService<u8> = layer.expect("an origin").layer(1);
+    let _: (&u8, &mut u8) = (&1, service.get_mut());
+    let _: &u8 = service.get_ref();
+    let _: u8 = service.into_inner();
+    let label: &'static str = CacheStatus::Hit.as_str();
+    assert_eq!(label, "hit");
+    assert_eq!(CacheStatus::Miss.as_str(), "miss");
+    assert_eq!(CacheStatus::Stale.as_str(), "stale");
 
     let hour = Duration::from_secs(3600);
     let data = CustomerData::new("cus_1", "org_1");

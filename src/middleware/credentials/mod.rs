@@ -19,8 +19,8 @@ use self::{
     custom::TokenFn,
     origin::{Origin, is_cross_site},
 };
-use super::cache_headers::CacheHeaders;
-use crate::{observe, token::SessionToken};
+use super::{cache_headers::CacheHeaders, cookie::SessionCookie};
+use crate::{config_error::ConfigError, token::SessionToken};
 
 /// Reads the credential in `Authorization`, for a layer without other sources.
 #[inline]
@@ -31,7 +31,7 @@ pub(super) fn bearer_credential(headers: &HeaderMap) -> Credential<&[u8]> {
 /// The sources that are switched on, in addition to `Authorization`.
 #[derive(Clone, Default)]
 pub(super) struct CredentialSources {
-    cookie: Option<String>,
+    cookie: Option<SessionCookie>,
     trusted_origins: Vec<Origin>,
     query: bool,
     websocket_protocol: bool,
@@ -39,20 +39,17 @@ pub(super) struct CredentialSources {
 }
 
 impl CredentialSources {
-    pub(super) fn set_cookie(&mut self, name: &str) {
-        let name = Some(name).filter(|name| cookie::is_name(name));
-        if name.is_none() {
-            observe::cookie_name_refused();
-        }
-        self.cookie = name.map(str::to_owned);
+    pub(super) fn set_cookie(&mut self, cookie: SessionCookie) {
+        self.cookie = Some(cookie);
     }
 
-    pub(super) fn add_trusted_origin(&mut self, origin: &str) {
-        let origin = Origin::parse(origin);
-        if origin.is_none() {
-            observe::origin_refused();
-        }
-        self.trusted_origins.extend(origin);
+    pub(super) fn add_trusted_origin(&mut self, origin: &str) -> Result<(), ConfigError> {
+        self.trusted_origins
+            .push(Origin::parse(origin).ok_or(ConfigError::new(
+                "a trusted origin must be a scheme, a host and perhaps a port, as in \
+             https://app.example.com, without a path",
+            ))?);
+        Ok(())
     }
 
     pub(super) fn enable_query(&mut self) {
@@ -112,7 +109,7 @@ impl CredentialSources {
             custom: custom.map_or(Credential::None, Credential::Token),
             is_cross_site: self.cookie.is_some()
                 && is_cross_site(head.method, head.uri, head.headers, &self.trusted_origins),
-            cookie: self.cookie.as_deref(),
+            cookie: self.cookie.as_ref(),
         }
     }
 }
@@ -135,8 +132,8 @@ pub(super) struct ExtractedCredentials<'a> {
     protocol: Credential<SessionToken>,
     custom: Credential<SessionToken>,
     is_cross_site: bool,
-    /// The name of the cookie to read.
-    cookie: Option<&'a str>,
+    /// The cookie to read.
+    cookie: Option<&'a SessionCookie>,
 }
 
 impl ExtractedCredentials<'_> {
@@ -149,11 +146,11 @@ impl ExtractedCredentials<'_> {
     pub(super) fn combined<'a>(&'a self, headers: &'a HeaderMap) -> Credential<&'a [u8]> {
         let cookie = match self.cookie {
             // The answer must not depend on whether the token is good, so nothing looks at it.
-            Some(name) => match cookie::read(headers, name) {
+            Some(cookie) => match cookie::read(headers, cookie) {
                 Credential::Token(_) | Credential::Malformed if self.is_cross_site => {
                     Credential::CrossSite
                 }
-                cookie => cookie,
+                credential => credential,
             },
             None => Credential::None,
         };

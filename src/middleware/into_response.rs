@@ -1,0 +1,80 @@
+//! Responses of handlers that fail because of the session store.
+//!
+//! They are what the layer itself answers, so that `?` works in a handler.
+
+use std::{sync::LazyLock, time::Duration};
+
+use axum_core::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{
+    HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+
+use super::{rejection::Rejection, rejection_responses::RejectionResponses};
+use crate::{
+    engine::AuthenticateError,
+    observe,
+    store::{StoreError, StoreErrorKind},
+};
+
+/// The responses of a layer with default settings.
+static RESPONSES: LazyLock<RejectionResponses> = LazyLock::new(RejectionResponses::default);
+
+/// Responds as the layer does: 503 with `Retry-After`, or 409 for a
+/// [`Conflict`](StoreErrorKind::Conflict). The error itself goes to the log, never to the client.
+///
+/// ```
+/// use axum::extract::State;
+/// use customer_session::{CurrentSession, CustomerSessions, StoreError, store::MemoryStore};
+///
+/// async fn sign_out(
+///     State(sessions): State<CustomerSessions<MemoryStore>>,
+///     session: CurrentSession,
+/// ) -> Result<(), StoreError> {
+///     sessions.revoke(&session.id).await?;
+///     Ok(())
+/// }
+/// # axum::Router::new()
+/// #     .route("/sign-out", axum::routing::post(sign_out))
+/// #     .with_state::<()>(CustomerSessions::builder(MemoryStore::new()).build());
+/// ```
+impl IntoResponse for StoreError {
+    fn into_response(self) -> Response {
+        observe::handler_failed(&self);
+        match self.kind() {
+            StoreErrorKind::Conflict => problem(
+                StatusCode::CONFLICT,
+                r#"{"type":"about:blank","title":"Conflict","status":409}"#,
+            ),
+            _ => reject(AuthenticateError::Store(self)),
+        }
+    }
+}
+
+/// Responds as the layer does: 401 with a challenge for an invalid token, otherwise 503 with
+/// `Retry-After`. The challenge has the default realm.
+impl IntoResponse for AuthenticateError {
+    fn into_response(self) -> Response {
+        reject(self)
+    }
+}
+
+fn reject(error: AuthenticateError) -> Response {
+    let rejection = Rejection::new(error, Duration::ZERO);
+    RESPONSES.respond(rejection).map(Body::from)
+}
+
+/// Returns a response with a problem document (RFC 9457) that no cache keeps.
+pub(super) fn problem(status: StatusCode, body: &'static str) -> Response {
+    let mut response = Response::new(Body::from(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/problem+json");
+    headers.insert(CONTENT_TYPE, json);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
