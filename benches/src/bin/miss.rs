@@ -59,6 +59,17 @@ where
     })
 }
 
+/// Inserts a session that no cache has seen, and returns its token.
+async fn new_session(store: &MemoryStore) -> SessionToken {
+    let customer = CustomerData::new("cus_1", "org_1");
+    let id = TokenFormat::any().generate();
+    let token = store.token_format().generate();
+    let end = chrono::Utc::now() + Duration::from_secs(3600);
+    let session = CustomerSession::new(id.expose(), token, customer, end);
+    store.insert(&session).await.expect("inserted");
+    session.token
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,18 +78,6 @@ fn main() {
         .expect("a runtime");
     let remote = Remote::default();
     let sessions = CustomerSessions::builder(remote.clone()).build();
-    let fresh = || {
-        let customer = CustomerData::new("cus_1", "org_1");
-        let id = TokenFormat::any().generate();
-        let token = remote.token_format().generate();
-        let end = chrono::Utc::now() + Duration::from_secs(3600);
-        let session = CustomerSession::new(id.expose(), token, customer, end);
-        runtime
-            .block_on(remote.inner.insert(&session))
-            .expect("inserted");
-        session.token
-    };
-
     println!(
         "\n| requests for one cold token | lookups | until all are answered, µs | lookups without single flight | µs |"
     );
@@ -86,7 +85,7 @@ fn main() {
     for waiters in [1, 10, 1000] {
         let counts = [AtomicU64::new(0), AtomicU64::new(0)];
         let counted = |of: &AtomicU64, run: &dyn Fn(SessionToken) -> f64| {
-            let token = fresh();
+            let token = runtime.block_on(new_session(&remote.inner));
             let before = remote.lookups.load(Relaxed);
             let time = run(token);
             of.fetch_max(remote.lookups.load(Relaxed) - before, Relaxed);

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 use super::format::thousands;
 use crate::{
-    results::{Results, find},
+    results::{Growth, Results, find},
     stacks::names::{BY_HAND, PLAIN_MAP},
 };
 
@@ -147,13 +147,7 @@ fn growth(results: &Results, file: &Path) -> Drawn {
             .y_label_formatter(&|ns| thousands(*ns as usize))
             .draw()?;
         for (stack, color) in [(BY_HAND, OTHERS), (PLAIN_MAP, MAP), ("ours", OURS)] {
-            let points = growths.iter().filter(|growth| growth.order == order);
-            let points: Vec<_> = points
-                .filter_map(|growth| {
-                    let stack = find(&growth.stacks, stack)?;
-                    Some((growth.sessions as f64, stack.ns()))
-                })
-                .collect();
+            let points = points(growths, order, stack);
             let line = LineSeries::new(points, color.filled().stroke_width(3)).point_size(4);
             chart
                 .draw_series(line)?
@@ -171,4 +165,14 @@ fn growth(results: &Results, file: &Path) -> Drawn {
     }
     root.present()?;
     Ok(())
+}
+
+/// Returns sessions and nanoseconds of one stack.
+fn points(growths: &[Growth], order: &str, stack: &str) -> Vec<(f64, f64)> {
+    let growths = growths.iter().filter(|growth| growth.order == order);
+    let points = growths.filter_map(|growth| {
+        let stack = find(&growth.stacks, stack)?;
+        Some((growth.sessions as f64, stack.ns()))
+    });
+    points.collect()
 }

@@ -50,7 +50,14 @@ fn target(
 
 /// Returns the targets for which something was measured.
 pub fn targets(results: &Results) -> Vec<Target> {
-    let times = ("x", 2);
+    let all = [of_a_request(results), of_growth(results), of_load(results)];
+    all.into_iter().flatten().flatten().collect()
+}
+
+/// Unit and digits of a ratio.
+const TIMES: (&str, usize) = ("x", 2);
+
+fn of_a_request(results: &Results) -> Vec<Option<Target>> {
     let mut all = Vec::new();
     for (other, limit) in [
         (FLOOR, 1.9),
@@ -82,13 +89,31 @@ pub fn targets(results: &Results) -> Vec<Target> {
             .next(),
         ("", 0),
     ));
+    all
+}
+
+fn of_load(results: &Results) -> Vec<Option<Target>> {
     let threads = results.threads.iter().find(|stack| stack.name == "ours");
-    all.push(target(
+    let threads = target(
         "throughput of two threads, over one",
         (AtLeast, 1.7),
         threads.map(|stack| ratio(&stack.two, &stack.one)),
-        times,
-    ));
+        TIMES,
+    );
+    let server = |name| results.servers.iter().find(|server| server.name == name);
+    let server = target(
+        "requests a second of a whole server, over one without a layer",
+        (AtLeast, 0.95),
+        server("ours")
+            .zip(server("no layer"))
+            .map(|(ours, none)| ours.ratio_to(none, |server| &server.rates)),
+        ("x", 3),
+    );
+    vec![threads, server]
+}
+
+fn of_growth(results: &Results) -> Vec<Option<Target>> {
+    let mut all = Vec::new();
     for growth in &results.growths.growths {
         all.push(target(
             format!(
@@ -98,7 +123,7 @@ pub fn targets(results: &Results) -> Vec<Target> {
             ),
             (AtMost, 2.0),
             ratio_of(&growth.stacks, "ours", PLAIN_MAP),
-            times,
+            TIMES,
         ));
     }
     let memory = results
@@ -120,16 +145,7 @@ pub fn targets(results: &Results) -> Vec<Target> {
             [none, many] => Some(ratio(&many.times, &none.times)),
             _ => None,
         },
-        times,
+        TIMES,
     ));
-    let server = |name| results.servers.iter().find(|server| server.name == name);
-    all.push(target(
-        "requests a second of a whole server, over one without a layer",
-        (AtLeast, 0.95),
-        server("ours")
-            .zip(server("no layer"))
-            .map(|(ours, none)| ours.ratio_to(none, |server| &server.rates)),
-        ("x", 3),
-    ));
-    all.into_iter().flatten().collect()
+    all
 }

@@ -92,23 +92,23 @@ fn sign(scene: &Scene, algorithm: Algorithm, key: &EncodingKey) -> String {
     encode(&Header::new(algorithm), &claims, key).expect("signed")
 }
 
-/// jwt-authorizer is built on an older axum, and asks that its errors become answers.
-struct Answer(Response);
+/// jwt-authorizer is built on an older axum, and needs its errors to become responses.
+struct JwtResponse(Response);
 
-impl From<AuthError> for Answer {
+impl From<AuthError> for JwtResponse {
     fn from(_: AuthError) -> Self {
         Self(refusal())
     }
 }
 
-impl Status for Answer {
+impl Status for JwtResponse {
     fn status(&self) -> StatusCode {
         self.0.status()
     }
 }
 
-async fn reads_claims(request: Request) -> Result<Answer, Infallible> {
+async fn reads_claims(request: Request) -> Result<JwtResponse, Infallible> {
     let claims = request.extensions().get::<TokenData<RegisteredClaims>>();
     let customer = claims.and_then(|token| token.claims.sub.as_deref());
-    Ok(Answer(answer(customer)))
+    Ok(JwtResponse(answer(customer)))
 }

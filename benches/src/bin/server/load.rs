@@ -57,14 +57,14 @@ impl Clients {
     }
 
     /// Sends requests for this long.
-    pub async fn ask(&mut self, time: Duration) -> io::Result<Load> {
+    pub async fn send(&mut self, time: Duration) -> io::Result<Load> {
         let begun = Instant::now();
         let mut asking = JoinSet::new();
         for mut client in self.clients.drain(..) {
             asking.spawn(async move {
                 let mut answers = 0;
                 while begun.elapsed() < time {
-                    client.ask().await?;
+                    client.request().await?;
                     answers += 1;
                 }
                 Ok::<_, io::Error>((client, answers))
@@ -110,7 +110,7 @@ impl Client {
         Ok(length)
     }
 
-    async fn ask(&mut self) -> io::Result<()> {
+    async fn request(&mut self) -> io::Result<()> {
         self.connection.write_all(&self.request).await?;
         let mut answer = [0; 1024];
         self.connection

@@ -83,7 +83,7 @@ async fn measure(server: &mut Child) -> io::Result<Vec<Served>> {
         for turn in 0..clients.len() {
             let which = (round + turn) % clients.len();
             let before = work.so_far()?;
-            let load = clients[which].ask(time).await?;
+            let load = clients[which].send(time).await?;
             let spent = work.so_far()? - before;
             // The first round warms up.
             if round > 0 {

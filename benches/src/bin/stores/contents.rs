@@ -18,6 +18,9 @@ const KNOWN: usize = 2000;
 pub const BATCH: usize = 100;
 pub const ROUNDS: usize = 40;
 
+/// A session in the table, and the hash of its token.
+pub type Known = (CustomerSession, String);
+
 /// Returns a session like those of a service: a customer with a name, an address and a little
 /// metadata.
 pub fn session() -> CustomerSession {
@@ -45,7 +48,7 @@ pub fn hash(session: &CustomerSession) -> String {
 }
 
 /// Inserts the sessions that will be looked up, and returns them with their hashes.
-pub async fn known(store: &impl SessionRegistry) -> Vec<(CustomerSession, String)> {
+pub async fn known(store: &impl SessionRegistry) -> Vec<Known> {
     let mut known = Vec::with_capacity(KNOWN);
     for _ in 0..KNOWN {
         let session = session();
@@ -87,35 +90,27 @@ pub fn some<T: Clone>(all: &[T]) -> impl Fn() -> Vec<T> + '_ {
 pub fn our_find<'a, S: SessionRegistry>(
     runtime: &'a Runtime,
     store: &'a S,
-    known: &'a [(CustomerSession, String)],
+    known: &'a [Known],
 ) -> Task<'a> {
     task(
         "ours",
-        batch(
-            runtime,
-            some(known),
-            async |(session, _): (CustomerSession, String)| {
-                let found = store.find(&session.token).await.expect("an answer");
-                assert!(found.is_some());
-            },
-        ),
+        batch(runtime, some(known), async |(session, _): Known| {
+            let found = store.find(&session.token).await.expect("an answer");
+            assert!(found.is_some());
+        }),
     )
 }
 
 pub fn our_insert<'a, S: SessionRegistry>(runtime: &'a Runtime, store: &'a S) -> Task<'a> {
     task(
         "ours",
-        batch(
-            runtime,
-            new_ones,
-            async |(session, _): (CustomerSession, String)| {
-                store.insert(&session).await.expect("inserted");
-            },
-        ),
+        batch(runtime, new_ones, async |(session, _): Known| {
+            store.insert(&session).await.expect("inserted");
+        }),
     )
 }
 
-pub fn new_ones() -> Vec<(CustomerSession, String)> {
+pub fn new_ones() -> Vec<Known> {
     let sessions = (0..BATCH).map(|_| session());
     sessions
         .map(|session| (session.clone(), hash(&session)))

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use customer_session::{CustomerSession, CustomerSessions, SessionRegistry};
+use customer_session::{CustomerSessions, SessionRegistry};
 use test_support::servers::Server;
 use tokio::runtime::Runtime;
 
 use crate::{
-    contents::session,
+    contents::{Known, session},
     cores::{self, run_on},
 };
 
@@ -18,7 +18,7 @@ const RATE: u32 = 500;
 /// Returns the 99th percentile of lookups at a steady rate until `done`, in microseconds.
 async fn p99<S: SessionRegistry + Clone>(
     store: &S,
-    known: &[(CustomerSession, String)],
+    known: &[Known],
     done: impl Fn() -> bool,
 ) -> f64 {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
@@ -46,7 +46,7 @@ pub fn report<S: SessionRegistry + Clone>(
     name: &str,
     rows: u64,
     store: &S,
-    known: &[(CustomerSession, String)],
+    known: &[Known],
     (find, insert): (impl Fn(&str) -> f64, impl Fn(&str) -> f64),
     server: Option<&Server>,
 ) {
