@@ -77,7 +77,7 @@ impl TimeSource {
         }
     }
 
-    pub(crate) fn is_the_system_s(&self) -> bool {
+    pub(crate) fn is_system(&self) -> bool {
         self.custom.is_none()
     }
 
@@ -89,9 +89,9 @@ impl TimeSource {
     }
 
     /// The wall-clock time in microseconds since 1970, at the moment that
-    /// [`moment`](Self::moment) has just told; up to two ticks later, not earlier. A jump of the wall
+    /// [`moment`](Self::monotonic_now) has just told; up to two ticks later, not earlier. A jump of the wall
     /// clock is noticed within a millisecond, or at the next tick.
-    pub(crate) fn wall_micros(&self, moment: Moment) -> i64 {
+    pub(crate) fn wall_micros(&self, moment: MonotonicTime) -> i64 {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
         }
@@ -100,8 +100,8 @@ impl TimeSource {
         })
     }
 
-    pub(crate) fn moment(&self) -> Moment {
-        Moment::default() + monotonic(self.custom.as_deref()).saturating_sub(self.start)
+    pub(crate) fn monotonic_now(&self) -> MonotonicTime {
+        MonotonicTime::default() + monotonic(self.custom.as_deref()).saturating_sub(self.start)
     }
 }
 
@@ -115,7 +115,7 @@ struct WallClock {
 }
 
 /// How long the offset between the clocks is relied on, in microseconds.
-const RELIED_ON: i64 = 1000;
+const OFFSET_MAX_AGE: i64 = 1000;
 
 impl Default for WallClock {
     fn default() -> Self {
@@ -129,7 +129,7 @@ impl Default for WallClock {
 impl WallClock {
     /// The time when the steady clock shows `passed`; `look_up` tells it, and how long a tick is.
     fn micros(&self, passed: i64, look_up: impl FnOnce() -> (i64, i64)) -> i64 {
-        if passed.saturating_sub(self.looked_up.load(Acquire)) < RELIED_ON {
+        if passed.saturating_sub(self.looked_up.load(Acquire)) < OFFSET_MAX_AGE {
             return passed + self.offset.load(Relaxed);
         }
         let (now, tick) = look_up();
@@ -143,9 +143,9 @@ impl WallClock {
 /// A moment on the engine's steady clock, in nanoseconds since the engine was built; the last is
 /// 584 years after the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
+pub(crate) struct MonotonicTime(u64);
 
-impl Moment {
+impl MonotonicTime {
     pub(crate) fn as_nanos(self) -> u64 {
         self.0
     }
@@ -156,7 +156,7 @@ impl Moment {
     }
 }
 
-impl Add<Duration> for Moment {
+impl Add<Duration> for MonotonicTime {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
@@ -233,16 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn the_system_s_clocks_are_read() {
+    fn the_system_clocks_are_read() {
         let source = TimeSource::new(None);
-        let off = source.wall_micros(source.moment()) - Utc::now().timestamp_micros();
+        let off = source.wall_micros(source.monotonic_now()) - Utc::now().timestamp_micros();
         assert!(off.abs() < 1_000_000, "{off}");
     }
 
     #[test]
     fn moments_have_no_end_to_run_over() {
-        let end = Moment::default() + Duration::MAX;
+        let end = MonotonicTime::default() + Duration::MAX;
         assert_eq!(end + Duration::from_secs(1), end);
-        assert_eq!(Moment::default().since(end), Duration::ZERO);
+        assert_eq!(MonotonicTime::default().since(end), Duration::ZERO);
     }
 }

@@ -80,39 +80,39 @@ pub struct Customer(Handle);
 #[derive(Clone)]
 enum Handle {
     Plain(Arc<CustomerData>),
-    Badged(Arc<dyn Badge>),
+    InSession(Arc<dyn SessionContext>),
 }
 
 /// What is known of how a customer has come in. It travels with the handle, since a place of its
 /// own would cost each request an allocation.
-pub(crate) trait Badge: Send + Sync + 'static {
+pub(crate) trait SessionContext: Send + Sync + 'static {
     fn customer(&self) -> &Customer;
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl Customer {
-    /// The customer whom `badge` names, wearing it.
-    pub(crate) fn badged(badge: Arc<impl Badge>) -> Self {
-        Self(Handle::Badged(badge))
+    /// The customer whom `context` names, wearing it.
+    pub(crate) fn in_session(context: Arc<impl SessionContext>) -> Self {
+        Self(Handle::InSession(context))
     }
 
-    /// The same customer without a badge, to be kept.
-    pub(crate) fn without_badge(&self) -> Self {
+    /// The same customer without a context, to be kept.
+    pub(crate) fn detached(&self) -> Self {
         Self(Handle::Plain(Arc::clone(self.shared())))
     }
 
-    pub(crate) fn badge<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+    pub(crate) fn context<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         match &self.0 {
             Handle::Plain(_) => None,
-            Handle::Badged(badge) => Arc::clone(badge).into_any().downcast().ok(),
+            Handle::InSession(context) => Arc::clone(context).into_any().downcast().ok(),
         }
     }
 
     fn shared(&self) -> &Arc<CustomerData> {
         match &self.0 {
             Handle::Plain(data) => data,
-            Handle::Badged(badge) => badge.customer().shared(),
+            Handle::InSession(context) => context.customer().shared(),
         }
     }
 }
@@ -321,7 +321,7 @@ mod tests {
 
     struct Number(u8, Customer);
 
-    impl Badge for Number {
+    impl SessionContext for Number {
         fn customer(&self) -> &Customer {
             &self.1
         }
@@ -334,15 +334,15 @@ mod tests {
     #[test]
     fn a_badge_is_worn_by_one_handle_and_shows_nowhere() {
         let plain = Customer::from(CustomerData::new("cus_1", "org_1"));
-        let badged = Customer::badged(Arc::new(Number(7, plain.clone())));
-        let number = |customer: &Customer| customer.badge::<Number>().map(|it| it.0);
-        assert_eq!(number(&badged), Some(7));
-        assert_eq!(number(&badged.clone()), Some(7));
-        assert!(badged.badge::<String>().is_none(), "it is another");
+        let in_session = Customer::in_session(Arc::new(Number(7, plain.clone())));
+        let number = |customer: &Customer| customer.context::<Number>().map(|it| it.0);
+        assert_eq!(number(&in_session), Some(7));
+        assert_eq!(number(&in_session.clone()), Some(7));
+        assert!(in_session.context::<String>().is_none(), "it is another");
         assert_eq!(number(&plain), None);
-        assert_eq!(number(&badged.without_badge()), None);
-        assert_eq!(badged, plain);
-        assert_eq!(format!("{badged:?}"), format!("{plain:?}"));
-        assert!(std::ptr::eq(&*badged, &*plain), "the data is shared");
+        assert_eq!(number(&in_session.detached()), None);
+        assert_eq!(in_session, plain);
+        assert_eq!(format!("{in_session:?}"), format!("{plain:?}"));
+        assert!(std::ptr::eq(&*in_session, &*plain), "the data is shared");
     }
 }

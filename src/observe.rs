@@ -98,12 +98,12 @@ impl Counters {
     /// Counts a hit, and tells whether it is one in 32 of those that count on this line. Different
     /// `spread`s count on different cache lines, so that cores which serve different customers do
     /// not wait for each other.
-    pub(crate) fn hit(&self, spread: usize) -> bool {
-        self.hits[spread % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
+    pub(crate) fn hit(&self, shard_bits: usize) -> bool {
+        self.hits[shard_bits % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
     }
 
     /// A number that differs from lookup to lookup, for what must not be in step.
-    pub(crate) fn dice(&self) -> usize {
+    pub(crate) fn jitter(&self) -> usize {
         // Weyl's sequence: even over any few numbers.
         (self.lookups.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize
     }

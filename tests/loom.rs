@@ -1,6 +1,6 @@
 //! A model of the revocation protocol, checked in every order in which two threads can meet.
 //!
-//! The marks are the crate's own source, on loom's atomics in place of the standard ones. The
+//! The table are the crate's own source, on loom's atomics in place of the standard ones. The
 //! store is an atomic: a reader that sees the deletion sees what came before it.
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ use loom::{
     thread,
 };
 
-use table::{Marks, Stamp, Target};
+use table::{Epoch, RevocationTable, Target};
 
 /// The protocol as it is, and four ways to get it wrong.
 #[derive(Clone, Copy, PartialEq)]
@@ -36,51 +36,51 @@ enum Protocol {
 struct Model {
     protocol: Protocol,
     target: Target<'static>,
-    marks: Marks,
+    table: RevocationTable,
     deleted: AtomicBool,
-    cached: Mutex<Option<Stamp>>,
+    cached: Mutex<Option<Epoch>>,
 }
 
 impl Model {
     /// Looks up, and caches what was found. Returns whether the session may be used.
     fn lookup(&self) -> bool {
-        let mut stamp = self.marks.stamp();
+        let mut epoch = self.table.current_epoch();
         let found = !self.deleted.load(SeqCst);
         if self.protocol == Protocol::StampAfterQuery {
-            stamp = self.marks.stamp();
+            epoch = self.table.current_epoch();
         }
         if !found {
             return false;
         }
-        let usable = self.passes(stamp);
+        let usable = self.passes(epoch);
         if usable {
-            *self.cached.lock().unwrap() = Some(stamp);
+            *self.cached.lock().unwrap() = Some(epoch);
         }
         usable
     }
 
     fn hit(&self) -> bool {
         let cached = *self.cached.lock().unwrap();
-        cached.is_some_and(|stamp| self.passes(stamp))
+        cached.is_some_and(|epoch| self.passes(epoch))
     }
 
-    fn passes(&self, stamp: Stamp) -> bool {
-        let stripes = self.marks.stripes("ses_1", "cus_1");
-        self.protocol == Protocol::WithoutCheck || self.marks.pass(stamp, Some(stripes))
+    fn passes(&self, epoch: Epoch) -> bool {
+        let stripes = self.table.stripes("ses_1", "cus_1");
+        self.protocol == Protocol::WithoutCheck || self.table.is_current(epoch, Some(stripes))
     }
 
     fn revoke(&self) {
         if self.protocol == Protocol::MarkBeforeDelete {
-            self.marks.mark(self.target);
+            self.table.record(self.target);
             self.deleted.store(true, SeqCst);
             return;
         }
         self.deleted.store(true, SeqCst);
         if self.protocol == Protocol::MarkWithoutAdvance {
-            let now = self.marks.stamp();
-            self.marks.publish(self.target, now);
+            let now = self.table.current_epoch();
+            self.table.publish(self.target, now);
         } else {
-            self.marks.mark(self.target);
+            self.table.record(self.target);
         }
     }
 }
@@ -92,7 +92,7 @@ fn check(protocol: Protocol, target: Target<'static>) {
         let model = Arc::new(Model {
             protocol,
             target,
-            marks: Marks::new(1),
+            table: RevocationTable::new(1),
             deleted: AtomicBool::new(false),
             cached: Mutex::new(None),
         });

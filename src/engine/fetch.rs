@@ -12,20 +12,20 @@ use tokio::{
 use super::{
     Engine,
     cache::{
-        entry::{Absent, Answer, Found},
-        key::TokenKey,
+        entry::{CachedSession, LookupResult, NegativeEntry},
+        key::TokenHash128,
     },
     error::AuthenticateError,
-    revocations::table::Stamp,
+    revocations::table::Epoch,
     upstream::{
         self,
         breaker::Pass,
         refresh::{Refresh, refresh_at},
-        single_flight::{FlightNumber, Lookup},
+        single_flight::{Lookup, LookupId},
     },
 };
 use crate::{
-    clock::Moment, observe, session::CustomerSession, store::StoreError, token::SessionToken,
+    clock::MonotonicTime, observe, session::CustomerSession, store::StoreError, token::SessionToken,
 };
 
 /// A twentieth of the cache's lifetime passes between two attempts: two to four are made.
@@ -35,31 +35,31 @@ impl Engine {
     /// Joins the lookup under way for this token, or starts one.
     pub(crate) fn join(
         self: &Arc<Self>,
-        key: TokenKey,
+        key: TokenHash128,
         token: &SessionToken,
     ) -> Result<Arc<Lookup>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let marks = &self.hearing.marks;
+        let table = &self.revocations.table;
         let mut pass = None;
-        let (lookup, departure) = self.flights.join(key, marks.oldest(), || {
+        let (lookup, leader) = self.flights.join(key, table.oldest_usable(), || {
             let permit = self.permit()?;
             pass = Some(self.pass()?);
-            Ok::<_, AuthenticateError>((marks.stamp(), permit))
+            Ok::<_, AuthenticateError>((table.current_epoch(), permit))
         })?;
-        if let Some((departure, pass)) = departure.zip(pass) {
+        if let Some((leader, pass)) = leader.zip(pass) {
             let flight = InFlight {
                 engine: Arc::clone(self),
                 key,
-                number: departure.number,
+                number: leader.number,
                 lookup: Arc::downgrade(&lookup),
             };
-            let (token, stamp, land) = (token.clone(), departure.stamp, departure.land);
+            let (token, epoch, land) = (token.clone(), leader.epoch, leader.land);
             let task = runtime.spawn(observe::in_current_span(async move {
-                let landed = flight.engine.load(&token, stamp, pass).await;
+                let landed = flight.engine.fetch(&token, epoch, pass).await;
                 if let Ok(answer) = &landed {
                     // Nothing is remembered that was read before a gap in what was heard: it
                     // would take the place of what was read since.
-                    let is_late = answer.stamp() < flight.engine.hearing.marks.oldest();
+                    let is_late = answer.epoch() < flight.engine.revocations.table.oldest_usable();
                     if !is_late && flight.engine.passes(answer, token.expose().as_bytes()) {
                         flight.engine.cache.insert(key, answer.clone());
                     }
@@ -74,30 +74,35 @@ impl Engine {
     }
 
     /// Asks the store for one caller alone.
-    pub(crate) async fn ask(&self, token: &SessionToken) -> Result<Answer, AuthenticateError> {
+    pub(crate) async fn ask(
+        &self,
+        token: &SessionToken,
+    ) -> Result<LookupResult, AuthenticateError> {
         let _permit = self.permit()?;
         let pass = self.pass()?;
-        Ok(self.load(token, self.hearing.marks.stamp(), pass).await?)
+        Ok(self
+            .fetch(token, self.revocations.table.current_epoch(), pass)
+            .await?)
     }
 
     /// Asks the store, within the time allowed, and judges what it answers.
-    async fn load(
+    async fn fetch(
         &self,
         token: &SessionToken,
-        stamp: Stamp,
+        epoch: Epoch,
         pass: Pass,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<LookupResult, StoreError> {
         self.counters.lookups.add_one();
-        let (asked, asked_at) = (self.time.moment(), self.time.now());
+        let (asked, asked_at) = (self.time.monotonic_now(), self.time.now());
         let answer = upstream::find(&*self.store, token, self.store_timeout).await;
-        pass.report_answer(&answer, self.time.moment());
+        pass.report_answer(&answer, self.time.monotonic_now());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             observe::lookup_failed(error);
         })?;
-        let marks = &self.hearing.marks;
+        let table = &self.revocations.table;
         let stripes = |session: &CustomerSession| {
-            marks.stripes(session.id.as_str(), session.customer_id.as_str())
+            table.stripes(session.id.as_str(), session.customer_id.as_str())
         };
         let now = self.time.now();
         match found {
@@ -106,20 +111,20 @@ impl Engine {
                 let left = (session.expires_at - asked_at).to_std().unwrap_or_default();
                 let good_for = left.min(self.cache_ttl);
                 let at_worst = left.min(self.cache_ttl.saturating_add(self.stale_if_error));
-                Ok(Answer::Found(Arc::new(Found {
-                    key: self.cache.half_key(token.expose().as_bytes()),
-                    stamp,
+                Ok(LookupResult::Session(Arc::new(CachedSession {
+                    key: self.cache.hash64(token.expose().as_bytes()),
+                    epoch,
                     stripes: stripes(&session),
                     fresh_until: asked + good_for,
                     expires_at: session.expires_at.timestamp_micros(),
-                    refresh: Refresh::at(refresh_at(asked, good_for, self.counters.dice())),
+                    refresh: Refresh::at(refresh_at(asked, good_for, self.counters.jitter())),
                     session: Arc::new(session),
                     stale_until: asked + at_worst,
                     watcher: Some(self.watcher()),
                 })))
             }
-            dead => Ok(Answer::Absent(Absent {
-                stamp,
+            dead => Ok(LookupResult::NotFound(NegativeEntry {
+                epoch,
                 stripes: dead.as_ref().map(stripes),
                 fresh_until: asked + self.negative_ttl,
             })),
@@ -128,13 +133,13 @@ impl Engine {
 
     /// Leave of the circuit breaker to ask the store.
     fn pass(&self) -> Result<Pass, AuthenticateError> {
-        self.breaker.pass(self.time.moment()).ok_or_else(|| {
+        self.breaker.pass(self.time.monotonic_now()).ok_or_else(|| {
             StoreError::unavailable("the store failed again and again and is left alone").into()
         })
     }
 
     /// Whether somebody may ask who is in no hurry: half of the lookups are for requests.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_background_capacity(&self) -> bool {
         let half = self.max_concurrent_lookups.map_or(0, |max| max / 2);
         self.permits
             .as_ref()
@@ -167,7 +172,12 @@ impl Engine {
     }
 
     /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
-    pub(crate) fn refresh(self: &Arc<Self>, key: TokenKey, found: &Found, now: Moment) {
+    pub(crate) fn refresh(
+        self: &Arc<Self>,
+        key: TokenHash128,
+        found: &CachedSession,
+        now: MonotonicTime,
+    ) {
         if !found
             .refresh
             .take_turn(now, self.cache_ttl / ATTEMPTS_IN_TTL)
@@ -192,8 +202,8 @@ impl Engine {
 /// A lookup under way: on the list, and with its permit, until it is dropped.
 struct InFlight {
     engine: Arc<Engine>,
-    key: TokenKey,
-    number: FlightNumber,
+    key: TokenHash128,
+    number: LookupId,
     lookup: Weak<Lookup>,
 }
 

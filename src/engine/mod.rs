@@ -6,9 +6,9 @@
 //! 2. A mark is written after the change it stands for is visible to the store's readers.
 //! 3. The logical clock advances before the mark is written, and the mark is written before
 //!    the revocation returns.
-//! 4. Every use of an answer, cached or landing, passes [`Marks::pass`]: an answer that was
+//! 4. Every use of an answer, cached or landing, passes [`RevocationTable::pass`]: an answer that was
 //!    overtaken is dead on arrival, so inserting it needs no lock.
-//! 5. Marks never go back.
+//! 5. RevocationTable never go back.
 
 pub(crate) mod cache;
 mod cache_status;
@@ -31,19 +31,19 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     cache::{
-        Cache,
-        entry::{Answer, Found},
+        SessionCache,
+        entry::{CachedSession, LookupResult},
     },
-    revocations::{Hearing, table::Target},
+    revocations::{Revocations, table::Target},
     upstream::{
         breaker::{Breaker, is_outage},
-        single_flight::Flights,
+        single_flight::SingleFlight,
     },
     watch::Watcher,
 };
 pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
-    clock::{Moment, TimeSource},
+    clock::{MonotonicTime, TimeSource},
     invalidation::Invalidation,
     observe::{Counters, Statistics},
     session::CustomerSession,
@@ -58,10 +58,10 @@ const SHARED_TRIES: usize = 3;
 const LONE_TRIES: usize = 8;
 
 /// What counts as the store timeout where there is none.
-const LIMITLESS: Duration = Duration::from_secs(60);
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// How much longer than a lookup may take one waits for it.
-const LENIENCE: Duration = Duration::from_millis(50);
+const DEADLINE_SLACK: Duration = Duration::from_millis(50);
 
 /// What the engine is built from.
 pub(crate) struct Settings {
@@ -95,25 +95,25 @@ pub(crate) struct Engine {
     pub(crate) max_concurrent_lookups: Option<usize>,
     pub(crate) permits: Option<Arc<Semaphore>>,
     pub(crate) breaker: Arc<Breaker>,
-    pub(crate) cache: Cache,
-    pub(crate) flights: Flights,
-    pub(crate) hearing: Hearing,
+    pub(crate) cache: SessionCache,
+    pub(crate) flights: SingleFlight,
+    pub(crate) revocations: Revocations,
     pub(crate) counters: Counters,
 }
 
 /// What can be said of a token without asking the store.
-pub(crate) enum Recall {
+pub(crate) enum CacheLookup {
     /// It opens this session, which is live.
-    Live(Admitted),
+    Hit(Authenticated),
     /// It opens nothing.
-    Invalid,
+    NegativeHit,
     /// The store must be asked.
-    Unknown,
+    Miss,
 }
 
 /// Who is let in, and how that came about.
-pub(crate) struct Admitted {
-    pub(crate) found: Arc<Found>,
+pub(crate) struct Authenticated {
+    pub(crate) found: Arc<CachedSession>,
     pub(crate) cache_status: CacheStatus,
 }
 
@@ -121,7 +121,7 @@ impl Engine {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             watcher: Arc::new(Watcher::new(Weak::clone(this))),
-            cache: Cache::new(
+            cache: SessionCache::new(
                 settings.cache_capacity,
                 settings.cache_ttl,
                 settings.stale_if_error,
@@ -139,65 +139,68 @@ impl Engine {
             permits: settings
                 .max_concurrent_lookups
                 .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
-            flights: Flights::default(),
-            hearing: Hearing::new(settings.stripes),
+            flights: SingleFlight::default(),
+            revocations: Revocations::new(settings.stripes),
             counters: Counters::default(),
         })
     }
 
     /// Answers from memory, if memory has an answer. Never waits, takes no lock of ours.
-    pub(crate) fn recall(self: &Arc<Self>, token: &[u8]) -> Recall {
+    pub(crate) fn lookup_cached(self: &Arc<Self>, token: &[u8]) -> CacheLookup {
         // A token that is remembered was accepted when the store was asked for it: only others
         // are looked at closely.
         if !self.token_format.has_shape(token) {
             return self.screen();
         }
-        let half = self.cache.half_key(token);
-        let now = self.time.moment();
-        let read = |found: &Arc<Found>| self.usable(found, token, now);
+        let half = self.cache.hash64(token);
+        let now = self.time.monotonic_now();
+        let read = |found: &Arc<CachedSession>| self.usable(found, token, now);
         if let Some(admitted) = self.cache.front(half, read) {
-            if self.counters.hit(half.spread()) {
+            if self.counters.hit(half.shard_bits()) {
                 // So that moka, too, knows who is asked for.
-                self.cache.session(self.cache.whole_key(half, token));
+                self.cache.session(self.cache.hash128(half, token));
             }
-            return Recall::Live(admitted);
+            return CacheLookup::Hit(admitted);
         }
         if !self.token_format.accepts(token) {
             return self.screen();
         }
-        let key = self.cache.whole_key(half, token);
+        let key = self.cache.hash128(half, token);
         if let Some(found) = self.cache.session(key) {
             if let Some(admitted) = self.usable(&found, token, now) {
-                let insist = self.counters.hit(half.spread());
+                let replace_live = self.counters.hit(half.shard_bits());
                 self.cache
-                    .promote(found, |there| self.is_of_use(there, now), insist);
-                return Recall::Live(admitted);
+                    .promote(found, |there| self.is_of_use(there, now), replace_live);
+                return CacheLookup::Hit(admitted);
             }
         }
         // Trusted even while invalidations may be missed: they do not tell of new sessions.
         match self.cache.absent(key) {
             Some(absent)
                 if now < absent.fresh_until
-                    && self.hearing.marks.pass(absent.stamp, absent.stripes) =>
+                    && self
+                        .revocations
+                        .table
+                        .is_current(absent.epoch, absent.stripes) =>
             {
                 self.counters.absent_hits.add_one();
-                Recall::Invalid
+                CacheLookup::NegativeHit
             }
-            _ => Recall::Unknown,
+            _ => CacheLookup::Miss,
         }
     }
 
     /// Refuses what cannot be a token.
-    pub(crate) fn screen(&self) -> Recall {
+    pub(crate) fn screen(&self) -> CacheLookup {
         self.counters.screened.add_one();
-        Recall::Invalid
+        CacheLookup::NegativeHit
     }
 
     /// Answers by asking the store, together with everybody who asks for the same token.
-    pub(crate) async fn resolve(
+    pub(crate) async fn authenticate(
         self: &Arc<Self>,
         token: SessionToken,
-    ) -> Result<Admitted, AuthenticateError> {
+    ) -> Result<Authenticated, AuthenticateError> {
         let result = self.get(&token).await;
         match &result {
             Ok(admitted) if admitted.cache_status == CacheStatus::Stale => {
@@ -225,7 +228,7 @@ impl Engine {
             Invalidation::Customer(id) => Target::Customer(id.as_str()),
             Invalidation::All => Target::All,
         };
-        self.hearing.change(invalidation, target);
+        self.revocations.change(invalidation, target);
         if *invalidation == Invalidation::All {
             self.cache.clear();
         }
@@ -238,21 +241,21 @@ impl Engine {
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
         let answer = self.ask(token).await?;
-        let found = self.live(&answer, self.time.moment());
+        let found = self.live(&answer, self.time.monotonic_now());
         Ok(found.map(|found| Arc::clone(&found.session)))
     }
 
     /// After which time a request that could not be answered may be repeated with some hope.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.breaker.retry_after(self.time.moment())
+        self.breaker.retry_after(self.time.monotonic_now())
     }
 
     /// How long one waits for the store.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn wait_limit(&self) -> Duration {
         // No longer than can be added to a moment.
         self.store_timeout
-            .unwrap_or(LIMITLESS)
-            .min(24 * 60 * LIMITLESS)
+            .unwrap_or(DEFAULT_WAIT)
+            .min(24 * 60 * DEFAULT_WAIT)
     }
 
     pub(crate) fn watcher(&self) -> Weak<Watcher> {
@@ -268,7 +271,7 @@ impl Engine {
     }
 
     pub(crate) fn maintain(&self) {
-        let now = self.time.moment();
+        let now = self.time.monotonic_now();
         self.cache.maintain(|found| self.is_of_use(found, now));
     }
 
@@ -277,16 +280,21 @@ impl Engine {
         statistics.lookups_in_flight = self.flights.len() as u64;
         statistics.breaker_open = self.breaker.is_open();
         statistics.breaker_opened = self.breaker.times_opened();
-        statistics.sources_lost = self.hearing.sources_lost();
+        statistics.sources_lost = self.revocations.sources_lost();
         (statistics.cached_sessions, statistics.cached_absent) = self.cache.len();
         statistics
     }
 
     /// Lets somebody in by what is remembered, if that may be used; it is refreshed if it is due.
     #[inline]
-    fn usable(self: &Arc<Self>, found: &Arc<Found>, token: &[u8], now: Moment) -> Option<Admitted> {
+    fn usable(
+        self: &Arc<Self>,
+        found: &Arc<CachedSession>,
+        token: &[u8],
+        now: MonotonicTime,
+    ) -> Option<Authenticated> {
         let usable = now < found.fresh_until
-            && self.hearing.marks.is_trusted(found.stamp)
+            && self.revocations.table.is_trusted(found.epoch)
             && self.passes_found(found, token)
             && self.is_live(found, now);
         if !usable {
@@ -302,7 +310,7 @@ impl Engine {
     pub(crate) async fn get(
         self: &Arc<Self>,
         token: &SessionToken,
-    ) -> Result<Admitted, AuthenticateError> {
+    ) -> Result<Authenticated, AuthenticateError> {
         let answer = self.landed(token).await;
         match &answer {
             Err(AuthenticateError::Store(error)) if is_outage(error) => {
@@ -314,48 +322,51 @@ impl Engine {
 
     /// The session that was verified before, neither expired nor revoked nor flushed since, and
     /// not too long ago. For when the store fails, and only then.
-    fn stale(&self, token: &SessionToken) -> Option<Admitted> {
+    fn stale(&self, token: &SessionToken) -> Option<Authenticated> {
         if self.stale_if_error.is_zero() {
             return None;
         }
         let token = token.expose().as_bytes();
         let found = self.cache.session(self.cache.key(token))?;
-        let now = self.time.moment();
+        let now = self.time.monotonic_now();
         let usable = now < found.stale_until
             && self.passes_found(&found, token)
             && self.is_live(&found, now);
         usable.then(|| admitted(&found, CacheStatus::Stale))
     }
 
-    /// The one place where the answer of a lookup is used, guarded by the marks, or else by a
+    /// The one place where the answer of a lookup is used, guarded by the table, or else by a
     /// witness.
-    async fn landed(self: &Arc<Self>, token: &SessionToken) -> Result<Admitted, AuthenticateError> {
+    async fn landed(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
         let key = self.cache.key(token.expose().as_bytes());
         let limit = self
             .store_timeout
             .and_then(|limit| Instant::now().checked_add(limit));
         // The first lookup ends by its own limit, unless the runtime it was started on stands
         // still; those after it share what is left of that.
-        let mut deadline = limit.and_then(|limit| limit.checked_add(LENIENCE));
+        let mut deadline = limit.and_then(|limit| limit.checked_add(DEADLINE_SLACK));
         for _ in 0..SHARED_TRIES {
             let lookup = self.join(key, token)?;
             let answer = self.until(deadline, lookup.landed()).await??;
-            let is_late = answer.stamp() < self.hearing.marks.oldest();
+            let is_late = answer.epoch() < self.revocations.table.oldest_usable();
             if !is_late && self.passes(&answer, token.expose().as_bytes()) {
                 let found = self
-                    .live(&answer, self.time.moment())
+                    .live(&answer, self.time.monotonic_now())
                     .ok_or(AuthenticateError::InvalidToken)?;
                 return Ok(admitted(found, CacheStatus::Miss));
             }
             self.counters.overtaken.add_one();
             deadline = limit;
         }
-        // Marks are shared, and a session must not be shut out by a storm of changes to
+        // RevocationTable are shared, and a session must not be shut out by a storm of changes to
         // others: from here on only what changes this very session counts.
         for _ in 0..LONE_TRIES {
-            let witness = self.hearing.witnesses.listen();
+            let witness = self.revocations.witnesses.listen();
             let answer = self.until(deadline, self.ask(token)).await??;
-            match self.live(&answer, self.time.moment()) {
+            match self.live(&answer, self.time.monotonic_now()) {
                 None => return Err(AuthenticateError::InvalidToken),
                 Some(found) if !witness.has_heard_of(&found.session) => {
                     return Ok(admitted(found, CacheStatus::Miss));
@@ -368,41 +379,48 @@ impl Engine {
     }
 
     /// Whether no invalidation has overtaken the answer, and it is the answer for this token.
-    pub(crate) fn passes(&self, answer: &Answer, token: &[u8]) -> bool {
+    pub(crate) fn passes(&self, answer: &LookupResult, token: &[u8]) -> bool {
         match answer {
-            Answer::Found(found) => self.passes_found(found, token),
-            Answer::Absent(absent) => self.hearing.marks.pass(absent.stamp, absent.stripes),
+            LookupResult::Session(found) => self.passes_found(found, token),
+            LookupResult::NotFound(absent) => self
+                .revocations
+                .table
+                .is_current(absent.epoch, absent.stripes),
         }
     }
 
     /// Whether anybody could still be let in by it at once.
-    fn is_of_use(&self, found: &Found, now: Moment) -> bool {
-        let marks = &self.hearing.marks;
-        now < found.fresh_until && marks.pass(found.stamp, Some(found.stripes))
+    fn is_of_use(&self, found: &CachedSession, now: MonotonicTime) -> bool {
+        let table = &self.revocations.table;
+        now < found.fresh_until && table.is_current(found.epoch, Some(found.stripes))
     }
 
-    fn passes_found(&self, found: &Found, token: &[u8]) -> bool {
-        let marks = &self.hearing.marks;
-        found.session.token.is(token) && marks.pass(found.stamp, Some(found.stripes))
+    fn passes_found(&self, found: &CachedSession, token: &[u8]) -> bool {
+        let table = &self.revocations.table;
+        found.session.token.is(token) && table.is_current(found.epoch, Some(found.stripes))
     }
 
     /// The session that was found, if it is live.
-    fn live<'a>(&self, answer: &'a Answer, now: Moment) -> Option<&'a Arc<Found>> {
+    fn live<'a>(
+        &self,
+        answer: &'a LookupResult,
+        now: MonotonicTime,
+    ) -> Option<&'a Arc<CachedSession>> {
         match answer {
-            Answer::Found(found) if self.is_live(found, now) => Some(found),
+            LookupResult::Session(found) if self.is_live(found, now) => Some(found),
             _ => None,
         }
     }
 
     /// Whether a session is live by the wall clock. Its customer was not deleted when it was read,
     /// or it would not have been found.
-    fn is_live(&self, found: &Found, now: Moment) -> bool {
+    fn is_live(&self, found: &CachedSession, now: MonotonicTime) -> bool {
         self.time.wall_micros(now) < found.expires_at
     }
 }
 
-fn admitted(found: &Arc<Found>, cache_status: CacheStatus) -> Admitted {
-    Admitted {
+fn admitted(found: &Arc<CachedSession>, cache_status: CacheStatus) -> Authenticated {
+    Authenticated {
         found: Arc::clone(found),
         cache_status,
     }

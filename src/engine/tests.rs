@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::{AuthenticateError, Engine, Recall, Settings};
+use super::{AuthenticateError, CacheLookup, Engine, Settings};
 use crate::{
     clock::TimeSource,
     customer::CustomerData,
     invalidation::{Invalidation, SourceEvent},
     session::CustomerSession,
-    sessions::{CustomerSessions, listener::Ear},
+    sessions::{CustomerSessions, listener::Listener},
     store::{MemoryStore, SessionStore, StoreError},
     token::SessionToken,
 };
@@ -62,7 +62,7 @@ async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
         engine.invalidate(&invalidation);
         engine.cache.insert(engine.cache.key(token), answer);
         assert!(
-            matches!(engine.recall(token), Recall::Unknown),
+            matches!(engine.lookup_cached(token), CacheLookup::Miss),
             "{invalidation:?}"
         );
     }
@@ -80,8 +80,8 @@ async fn another_session_s_answer_is_not_used_even_under_the_same_key() {
     let key = engine.cache.key(mine.token.expose().as_bytes());
     engine.cache.insert(key, answer.expect("found"));
     assert!(matches!(
-        engine.recall(mine.token.expose().as_bytes()),
-        Recall::Unknown
+        engine.lookup_cached(mine.token.expose().as_bytes()),
+        CacheLookup::Miss
     ));
 }
 
@@ -117,10 +117,10 @@ impl SessionStore for Storm {
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.expect("it is running");
         if self.when.contains(&engine.statistics().lookups) {
-            let mut ear = Ear::new(engine);
-            ear.hear(&self.change);
+            let mut listener = Listener::new(engine);
+            listener.apply(&self.change);
             if self.change == SourceEvent::Disconnected {
-                ear.hear(&Invalidation::All.into());
+                listener.apply(&Invalidation::All.into());
             }
         }
         found
@@ -153,7 +153,7 @@ async fn in_a_storm(
         stripes: 1,
     });
     storm.engine.set(Arc::downgrade(&engine)).expect("set once");
-    let answer = engine.resolve(session.token.clone()).await;
+    let answer = engine.authenticate(session.token.clone()).await;
     (
         answer.map(|it| Arc::clone(&it.found.session)),
         engine.statistics().lookups,

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Engine, Recall,
+    CacheLookup, Engine,
     error::AuthenticateError,
     watch::{SessionEnd, Watch, Watching},
 };
@@ -18,10 +18,10 @@ use crate::session::CustomerSession;
 
 /// After which the wall clock is looked at again: it may have been set, or the machine may have
 /// slept.
-const LONGEST_NAP: Duration = Duration::from_secs(10);
+const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
 /// The same where the clock is not the system's: it tells nobody when it is moved.
-const LONGEST_NAP_BY_OTHER_CLOCKS: Duration = Duration::from_millis(20);
+const CUSTOM_CLOCK_RECHECK: Duration = Duration::from_millis(20);
 
 /// How long to wait between lookups at the least.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -49,28 +49,28 @@ impl Engine {
         // What that rests on.
         let mut read = None;
         loop {
-            let [by_session, by_customer] = self.hearing.listen(id, customer);
+            let [by_session, by_customer] = self.revocations.listen(id, customer);
             let mut changes = (Box::pin(by_session), Box::pin(by_customer));
             // From here on no change is missed.
             changes.0.as_mut().enable();
             changes.1.as_mut().enable();
 
             let token = &session.token;
-            let answer = match self.recall(token.expose().as_bytes()) {
-                Recall::Live(admitted) => Ok(admitted),
-                Recall::Invalid => Err(AuthenticateError::InvalidToken),
-                Recall::Unknown if self.has_room() => self.get(token).await,
-                Recall::Unknown => Err(AuthenticateError::Overloaded),
+            let answer = match self.lookup_cached(token.expose().as_bytes()) {
+                CacheLookup::Hit(admitted) => Ok(admitted),
+                CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
+                CacheLookup::Miss if self.has_background_capacity() => self.get(token).await,
+                CacheLookup::Miss => Err(AuthenticateError::Overloaded),
             };
             let now = self.time.now();
             let nap = match answer {
                 Ok(admitted) => {
                     let found = admitted.found;
                     expires_at = found.session.expires_at;
-                    let fresh_for = found.fresh_until.since(self.time.moment());
-                    read = Some((found.stamp, found.stripes));
+                    let fresh_for = found.fresh_until.since(self.time.monotonic_now());
+                    read = Some((found.epoch, found.stripes));
                     // One more lookup may take its time, as for a request.
-                    good_until = Instant::now().checked_add(fresh_for + self.patience());
+                    good_until = Instant::now().checked_add(fresh_for + self.wait_limit());
                     fresh_for.max(PAUSE)
                 }
                 Err(AuthenticateError::InvalidToken) if now >= expires_at => {
@@ -80,11 +80,12 @@ impl Engine {
                 Err(_) if now >= expires_at => return SessionEnd::Expired,
                 Err(_) => {
                     let now = Instant::now();
-                    let soon = now + self.patience();
+                    let soon = now + self.wait_limit();
                     let until = good_until.get_or_insert(soon);
                     // What it rests on is no longer good for requests either.
-                    let marks = &self.hearing.marks;
-                    if read.is_some_and(|(stamp, stripes)| !marks.pass(stamp, Some(stripes))) {
+                    let table = &self.revocations.table;
+                    if read.is_some_and(|(epoch, stripes)| !table.is_current(epoch, Some(stripes)))
+                    {
                         *until = soon.min(*until);
                     }
                     let left = until.saturating_duration_since(now);
@@ -92,15 +93,15 @@ impl Engine {
                         return SessionEnd::Unconfirmed;
                     }
                     // Not all at once, who were told the same.
-                    let percent = 50 + (self.hearing.marks.spread(id) % 101) as u32;
+                    let percent = 50 + (self.revocations.table.hash(id) % 101) as u32;
                     (PAUSE / 100 * percent).min(left)
                 }
             };
             let left = (expires_at - now).to_std().unwrap_or_default();
-            let longest = if self.time.is_the_system_s() {
-                LONGEST_NAP
+            let longest = if self.time.is_system() {
+                CLOCK_RECHECK
             } else {
-                LONGEST_NAP_BY_OTHER_CLOCKS
+                CUSTOM_CLOCK_RECHECK
             };
             let nap = nap.min(left).min(longest);
             // Whichever comes first, what follows is the same: look again.

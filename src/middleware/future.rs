@@ -19,7 +19,7 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Admitted, CacheStatus},
+    engine::{Authenticated, CacheStatus},
     sessions::SessionLifetime,
 };
 
@@ -58,7 +58,7 @@ pin_project! {
     }
 }
 
-type Lookup = Pin<Box<dyn Future<Output = Result<Admitted, Rejection>> + Send>>;
+type Lookup = Pin<Box<dyn Future<Output = Result<Authenticated, Rejection>> + Send>>;
 
 /// A request that waits for the lookup of its session.
 struct Waiting<S, ReqBody> {
@@ -96,7 +96,7 @@ where
     }
 
     pub(super) fn waiting(
-        lookup: impl Future<Output = Result<Admitted, Rejection>> + Send + 'static,
+        lookup: impl Future<Output = Result<Authenticated, Rejection>> + Send + 'static,
         ready: S,
         request: Request<ReqBody>,
         config: Arc<LayerConfig>,

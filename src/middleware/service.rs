@@ -18,7 +18,7 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Admitted, Recall},
+    engine::{Authenticated, CacheLookup},
     sessions::SessionLifetime,
     token::SessionToken,
 };
@@ -33,7 +33,7 @@ pub struct CustomerSessionService<S> {
 
 /// The decision about one request.
 enum Decision {
-    Authenticated(Admitted),
+    Authenticated(Authenticated),
     Anonymous,
     Rejected(RejectionKind),
     LookUp(SessionToken),
@@ -104,7 +104,7 @@ where
             Decision::LookUp(token) => {
                 let engine = Arc::clone(&config.engine);
                 let lookup = async move {
-                    let result = engine.resolve(token).await;
+                    let result = engine.authenticate(token).await;
                     result.map_err(|error| Rejection::new(error, engine.retry_after()))
                 };
                 // The service that `poll_ready` made ready is the one to call later. The clone in
@@ -133,7 +133,7 @@ fn decide(
         Some(extracted) => extracted.combined(headers),
     };
     let (token, recall) = match credential {
-        Credential::Token(token) => (token, engine.recall(token)),
+        Credential::Token(token) => (token, engine.lookup_cached(token)),
         Credential::Malformed => (&b""[..], engine.screen()),
         Credential::Multiple => return Decision::Rejected(RejectionKind::MultipleTokens),
         Credential::CrossSite => return Decision::Rejected(RejectionKind::CrossSite),
@@ -141,8 +141,8 @@ fn decide(
         Credential::None => return Decision::Rejected(RejectionKind::MissingToken),
     };
     match recall {
-        Recall::Live(admitted) => Decision::Authenticated(admitted),
-        Recall::Invalid => Decision::Rejected(RejectionKind::InvalidToken),
-        Recall::Unknown => Decision::LookUp(SessionToken::from_ascii(token)),
+        CacheLookup::Hit(admitted) => Decision::Authenticated(admitted),
+        CacheLookup::NegativeHit => Decision::Rejected(RejectionKind::InvalidToken),
+        CacheLookup::Miss => Decision::LookUp(SessionToken::from_ascii(token)),
     }
 }

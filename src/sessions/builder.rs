@@ -177,7 +177,7 @@ impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
     }
 }
 
-/// As many marks as sessions, so that few share one; at most 8 MiB a table. Without a cache
+/// As many table as sessions, so that few share one; at most 8 MiB a table. Without a cache
 /// only lookups under way can be overtaken, and there are no more of those than by default.
 fn stripes(capacity: u64) -> usize {
     match capacity {

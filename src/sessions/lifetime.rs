@@ -16,16 +16,16 @@ use tokio::time::sleep;
 
 use crate::{
     customer::Customer,
-    engine::{SessionEnd, cache::entry::Found},
+    engine::{SessionEnd, cache::entry::CachedSession},
     session::CustomerSession,
 };
 
 /// So many items of a stream may come without a pause.
-const MOST_IN_A_ROW: u32 = 32;
+const COOP_BUDGET: u32 = 32;
 
 /// After which the wall clock is looked at again: it may have been set, or the machine may have
 /// slept.
-const LONGEST_NAP: Duration = Duration::from_secs(10);
+const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
 /// Tells when a session has ended: for WebSockets and other streams, which would otherwise go on
 /// after the session that opened them.
@@ -54,31 +54,31 @@ const LONGEST_NAP: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Clone)]
 pub struct SessionLifetime {
-    found: Arc<Found>,
+    found: Arc<CachedSession>,
 }
 
 impl SessionLifetime {
     /// The lifetime of a session that nothing but its expiry ends, for tests of handlers.
     pub fn until_expiry(session: Arc<CustomerSession>) -> Self {
-        Self::of_found(Arc::new(Found::unread(session, None)))
+        Self::of_found(Arc::new(CachedSession::unread(session, None)))
     }
 
-    pub(crate) fn of_found(found: Arc<Found>) -> Self {
+    pub(crate) fn of_found(found: Arc<CachedSession>) -> Self {
         Self { found }
     }
 
     /// The lifetime of the session with which this customer was let in.
     pub(crate) fn of_customer(customer: &Customer) -> Option<Self> {
-        customer.badge().map(Self::of_found)
+        customer.context().map(Self::of_found)
     }
 
     pub(crate) fn session(&self) -> &Arc<CustomerSession> {
         &self.found.session
     }
 
-    /// The session's customer, who wears this lifetime as a badge.
+    /// The session's customer, who wears this lifetime as a context.
     pub(crate) fn into_customer(self) -> Customer {
-        Customer::badged(self.found)
+        Customer::in_session(self.found)
     }
 
     /// Resolves when the session has ended, as soon as this node knows; at once if it has.
@@ -142,7 +142,7 @@ async fn expiry(session: &CustomerSession) -> SessionEnd {
         if left.is_zero() {
             break;
         }
-        sleep(left.min(LONGEST_NAP)).await;
+        sleep(left.min(CLOCK_RECHECK)).await;
     }
     SessionEnd::Expired
 }
@@ -174,7 +174,7 @@ impl<S: Stream> Stream for LimitedStream<S> {
             return Poll::Ready(None);
         }
         // Whoever always has an item would keep the runtime from finding out about the end.
-        if *this.in_a_row == MOST_IN_A_ROW {
+        if *this.in_a_row == COOP_BUDGET {
             *this.in_a_row = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;

@@ -8,40 +8,40 @@ use crate::{
     observe,
 };
 
-/// The engine's ear at one source.
-pub(crate) struct Ear {
+/// The engine's listener at one source.
+pub(crate) struct Listener {
     engine: Arc<Engine>,
-    is_lost: bool,
-    has_heard_nonsense: bool,
+    is_disconnected: bool,
+    has_warned: bool,
 }
 
-impl Ear {
+impl Listener {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
-            is_lost: false,
-            has_heard_nonsense: false,
+            is_disconnected: false,
+            has_warned: false,
         }
     }
 
-    pub(crate) fn hear(&mut self, event: &SourceEvent) {
+    pub(crate) fn apply(&mut self, event: &SourceEvent) {
         match event {
-            SourceEvent::Disconnected if self.is_lost => {}
+            SourceEvent::Disconnected if self.is_disconnected => {}
             SourceEvent::Disconnected => {
-                self.is_lost = true;
-                self.engine.hearing.lose();
+                self.is_disconnected = true;
+                self.engine.revocations.on_disconnect();
                 observe::source_lost();
             }
             // What is remembered must be looked up again, but should the store fail meanwhile it
             // is no worse than while nothing was heard: it is doubted, not thrown away.
-            SourceEvent::Invalidate(Invalidation::All) if self.is_lost => {
-                self.find_again();
+            SourceEvent::Invalidate(Invalidation::All) if self.is_disconnected => {
+                self.on_reconnect();
                 observe::source_found();
             }
             SourceEvent::Malformed => {
                 self.engine.counters.unreadable.add_one();
-                if !self.has_heard_nonsense {
-                    self.has_heard_nonsense = true;
+                if !self.has_warned {
+                    self.has_warned = true;
                     observe::message_unreadable();
                 }
             }
@@ -51,18 +51,18 @@ impl Ear {
         }
     }
 
-    fn find_again(&mut self) {
-        self.is_lost = false;
-        self.engine.hearing.find_again();
+    fn on_reconnect(&mut self) {
+        self.is_disconnected = false;
+        self.engine.revocations.on_reconnect();
         self.engine.counters.invalidations.add_one();
     }
 }
 
 /// Whoever stops listening while nothing is heard relies on the cache's lifetime from then on.
-impl Drop for Ear {
+impl Drop for Listener {
     fn drop(&mut self) {
-        if self.is_lost {
-            self.find_again();
+        if self.is_disconnected {
+            self.on_reconnect();
         }
     }
 }

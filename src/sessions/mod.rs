@@ -15,7 +15,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::{runtime::Handle, task::yield_now};
 use zeroize::Zeroizing;
 
-use self::listener::Ear;
+use self::listener::Listener;
 pub use self::{
     builder::CustomerSessionsBuilder,
     lifetime::{LimitedStream, SessionLifetime},
@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
-    engine::{AuthenticateError, Engine, Recall, cache::entry::Found},
+    engine::{AuthenticateError, CacheLookup, Engine, cache::entry::CachedSession},
     invalidation::{Invalidation, InvalidationSource},
     observe::{self, Statistics},
     session::{CustomerSession, SessionId, SessionSummary},
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// So many invalidations are applied before requests get their turn.
-const AT_ONCE: u32 = 64;
+const YIELD_EVERY: u32 = 64;
 
 /// The customer sessions of a service: one store, one cache in front of it, and what one does
 /// with sessions.
@@ -112,11 +112,11 @@ impl<S: SessionStore> CustomerSessions<S> {
         &self,
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
-        match self.engine.recall(token.expose().as_bytes()) {
-            Recall::Live(admitted) => Ok(Arc::clone(&admitted.found.session)),
-            Recall::Invalid => Err(AuthenticateError::InvalidToken),
-            Recall::Unknown => {
-                let admitted = self.engine.resolve(token.clone()).await?;
+        match self.engine.lookup_cached(token.expose().as_bytes()) {
+            CacheLookup::Hit(admitted) => Ok(Arc::clone(&admitted.found.session)),
+            CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
+            CacheLookup::Miss => {
+                let admitted = self.engine.authenticate(token.clone()).await?;
                 Ok(Arc::clone(&admitted.found.session))
             }
         }
@@ -127,7 +127,7 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let watcher = self.engine.watcher();
-        let found = Found::unread(Arc::clone(session), Some(watcher));
+        let found = CachedSession::unread(Arc::clone(session), Some(watcher));
         SessionLifetime::of_found(Arc::new(found))
     }
 
@@ -153,12 +153,12 @@ impl<S: SessionStore> CustomerSessions<S> {
     {
         let engine = Arc::clone(&self.engine);
         async move {
-            let mut ear = Ear::new(engine);
+            let mut listener = Listener::new(engine);
             let mut heard = 0_u32;
             while let Some(event) = source.recv().await {
-                ear.hear(&event);
+                listener.apply(&event);
                 heard = heard.wrapping_add(1);
-                if heard % AT_ONCE == 0 {
+                if heard % YIELD_EVERY == 0 {
                     yield_now().await;
                 }
             }
@@ -280,7 +280,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// The store's; the cache then asks it again.
     pub async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
-        let (store, customer) = (Arc::clone(&self.store), customer.without_badge());
+        let (store, customer) = (Arc::clone(&self.store), customer.detached());
         self.settle(Invalidation::Customer(customer.id.clone()), async move {
             store.update_customer(&customer).await
         })
@@ -308,14 +308,14 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         // Databases keep microseconds; what is stored must read back equal.
         let now = self.engine.now().trunc_subsecs(6);
         let token = token.map_err(StoreError::unavailable)?;
-        let customer = customer.without_badge();
+        let customer = customer.detached();
         let mut session = CustomerSession::new(id.to_string(), token, customer, after(now, ttl));
         // The engine's clock, which a test may hold by hand.
         session.created_at = now;
         Ok(session)
     }
 
-    /// Makes a change in the store and marks it, in a task that a dropped caller cannot stop
+    /// Makes a change in the store and records it, in a task that a dropped caller cannot stop
     /// between the two.
     async fn settle<T: Send + 'static>(
         &self,
@@ -346,7 +346,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 }
 
-/// Marks a change whatever became of it: done, failed, panicked, or stopped with its runtime.
+/// RevocationTable a change whatever became of it: done, failed, panicked, or stopped with its runtime.
 struct MarkOnDrop {
     pub(crate) engine: Arc<Engine>,
     invalidation: Invalidation,

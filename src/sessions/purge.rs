@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::CustomerSessions;
 use crate::{
-    engine::upstream::{Panicked, caught},
+    engine::upstream::{Panicked, catch_panic},
     observe,
     store::{SessionRegistry, StoreError},
 };
@@ -23,9 +23,9 @@ const BATCH: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A batch that takes longer is given up until the next time.
-const LONGEST_BATCH: Duration = Duration::from_secs(60);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Removes expired sessions from the store `every` so often (a second at least), and has the
@@ -46,7 +46,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// # }
     /// ```
     pub fn purge(&self, every: Duration) -> impl Future<Output = ()> + Send + use<S> {
-        let every = every.max(SHORTEST_INTERVAL);
+        let every = every.max(MIN_INTERVAL);
         let store = Arc::downgrade(&self.store);
         let engine = Arc::downgrade(&self.engine);
         async move {
@@ -57,7 +57,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     (Some(store), Some(engine)) => {
                         engine.maintain();
                         let batch = store.purge_expired(engine.now(), BATCH);
-                        match timeout(LONGEST_BATCH, caught(batch)).await {
+                        match timeout(BATCH_TIMEOUT, catch_panic(batch)).await {
                             Ok(Ok(purged)) => purged,
                             Ok(Err(Panicked)) => Err(StoreError::unavailable("the store panicked")),
                             Err(elapsed) => Err(StoreError::timeout(elapsed)),

@@ -5,31 +5,31 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 /// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
 /// cryptographic: whoever uses an answer compares the whole token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TokenKey(pub(super) u128);
+pub(crate) struct TokenHash128(pub(super) u128);
 
-/// The first half of a [`TokenKey`]: enough to find a session, whose token is compared.
+/// The first half of a [`TokenHash128`]: enough to find a session, whose token is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HalfKey(pub(super) u64);
+pub(crate) struct TokenHash64(pub(super) u64);
 
-impl TokenKey {
-    pub(crate) fn half(self) -> HalfKey {
-        HalfKey((self.0 >> 64) as u64)
+impl TokenHash128 {
+    pub(crate) fn half(self) -> TokenHash64 {
+        TokenHash64((self.0 >> 64) as u64)
     }
 
     /// Bits that are even over all keys, for choosing among stripes.
-    pub(crate) fn spread(self) -> usize {
-        self.half().spread()
+    pub(crate) fn shard_bits(self) -> usize {
+        self.half().shard_bits()
     }
 }
 
-impl HalfKey {
+impl TokenHash64 {
     /// Bits that are even over all keys, for choosing among stripes.
-    pub(crate) fn spread(self) -> usize {
+    pub(crate) fn shard_bits(self) -> usize {
         self.0 as usize
     }
 }
 
-impl Hash for TokenKey {
+impl Hash for TokenHash128 {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0 as u64);
     }
@@ -37,11 +37,11 @@ impl Hash for TokenKey {
 
 /// Takes the key as it is: it is a keyed hash already.
 #[derive(Clone, Default)]
-pub(crate) struct AsItIs(u64);
+pub(crate) struct IdentityHasher(u64);
 
-pub(crate) type BuildAsItIs = BuildHasherDefault<AsItIs>;
+pub(crate) type BuildIdentityHasher = BuildHasherDefault<IdentityHasher>;
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }

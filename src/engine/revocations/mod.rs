@@ -8,17 +8,17 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Notify, futures::Notified};
 
 use self::{
-    table::{Marks, Target},
+    table::{RevocationTable, Target},
     witness::Witnesses,
 };
 use crate::invalidation::Invalidation;
 
-/// As many bells for sessions, and for customers; a power of two.
-const BELLS: usize = 1024;
+/// As many shards for sessions, and for customers; a power of two.
+const NOTIFY_SHARDS: usize = 1024;
 
 /// Where changes are written down, and who is told of them.
-pub(crate) struct Hearing {
-    pub(crate) marks: Marks,
+pub(crate) struct Revocations {
+    pub(crate) table: RevocationTable,
     pub(crate) witnesses: Witnesses,
     sessions: Box<[Notify]>,
     customers: Box<[Notify]>,
@@ -27,14 +27,14 @@ pub(crate) struct Hearing {
     lost: Mutex<u64>,
 }
 
-impl Hearing {
+impl Revocations {
     pub(crate) fn new(stripes: usize) -> Self {
-        let bells = || (0..BELLS).map(|_| Notify::new()).collect();
+        let shards = || (0..NOTIFY_SHARDS).map(|_| Notify::new()).collect();
         Self {
-            marks: Marks::new(stripes),
+            table: RevocationTable::new(stripes),
             witnesses: Witnesses::default(),
-            sessions: bells(),
-            customers: bells(),
+            sessions: shards(),
+            customers: shards(),
             lost: Mutex::default(),
         }
     }
@@ -43,8 +43,8 @@ impl Hearing {
     /// from when it was enabled or first polled.
     pub(crate) fn listen(&self, session: &str, customer: &str) -> [Notified<'_>; 2] {
         [
-            self.bell(&self.sessions, session).notified(),
-            self.bell(&self.customers, customer).notified(),
+            self.notify(&self.sessions, session).notified(),
+            self.notify(&self.customers, customer).notified(),
         ]
     }
 
@@ -53,38 +53,38 @@ impl Hearing {
     }
 
     pub(crate) fn change(&self, change: &Invalidation, target: Target<'_>) {
-        self.marks.mark(target);
+        self.table.record(target);
         self.witnesses.tell(change);
         match target {
-            Target::Session(id) => self.bell(&self.sessions, id).notify_waiters(),
-            Target::Customer(id) => self.bell(&self.customers, id).notify_waiters(),
-            Target::All => self.ring_all(),
+            Target::Session(id) => self.notify(&self.sessions, id).notify_waiters(),
+            Target::Customer(id) => self.notify(&self.customers, id).notify_waiters(),
+            Target::All => self.notify_all(),
         }
     }
 
-    fn ring_all(&self) {
+    fn notify_all(&self) {
         self.sessions.iter().for_each(Notify::notify_waiters);
     }
 
-    fn bell<'a>(&self, bells: &'a [Notify], id: &str) -> &'a Notify {
-        &bells[self.marks.spread(id) & (BELLS - 1)]
+    fn notify<'a>(&self, shards: &'a [Notify], id: &str) -> &'a Notify {
+        &shards[self.table.hash(id) & (NOTIFY_SHARDS - 1)]
     }
 
-    pub(crate) fn lose(&self) {
+    pub(crate) fn on_disconnect(&self) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         *lost += 1;
-        self.marks.distrust();
+        self.table.suspend_trust();
     }
 
-    pub(crate) fn find_again(&self) {
+    pub(crate) fn on_reconnect(&self) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         *lost -= 1;
         if *lost == 0 {
-            self.marks.trust();
+            self.table.resume_trust();
         }
         drop(lost);
         // What was announced meanwhile, a lookup that goes alone has not heard of either.
         self.witnesses.tell(&Invalidation::All);
-        self.ring_all();
+        self.notify_all();
     }
 }

@@ -1,6 +1,6 @@
 //! Hears exactly what changes while a lookup goes alone.
 //!
-//! Marks are shared, so under a storm of changes to others a lookup may be overtaken again and
+//! RevocationTable are shared, so under a storm of changes to others a lookup may be overtaken again and
 //! again. One that goes alone is instead told each change by its identifier.
 
 use std::{

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    clock::Moment,
+    clock::MonotonicTime,
     observe,
     store::{StoreError, StoreErrorKind},
 };
@@ -42,17 +42,17 @@ enum State {
     /// So many lookups have failed since the last that did not.
     Closed { failures: u32 },
     /// Nobody asks before this moment.
-    Open { until: Moment },
+    Open { until: MonotonicTime },
     /// One lookup is under way to see how the store is. It may be on a runtime that stands still,
     /// so another may try after this moment.
-    HalfOpen { until: Moment },
+    HalfOpen { until: MonotonicTime },
 }
 
 /// Leave to ask the store. Whoever asked reports how it went; if the lookup is stopped instead,
 /// the next may try.
 pub(crate) struct Pass {
     breaker: Arc<Breaker>,
-    given: Moment,
+    given: MonotonicTime,
     is_probe: bool,
 }
 
@@ -66,7 +66,7 @@ impl Breaker {
     }
 
     /// Leave to ask the store, unless it is being left alone.
-    pub(crate) fn pass(self: &Arc<Self>, now: Moment) -> Option<Pass> {
+    pub(crate) fn pass(self: &Arc<Self>, now: MonotonicTime) -> Option<Pass> {
         let mut state = self.state();
         let is_probe = match *state {
             State::Closed { .. } => false,
@@ -85,7 +85,7 @@ impl Breaker {
     }
 
     /// After which time it is worth asking again.
-    pub(crate) fn retry_after(&self, now: Moment) -> Duration {
+    pub(crate) fn retry_after(&self, now: MonotonicTime) -> Duration {
         match *self.state() {
             State::Open { until } | State::HalfOpen { until } => until.since(now),
             State::Closed { .. } => Duration::ZERO,
@@ -109,7 +109,7 @@ impl Breaker {
 impl Pass {
     /// Says how the lookup went, and when it ended: whether the store failed. An error with which
     /// the store itself says when to come back tells neither.
-    pub(crate) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: Moment) {
+    pub(crate) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: MonotonicTime) {
         match answer {
             Err(error) if error.retry_after().is_some() => drop(self),
             Err(error) => self.report(is_outage(error), now),
@@ -117,7 +117,7 @@ impl Pass {
         }
     }
 
-    fn report(mut self, failed: bool, now: Moment) {
+    fn report(mut self, failed: bool, now: MonotonicTime) {
         let breaker = Arc::clone(&self.breaker);
         let mut state = breaker.state();
         let was_open = !matches!(*state, State::Closed { .. });
@@ -165,11 +165,14 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(500);
 
-    fn breaker() -> (Arc<Breaker>, Moment) {
-        (Arc::new(Breaker::new(Some(PAUSE))), Moment::default())
+    fn breaker() -> (Arc<Breaker>, MonotonicTime) {
+        (
+            Arc::new(Breaker::new(Some(PAUSE))),
+            MonotonicTime::default(),
+        )
     }
 
-    fn fail(breaker: &Arc<Breaker>, times: u32, now: Moment) {
+    fn fail(breaker: &Arc<Breaker>, times: u32, now: MonotonicTime) {
         for _ in 0..times {
             breaker.pass(now).expect("closed").report(true, now);
         }
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn without_a_pause_it_never_opens() {
-        let (breaker, now) = (Arc::new(Breaker::new(None)), Moment::default());
+        let (breaker, now) = (Arc::new(Breaker::new(None)), MonotonicTime::default());
         fail(&breaker, 10 * FAILURES, now);
         assert!(!breaker.is_open());
     }

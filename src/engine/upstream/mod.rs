@@ -25,7 +25,7 @@ pub(crate) async fn find(
     token: &SessionToken,
     limit: Option<Duration>,
 ) -> Result<Option<CustomerSession>, StoreError> {
-    let answer = caught(async {
+    let answer = catch_panic(async {
         match limit {
             Some(limit) => timeout(limit, store.find(token))
                 .await
@@ -65,7 +65,7 @@ fn verified(
 pub(crate) struct Panicked;
 
 /// Runs `future`, and catches its panic.
-pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {

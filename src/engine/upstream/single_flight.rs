@@ -20,40 +20,40 @@ use tokio::{
 use crate::{
     engine::{
         cache::{
-            entry::Answer,
-            key::{BuildAsItIs, TokenKey},
+            entry::LookupResult,
+            key::{BuildIdentityHasher, TokenHash128},
         },
-        revocations::table::Stamp,
+        revocations::table::Epoch,
     },
     store::StoreError,
 };
 
-pub(crate) type Landing = Result<Answer, StoreError>;
+pub(crate) type SharedResult = Result<LookupResult, StoreError>;
 
 const SHARDS: usize = 16;
 
 /// The lookups under way.
 #[derive(Default)]
-pub(crate) struct Flights {
+pub(crate) struct SingleFlight {
     /// Each guards the flights whose keys fall to it. Held for a table access, never across an
     /// await, hence a plain mutex.
-    shards: [Mutex<HashMap<TokenKey, Flight, BuildAsItIs>>; SHARDS],
+    shards: [Mutex<HashMap<TokenHash128, Flight, BuildIdentityHasher>>; SHARDS],
     numbers: AtomicU64,
 }
 
 struct Flight {
-    number: FlightNumber,
-    stamp: Stamp,
+    number: LookupId,
+    epoch: Epoch,
     lookup: Weak<Lookup>,
 }
 
 /// Tells a flight from a later one for the same token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlightNumber(u64);
+pub(crate) struct LookupId(u64);
 
 /// A lookup as seen by those who wait for it.
 pub(crate) struct Lookup {
-    landing: watch::Receiver<Option<Landing>>,
+    landing: watch::Receiver<Option<SharedResult>>,
     /// Goes back when the lookup lands or the last who waits leaves, whichever is first. Held
     /// to take it.
     permit: Mutex<Option<OwnedSemaphorePermit>>,
@@ -61,56 +61,56 @@ pub(crate) struct Lookup {
 }
 
 /// What a lookup that was not under way needs to set out.
-pub(crate) struct Departure {
-    pub(crate) number: FlightNumber,
-    pub(crate) stamp: Stamp,
-    pub(crate) land: watch::Sender<Option<Landing>>,
+pub(crate) struct Leader {
+    pub(crate) number: LookupId,
+    pub(crate) epoch: Epoch,
+    pub(crate) land: watch::Sender<Option<SharedResult>>,
 }
 
-impl Flights {
+impl SingleFlight {
     /// The lookup for `key` that is under way, unless it set out before `not_before`; else a
     /// new one, which the caller must start.
     ///
-    /// `prepare` gives its stamp and its permit. It is started without the lock: a task that
+    /// `prepare` gives its epoch and its permit. It is started without the lock: a task that
     /// ends at once takes itself off the list, which needs the lock.
     pub(crate) fn join<E>(
         &self,
-        key: TokenKey,
-        not_before: Stamp,
-        prepare: impl FnOnce() -> Result<(Stamp, Option<OwnedSemaphorePermit>), E>,
-    ) -> Result<(Arc<Lookup>, Option<Departure>), E> {
+        key: TokenHash128,
+        not_before: Epoch,
+        prepare: impl FnOnce() -> Result<(Epoch, Option<OwnedSemaphorePermit>), E>,
+    ) -> Result<(Arc<Lookup>, Option<Leader>), E> {
         let mut shard = self.shard(key);
         let under_way = shard
             .get(&key)
-            .filter(|flight| flight.stamp >= not_before)
+            .filter(|flight| flight.epoch >= not_before)
             .and_then(|flight| flight.lookup.upgrade());
         if let Some(lookup) = under_way {
             return Ok((lookup, None));
         }
-        let (stamp, permit) = prepare()?;
+        let (epoch, permit) = prepare()?;
         let (land, landing) = watch::channel(None);
         let lookup = Arc::new(Lookup {
             landing,
             permit: Mutex::new(permit),
             task: OnceLock::new(),
         });
-        let number = FlightNumber(self.numbers.fetch_add(1, Relaxed));
+        let number = LookupId(self.numbers.fetch_add(1, Relaxed));
         let flight = Flight {
             number,
-            stamp,
+            epoch,
             lookup: Arc::downgrade(&lookup),
         };
         shard.insert(key, flight);
-        let departure = Departure {
+        let leader = Leader {
             number,
-            stamp,
+            epoch,
             land,
         };
-        Ok((lookup, Some(departure)))
+        Ok((lookup, Some(leader)))
     }
 
     /// Takes a flight off the list, unless a later one has taken its place.
-    pub(crate) fn leave(&self, key: TokenKey, number: FlightNumber) {
+    pub(crate) fn leave(&self, key: TokenHash128, number: LookupId) {
         let mut shard = self.shard(key);
         if shard.get(&key).is_some_and(|it| it.number == number) {
             shard.remove(&key);
@@ -121,8 +121,11 @@ impl Flights {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    fn shard(&self, key: TokenKey) -> MutexGuard<'_, HashMap<TokenKey, Flight, BuildAsItIs>> {
-        lock(&self.shards[key.spread() % SHARDS])
+    fn shard(
+        &self,
+        key: TokenHash128,
+    ) -> MutexGuard<'_, HashMap<TokenHash128, Flight, BuildIdentityHasher>> {
+        lock(&self.shards[key.shard_bits() % SHARDS])
     }
 }
 
@@ -144,7 +147,7 @@ impl Lookup {
 
     /// Waits until the lookup has landed. The caller keeps its handle meanwhile: the last
     /// handle to go stops the lookup.
-    pub(crate) async fn landed(&self) -> Landing {
+    pub(crate) async fn landed(&self) -> SharedResult {
         let mut landing = self.landing.clone();
         match landing.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(landing)) => landing.clone(),
