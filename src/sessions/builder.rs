@@ -177,11 +177,14 @@ impl<S> fmt::Debug for CustomerSessionsBuilder<S> {
     }
 }
 
-/// As many table as sessions, so that few share one; at most 8 MiB a table. Without a cache
-/// only lookups under way can be overtaken, and there are no more of those than by default.
+/// Fewest stripes of the revocation table, for sessions and for customers alike: enough for a
+/// thousand revocations a second, however few sessions are cached.
+const MIN_STRIPES: u64 = 4096;
+
+/// Most stripes of the revocation table: 8 MiB for sessions, and as much for customers.
+const MAX_STRIPES: u64 = 1 << 20;
+
+/// Returns the number of stripes for a cache of `capacity` sessions, a power of two.
 fn stripes(capacity: u64) -> usize {
-    match capacity {
-        0 => 1024,
-        capacity => capacity.min(1 << 20).next_power_of_two() as usize,
-    }
+    capacity.clamp(MIN_STRIPES, MAX_STRIPES).next_power_of_two() as usize
 }

@@ -1,17 +1,12 @@
 //! What the engine hears of changes: its own, and those of other nodes.
 
 pub(crate) mod table;
-pub(crate) mod witness;
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{Notify, futures::Notified};
 
-use self::{
-    table::{RevocationTable, Target},
-    witness::Witnesses,
-};
-use crate::invalidation::Invalidation;
+use self::table::{RevocationTable, Target};
 
 /// As many shards for sessions, and for customers; a power of two.
 const NOTIFY_SHARDS: usize = 1024;
@@ -19,7 +14,6 @@ const NOTIFY_SHARDS: usize = 1024;
 /// Where changes are written down, and who is told of them.
 pub(crate) struct Revocations {
     pub(crate) table: RevocationTable,
-    pub(crate) witnesses: Witnesses,
     sessions: Box<[Notify]>,
     customers: Box<[Notify]>,
     /// Guards how many sources have lost their connection. Held to count and to change whether
@@ -32,7 +26,6 @@ impl Revocations {
         let shards = || (0..NOTIFY_SHARDS).map(|_| Notify::new()).collect();
         Self {
             table: RevocationTable::new(stripes),
-            witnesses: Witnesses::default(),
             sessions: shards(),
             customers: shards(),
             lost: Mutex::default(),
@@ -52,9 +45,8 @@ impl Revocations {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn change(&self, change: &Invalidation, target: Target<'_>) {
+    pub(crate) fn change(&self, target: Target<'_>) {
         self.table.record(target);
-        self.witnesses.tell(change);
         match target {
             Target::Session(id) => self.notify(&self.sessions, id).notify_waiters(),
             Target::Customer(id) => self.notify(&self.customers, id).notify_waiters(),
@@ -83,8 +75,6 @@ impl Revocations {
             self.table.resume_trust();
         }
         drop(lost);
-        // What was announced meanwhile, a lookup that goes alone has not heard of either.
-        self.witnesses.tell(&Invalidation::All);
         self.notify_all();
     }
 }
