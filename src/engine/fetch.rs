@@ -1,163 +1,279 @@
-//! How the store is asked: together with others, with a permit, with the circuit breaker's leave,
-//! and not for ever.
+//! How a request gets an answer from the store: it joins the lookup in flight for its token or
+//! starts one, and uses the result if it is still current.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
+use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
-    sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
 
 use super::{
-    Engine,
+    Authenticated, Engine,
     cache::{
         entry::{CachedSession, LookupResult, NegativeEntry},
         key::TokenHash128,
     },
+    cache_status::CacheStatus,
     error::AuthenticateError,
     revocations::table::Epoch,
     upstream::{
-        self,
-        breaker::Pass,
+        breaker::{Ticket, is_outage},
         refresh::{Refresh, refresh_at},
-        single_flight::{Lookup, LookupId},
+        single_flight::{LookupId, SharedLookup},
     },
 };
 use crate::{
     clock::MonotonicTime, observe, session::CustomerSession, store::StoreError, token::SessionToken,
 };
 
-/// A twentieth of the cache's lifetime passes between two attempts: two to four are made.
+/// Lookups made for one request whose results are overtaken by revocations.
+///
+/// With 4,096 stripes, a thousand revocations a second and a lookup of 10 ms, a result is overtaken
+/// by revocations of other sessions with a probability of 0.24 %; eight in a row, 1e-21.
+const MAX_LOOKUP_ATTEMPTS: usize = 8;
+
+/// Extra time that a caller waits beyond the store timeout.
+const DEADLINE_SLACK: Duration = Duration::from_millis(50);
+
+/// Pauses between attempts to refresh a session in one `cache_ttl`: two to four attempts are made
+/// before the session is too old.
 const ATTEMPTS_IN_TTL: u32 = 20;
 
+/// The times at which a lookup began, by both clocks and by the epoch. All are read before the
+/// store is asked.
+struct LookupStart {
+    epoch: Epoch,
+    monotonic: MonotonicTime,
+    wall: DateTime<Utc>,
+}
+
 impl Engine {
-    /// Joins the lookup under way for this token, or starts one.
-    pub(crate) fn join(
+    /// Authenticates `token` by asking the store, together with all requests for the same token.
+    pub(crate) async fn authenticate(
+        self: &Arc<Self>,
+        token: SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let result = self.lookup_or_stale(&token).await;
+        match &result {
+            Ok(session) if session.cache_status == CacheStatus::Stale => {
+                self.counters.stale.add_one()
+            }
+            Ok(_) => self.counters.verified.add_one(),
+            Err(AuthenticateError::InvalidToken) => self.counters.found_invalid.add_one(),
+            Err(AuthenticateError::Overloaded) => self.counters.overloaded.add_one(),
+            // Counted where it failed, once for all that waited.
+            Err(AuthenticateError::Store(_)) => {}
+        }
+        result
+    }
+
+    /// Returns the store's answer or, if the store fails, a stale session.
+    pub(super) async fn lookup_or_stale(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let result = self.lookup(token).await;
+        match &result {
+            Err(AuthenticateError::Store(error)) if is_outage(error) => {
+                self.admit_stale(token).map_or(result, Ok)
+            }
+            _ => result,
+        }
+    }
+
+    /// Returns the store's answer, from a lookup that is shared, and made again if a revocation
+    /// overtakes it.
+    async fn lookup(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let key = self.cache.key(token.expose().as_bytes());
+        let limit = self
+            .config
+            .store_timeout()
+            .and_then(|limit| Instant::now().checked_add(limit));
+        // The first lookup ends by its own timeout, unless its runtime stands still. Those after it
+        // share what is left of the time.
+        let mut deadline = limit.and_then(|limit| limit.checked_add(DEADLINE_SLACK));
+        for _ in 0..MAX_LOOKUP_ATTEMPTS {
+            let lookup = self.join_or_start(key, token)?;
+            let result = self.wait_until(deadline, lookup.result()).await??;
+            if self.may_land(&result, token.expose().as_bytes()) {
+                let session = self.live(result).ok_or(AuthenticateError::InvalidToken)?;
+                return Ok(Authenticated {
+                    session,
+                    cache_status: CacheStatus::Miss,
+                });
+            }
+            self.counters.overtaken.add_one();
+            deadline = limit;
+        }
+        let error = StoreError::unavailable("the session changed faster than it could be read");
+        Err(error.into())
+    }
+
+    /// Returns the live session that `token` opens according to the store, whatever is cached. The
+    /// lookup is not shared, and its result is not cached.
+    pub(crate) async fn lookup_uncached(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
+        let _permit = self.upstream.permit()?;
+        let ticket = self.upstream.ticket(self.clock.monotonic_now())?;
+        let epoch = self.revocations.table.current_epoch();
+        let result = self.fetch(token, epoch, ticket).await?;
+        let session = self.live(result);
+        Ok(session.map(|session| Arc::clone(&session.session)))
+    }
+
+    /// Joins the lookup in flight for `token`, or starts one.
+    fn join_or_start(
         self: &Arc<Self>,
         key: TokenHash128,
         token: &SessionToken,
-    ) -> Result<Arc<Lookup>, AuthenticateError> {
+    ) -> Result<Arc<SharedLookup>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let table = &self.revocations.table;
-        let mut pass = None;
-        let (lookup, leader) = self.flights.join(key, table.oldest_usable(), || {
-            let permit = self.permit()?;
-            pass = Some(self.pass()?);
+        let mut ticket = None;
+        let flights = &self.upstream.flights;
+        let (lookup, leader) = flights.join_or_lead(key, table.oldest_usable(), || {
+            let permit = self.upstream.permit()?;
+            ticket = Some(self.upstream.ticket(self.clock.monotonic_now())?);
             Ok::<_, AuthenticateError>((table.current_epoch(), permit))
         })?;
-        if let Some((leader, pass)) = leader.zip(pass) {
-            let flight = InFlight {
+        if let Some((leader, ticket)) = leader.zip(ticket) {
+            let guard = LookupGuard {
                 engine: Arc::clone(self),
                 key,
-                number: leader.number,
+                id: leader.id,
                 lookup: Arc::downgrade(&lookup),
             };
-            let (token, epoch, land) = (token.clone(), leader.epoch, leader.land);
+            let token = token.clone();
             let task = runtime.spawn(observe::in_current_span(async move {
-                let landed = flight.engine.fetch(&token, epoch, pass).await;
-                if let Ok(answer) = &landed {
-                    // Nothing is remembered that was read before a gap in what was heard: it
-                    // would take the place of what was read since.
-                    let is_late = answer.epoch() < flight.engine.revocations.table.oldest_usable();
-                    if !is_late && flight.engine.passes(answer, token.expose().as_bytes()) {
-                        flight.engine.cache.insert(key, answer.clone());
+                let result = guard.engine.fetch(&token, leader.epoch, ticket).await;
+                if let Ok(result) = &result {
+                    if guard.engine.may_land(result, token.expose().as_bytes()) {
+                        guard.engine.cache.insert(key, result.clone());
                     }
                 }
-                // Off the list before the waiters wake: who comes later asks anew.
-                drop(flight);
-                land.send_replace(Some(landed));
+                // Deregistered before the waiters wake: a later caller starts a new lookup.
+                drop(guard);
+                leader.result.send_replace(Some(result));
             }));
-            lookup.runs_in(task.abort_handle());
+            lookup.set_task(task.abort_handle());
         }
         Ok(lookup)
     }
 
-    /// Asks the store for one caller alone.
-    pub(crate) async fn ask(
-        &self,
-        token: &SessionToken,
-    ) -> Result<LookupResult, AuthenticateError> {
-        let _permit = self.permit()?;
-        let pass = self.pass()?;
-        Ok(self
-            .fetch(token, self.revocations.table.current_epoch(), pass)
-            .await?)
-    }
-
-    /// Asks the store, within the time allowed, and judges what it answers.
+    /// Asks the store, within the store timeout, and makes an entry of its answer.
     async fn fetch(
         &self,
         token: &SessionToken,
         epoch: Epoch,
-        pass: Pass,
+        ticket: Ticket,
     ) -> Result<LookupResult, StoreError> {
         self.counters.lookups.add_one();
-        let (asked, asked_at) = (self.time.monotonic_now(), self.time.now());
-        let answer = upstream::find(&*self.store, token, self.store_timeout).await;
-        pass.report_answer(&answer, self.time.monotonic_now());
+        let start = LookupStart {
+            epoch,
+            monotonic: self.clock.monotonic_now(),
+            wall: self.clock.now(),
+        };
+        let timeout = self.config.store_timeout();
+        let answer = self.upstream.find(token, timeout).await;
+        ticket.report_answer(&answer, self.clock.monotonic_now());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             observe::lookup_failed(error);
         })?;
-        let table = &self.revocations.table;
+        Ok(self.entry(token, found, &start))
+    }
+
+    /// Makes an entry of what the store has found.
+    fn entry(
+        &self,
+        token: &SessionToken,
+        found: Option<CustomerSession>,
+        start: &LookupStart,
+    ) -> LookupResult {
         let stripes = |session: &CustomerSession| {
+            let table = &self.revocations.table;
             table.stripes(session.id.as_str(), session.customer_id.as_str())
         };
-        let now = self.time.now();
         match found {
-            Some(session) if session.is_live_at(now) => {
-                // Should the wall clock go back, the session still ends when it should have.
-                let left = (session.expires_at - asked_at).to_std().unwrap_or_default();
-                let good_for = left.min(self.cache_ttl);
-                let at_worst = left.min(self.cache_ttl.saturating_add(self.stale_if_error));
-                Ok(LookupResult::Session(Arc::new(CachedSession {
-                    key: self.cache.hash64(token.expose().as_bytes()),
-                    epoch,
+            Some(session) if session.is_live_at(self.clock.now()) => {
+                // If the wall clock goes back, the session still ends when it should have.
+                let left = (session.expires_at - start.wall)
+                    .to_std()
+                    .unwrap_or_default();
+                let ttl = self.config.cache_ttl;
+                let fresh_for = left.min(ttl);
+                let stale_for = left.min(ttl.saturating_add(self.config.stale_if_error));
+                let refresh = refresh_at(start.monotonic, fresh_for, self.counters.jitter());
+                LookupResult::Session(Arc::new(CachedSession {
+                    hash: self.cache.hash64(token.expose().as_bytes()),
+                    epoch: start.epoch,
                     stripes: stripes(&session),
-                    fresh_until: asked + good_for,
+                    fresh_until: start.monotonic + fresh_for,
                     expires_at: session.expires_at.timestamp_micros(),
-                    refresh: Refresh::at(refresh_at(asked, good_for, self.counters.jitter())),
+                    refresh: Refresh::at(refresh),
                     session: Arc::new(session),
-                    stale_until: asked + at_worst,
+                    stale_until: start.monotonic + stale_for,
                     watcher: Some(self.watcher()),
-                })))
+                }))
             }
-            dead => Ok(LookupResult::NotFound(NegativeEntry {
-                epoch,
+            dead => LookupResult::NotFound(NegativeEntry {
+                epoch: start.epoch,
                 stripes: dead.as_ref().map(stripes),
-                fresh_until: asked + self.negative_ttl,
-            })),
+                fresh_until: start.monotonic + self.config.negative_ttl,
+            }),
         }
     }
 
-    /// Leave of the circuit breaker to ask the store.
-    fn pass(&self) -> Result<Pass, AuthenticateError> {
-        self.breaker.pass(self.time.monotonic_now()).ok_or_else(|| {
-            StoreError::unavailable("the store failed again and again and is left alone").into()
-        })
-    }
-
-    /// Whether somebody may ask who is in no hurry: half of the lookups are for requests.
-    pub(crate) fn has_background_capacity(&self) -> bool {
-        let half = self.max_concurrent_lookups.map_or(0, |max| max / 2);
-        self.permits
-            .as_ref()
-            .is_none_or(|permits| permits.available_permits() > half)
-    }
-
-    fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, AuthenticateError> {
-        match &self.permits {
-            None => Ok(None),
-            Some(permits) => match Arc::clone(permits).try_acquire_owned() {
-                Ok(permit) => Ok(Some(permit)),
-                Err(_) => Err(AuthenticateError::Overloaded),
-            },
+    /// Starts a lookup whose result replaces `session` in the cache, unless one was started a moment
+    /// ago.
+    pub(super) fn refresh(
+        self: &Arc<Self>,
+        key: TokenHash128,
+        session: &CachedSession,
+        now: MonotonicTime,
+    ) {
+        let pause = self.config.cache_ttl / ATTEMPTS_IN_TTL;
+        if !session.refresh.take_turn(now, pause) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        // A refusal or a failure is made good by a later attempt, or by the request that finds the
+        // session too old.
+        if let Ok(lookup) = self.join_or_start(key, &session.session.token) {
+            self.counters.refreshes.add_one();
+            // A lookup without a waiter is aborted.
+            runtime.spawn(observe::in_current_span(async move {
+                let _ = lookup.result().await;
+            }));
         }
     }
 
-    /// Waits for `future` no longer than until `deadline`.
-    pub(crate) async fn until<F: Future>(
+    /// Returns the session of a result, if it is live now.
+    fn live(&self, result: LookupResult) -> Option<Arc<CachedSession>> {
+        match result {
+            LookupResult::Session(session)
+                if self.is_unexpired(&session, self.clock.monotonic_now()) =>
+            {
+                Some(session)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for `future`, until `deadline` at most.
+    async fn wait_until<F: Future>(
         &self,
         deadline: Option<Instant>,
         future: F,
@@ -170,46 +286,19 @@ impl Engine {
             None => Ok(future.await),
         }
     }
-
-    /// Starts a lookup whose answer replaces `found`, unless one was started a moment ago.
-    pub(crate) fn refresh(
-        self: &Arc<Self>,
-        key: TokenHash128,
-        found: &CachedSession,
-        now: MonotonicTime,
-    ) {
-        if !found
-            .refresh
-            .take_turn(now, self.cache_ttl / ATTEMPTS_IN_TTL)
-        {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        // A refusal, like a failure, is made good by a later attempt, or by the request that
-        // finds the answer too old.
-        if let Ok(lookup) = self.join(key, &found.session.token) {
-            self.counters.refreshes.add_one();
-            // A lookup that nobody waits for is stopped.
-            runtime.spawn(observe::in_current_span(async move {
-                let _ = lookup.landed().await;
-            }));
-        }
-    }
 }
 
-/// A lookup under way: on the list, and with its permit, until it is dropped.
-struct InFlight {
+/// Deregisters a lookup and returns its permit when it is dropped.
+struct LookupGuard {
     engine: Arc<Engine>,
     key: TokenHash128,
-    number: LookupId,
-    lookup: Weak<Lookup>,
+    id: LookupId,
+    lookup: Weak<SharedLookup>,
 }
 
-impl Drop for InFlight {
+impl Drop for LookupGuard {
     fn drop(&mut self) {
-        self.engine.flights.leave(self.key, self.number);
+        self.engine.upstream.flights.remove(self.key, self.id);
         if let Some(lookup) = self.lookup.upgrade() {
             lookup.return_permit();
         }

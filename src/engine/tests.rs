@@ -1,181 +1,179 @@
-//! What can only be tested from inside: an insertion that is delayed, and keys that collide.
+//! Tests of what cannot be reached from outside: an insertion that is delayed, keys that collide,
+//! and a lookup that is overtaken.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
-use super::{AuthenticateError, CacheLookup, Engine, Settings};
+use chrono::{DateTime, Utc};
+
+use super::{AuthenticateError, Authenticated, CacheLookup, Engine, config::Config};
 use crate::{
-    clock::TimeSource,
     customer::CustomerData,
-    invalidation::{Invalidation, SourceEvent},
+    invalidation::Invalidation,
     session::CustomerSession,
-    sessions::{CustomerSessions, listener::Listener},
-    store::{MemoryStore, SessionStore, StoreError},
-    token::SessionToken,
+    store::{SessionStore, StoreError},
+    token::{SessionToken, TokenFormat},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Sessions whose identifiers all share one mark.
-fn on_one_stripe() -> CustomerSessions<MemoryStore> {
-    let store = Arc::new(MemoryStore::new());
-    let engine = Engine::new(Settings {
-        store: Arc::clone(&store) as Arc<dyn SessionStore>,
-        time: TimeSource::new(None),
-        token_format: store.token_format(),
-        cache_capacity: 100,
-        cache_ttl: HOUR,
-        negative_ttl: HOUR,
-        stale_if_error: Duration::ZERO,
-        breaker_cooldown: None,
-        store_timeout: Some(Duration::from_secs(2)),
-        max_concurrent_lookups: Some(10),
-        stripes: 1,
-    });
-    CustomerSessions { store, engine }
+type Change = fn(&Engine, &CustomerSession);
+
+/// A store that holds a few sessions, and changes something during some of its lookups.
+#[derive(Default)]
+struct Store {
+    sessions: Mutex<Vec<CustomerSession>>,
+    change: Option<Change>,
+    /// The lookups, counted from one, during which it changes something.
+    when: Option<RangeInclusive<u64>>,
+    engine: OnceLock<Weak<Engine>>,
 }
 
-async fn issue(sessions: &CustomerSessions<MemoryStore>, customer: &str) -> CustomerSession {
-    let customer = CustomerData::new(customer, "org_1");
-    sessions.issue(customer, HOUR).await.expect("issued")
+#[crate::async_trait]
+impl SessionStore for Store {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        let sessions = self.sessions.lock().expect("no panic");
+        let found = sessions.iter().find(|session| session.token == *token);
+        let engine = self.engine.get().and_then(Weak::upgrade);
+        let engine = engine.expect("it is running");
+        let when = self.when.as_ref();
+        if when.is_some_and(|when| when.contains(&engine.statistics().lookups)) {
+            let change = self.change.expect("a change");
+            change(&engine, found.expect("a session"));
+        }
+        Ok(found.cloned())
+    }
+}
+
+fn session(number: u32) -> CustomerSession {
+    let id = format!("ses_{number}");
+    let customer = CustomerData::new(format!("cus_{number}"), "org_1");
+    CustomerSession::new(
+        id,
+        TokenFormat::any().generate(),
+        customer,
+        DateTime::<Utc>::MAX_UTC,
+    )
+}
+
+/// Returns an engine whose sessions all share one entry of the revocation table.
+fn on_one_stripe(store: Store) -> (Arc<Store>, Arc<Engine>) {
+    let mut config = Config::new(TokenFormat::any());
+    config.cache_capacity = 100;
+    config.cache_ttl = HOUR;
+    config.negative_ttl = HOUR;
+    config.breaker_cooldown = Duration::ZERO;
+    config.max_concurrent_lookups = 1;
+    let store = Arc::new(store);
+    let port = Arc::clone(&store) as Arc<dyn SessionStore>;
+    let engine = Engine::with_stripes(port, config, 1);
+    let weak = Arc::downgrade(&engine);
+    store.engine.set(weak).expect("set once");
+    (store, engine)
+}
+
+fn with_two_sessions() -> (Arc<Store>, Arc<Engine>, [CustomerSession; 2]) {
+    let sessions = [session(1), session(2)];
+    let (store, engine) = on_one_stripe(Store::default());
+    store
+        .sessions
+        .lock()
+        .expect("no panic")
+        .extend(sessions.clone());
+    (store, engine, sessions)
+}
+
+async fn result_of(engine: &Arc<Engine>, token: &SessionToken) -> super::LookupResult {
+    let key = engine.cache.key(token.expose().as_bytes());
+    engine.authenticate(token.clone()).await.ok().expect("live");
+    super::LookupResult::Session(engine.cache.session(key).expect("cached"))
 }
 
 #[tokio::test]
-async fn an_answer_inserted_after_the_revocation_is_dead_on_arrival() {
-    let sessions = on_one_stripe();
-    let session = issue(&sessions, "cus_1").await;
+async fn a_result_inserted_after_the_revocation_is_dead_on_arrival() {
+    let (_, engine, [session, _]) = with_two_sessions();
     let token = session.token.expose().as_bytes();
-    let engine = &sessions.engine;
     for invalidation in [
         Invalidation::Session(session.id.clone()),
         Invalidation::Customer(session.customer_id.clone()),
         Invalidation::All,
     ] {
-        let answer = engine.ask(&session.token).await;
-        let answer = answer.expect("found");
-        assert!(
-            engine.passes(&answer, token),
-            "checked before the insertion"
-        );
+        let result = result_of(&engine, &session.token).await;
+        assert!(engine.may_land(&result, token), "before the insertion");
         engine.invalidate(&invalidation);
-        engine.cache.insert(engine.cache.key(token), answer);
-        assert!(
-            matches!(engine.lookup_cached(token), CacheLookup::Miss),
-            "{invalidation:?}"
-        );
+        engine.cache.insert(engine.cache.key(token), result);
+        let lookup = engine.lookup_cached(token);
+        assert!(matches!(lookup, CacheLookup::Miss), "{invalidation:?}");
     }
 }
 
 #[tokio::test]
-async fn another_session_s_answer_is_not_used_even_under_the_same_key() {
-    let sessions = on_one_stripe();
-    let (mine, other) = (
-        issue(&sessions, "cus_1").await,
-        issue(&sessions, "cus_2").await,
-    );
-    let engine = &sessions.engine;
-    let answer = engine.ask(&other.token).await;
-    let key = engine.cache.key(mine.token.expose().as_bytes());
-    engine.cache.insert(key, answer.expect("found"));
-    assert!(matches!(
-        engine.lookup_cached(mine.token.expose().as_bytes()),
-        CacheLookup::Miss
-    ));
+async fn the_entry_of_another_session_is_not_used_even_under_the_same_key() {
+    let (_, engine, [mine, other]) = with_two_sessions();
+    let token = mine.token.expose().as_bytes();
+    let result = result_of(&engine, &other.token).await;
+    engine.cache.insert(engine.cache.key(token), result);
+    assert!(matches!(engine.lookup_cached(token), CacheLookup::Miss));
 }
 
 #[tokio::test]
 async fn on_one_stripe_a_revocation_ends_its_own_session_and_no_other() {
-    let sessions = on_one_stripe();
-    let (one, two) = (
-        issue(&sessions, "cus_1").await,
-        issue(&sessions, "cus_2").await,
-    );
-    for session in [&one, &two] {
-        sessions.authenticate(&session.token).await.expect("live");
+    let (store, engine, sessions) = with_two_sessions();
+    let [one, two] = &sessions;
+    for session in &sessions {
+        let authenticated = engine.authenticate(session.token.clone()).await;
+        assert!(authenticated.is_ok());
     }
-    assert!(sessions.revoke(&one.id).await.expect("revoked"));
-    assert!(sessions.authenticate(&one.token).await.is_err());
-    let still = sessions.authenticate(&two.token).await.expect("live");
-    assert_eq!(still.id, two.id);
+    store.sessions.lock().expect("no panic").remove(0);
+    engine.invalidate(&Invalidation::Session(one.id.clone()));
+    let revoked = engine.authenticate(one.token.clone()).await;
+    assert!(matches!(revoked, Err(AuthenticateError::InvalidToken)));
+    let live = engine.authenticate(two.token.clone()).await.ok();
+    assert_eq!(live.expect("live").session.session.id, two.id);
 }
 
-/// A store during each of whose lookups something changes.
-struct Storm {
-    inner: MemoryStore,
-    change: SourceEvent,
-    /// In which lookups it changes.
-    when: std::ops::RangeInclusive<u64>,
-    engine: OnceLock<Weak<Engine>>,
-}
-
-#[crate::async_trait]
-impl SessionStore for Storm {
-    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        let found = self.inner.find(token).await;
-        let engine = self.engine.get().and_then(Weak::upgrade);
-        let engine = engine.expect("it is running");
-        if self.when.contains(&engine.statistics().lookups) {
-            let mut listener = Listener::new(engine);
-            listener.apply(&self.change);
-            if self.change == SourceEvent::Disconnected {
-                listener.apply(&Invalidation::All.into());
-            }
-        }
-        found
-    }
-}
-
-async fn in_a_storm(
-    change: impl FnOnce(&CustomerSession) -> SourceEvent,
-    when: std::ops::RangeInclusive<u64>,
-) -> (Result<Arc<CustomerSession>, AuthenticateError>, u64) {
-    let calm = on_one_stripe();
-    let session = issue(&calm, "cus_1").await;
-    let storm = Arc::new(Storm {
-        inner: MemoryStore::clone(&calm.store),
-        change: change(&session),
-        when,
-        engine: OnceLock::new(),
+/// Authenticates while `change` happens during the lookups `when`; returns the number of lookups.
+async fn during(
+    change: Change,
+    when: RangeInclusive<u64>,
+) -> (Result<Authenticated, AuthenticateError>, u64) {
+    let (store, engine) = on_one_stripe(Store {
+        change: Some(change),
+        when: Some(when),
+        ..Store::default()
     });
-    let engine = Engine::new(Settings {
-        store: Arc::clone(&storm) as Arc<dyn SessionStore>,
-        time: TimeSource::new(None),
-        token_format: calm.store.token_format(),
-        cache_capacity: 100,
-        cache_ttl: HOUR,
-        negative_ttl: HOUR,
-        stale_if_error: Duration::ZERO,
-        breaker_cooldown: None,
-        store_timeout: None,
-        max_concurrent_lookups: Some(1),
-        stripes: 1,
-    });
-    storm.engine.set(Arc::downgrade(&engine)).expect("set once");
-    let answer = engine.authenticate(session.token.clone()).await;
-    (
-        answer.map(|it| Arc::clone(&it.found.session)),
-        engine.statistics().lookups,
-    )
+    let session = session(1);
+    store
+        .sessions
+        .lock()
+        .expect("no panic")
+        .push(session.clone());
+    let result = engine.authenticate(session.token).await;
+    (result, engine.statistics().lookups)
 }
 
-/// Changes that make a lookup start over: those of others on the same stripe, those of the session
-/// itself, and a gap in what was heard that is over by the time the lookup lands.
-const CHANGES: [fn(&CustomerSession) -> SourceEvent; 5] = [
-    |_| Invalidation::Session("ses_other".into()).into(),
-    |session| Invalidation::Session(session.id.clone()).into(),
-    |session| Invalidation::Customer(session.customer_id.clone()).into(),
-    |_| Invalidation::All.into(),
-    |_| SourceEvent::Disconnected,
+/// Changes that make a lookup start over: those of another session on the same stripe, those of the
+/// session itself, and a gap in the invalidations that is over when the lookup lands.
+const CHANGES: [Change; 5] = [
+    |engine, _| engine.invalidate(&Invalidation::Session("ses_other".into())),
+    |engine, session| engine.invalidate(&Invalidation::Session(session.id.clone())),
+    |engine, session| engine.invalidate(&Invalidation::Customer(session.customer_id.clone())),
+    |engine, _| engine.invalidate(&Invalidation::All),
+    |engine, _| {
+        engine.on_disconnect();
+        engine.on_reconnect();
+    },
 ];
 
 #[tokio::test]
 async fn a_lookup_that_is_overtaken_is_made_again() {
     for change in CHANGES {
         // The store still has the session, as after a mere change.
-        let (answer, lookups) = in_a_storm(change, 1..=4).await;
-        answer.expect("live");
+        let (result, lookups) = during(change, 1..=4).await;
+        assert!(result.is_ok());
         assert_eq!(lookups, 5);
     }
 }
@@ -183,8 +181,8 @@ async fn a_lookup_that_is_overtaken_is_made_again() {
 #[tokio::test]
 async fn under_changes_without_end_the_answer_is_an_outage_after_eight_lookups() {
     for change in CHANGES {
-        let (answer, lookups) = in_a_storm(change, 1..=u64::MAX).await;
-        assert!(matches!(answer, Err(AuthenticateError::Store(_))));
+        let (result, lookups) = during(change, 1..=u64::MAX).await;
+        assert!(matches!(result, Err(AuthenticateError::Store(_))));
         assert_eq!(lookups, 8);
     }
 }

@@ -1,4 +1,4 @@
-//! When a session ends, and who can tell.
+//! The end of a session, and the way from a cached session to the engine that can tell it.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -8,26 +8,26 @@ use crate::session::CustomerSession;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEnd {
-    /// Its time is over.
+    /// The session has expired.
     Expired,
-    /// It was revoked, rotated, or its customer was deleted.
+    /// The session was revoked or rotated, or its customer was deleted.
     Revoked,
-    /// Whether it is still good could not be told for as long as an answer may be used: the
-    /// store has failed for [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl) and
-    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error), and a request with this token would be
-    /// answered with 503.
+    /// The store has failed for so long that the session can no longer be trusted: longer than
+    /// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl) and
+    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error). A request with this token
+    /// would be answered with 503.
     Unconfirmed,
 }
 
 /// Tells when a session has ended.
 pub(crate) trait Watch: Send + Sync {
-    /// Waits until a request with this session's token would no longer be let in.
+    /// Waits until a request with this session's token would be refused.
     fn watch(&self, session: Arc<CustomerSession>) -> Watching;
 }
 
 pub(crate) type Watching = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
 
-/// A thin way from a session back to who watches it, so that an entry of the cache does not grow.
+/// A [`Watch`] behind a thin pointer, so that a cached session stays small.
 pub(crate) struct Watcher(Box<dyn Watch>);
 
 impl Watcher {

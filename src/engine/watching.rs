@@ -1,4 +1,5 @@
-//! How the engine tells when a session ends.
+//! How the engine tells that a session has ended: it checks again after each change that may concern
+//! the session, and when the cached session is too old.
 
 use std::{
     pin::Pin,
@@ -7,24 +8,25 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    CacheLookup, Engine,
+    Authenticated, CacheLookup, Engine,
+    cache::entry::CachedSession,
     error::AuthenticateError,
     watch::{SessionEnd, Watch, Watching},
 };
-use crate::session::CustomerSession;
+use crate::{session::CustomerSession, token::SessionToken};
 
-/// After which the wall clock is looked at again: it may have been set, or the machine may have
-/// slept.
+/// Longest time between two looks at the wall clock, which may be set while a stream sleeps.
 const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
-/// The same where the clock is not the system's: it tells nobody when it is moved.
+/// The same for a clock that is not the system's: nothing tells when it is moved.
 const CUSTOM_CLOCK_RECHECK: Duration = Duration::from_millis(20);
 
-/// How long to wait between lookups at the least.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two lookups for one stream.
+const MIN_RECHECK: Duration = Duration::from_secs(1);
 
 impl Watch for Weak<Engine> {
     fn watch(&self, session: Arc<CustomerSession>) -> Watching {
@@ -32,81 +34,122 @@ impl Watch for Weak<Engine> {
         Box::pin(async move {
             match engine {
                 Some(engine) => engine.watch_session(&session).await,
-                // Whoever could revoke it here is gone.
                 None => SessionEnd::Unconfirmed,
             }
         })
     }
 }
 
+/// What a stream knows of its session between two checks.
+struct Watched {
+    expires_at: DateTime<Utc>,
+    /// End of the session if the store keeps failing.
+    good_until: Option<Instant>,
+    /// The entry on which `good_until` rests.
+    last: Option<Arc<CachedSession>>,
+}
+
 impl Engine {
-    /// Waits until a request with this session's token would no longer be let in.
+    /// Waits until a request with this session's token would be refused.
     async fn watch_session(self: &Arc<Self>, session: &CustomerSession) -> SessionEnd {
         let (id, customer) = (session.id.as_str(), session.customer_id.as_str());
-        let mut expires_at = session.expires_at;
-        // Until when it counts as good though the store cannot tell.
-        let mut good_until = None;
-        // What that rests on.
-        let mut read = None;
+        let mut watched = Watched {
+            expires_at: session.expires_at,
+            good_until: None,
+            last: None,
+        };
         loop {
-            let [by_session, by_customer] = self.revocations.listen(id, customer);
+            let [by_session, by_customer] = self.revocations.changes(id, customer);
             let mut changes = (Box::pin(by_session), Box::pin(by_customer));
             // From here on no change is missed.
             changes.0.as_mut().enable();
             changes.1.as_mut().enable();
 
-            let token = &session.token;
-            let answer = match self.lookup_cached(token.expose().as_bytes()) {
-                CacheLookup::Hit(admitted) => Ok(admitted),
-                CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
-                CacheLookup::Miss if self.has_background_capacity() => self.get(token).await,
-                CacheLookup::Miss => Err(AuthenticateError::Overloaded),
+            let result = self.check(&session.token).await;
+            let now = self.clock.now();
+            let pause = match self.next_check(&mut watched, session, result, now) {
+                Ok(pause) => pause,
+                Err(end) => return end,
             };
-            let now = self.time.now();
-            let nap = match answer {
-                Ok(admitted) => {
-                    let found = admitted.found;
-                    expires_at = found.session.expires_at;
-                    let fresh_for = found.fresh_until.since(self.time.monotonic_now());
-                    read = Some((found.epoch, found.stripes));
-                    // One more lookup may take its time, as for a request.
-                    good_until = Instant::now().checked_add(fresh_for + self.wait_limit());
-                    fresh_for.max(PAUSE)
-                }
-                Err(AuthenticateError::InvalidToken) if now >= expires_at => {
-                    return SessionEnd::Expired;
-                }
-                Err(AuthenticateError::InvalidToken) => return SessionEnd::Revoked,
-                Err(_) if now >= expires_at => return SessionEnd::Expired,
-                Err(_) => {
-                    let now = Instant::now();
-                    let soon = now + self.wait_limit();
-                    let until = good_until.get_or_insert(soon);
-                    // What it rests on is no longer good for requests either.
-                    let table = &self.revocations.table;
-                    if read.is_some_and(|(epoch, stripes)| !table.is_current(epoch, Some(stripes)))
-                    {
-                        *until = soon.min(*until);
-                    }
-                    let left = until.saturating_duration_since(now);
-                    if left.is_zero() {
-                        return SessionEnd::Unconfirmed;
-                    }
-                    // Not all at once, who were told the same.
-                    let percent = 50 + (self.revocations.table.hash(id) % 101) as u32;
-                    (PAUSE / 100 * percent).min(left)
-                }
-            };
-            let left = (expires_at - now).to_std().unwrap_or_default();
-            let longest = if self.time.is_system() {
+            let left = (watched.expires_at - now).to_std().unwrap_or_default();
+            let recheck = if self.clock.is_system() {
                 CLOCK_RECHECK
             } else {
                 CUSTOM_CLOCK_RECHECK
             };
-            let nap = nap.min(left).min(longest);
-            // Whichever comes first, what follows is the same: look again.
-            let _ = timeout(nap, either(changes.0, changes.1)).await;
+            // A change and the end of the pause have the same consequence.
+            let _ = timeout(pause.min(left).min(recheck), either(changes.0, changes.1)).await;
         }
+    }
+
+    /// Authenticates `token` as a request would, without taking the permits reserved for requests.
+    async fn check(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        match self.lookup_cached(token.expose().as_bytes()) {
+            CacheLookup::Hit(authenticated) => Ok(authenticated),
+            CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
+            CacheLookup::Miss if self.upstream.has_background_capacity() => {
+                self.lookup_or_stale(token).await
+            }
+            CacheLookup::Miss => Err(AuthenticateError::Overloaded),
+        }
+    }
+
+    /// Returns the time until the next check, or why the session has ended.
+    fn next_check(
+        &self,
+        watched: &mut Watched,
+        session: &CustomerSession,
+        result: Result<Authenticated, AuthenticateError>,
+        now: DateTime<Utc>,
+    ) -> Result<Duration, SessionEnd> {
+        match result {
+            Ok(Authenticated { session, .. }) => {
+                watched.expires_at = session.session.expires_at;
+                let fresh_for = session.fresh_until.since(self.clock.monotonic_now());
+                // As for a request, one more lookup may take its time.
+                let good_for = fresh_for + self.config.wait_limit();
+                watched.good_until = Instant::now().checked_add(good_for);
+                watched.last = Some(session);
+                Ok(fresh_for.max(MIN_RECHECK))
+            }
+            Err(_) if now >= watched.expires_at => Err(SessionEnd::Expired),
+            Err(AuthenticateError::InvalidToken) => Err(SessionEnd::Revoked),
+            Err(_) => self.pause_in_outage(watched, session),
+        }
+    }
+
+    /// Returns the time until the next check while the store fails, or that the session can no
+    /// longer be trusted.
+    fn pause_in_outage(
+        &self,
+        watched: &mut Watched,
+        session: &CustomerSession,
+    ) -> Result<Duration, SessionEnd> {
+        let now = Instant::now();
+        let soon = now + self.config.wait_limit();
+        if self.was_overtaken(watched) {
+            watched.good_until = watched.good_until.map(|until| until.min(soon));
+        }
+        let good_until = *watched.good_until.get_or_insert(soon);
+        let left = good_until.saturating_duration_since(now);
+        if left.is_zero() {
+            return Err(SessionEnd::Unconfirmed);
+        }
+        // Spreads the lookups of streams that were notified together.
+        let percent = 50 + (self.revocations.table.hash(session.id.as_str()) % 101) as u32;
+        Ok((MIN_RECHECK / 100 * percent).min(left))
+    }
+
+    /// Returns `true` if a revocation has overtaken the entry that the stream relies on. Requests
+    /// do not rely on it either.
+    fn was_overtaken(&self, watched: &Watched) -> bool {
+        let is_current = |last: &Arc<CachedSession>| {
+            self.is_current(&**last, last.session.token.expose().as_bytes())
+        };
+        watched.last.as_ref().is_some_and(|last| !is_current(last))
     }
 }
 

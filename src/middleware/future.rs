@@ -154,15 +154,15 @@ where
                 }
             };
             match result {
-                Ok(admitted) => {
+                Ok(authenticated) => {
                     identity::insert(
                         request.request.extensions_mut(),
-                        SessionLifetime::of_found(admitted.found),
+                        SessionLifetime::new(authenticated.session),
                     );
                     state.set(State::Inner {
                         future: request.ready.call(request.request),
                         cache_headers: request.cache_headers,
-                        cache_status: request.config.reported(admitted.cache_status),
+                        cache_status: request.config.reported(authenticated.cache_status),
                     });
                 }
                 Err(rejection) => {

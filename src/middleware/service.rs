@@ -88,12 +88,12 @@ where
             request.headers(),
             extracted.as_ref(),
         ) {
-            Decision::Authenticated(admitted) => {
+            Decision::Authenticated(authenticated) => {
                 identity::insert(
                     request.extensions_mut(),
-                    SessionLifetime::of_found(admitted.found),
+                    SessionLifetime::new(authenticated.session),
                 );
-                let status = config.reported(admitted.cache_status);
+                let status = config.reported(authenticated.cache_status);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, status)
             }
             Decision::Anonymous => {
@@ -141,7 +141,7 @@ fn decide(
         Credential::None => return Decision::Rejected(RejectionKind::MissingToken),
     };
     match recall {
-        CacheLookup::Hit(admitted) => Decision::Authenticated(admitted),
+        CacheLookup::Hit(authenticated) => Decision::Authenticated(authenticated),
         CacheLookup::NegativeHit => Decision::Rejected(RejectionKind::InvalidToken),
         CacheLookup::Miss => Decision::LookUp(SessionToken::from_ascii(token)),
     }

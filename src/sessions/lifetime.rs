@@ -1,5 +1,5 @@
-//! How long a session lasts, for what outlives the request that it let in: a WebSocket, a
-//! stream of events, a long download.
+//! The lifetime of a session, for what outlives a request: a WebSocket, a stream of events, a long
+//! download.
 
 use std::{
     fmt,
@@ -20,19 +20,18 @@ use crate::{
     session::CustomerSession,
 };
 
-/// So many items of a stream may come without a pause.
+/// Items that a stream may yield before it yields to the scheduler.
 const COOP_BUDGET: u32 = 32;
 
-/// After which the wall clock is looked at again: it may have been set, or the machine may have
-/// slept.
+/// Longest time between two looks at the wall clock, which may be set while a stream sleeps.
 const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
-/// Tells when a session has ended: for WebSockets and other streams, which would otherwise go on
-/// after the session that opened them.
+/// A handle that tells when a session has ended, for WebSockets and other streams, which would
+/// otherwise outlive the session that opened them.
 ///
-/// In axum handlers it is an extractor; elsewhere [`SessionLifetime::of`] finds it in the extensions
-/// of each request that the layer lets in.
-/// A clone costs one pointer; nothing is watched until [`ended`](Self::ended) is awaited.
+/// In axum handlers it is an extractor. Elsewhere [`SessionLifetime::of`] finds it in the extensions
+/// of an authenticated request. A clone costs one pointer. Nothing is watched until
+/// [`ended`](Self::ended) is awaited.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,58 +53,58 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Clone)]
 pub struct SessionLifetime {
-    found: Arc<CachedSession>,
+    cached: Arc<CachedSession>,
 }
 
 impl SessionLifetime {
-    /// The lifetime of a session that nothing but its expiry ends, for tests of handlers.
+    /// Returns the lifetime of a session that only its expiry ends, for tests of handlers.
     pub fn until_expiry(session: Arc<CustomerSession>) -> Self {
-        Self::of_found(Arc::new(CachedSession::unread(session, None)))
+        Self::new(Arc::new(CachedSession::detached(session, None)))
     }
 
-    pub(crate) fn of_found(found: Arc<CachedSession>) -> Self {
-        Self { found }
+    pub(crate) fn new(cached: Arc<CachedSession>) -> Self {
+        Self { cached }
     }
 
-    /// The lifetime of the session with which this customer was let in.
+    /// Returns the lifetime of the session that authenticated this customer.
     pub(crate) fn of_customer(customer: &Customer) -> Option<Self> {
-        customer.context().map(Self::of_found)
+        customer.context().map(Self::new)
     }
 
     pub(crate) fn session(&self) -> &Arc<CustomerSession> {
-        &self.found.session
+        &self.cached.session
     }
 
-    /// The session's customer, who wears this lifetime as a context.
+    /// Returns the session's customer, whose handle carries this lifetime.
     pub(crate) fn into_customer(self) -> Customer {
-        Customer::in_session(self.found)
+        Customer::in_session(self.cached)
     }
 
     /// Resolves when the session has ended, as soon as this node knows; at once if it has.
     ///
-    /// A revocation on this node is known at once, one on another node when its message arrives
+    /// A revocation on this node is known at once, and one on another node when its message arrives
     /// ([`listen`](crate::CustomerSessions::listen)). Without a message it is noticed when the
-    /// cached answer is too old, as for requests. Wall-clock jumps are noticed within ten
-    /// seconds. If the store cannot be asked when a change is heard of, the session counts as good
-    /// for one [`store_timeout`](crate::CustomerSessionsBuilder::store_timeout) more.
+    /// cached session is too old, as for requests. A jump of the wall clock is noticed within ten
+    /// seconds. If the store fails when a change becomes known, the session counts as good for one
+    /// more [`store_timeout`](crate::CustomerSessionsBuilder::store_timeout).
     ///
-    /// It may be dropped and called again, and awaited by any number of clones. It needs a tokio
-    /// runtime.
+    /// The future may be dropped at any time, and any number of clones may be awaited. It needs a
+    /// tokio runtime.
     pub fn ended(&self) -> impl Future<Output = SessionEnd> + Send + use<> {
-        let Self { found } = self.clone();
+        let Self { cached } = self.clone();
         async move {
-            match &found.watcher {
+            match &cached.watcher {
                 Some(watcher) => match watcher.upgrade() {
-                    Some(watcher) => watcher.watch(Arc::clone(&found.session)).await,
-                    // Whoever could revoke it here is gone.
+                    Some(watcher) => watcher.watch(Arc::clone(&cached.session)).await,
+                    // The engine is gone, and cannot tell.
                     None => SessionEnd::Unconfirmed,
                 },
-                None => expiry(&found.session).await,
+                None => expiry(&cached.session).await,
             }
         }
     }
 
-    /// A stream of the same items that ends when the session does.
+    /// Returns a stream of the same items that ends when the session does.
     ///
     /// ```
     /// use axum::response::sse::{Event, Sse};
@@ -131,8 +130,8 @@ impl SessionLifetime {
 impl fmt::Debug for SessionLifetime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLifetime")
-            .field("session", &self.found.session.id)
-            .field("expires_at", &self.found.session.expires_at)
+            .field("session", &self.cached.session.id)
+            .field("expires_at", &self.cached.session.expires_at)
             .finish_non_exhaustive()
     }
 }
@@ -150,7 +149,7 @@ async fn expiry(session: &CustomerSession) -> SessionEnd {
 type Ended = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
 
 pin_project! {
-    /// What [`SessionLifetime::limit`] makes of a stream.
+    /// A stream that ends with its session, made by [`SessionLifetime::limit`].
     #[must_use = "streams do nothing unless polled"]
     pub struct LimitedStream<S> {
         #[pin]
@@ -168,12 +167,12 @@ impl<S: Stream> Stream for LimitedStream<S> {
         let Some(ended) = this.ended else {
             return Poll::Ready(None);
         };
-        // The end first: an item that was ready is not sent to whom the session has shut out.
+        // The end is checked first, so that no item is sent after the session has ended.
         if ended.as_mut().poll(context).is_ready() {
             *this.ended = None;
             return Poll::Ready(None);
         }
-        // Whoever always has an item would keep the runtime from finding out about the end.
+        // A stream that always has an item would keep the runtime from noticing the end.
         if *this.in_a_row == COOP_BUDGET {
             *this.in_a_row = 0;
             context.waker().wake_by_ref();

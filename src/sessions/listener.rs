@@ -1,4 +1,4 @@
-//! Applies what a source of invalidations says.
+//! Applies the events of one source of invalidations to the engine.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::{
     observe,
 };
 
-/// The engine's listener at one source.
+/// The engine's side of one source. Dropping it while the source is disconnected ends the
+/// suspension of the cache: from then on `cache_ttl` bounds how long a change goes unnoticed.
 pub(crate) struct Listener {
     engine: Arc<Engine>,
     is_disconnected: bool,
@@ -24,45 +25,44 @@ impl Listener {
         }
     }
 
+    /// Applies one event.
     pub(crate) fn apply(&mut self, event: &SourceEvent) {
         match event {
             SourceEvent::Disconnected if self.is_disconnected => {}
             SourceEvent::Disconnected => {
                 self.is_disconnected = true;
-                self.engine.revocations.on_disconnect();
+                self.engine.on_disconnect();
                 observe::source_lost();
             }
-            // What is remembered must be looked up again, but should the store fail meanwhile it
-            // is no worse than while nothing was heard: it is doubted, not thrown away.
+            // What is cached must be looked up again, but is not dropped: if the store fails
+            // meanwhile, it is as good as it was during the gap.
             SourceEvent::Invalidate(Invalidation::All) if self.is_disconnected => {
-                self.on_reconnect();
+                self.reconnect();
                 observe::source_found();
             }
+            SourceEvent::Invalidate(invalidation) => self.engine.invalidate(invalidation),
             SourceEvent::Malformed => {
-                self.engine.counters.unreadable.add_one();
+                self.engine.on_malformed();
                 if !self.has_warned {
                     self.has_warned = true;
                     observe::message_unreadable();
                 }
             }
-            SourceEvent::Invalidate(change) => self.engine.invalidate(change),
-            // What is trusted does not depend on it yet.
+            // Trust does not depend on it yet.
             SourceEvent::Alive { .. } => {}
         }
     }
 
-    fn on_reconnect(&mut self) {
+    fn reconnect(&mut self) {
         self.is_disconnected = false;
-        self.engine.revocations.on_reconnect();
-        self.engine.counters.invalidations.add_one();
+        self.engine.on_reconnect();
     }
 }
 
-/// Whoever stops listening while nothing is heard relies on the cache's lifetime from then on.
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.is_disconnected {
-            self.on_reconnect();
+            self.reconnect();
         }
     }
 }

@@ -94,7 +94,7 @@ impl<S> CustomerSessions<S> {
     /// Drops from the cache what has expired. The cache does so by itself as it is used; call
     /// this from a timer if memory is to return while nobody asks for anything.
     pub fn maintain(&self) {
-        self.engine.maintain();
+        self.engine.run_pending_tasks();
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -113,11 +113,11 @@ impl<S: SessionStore> CustomerSessions<S> {
         token: &SessionToken,
     ) -> Result<Arc<CustomerSession>, AuthenticateError> {
         match self.engine.lookup_cached(token.expose().as_bytes()) {
-            CacheLookup::Hit(admitted) => Ok(Arc::clone(&admitted.found.session)),
+            CacheLookup::Hit(authenticated) => Ok(Arc::clone(&authenticated.session.session)),
             CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
             CacheLookup::Miss => {
-                let admitted = self.engine.authenticate(token.clone()).await?;
-                Ok(Arc::clone(&admitted.found.session))
+                let authenticated = self.engine.authenticate(token.clone()).await?;
+                Ok(Arc::clone(&authenticated.session.session))
             }
         }
     }
@@ -127,8 +127,8 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let watcher = self.engine.watcher();
-        let found = CachedSession::unread(Arc::clone(session), Some(watcher));
-        SessionLifetime::of_found(Arc::new(found))
+        let cached = CachedSession::detached(Arc::clone(session), Some(watcher));
+        SessionLifetime::new(Arc::new(cached))
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.
@@ -201,7 +201,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     Ok(session)
                 })
                 .await?;
-            self.engine.forget_absent(&session.token);
+            self.engine.forget_negative(&session.token);
             Ok(session)
         }
     }
@@ -226,7 +226,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             return Ok(None);
         }
         // Asked anew: what is cached may be older than another node's rotation.
-        let old = match self.engine.look_up(token).await {
+        let old = match self.engine.lookup_uncached(token).await {
             Ok(Some(old)) => old,
             Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
             Err(AuthenticateError::Overloaded) => {

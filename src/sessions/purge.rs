@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::CustomerSessions;
 use crate::{
-    engine::upstream::{Panicked, catch_panic},
+    engine::upstream::guard::{Panicked, catch_panic},
     observe,
     store::{SessionRegistry, StoreError},
 };
@@ -55,7 +55,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                 // Held for one batch at a time, so that the last other owner is the last.
                 let purged = match (store.upgrade(), engine.upgrade()) {
                     (Some(store), Some(engine)) => {
-                        engine.maintain();
+                        engine.run_pending_tasks();
                         let batch = store.purge_expired(engine.now(), BATCH);
                         match timeout(BATCH_TIMEOUT, catch_panic(batch)).await {
                             Ok(Ok(purged)) => purged,

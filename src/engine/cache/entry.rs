@@ -1,4 +1,4 @@
-//! What the store answered, and how long that is good for.
+//! Results of lookups, with all that decides how long they may be used.
 
 use std::{
     any::Any,
@@ -17,61 +17,118 @@ use crate::{
     session::CustomerSession,
 };
 
-/// An answer of the store.
+/// The result of a lookup.
 #[derive(Clone)]
 pub(crate) enum LookupResult {
     Session(Arc<CachedSession>),
     NotFound(NegativeEntry),
 }
 
-/// A live session, and all that the engine knows of it. The caches, the customer who is handed to
-/// handlers and the lifetime that is handed to streams share it, so that a hit neither copies it
-/// nor looks in many buckets.
+/// A live session and all that the engine knows of it.
+///
+/// The caches, the customer that handlers get and the lifetime that streams get share one
+/// allocation, so that a hit copies nothing and reads from one place.
 pub(crate) struct CachedSession {
-    pub(crate) key: TokenHash64,
-    /// Read before the store was asked.
+    pub(crate) hash: TokenHash64,
+    /// The epoch before the store was asked.
     pub(crate) epoch: Epoch,
-    /// Where the table are that concern it.
     pub(crate) stripes: Stripes,
     /// Counted from before the store was asked.
     pub(crate) fresh_until: MonotonicTime,
-    /// In microseconds since 1970.
+    /// Microseconds since 1970.
     pub(crate) expires_at: i64,
-    /// From when on a hit has it looked up again in the background.
     pub(crate) refresh: Refresh,
     pub(crate) session: Arc<CustomerSession>,
-    /// Until when it may be used while the store fails.
+    /// End of its use while the store fails.
     pub(crate) stale_until: MonotonicTime,
-    /// Weak, since the engine holds it in turn; `None`: there is no engine, and only expiry ends
-    /// it.
+    /// Weak, since the engine holds the entry in turn; `None` for a session without an engine, which
+    /// only its expiry ends.
     pub(crate) watcher: Option<Weak<Watcher>>,
 }
 
-/// There is no such session, or none that could be let in.
+/// The result that there is no such session, or none that is live.
 #[derive(Clone, Copy)]
 pub(crate) struct NegativeEntry {
-    /// Read before the store was asked.
+    /// The epoch before the store was asked.
     pub(crate) epoch: Epoch,
-    /// Where the table are of the session that could not be let in.
+    /// The stripes of the session that is not live, if there is one.
     pub(crate) stripes: Option<Stripes>,
     /// Counted from before the store was asked.
     pub(crate) fresh_until: MonotonicTime,
 }
 
-impl LookupResult {
-    pub(crate) fn epoch(&self) -> Epoch {
+/// What the engine's guard must know of an entry.
+pub(crate) trait Entry {
+    /// Returns `true` if this is the entry of `token`.
+    fn is_for(&self, token: &[u8]) -> bool;
+
+    /// Returns the epoch before the store was asked.
+    fn epoch(&self) -> Epoch;
+
+    /// Returns the stripes of the session that it is about, if it is about one.
+    fn stripes(&self) -> Option<Stripes>;
+}
+
+impl Entry for CachedSession {
+    #[inline]
+    fn is_for(&self, token: &[u8]) -> bool {
+        self.session.token.is(token)
+    }
+
+    #[inline]
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    #[inline]
+    fn stripes(&self) -> Option<Stripes> {
+        Some(self.stripes)
+    }
+}
+
+impl Entry for NegativeEntry {
+    /// An unknown token is not kept, only its hash.
+    fn is_for(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn stripes(&self) -> Option<Stripes> {
+        self.stripes
+    }
+}
+
+impl Entry for LookupResult {
+    fn is_for(&self, token: &[u8]) -> bool {
         match self {
-            Self::Session(found) => found.epoch,
-            Self::NotFound(absent) => absent.epoch,
+            Self::Session(session) => session.is_for(token),
+            Self::NotFound(entry) => entry.is_for(token),
+        }
+    }
+
+    fn epoch(&self) -> Epoch {
+        match self {
+            Self::Session(session) => session.epoch(),
+            Self::NotFound(entry) => entry.epoch(),
+        }
+    }
+
+    fn stripes(&self) -> Option<Stripes> {
+        match self {
+            Self::Session(session) => session.stripes(),
+            Self::NotFound(entry) => entry.stripes(),
         }
     }
 }
 
 impl CachedSession {
-    /// A session of which nothing was asked.
-    pub(crate) fn unread(session: Arc<CustomerSession>, watcher: Option<Weak<Watcher>>) -> Self {
+    /// Creates an entry that was not read from the store and is never used by the cache.
+    pub(crate) fn detached(session: Arc<CustomerSession>, watcher: Option<Weak<Watcher>>) -> Self {
         Self {
-            key: TokenHash64::default(),
+            hash: TokenHash64::default(),
             epoch: Epoch::default(),
             stripes: Stripes::default(),
             fresh_until: MonotonicTime::default(),

@@ -1,4 +1,4 @@
-//! The table in front of moka.
+//! The cache in front of moka, whose `get` costs as much as all the rest of a hit.
 
 use std::sync::Arc;
 
@@ -6,89 +6,95 @@ use arc_swap::ArcSwapOption;
 
 use super::{entry::CachedSession, key::TokenHash64};
 
-/// A table with two buckets for each key, side by side, and more keys than buckets: who comes later
-/// takes a place. Reading it waits for nobody and, but for the session's own count, writes to
-/// memory that no other core reads.
+/// A two-way set-associative cache. Reads take no lock and, but for the entry's reference count,
+/// write to no memory that another core reads.
 pub(super) struct FrontCache {
-    /// A power of two of them, or none.
+    /// A power of two, or none.
     buckets: Box<[Bucket]>,
 }
 
-type Bucket = [ArcSwapOption<CachedSession>; 2];
+type Bucket = [Slot; 2];
 
-/// Eight MiB of buckets.
+type Slot = ArcSwapOption<CachedSession>;
+
+/// Most slots: 8 MiB.
 const MAX_SLOTS: u64 = 1 << 20;
 
 impl FrontCache {
     pub(super) fn new(capacity: u64) -> Self {
-        let pairs = match capacity.min(MAX_SLOTS) {
+        let buckets = match capacity.min(MAX_SLOTS) {
             0 => 0,
-            buckets => buckets.next_power_of_two().div_ceil(2),
+            slots => slots.next_power_of_two().div_ceil(2),
         };
-        let pair = || [ArcSwapOption::empty(), ArcSwapOption::empty()];
+        let bucket = || [Slot::empty(), Slot::empty()];
         Self {
-            buckets: (0..pairs).map(|_| pair()).collect(),
+            buckets: (0..buckets).map(|_| bucket()).collect(),
         }
     }
 
-    /// What `read` makes of the session.
+    /// Returns what `read` makes of the session under `hash`.
     pub(super) fn get<T>(
         &self,
-        key: TokenHash64,
+        hash: TokenHash64,
         read: impl FnOnce(&Arc<CachedSession>) -> Option<T>,
     ) -> Option<T> {
-        for place in self.pair(key)? {
-            let place = place.load();
-            if let Some(found) = place.as_ref().filter(|it| it.key == key) {
-                return read(found);
+        for slot in self.bucket(hash)? {
+            let slot = slot.load();
+            if let Some(session) = slot.as_ref().filter(|session| session.hash == hash) {
+                return read(session);
             }
         }
         None
     }
 
+    /// Puts `session` into its own slot or one that is not usable, or replaces a usable session if
+    /// `replace_live`.
     pub(super) fn put(
         &self,
-        found: Arc<CachedSession>,
-        is_of_use: impl Fn(&CachedSession) -> bool,
+        session: Arc<CachedSession>,
+        is_usable: impl Fn(&CachedSession) -> bool,
         replace_live: bool,
     ) {
-        let Some(pair) = self.pair(found.key) else {
+        let Some(bucket) = self.bucket(session.hash) else {
             return;
         };
-        let is_free = |place: &&ArcSwapOption<CachedSession>| {
-            let there = place.load();
-            there.as_ref().is_none_or(|it| !is_of_use(it))
+        let is_free = |slot: &&Slot| {
+            let slot = slot.load();
+            slot.as_ref().is_none_or(|other| !is_usable(other))
         };
-        let known = pair.iter().find(|place| holds(place, found.key));
-        let place = known.or_else(|| pair.iter().find(is_free));
-        if let Some(place) = place.or_else(|| pair.first().filter(|_| replace_live)) {
-            place.store(Some(found));
+        let own = bucket.iter().find(|slot| holds(slot, session.hash));
+        let slot = own.or_else(|| bucket.iter().find(is_free));
+        if let Some(slot) = slot.or_else(|| bucket.first().filter(|_| replace_live)) {
+            slot.store(Some(session));
         }
     }
 
-    pub(super) fn remove(&self, key: TokenHash64) {
-        let pair = self.pair(key).into_iter().flatten();
-        for place in pair.filter(|place| holds(place, key)) {
-            place.store(None);
+    pub(super) fn remove(&self, hash: TokenHash64) {
+        let bucket = self.bucket(hash).into_iter().flatten();
+        for slot in bucket.filter(|slot| holds(slot, hash)) {
+            slot.store(None);
         }
     }
 
-    pub(super) fn retain(&self, is_of_use: impl Fn(&CachedSession) -> bool) {
-        for place in self.buckets.iter().flatten() {
-            if place.load().as_ref().is_some_and(|it| !is_of_use(it)) {
-                place.store(None);
+    pub(super) fn retain(&self, is_usable: impl Fn(&CachedSession) -> bool) {
+        for slot in self.buckets.iter().flatten() {
+            let is_useless = slot.load().as_ref().is_some_and(|other| !is_usable(other));
+            if is_useless {
+                slot.store(None);
             }
         }
     }
 
-    fn pair(&self, key: TokenHash64) -> Option<&Bucket> {
+    fn bucket(&self, hash: TokenHash64) -> Option<&Bucket> {
         self.buckets
-            .get(key.shard_bits() & self.buckets.len().wrapping_sub(1))
+            .get(hash.shard_bits() & self.buckets.len().wrapping_sub(1))
     }
 }
 
-fn holds(place: &ArcSwapOption<CachedSession>, key: TokenHash64) -> bool {
-    place.load().as_ref().is_some_and(|it| it.key == key)
+fn holds(slot: &Slot, hash: TokenHash64) -> bool {
+    slot.load()
+        .as_ref()
+        .is_some_and(|session| session.hash == hash)
 }
 
 #[cfg(test)]
@@ -96,57 +102,59 @@ mod tests {
     use super::*;
     use crate::{customer::CustomerData, session::CustomerSession, token::TokenFormat};
 
-    /// A session whose place is that of `key`.
-    fn found(key: u64) -> Arc<CachedSession> {
+    /// Returns a session in the bucket of `key`.
+    fn entry(key: u64) -> Arc<CachedSession> {
         let customer = CustomerData::new("cus_1", "org_1");
         let token = TokenFormat::any().generate();
         let end = customer.created_at;
         let session = CustomerSession::new(key.to_string(), token, customer, end);
-        let mut found = CachedSession::unread(Arc::new(session), None);
-        found.key = TokenHash64(key);
-        Arc::new(found)
+        let mut entry = CachedSession::detached(Arc::new(session), None);
+        entry.hash = TokenHash64(key);
+        Arc::new(entry)
     }
 
     fn has(front: &FrontCache, key: u64) -> bool {
         let id = key.to_string();
-        front.get(TokenHash64(key), |it| Some(it.session.id.as_str() == id)) == Some(true)
+        front.get(TokenHash64(key), |session| {
+            Some(session.session.id.as_str() == id)
+        }) == Some(true)
     }
 
     #[test]
-    fn two_share_a_pair_of_places_and_a_third_takes_one_by_insisting() {
+    fn two_share_a_bucket_and_a_third_replaces_one_only_if_told_to() {
         let front = FrontCache::new(8);
-        // Four pairs: these three fall to the same.
+        // Four buckets: these three keys share one.
         let [one, two, three] = [1, 5, 9];
         for key in [one, two, three] {
-            front.put(found(key), |_| true, false);
+            front.put(entry(key), |_| true, false);
         }
         assert!(has(&front, one) && has(&front, two) && !has(&front, three));
-        front.put(found(three), |_| true, true);
+        front.put(entry(three), |_| true, true);
         assert!(has(&front, three) && !has(&front, one) && has(&front, two));
-        // One that comes again takes its own place.
-        front.put(found(two), |_| true, true);
+        // A session that comes again takes its own slot.
+        front.put(entry(two), |_| true, true);
         assert!(has(&front, two) && has(&front, three));
         front.remove(TokenHash64(two));
         assert!(!has(&front, two) && has(&front, three));
     }
 
     #[test]
-    fn what_is_of_no_use_gives_way_and_is_dropped() {
+    fn what_is_of_no_use_is_replaced_and_dropped() {
         let front = FrontCache::new(8);
         let [one, two, three] = [1, 5, 9];
-        front.put(found(one), |_| true, false);
-        front.put(found(two), |_| true, false);
-        let is_of_use = |it: &CachedSession| it.key != TokenHash64(two);
-        front.put(found(three), is_of_use, false);
+        front.put(entry(one), |_| true, false);
+        front.put(entry(two), |_| true, false);
+        let is_usable = |other: &CachedSession| other.hash != TokenHash64(two);
+        front.put(entry(three), is_usable, false);
         assert!(has(&front, one) && !has(&front, two) && has(&front, three));
-        front.retain(|it| it.key == TokenHash64(one));
+        front.retain(|other| other.hash == TokenHash64(one));
         assert!(has(&front, one) && !has(&front, three));
     }
 
     #[test]
     fn without_a_capacity_nothing_is_held() {
         let front = FrontCache::new(0);
-        front.put(found(1), |_| true, true);
+        front.put(entry(1), |_| true, true);
         front.remove(TokenHash64(1));
         assert!(!has(&front, 1));
     }

@@ -1,13 +1,15 @@
-//! The keys under which the engine remembers what it was told of a token.
+//! Keyed hashes of tokens, the keys of the caches.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// A keyed hash of a token; the caches never hold an unknown token itself. It is fast, not
-/// cryptographic: whoever uses an answer compares the whole token.
+/// A keyed 128-bit hash of a token. The caches never hold an unknown token itself.
+///
+/// The hash is fast, not cryptographic: a session found by it is used only if its whole token is
+/// the one that was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenHash128(pub(super) u128);
 
-/// The first half of a [`TokenHash128`]: enough to find a session, whose token is compared.
+/// The first half of a [`TokenHash128`]: enough to find a session, whose token is then compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenHash64(pub(super) u64);
 
@@ -16,14 +18,14 @@ impl TokenHash128 {
         TokenHash64((self.0 >> 64) as u64)
     }
 
-    /// Bits that are even over all keys, for choosing among stripes.
+    /// Returns bits that choose a shard.
     pub(crate) fn shard_bits(self) -> usize {
         self.half().shard_bits()
     }
 }
 
 impl TokenHash64 {
-    /// Bits that are even over all keys, for choosing among stripes.
+    /// Returns bits that choose a shard.
     pub(crate) fn shard_bits(self) -> usize {
         self.0 as usize
     }
@@ -35,7 +37,7 @@ impl Hash for TokenHash128 {
     }
 }
 
-/// Takes the key as it is: it is a keyed hash already.
+/// A hasher that returns its input, since the keys are keyed hashes already.
 #[derive(Clone, Default)]
 pub(crate) struct IdentityHasher(u64);
 

@@ -1,8 +1,8 @@
-//! What the engine remembers. Moka stores it and does nothing else: whether a remembered
-//! answer may be used is decided at each use, by its epoch and its deadline.
+//! The caches. They store entries and do nothing else: whether an entry may be used is decided at
+//! each use, by its epoch and its deadlines.
 //!
-//! So it does no harm if an answer lies about in several buckets, and sessions lie in a plain table
-//! in front of moka, too, whose `get` costs as much as all the rest of a hit together.
+//! So copies of an entry may be in several places, and sessions are in [`FrontCache`] as well as in
+//! moka.
 
 pub(crate) mod entry;
 mod front;
@@ -11,56 +11,43 @@ pub(crate) mod key;
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use ahash::RandomState;
-use moka::sync::Cache as Moka;
+use moka::sync::Cache;
 
 use self::{
     entry::{CachedSession, LookupResult, NegativeEntry},
     front::FrontCache,
     key::{BuildIdentityHasher, TokenHash64, TokenHash128},
 };
-
-/// Two caches, so that a flood of unknown tokens cannot drive out live sessions.
-pub(crate) struct SessionCache {
-    front: FrontCache,
-    sessions: Option<Store<Arc<CachedSession>>>,
-    absent: Option<Store<NegativeEntry>>,
-    hashers: [RandomState; 2],
-}
-
-type Store<V> = Moka<TokenHash128, V, BuildIdentityHasher>;
+use super::config::Config;
 
 /// Moka refuses to be built with a time to live beyond a thousand years.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-fn store<V: Clone + Send + Sync + 'static>(capacity: u64, ttl: Duration) -> Option<Store<V>> {
-    (capacity > 0 && !ttl.is_zero()).then(|| {
-        Moka::builder()
-            .max_capacity(capacity)
-            // Frees memory; freshness itself is judged at each use.
-            .time_to_live(ttl.min(MAX_TTL))
-            .build_with_hasher(BuildIdentityHasher::default())
-    })
+/// Two caches, so that a flood of unknown tokens cannot evict live sessions.
+pub(crate) struct SessionCache {
+    front: FrontCache,
+    sessions: Option<Moka<Arc<CachedSession>>>,
+    negative: Option<Moka<NegativeEntry>>,
+    hashers: [RandomState; 2],
 }
 
+type Moka<V> = Cache<TokenHash128, V, BuildIdentityHasher>;
+
 impl SessionCache {
-    /// Caches that hold `capacity` sessions for `ttl` and, in case the store fails, for `stale_if_error`
-    /// more, and a quarter as many unknown tokens for `negative_ttl`. A capacity or lifetime of
-    /// zero remembers nothing.
-    pub(crate) fn new(
-        capacity: u64,
-        ttl: Duration,
-        stale_if_error: Duration,
-        negative_ttl: Duration,
-    ) -> Self {
+    /// Creates caches for `cache_capacity` sessions, which are kept for `cache_ttl` and
+    /// `stale_if_error`, and a quarter as many unknown tokens, kept for `negative_ttl`. A capacity
+    /// or a lifetime of zero caches nothing.
+    pub(crate) fn new(config: &Config) -> Self {
         let random = std::hash::RandomState::new();
         let seed = |part: u8| random.hash_one(part);
         let hasher = |part: u8| {
             RandomState::with_seeds(seed(part), seed(part + 1), seed(part + 2), seed(part + 3))
         };
+        let (capacity, ttl) = (config.cache_capacity, config.cache_ttl);
         Self {
             front: FrontCache::new(if ttl.is_zero() { 0 } else { capacity }),
-            sessions: store(capacity, ttl.saturating_add(stale_if_error)),
-            absent: store(capacity.div_ceil(4), negative_ttl),
+            sessions: moka(capacity, ttl.saturating_add(config.stale_if_error)),
+            negative: moka(capacity.div_ceil(4), config.negative_ttl),
             hashers: [hasher(0), hasher(4)],
         }
     }
@@ -73,83 +60,96 @@ impl SessionCache {
         TokenHash64(self.hashers[0].hash_one(token))
     }
 
-    pub(crate) fn hash128(&self, half: TokenHash64, token: &[u8]) -> TokenHash128 {
+    /// Completes the hash of `token`, of which `hash` is the first half.
+    pub(crate) fn hash128(&self, hash: TokenHash64, token: &[u8]) -> TokenHash128 {
         let other = self.hashers[1].hash_one(token);
-        TokenHash128(u128::from(half.0) << 64 | u128::from(other))
+        TokenHash128(u128::from(hash.0) << 64 | u128::from(other))
     }
 
-    /// What `read` makes of what lies in the front table under this key. It must compare the token.
+    /// Returns what `read` makes of the session under `hash` in the front cache. `read` must compare
+    /// the token.
     pub(crate) fn front<T>(
         &self,
-        key: TokenHash64,
+        hash: TokenHash64,
         read: impl FnOnce(&Arc<CachedSession>) -> Option<T>,
     ) -> Option<T> {
-        self.front.get(key, read)
+        self.front.get(hash, read)
     }
 
-    /// What is remembered of this session, be it of use or not.
+    /// Returns the cached session, usable or not.
     pub(crate) fn session(&self, key: TokenHash128) -> Option<Arc<CachedSession>> {
         self.sessions.as_ref()?.get(&key)
     }
 
-    /// Puts a session into the front table; in the place of another that is of use only if `replace_live`.
+    /// Returns the cached knowledge that the token opens nothing, usable or not.
+    pub(crate) fn negative_entry(&self, key: TokenHash128) -> Option<NegativeEntry> {
+        self.negative.as_ref()?.get(&key)
+    }
+
+    /// Puts a session into the front cache, in the place of a usable one only if `replace_live`.
     pub(crate) fn promote(
         &self,
-        found: Arc<CachedSession>,
-        is_of_use: impl Fn(&CachedSession) -> bool,
+        session: Arc<CachedSession>,
+        is_usable: impl Fn(&CachedSession) -> bool,
         replace_live: bool,
     ) {
-        self.front.put(found, is_of_use, replace_live);
+        self.front.put(session, is_usable, replace_live);
     }
 
-    /// The memory that there is no such session, be it of use or not.
-    pub(crate) fn absent(&self, key: TokenHash128) -> Option<NegativeEntry> {
-        self.absent.as_ref()?.get(&key)
-    }
-
-    pub(crate) fn insert(&self, key: TokenHash128, answer: LookupResult) {
+    pub(crate) fn insert(&self, key: TokenHash128, result: LookupResult) {
         self.front.remove(key.half());
-        match answer {
-            LookupResult::Session(found) => {
-                self.forget_absent(key);
+        match result {
+            LookupResult::Session(session) => {
+                self.forget_negative(key);
                 if let Some(sessions) = &self.sessions {
-                    sessions.insert(key, found);
+                    sessions.insert(key, session);
                 }
             }
-            LookupResult::NotFound(absent) => {
+            LookupResult::NotFound(entry) => {
                 if let Some(sessions) = &self.sessions {
                     sessions.invalidate(&key);
                 }
-                if let Some(memory) = &self.absent {
-                    memory.insert(key, absent);
+                if let Some(negative) = &self.negative {
+                    negative.insert(key, entry);
                 }
             }
         }
     }
 
-    pub(crate) fn forget_absent(&self, key: TokenHash128) {
-        if let Some(absent) = &self.absent {
-            absent.invalidate(&key);
+    pub(crate) fn forget_negative(&self, key: TokenHash128) {
+        if let Some(negative) = &self.negative {
+            negative.invalidate(&key);
         }
     }
 
-    /// Whatever is held is of no use any more. The front table is too large to be emptied while
-    /// others wait: what lies there gives way to others.
+    /// Drops all entries, after an invalidation of everything. The front cache is too large to be
+    /// emptied while requests wait: its entries are not current any more, and are replaced.
     pub(crate) fn clear(&self) {
-        self.sessions.iter().for_each(Store::invalidate_all);
-        self.absent.iter().for_each(Store::invalidate_all);
+        self.sessions.iter().for_each(Moka::invalidate_all);
+        self.negative.iter().for_each(Moka::invalidate_all);
     }
 
-    /// Drops what is of no use; moka otherwise does so as it is used.
-    pub(crate) fn maintain(&self, is_of_use: impl Fn(&CachedSession) -> bool) {
-        self.front.retain(is_of_use);
-        self.sessions.iter().for_each(Store::run_pending_tasks);
-        self.absent.iter().for_each(Store::run_pending_tasks);
+    /// Drops what is not usable. Moka otherwise does so as it is used.
+    pub(crate) fn run_pending_tasks(&self, is_usable: impl Fn(&CachedSession) -> bool) {
+        self.front.retain(is_usable);
+        self.sessions.iter().for_each(Moka::run_pending_tasks);
+        self.negative.iter().for_each(Moka::run_pending_tasks);
     }
 
-    /// How many sessions, and how many unknown tokens, are held.
+    /// Returns the numbers of cached sessions and of negative entries.
     pub(crate) fn len(&self) -> (u64, u64) {
-        let sessions = self.sessions.as_ref().map_or(0, Store::entry_count);
-        (sessions, self.absent.as_ref().map_or(0, Store::entry_count))
+        let sessions = self.sessions.as_ref().map_or(0, Moka::entry_count);
+        let negative = self.negative.as_ref().map_or(0, Moka::entry_count);
+        (sessions, negative)
     }
+}
+
+fn moka<V: Clone + Send + Sync + 'static>(capacity: u64, ttl: Duration) -> Option<Moka<V>> {
+    (capacity > 0 && !ttl.is_zero()).then(|| {
+        Cache::builder()
+            .max_capacity(capacity)
+            // Frees memory. Freshness is decided at each use.
+            .time_to_live(ttl.min(MAX_TTL))
+            .build_with_hasher(BuildIdentityHasher::default())
+    })
 }

@@ -1,24 +1,25 @@
-//! What the engine hears of changes: its own, and those of other nodes.
+//! Revocations and other changes that this node knows of: its own, and those of other nodes.
 
 pub(crate) mod table;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, futures::Notified};
 
 use self::table::{RevocationTable, Target};
+use crate::invalidation::Invalidation;
 
-/// As many shards for sessions, and for customers; a power of two.
+/// Shards of the notifications about sessions, and of those about customers; a power of two.
 const NOTIFY_SHARDS: usize = 1024;
 
-/// Where changes are written down, and who is told of them.
+/// The revocation table, and the notifications for streams that watch their session.
 pub(crate) struct Revocations {
     pub(crate) table: RevocationTable,
     sessions: Box<[Notify]>,
     customers: Box<[Notify]>,
-    /// Guards how many sources have lost their connection. Held to count and to change whether
-    /// memory is trusted, never across an await.
-    lost: Mutex<u64>,
+    /// Guards the number of sources that are disconnected. Held to count, and to change whether the
+    /// cache is trusted; never across an await.
+    disconnected: Mutex<u64>,
 }
 
 impl Revocations {
@@ -28,53 +29,74 @@ impl Revocations {
             table: RevocationTable::new(stripes),
             sessions: shards(),
             customers: shards(),
-            lost: Mutex::default(),
+            disconnected: Mutex::default(),
         }
     }
 
-    /// Resolves at the next change that may concern this session or this customer. It counts
-    /// from when it was enabled or first polled.
-    pub(crate) fn listen(&self, session: &str, customer: &str) -> [Notified<'_>; 2] {
+    /// Records a change, and notifies the streams that it may concern. To be called when the change
+    /// is visible to the store's readers, not earlier.
+    pub(crate) fn record(&self, invalidation: &Invalidation) {
+        match invalidation {
+            Invalidation::Session(id) => {
+                self.table.record(Target::Session(id.as_str()));
+                self.notify_session(id.as_str());
+            }
+            Invalidation::Customer(id) => {
+                self.table.record(Target::Customer(id.as_str()));
+                self.shard(&self.customers, id.as_str()).notify_waiters();
+            }
+            Invalidation::All => {
+                self.table.record(Target::All);
+                self.notify_all();
+            }
+        }
+    }
+
+    /// Returns futures that resolve at the next change that may concern this session or this
+    /// customer, counted from when they are enabled or first polled.
+    pub(crate) fn changes(&self, session: &str, customer: &str) -> [Notified<'_>; 2] {
         [
-            self.notify(&self.sessions, session).notified(),
-            self.notify(&self.customers, customer).notified(),
+            self.shard(&self.sessions, session).notified(),
+            self.shard(&self.customers, customer).notified(),
         ]
     }
 
-    pub(crate) fn sources_lost(&self) -> u64 {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn sources_disconnected(&self) -> u64 {
+        *self.lock_disconnected()
     }
 
-    pub(crate) fn change(&self, target: Target<'_>) {
-        self.table.record(target);
-        match target {
-            Target::Session(id) => self.notify(&self.sessions, id).notify_waiters(),
-            Target::Customer(id) => self.notify(&self.customers, id).notify_waiters(),
-            Target::All => self.notify_all(),
+    /// Suspends the use of the cache: a source may be missing changes.
+    pub(crate) fn on_disconnect(&self) {
+        let mut disconnected = self.lock_disconnected();
+        *disconnected += 1;
+        self.table.suspend_trust();
+    }
+
+    /// Resumes the use of what is looked up from now on, if this was the last disconnected source.
+    pub(crate) fn on_reconnect(&self) {
+        let mut disconnected = self.lock_disconnected();
+        *disconnected -= 1;
+        if *disconnected == 0 {
+            self.table.resume_trust();
         }
+        drop(disconnected);
+        self.notify_all();
+    }
+
+    fn notify_session(&self, id: &str) {
+        self.shard(&self.sessions, id).notify_waiters();
     }
 
     fn notify_all(&self) {
         self.sessions.iter().for_each(Notify::notify_waiters);
     }
 
-    fn notify<'a>(&self, shards: &'a [Notify], id: &str) -> &'a Notify {
+    fn shard<'a>(&self, shards: &'a [Notify], id: &str) -> &'a Notify {
         &shards[self.table.hash(id) & (NOTIFY_SHARDS - 1)]
     }
 
-    pub(crate) fn on_disconnect(&self) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        *lost += 1;
-        self.table.suspend_trust();
-    }
-
-    pub(crate) fn on_reconnect(&self) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        *lost -= 1;
-        if *lost == 0 {
-            self.table.resume_trust();
-        }
-        drop(lost);
-        self.notify_all();
+    fn lock_disconnected(&self) -> MutexGuard<'_, u64> {
+        let disconnected = self.disconnected.lock();
+        disconnected.unwrap_or_else(PoisonError::into_inner)
     }
 }

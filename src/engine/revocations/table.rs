@@ -1,25 +1,25 @@
-//! Revocation table: how a cached or landing answer learns that it is too old.
+//! The revocation table: how a cached or landing answer is known to be too old.
 //!
-//! The engine has a logical clock that only invalidations advance. A lookup is stamped with
-//! it *before* it asks the store; an invalidation, *after* the store has committed, advances
-//! it and writes the new time on the mark of what changed. An answer whose epoch is older
-//! than a mark that concerns it may have been read before the change, and is not used.
+//! A logical clock, the *epoch*, is advanced by invalidations alone. A lookup reads it *before* it
+//! asks the store. An invalidation advances it *after* the store has committed, and records the new
+//! epoch in the table for what changed. An answer whose epoch is older than one that is recorded for
+//! its session or its customer may have been read before the change, and is not used.
 //!
-//! RevocationTable are striped: identifiers share them by a keyed hash. An identifier that shares a
-//! stripe with a revoked one costs its owner one more lookup, nothing else.
+//! The table is striped: identifiers share an entry by a keyed hash. A session that shares an entry
+//! with a revoked one is looked up once more, and nothing else happens to it.
 //!
 //! This file depends on nothing but atomics and the standard library's hash, so that
-//! `tests/loom.rs` can model-check it as it stands.
+//! `tests/loom.rs` can check it as it is.
 
 use std::hash::{BuildHasher, RandomState};
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// When a lookup asked, on the engine's logical clock.
+/// A time on the logical clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(u64);
 
-/// Where to find the table that concern one session.
+/// The places in the table of one session and of its customer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stripes {
     session: u32,
@@ -35,49 +35,45 @@ pub(crate) enum Target<'a> {
 }
 
 pub(crate) struct RevocationTable {
-    /// The logical clock. It starts at 1, so that a mark of 0 concerns nobody.
+    /// The logical clock. It starts at 1, so that 0 in the table overtakes nothing.
     now: OwnLine,
     flushed: AtomicU64,
-    /// What was stamped before this is not used from memory: somebody may have been missed.
+    /// The oldest epoch that is trusted in the cache: an invalidation before it may have been missed.
     trusted: AtomicU64,
     sessions: Box<[AtomicU64]>,
     customers: Box<[AtomicU64]>,
-    /// Keyed, so that nobody can choose identifiers that share a stripe.
+    /// Keyed, so that a client cannot choose identifiers that share a stripe.
     hasher: RandomState,
 }
 
-/// As the oldest trusted epoch: there is none that old.
+/// As the oldest trusted epoch: the cache is not trusted at all.
 const SUSPENDED: u64 = u64::MAX;
 
-/// Every invalidation writes to it; what stands beside it is read by every hit.
+/// A cache line of its own: every invalidation writes to it, and every hit reads what is beside it.
 #[repr(align(64))]
 struct OwnLine(AtomicU64);
 
 impl RevocationTable {
-    /// RevocationTable with so many stripes for sessions, and as many for customers; a power of two.
+    /// Creates a table with `stripes` entries for sessions and as many for customers; a power of
+    /// two.
     pub(crate) fn new(stripes: usize) -> Self {
-        let unmarked = || (0..stripes).map(|_| AtomicU64::new(0)).collect();
+        let empty = || (0..stripes).map(|_| AtomicU64::new(0)).collect();
         Self {
             now: OwnLine(AtomicU64::new(1)),
             flushed: AtomicU64::new(0),
             trusted: AtomicU64::new(0),
-            sessions: unmarked(),
-            customers: unmarked(),
+            sessions: empty(),
+            customers: empty(),
             hasher: RandomState::new(),
         }
     }
 
-    /// The epoch for a lookup that is about to ask the store.
+    /// Returns the epoch for a lookup that is about to ask the store.
     ///
-    /// Acquire: whoever reads a clock that an invalidation advanced also sees what was
+    /// Acquire: a lookup that reads an epoch which an invalidation advanced also sees what was
     /// committed before it.
     pub(crate) fn current_epoch(&self) -> Epoch {
         Epoch(self.now.0.load(Ordering::Acquire))
-    }
-
-    /// The oldest epoch that no flush has overtaken.
-    pub(crate) fn flushed(&self) -> Epoch {
-        Epoch(self.flushed.load(Ordering::Acquire))
     }
 
     pub(crate) fn stripes(&self, session_id: &str, customer_id: &str) -> Stripes {
@@ -87,7 +83,7 @@ impl RevocationTable {
         }
     }
 
-    /// RevocationTable `target`: no answer stamped before this is used once it has returned.
+    /// Records an invalidation. Once this has returned, no answer of an older epoch is used.
     ///
     /// To be called when the change is visible to the store's readers, not earlier.
     pub(crate) fn record(&self, target: Target<'_>) {
@@ -95,67 +91,82 @@ impl RevocationTable {
         self.publish(target, now);
     }
 
-    /// Advances the logical clock and returns the new time.
+    /// Advances the logical clock, and returns the new epoch.
     pub(crate) fn advance(&self) -> Epoch {
         Epoch(self.now.0.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    /// Writes `now` on the table of `target`. A mark never goes back.
+    /// Writes `now` into the entry of `target`. An entry never decreases.
     pub(crate) fn publish(&self, target: Target<'_>, now: Epoch) {
-        let mark = match target {
+        let entry = match target {
             Target::Session(id) => &self.sessions[self.stripe(id) as usize],
             Target::Customer(id) => &self.customers[self.stripe(id) as usize],
             Target::All => &self.flushed,
         };
-        mark.fetch_max(now.0, Ordering::AcqRel);
+        entry.fetch_max(now.0, Ordering::AcqRel);
     }
 
-    /// Whether an answer stamped `epoch` may still be used. An answer that names no session
-    /// concerns nobody in particular: only a flush overtakes it.
+    /// Returns `true` if no invalidation has overtaken an answer of `epoch`. An answer without
+    /// stripes concerns no session, and is overtaken by an invalidation of everything alone.
+    #[inline]
     pub(crate) fn is_current(&self, epoch: Epoch, stripes: Option<Stripes>) -> bool {
-        let unmarked = |mark: &AtomicU64| mark.load(Ordering::Acquire) <= epoch.0;
-        unmarked(&self.flushed)
+        is_not_overtaken(&self.flushed, epoch)
             && stripes.is_none_or(|stripes| {
-                unmarked(&self.sessions[stripes.session as usize])
-                    && unmarked(&self.customers[stripes.customer as usize])
+                self.is_session_current(epoch, stripes) && self.is_customer_current(epoch, stripes)
             })
     }
 
-    /// From now on nothing is used from memory: invalidations may be missed.
+    #[inline]
+    fn is_session_current(&self, epoch: Epoch, stripes: Stripes) -> bool {
+        is_not_overtaken(&self.sessions[stripes.session as usize], epoch)
+    }
+
+    #[inline]
+    fn is_customer_current(&self, epoch: Epoch, stripes: Stripes) -> bool {
+        is_not_overtaken(&self.customers[stripes.customer as usize], epoch)
+    }
+
+    /// Suspends the use of the cache: invalidations may be missed from now on.
     pub(crate) fn suspend_trust(&self) {
         self.trusted.store(SUSPENDED, Ordering::Release);
     }
 
-    /// Ends [`suspend_trust`](Self::suspend_trust) for what is asked from now on. To be called when
-    /// invalidations are heard again, and by one at a time.
+    /// Ends [`suspend_trust`](Self::suspend_trust) for what is looked up from now on. To be called
+    /// when invalidations arrive again, and by one caller at a time.
     pub(crate) fn resume_trust(&self) {
         let now = self.advance();
         self.trusted.store(now.0, Ordering::Release);
     }
 
-    /// Whether an answer stamped `epoch` may be used from memory.
+    /// Returns `true` if a cached answer of `epoch` may be used without asking the store.
+    #[inline]
     pub(crate) fn is_trusted(&self, epoch: Epoch) -> bool {
         self.trusted.load(Ordering::Acquire) <= epoch.0
     }
 
-    /// The oldest epoch of an answer that may be used when it lands: one that no flush has
-    /// overtaken, and no gap in what was heard. While nothing is heard at all, any answer is as
-    /// good as another.
+    /// Returns the oldest epoch of an answer that may be used when it lands: one that neither an
+    /// invalidation of everything nor a gap in the invalidations has overtaken. During a gap every
+    /// answer is as good as another.
     pub(crate) fn oldest_usable(&self) -> Epoch {
         let trusted = match self.trusted.load(Ordering::Acquire) {
             SUSPENDED => 0,
             trusted => trusted,
         };
-        self.flushed().max(Epoch(trusted))
+        Epoch(self.flushed.load(Ordering::Acquire).max(trusted))
     }
 
-    /// Bits that are even over all identifiers, keyed.
+    /// Returns a keyed hash of an identifier.
     pub(crate) fn hash(&self, id: &str) -> usize {
         self.hasher.hash_one(id) as usize
     }
 
     fn stripe(&self, id: &str) -> u32 {
-        // The number of stripes is a power of two, and the same for both tables.
+        // The number of stripes is a power of two, and the same for sessions and customers.
         (self.hash(id) & (self.sessions.len() - 1)) as u32
     }
+}
+
+#[inline]
+fn is_not_overtaken(entry: &AtomicU64, epoch: Epoch) -> bool {
+    entry.load(Ordering::Acquire) <= epoch.0
 }

@@ -1,8 +1,8 @@
-//! The circuit breaker: a store that has failed again and again is left alone for a moment,
-//! then tried by one lookup.
+//! The circuit breaker: after repeated failures the store is not asked for a while, then probed by
+//! one lookup.
 //!
-//! Only what says that the store is out of order counts as a failure. A record that cannot be
-//! read concerns one session, and shows that the store answers.
+//! Only errors that mean an outage count. A record that cannot be read concerns one session, and
+//! shows that the store answers.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use crate::{
     store::{StoreError, StoreErrorKind},
 };
 
-/// So many lookups must fail in a row.
-const FAILURES: u32 = 10;
+/// Lookups that fail in a row before the breaker opens.
+const MAX_FAILURES: u32 = 10;
 
-/// Whether an error says that the store is out of order.
+/// Returns `true` if the error means that the store is out of order.
 pub(crate) fn is_outage(error: &StoreError) -> bool {
     match error.kind() {
         StoreErrorKind::Timeout | StoreErrorKind::Unavailable => true,
@@ -30,61 +30,61 @@ pub(crate) fn is_outage(error: &StoreError) -> bool {
 }
 
 pub(crate) struct Breaker {
-    /// How long the store is left alone; `None`: it never is.
-    pause: Option<Duration>,
-    /// Guards the state. Held to look or to write, never across an await; hits do not come here.
+    /// `None`: the breaker never opens.
+    cooldown: Option<Duration>,
+    /// Guards the state. Held to read or write it, never across an await. Hits do not take it.
     state: Mutex<State>,
     times_opened: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// So many lookups have failed since the last that did not.
+    /// The number of failures since the last success.
     Closed { failures: u32 },
-    /// Nobody asks before this moment.
+    /// Lookups are refused until then.
     Open { until: MonotonicTime },
-    /// One lookup is under way to see how the store is. It may be on a runtime that stands still,
-    /// so another may try after this moment.
+    /// One lookup probes the store. Its runtime may stand still, so another lookup may probe after
+    /// this time.
     HalfOpen { until: MonotonicTime },
 }
 
-/// Leave to ask the store. Whoever asked reports how it went; if the lookup is stopped instead,
-/// the next may try.
-pub(crate) struct Pass {
+/// Permission to ask the store. Its holder reports the outcome; if the lookup is aborted instead, the
+/// next may probe.
+pub(crate) struct Ticket {
     breaker: Arc<Breaker>,
-    given: MonotonicTime,
+    acquired: MonotonicTime,
     is_probe: bool,
 }
 
 impl Breaker {
-    pub(crate) fn new(pause: Option<Duration>) -> Self {
+    pub(crate) fn new(cooldown: Option<Duration>) -> Self {
         Self {
-            pause,
+            cooldown,
             state: Mutex::new(State::Closed { failures: 0 }),
             times_opened: AtomicU64::new(0),
         }
     }
 
-    /// Leave to ask the store, unless it is being left alone.
-    pub(crate) fn pass(self: &Arc<Self>, now: MonotonicTime) -> Option<Pass> {
+    /// Returns permission to ask the store, unless the breaker is open.
+    pub(crate) fn try_acquire(self: &Arc<Self>, now: MonotonicTime) -> Option<Ticket> {
         let mut state = self.state();
         let is_probe = match *state {
             State::Closed { .. } => false,
             State::Open { until } | State::HalfOpen { until } if now >= until => {
-                let until = now + self.pause.unwrap_or_default();
+                let until = now + self.cooldown.unwrap_or_default();
                 *state = State::HalfOpen { until };
                 true
             }
             State::Open { .. } | State::HalfOpen { .. } => return None,
         };
-        Some(Pass {
+        Some(Ticket {
             breaker: Arc::clone(self),
-            given: now,
+            acquired: now,
             is_probe,
         })
     }
 
-    /// After which time it is worth asking again.
+    /// Returns the time until a lookup may be permitted again.
     pub(crate) fn retry_after(&self, now: MonotonicTime) -> Duration {
         match *self.state() {
             State::Open { until } | State::HalfOpen { until } => until.since(now),
@@ -96,7 +96,6 @@ impl Breaker {
         !matches!(*self.state(), State::Closed { .. })
     }
 
-    /// How often it has opened.
     pub(crate) fn times_opened(&self) -> u64 {
         self.times_opened.load(Relaxed)
     }
@@ -106,9 +105,9 @@ impl Breaker {
     }
 }
 
-impl Pass {
-    /// Says how the lookup went, and when it ended: whether the store failed. An error with which
-    /// the store itself says when to come back tells neither.
+impl Ticket {
+    /// Reports the answer of the store. An error with which the store itself says when to try again
+    /// is neither a failure nor a success.
     pub(crate) fn report_answer<T>(self, answer: &Result<T, StoreError>, now: MonotonicTime) {
         match answer {
             Err(error) if error.retry_after().is_some() => drop(self),
@@ -121,18 +120,18 @@ impl Pass {
         let breaker = Arc::clone(&self.breaker);
         let mut state = breaker.state();
         let was_open = !matches!(*state, State::Closed { .. });
-        let until = breaker.pause.map(|pause| now + pause);
+        let until = breaker.cooldown.map(|cooldown| now + cooldown);
         *state = match (*state, until) {
             _ if !failed => State::Closed { failures: 0 },
             (State::Closed { failures }, until) => {
                 let failures = failures.saturating_add(1);
                 match until {
-                    Some(until) if failures >= FAILURES => State::Open { until },
+                    Some(until) if is_tripped(failures) => State::Open { until },
                     _ => State::Closed { failures },
                 }
             }
             (State::HalfOpen { .. }, Some(until)) if self.is_probe => State::Open { until },
-            // Set out before it opened.
+            // The lookup began before the breaker opened.
             (state, _) => state,
         };
         let is_open = !matches!(*state, State::Closed { .. });
@@ -147,127 +146,137 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Ticket {
     fn drop(&mut self) {
         if self.is_probe {
             let mut state = self.breaker.state();
             if let State::HalfOpen { .. } = *state {
-                // Whoever comes next may try.
-                *state = State::Open { until: self.given };
+                // The next lookup may probe at once.
+                *state = State::Open {
+                    until: self.acquired,
+                };
             }
         }
     }
+}
+
+/// Returns `true` after so many failures in a row that the breaker opens.
+fn is_tripped(failures: u32) -> bool {
+    failures >= MAX_FAILURES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PAUSE: Duration = Duration::from_millis(500);
+    const COOLDOWN: Duration = Duration::from_millis(500);
 
     fn breaker() -> (Arc<Breaker>, MonotonicTime) {
         (
-            Arc::new(Breaker::new(Some(PAUSE))),
+            Arc::new(Breaker::new(Some(COOLDOWN))),
             MonotonicTime::default(),
         )
     }
 
     fn fail(breaker: &Arc<Breaker>, times: u32, now: MonotonicTime) {
         for _ in 0..times {
-            breaker.pass(now).expect("closed").report(true, now);
+            breaker.try_acquire(now).expect("closed").report(true, now);
         }
     }
 
     #[test]
     fn it_opens_when_enough_lookups_fail_in_a_row() {
         let (breaker, now) = breaker();
-        fail(&breaker, FAILURES - 1, now);
-        breaker.pass(now).expect("closed").report(false, now);
-        fail(&breaker, FAILURES - 1, now);
+        fail(&breaker, MAX_FAILURES - 1, now);
+        breaker.try_acquire(now).expect("closed").report(false, now);
+        fail(&breaker, MAX_FAILURES - 1, now);
         assert!(!breaker.is_open(), "one success in between");
         fail(&breaker, 1, now);
         assert!(breaker.is_open());
-        assert!(breaker.pass(now).is_none());
-        assert_eq!(breaker.retry_after(now), PAUSE);
+        assert!(breaker.try_acquire(now).is_none());
+        assert_eq!(breaker.retry_after(now), COOLDOWN);
         assert_eq!(breaker.times_opened(), 1);
     }
 
     #[test]
-    fn one_lookup_tries_and_its_success_lets_all_through() {
+    fn one_lookup_probes_the_store_and_its_success_lets_all_through() {
         let (breaker, now) = breaker();
-        fail(&breaker, FAILURES, now);
-        let now = now + PAUSE;
-        let probe = breaker.pass(now).expect("the pause is over");
-        assert!(breaker.pass(now).is_none(), "one at a time");
+        fail(&breaker, MAX_FAILURES, now);
+        let now = now + COOLDOWN;
+        let probe = breaker.try_acquire(now).expect("the cooldown is over");
+        assert!(breaker.try_acquire(now).is_none(), "one at a time");
         probe.report(true, now);
-        assert!(breaker.pass(now).is_none(), "it failed");
-        let now = now + PAUSE;
-        let probe = breaker.pass(now).expect("the next pause is over");
+        assert!(breaker.try_acquire(now).is_none(), "it failed");
+        let now = now + COOLDOWN;
+        let probe = breaker.try_acquire(now).expect("the next cooldown is over");
         probe.report(false, now);
-        assert!(breaker.pass(now).is_some() && breaker.pass(now).is_some());
+        assert!(breaker.try_acquire(now).is_some() && breaker.try_acquire(now).is_some());
         assert_eq!(breaker.times_opened(), 1, "it was one outage");
     }
 
     #[test]
-    fn a_probe_that_is_stopped_makes_way_for_the_next() {
+    fn a_probe_that_is_aborted_makes_way_for_the_next() {
         let (breaker, now) = breaker();
-        fail(&breaker, FAILURES, now);
-        let now = now + PAUSE;
-        drop(breaker.pass(now).expect("the pause is over"));
-        assert!(breaker.pass(now).is_some());
+        fail(&breaker, MAX_FAILURES, now);
+        let now = now + COOLDOWN;
+        drop(breaker.try_acquire(now).expect("the cooldown is over"));
+        assert!(breaker.try_acquire(now).is_some());
     }
 
     #[test]
     fn a_probe_that_never_ends_does_not_keep_the_others_out() {
         let (breaker, now) = breaker();
-        fail(&breaker, FAILURES, now);
-        let now = now + PAUSE;
-        let _lost = breaker.pass(now).expect("the pause is over");
-        assert!(breaker.pass(now).is_none());
-        assert_eq!(breaker.retry_after(now), PAUSE);
-        let now = now + PAUSE;
-        let probe = breaker.pass(now).expect("it has had its time");
-        assert!(breaker.pass(now).is_none(), "one at a time");
+        fail(&breaker, MAX_FAILURES, now);
+        let now = now + COOLDOWN;
+        let _lost = breaker.try_acquire(now).expect("the cooldown is over");
+        assert!(breaker.try_acquire(now).is_none());
+        assert_eq!(breaker.retry_after(now), COOLDOWN);
+        let now = now + COOLDOWN;
+        let probe = breaker.try_acquire(now).expect("it has had its time");
+        assert!(breaker.try_acquire(now).is_none(), "one at a time");
         probe.report(false, now);
         assert!(!breaker.is_open());
     }
 
     #[test]
-    fn a_store_that_says_when_to_come_back_tells_nothing_of_its_state() {
+    fn an_error_with_its_own_retry_after_is_neither_success_nor_failure() {
         let (breaker, now) = breaker();
-        fail(&breaker, FAILURES - 1, now);
-        let limited = Err::<(), _>(StoreError::unavailable("").with_retry_after(PAUSE));
-        for _ in 0..FAILURES {
-            let pass = breaker.pass(now).expect("closed");
-            pass.report_answer(&limited, now);
+        fail(&breaker, MAX_FAILURES - 1, now);
+        let limited = Err::<(), _>(StoreError::unavailable("").with_retry_after(COOLDOWN));
+        for _ in 0..MAX_FAILURES {
+            let ticket = breaker.try_acquire(now).expect("closed");
+            ticket.report_answer(&limited, now);
         }
         assert!(!breaker.is_open());
         fail(&breaker, 1, now);
         assert!(breaker.is_open(), "the row goes on");
-        let now = now + PAUSE;
-        let probe = breaker.pass(now).expect("the pause is over");
+        let now = now + COOLDOWN;
+        let probe = breaker.try_acquire(now).expect("the cooldown is over");
         probe.report_answer(&limited, now);
         assert!(breaker.is_open());
-        let probe = breaker.pass(now).expect("the next may try");
+        let probe = breaker.try_acquire(now).expect("the next may try");
         probe.report_answer(&Ok(()), now);
         assert!(!breaker.is_open());
     }
 
     #[test]
-    fn a_straggler_neither_prolongs_the_pause_nor_ends_the_probing() {
+    fn a_late_failure_neither_prolongs_the_cooldown_nor_ends_the_probe() {
         let (breaker, now) = breaker();
-        let straggler = breaker.pass(now).expect("closed");
-        fail(&breaker, FAILURES, now);
-        let later = now + PAUSE;
-        let _probe = breaker.pass(later).expect("the pause is over");
-        straggler.report(true, later);
-        assert!(breaker.pass(later).is_none(), "the probe is under way");
+        let late = breaker.try_acquire(now).expect("closed");
+        fail(&breaker, MAX_FAILURES, now);
+        let later = now + COOLDOWN;
+        let _probe = breaker.try_acquire(later).expect("the cooldown is over");
+        late.report(true, later);
+        assert!(
+            breaker.try_acquire(later).is_none(),
+            "the probe is under way"
+        );
     }
 
     #[test]
-    fn without_a_pause_it_never_opens() {
+    fn without_a_cooldown_it_never_opens() {
         let (breaker, now) = (Arc::new(Breaker::new(None)), MonotonicTime::default());
-        fail(&breaker, 10 * FAILURES, now);
+        fail(&breaker, 10 * MAX_FAILURES, now);
         assert!(!breaker.is_open());
     }
 }

@@ -1,5 +1,5 @@
-//! Looks a session up again in the background before its cached answer is too old, so that a
-//! session in use never waits for the store.
+//! The schedule by which a session in use is looked up again before its entry is too old, so that
+//! its requests never wait for the store.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,13 +8,13 @@ use std::{
 
 use crate::clock::MonotonicTime;
 
-/// When the next attempt to refresh an answer is due.
+/// The time of the next attempt to refresh an entry.
 #[derive(Debug, Default)]
 pub(crate) struct Refresh(AtomicU64);
 
 impl Refresh {
-    pub(crate) fn at(moment: MonotonicTime) -> Self {
-        Self(AtomicU64::new(moment.as_nanos()))
+    pub(crate) fn at(time: MonotonicTime) -> Self {
+        Self(AtomicU64::new(time.as_nanos()))
     }
 
     #[inline]
@@ -22,11 +22,12 @@ impl Refresh {
         now.as_nanos() >= self.0.load(Relaxed)
     }
 
-    /// Whether an attempt is due, and it is the caller who makes it. The next is due after
-    /// `pause`; when the answer is too old, the request itself asks.
+    /// Returns `true` if an attempt is due and the caller is to make it. The next one is due after
+    /// `pause`.
     pub(crate) fn take_turn(&self, now: MonotonicTime, pause: Duration) -> bool {
         let next = self.0.load(Relaxed);
-        // One more, for whoever comes at the same moment and knows no pause.
+        // One nanosecond more, so that of two callers at the same time one gets the turn, even
+        // without a pause.
         let after = (now + pause).as_nanos().saturating_add(1);
         now.as_nanos() >= next
             && self
@@ -36,12 +37,16 @@ impl Refresh {
     }
 }
 
-/// From when on an answer that is good for `good_for` is refreshed: when 80 to 90 % of that has
-/// passed. `jitter` are random bits; they keep what was read together from being refreshed
-/// together.
-pub(crate) fn refresh_at(asked: MonotonicTime, good_for: Duration, jitter: usize) -> MonotonicTime {
+/// Returns the time at which an entry that is fresh for `fresh_for` is refreshed: when 80 to 90 % of
+/// that have passed. The random bits of `jitter` keep entries that were read together from being
+/// refreshed together.
+pub(crate) fn refresh_at(
+    start: MonotonicTime,
+    fresh_for: Duration,
+    jitter: usize,
+) -> MonotonicTime {
     let percent = 80 + (jitter % 11) as u32;
-    asked + good_for / 100 * percent
+    start + fresh_for / 100 * percent
 }
 
 #[cfg(test)]
@@ -67,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_together_is_refreshed_at_different_times() {
+    fn entries_read_together_are_refreshed_at_different_times() {
         let asked = MonotonicTime::default();
         let at = |jitter| refresh_at(asked, Duration::from_secs(100), jitter).since(asked);
         assert_eq!(at(0), Duration::from_secs(80));

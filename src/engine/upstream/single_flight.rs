@@ -1,8 +1,7 @@
-//! One lookup per token: whoever asks for a token that is being looked up waits for that
-//! lookup.
+//! One lookup per token: a request for a token that is being looked up waits for that lookup.
 //!
-//! A lookup runs in a task of its own, so that no caller's leaving stops the others. It is
-//! owned by those who wait: when the last of them leaves, it is stopped.
+//! A lookup runs in a task of its own, so that one caller that leaves does not stop the others. It
+//! belongs to its waiters: when the last of them leaves, it is aborted.
 
 use std::{
     collections::HashMap,
@@ -28,91 +27,94 @@ use crate::{
     store::StoreError,
 };
 
-pub(crate) type SharedResult = Result<LookupResult, StoreError>;
+/// The result that all waiters of a lookup get.
+type SharedResult = Result<LookupResult, StoreError>;
+
+type Shard = HashMap<TokenHash128, InFlight, BuildIdentityHasher>;
 
 const SHARDS: usize = 16;
 
-/// The lookups under way.
+/// The lookups in flight.
 #[derive(Default)]
 pub(crate) struct SingleFlight {
-    /// Each guards the flights whose keys fall to it. Held for a table access, never across an
-    /// await, hence a plain mutex.
-    shards: [Mutex<HashMap<TokenHash128, Flight, BuildIdentityHasher>>; SHARDS],
-    numbers: AtomicU64,
+    /// Each guards the lookups whose keys fall to it. Held for a table access, never across an
+    /// await, so a std mutex is enough.
+    shards: [Mutex<Shard>; SHARDS],
+    next_id: AtomicU64,
 }
 
-struct Flight {
-    number: LookupId,
+struct InFlight {
+    id: LookupId,
     epoch: Epoch,
-    lookup: Weak<Lookup>,
+    lookup: Weak<SharedLookup>,
 }
 
-/// Tells a flight from a later one for the same token.
+/// Tells a lookup from a later one for the same token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LookupId(u64);
 
-/// A lookup as seen by those who wait for it.
-pub(crate) struct Lookup {
-    landing: watch::Receiver<Option<SharedResult>>,
-    /// Goes back when the lookup lands or the last who waits leaves, whichever is first. Held
-    /// to take it.
+/// A lookup as its waiters see it. Dropping the last handle aborts it.
+pub(crate) struct SharedLookup {
+    result: watch::Receiver<Option<SharedResult>>,
+    /// Returned when the lookup ends or the last waiter leaves, whichever is first. The mutex is
+    /// held to take it.
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     task: OnceLock<AbortHandle>,
 }
 
-/// What a lookup that was not under way needs to set out.
+/// What the caller that starts a lookup needs for it.
 pub(crate) struct Leader {
-    pub(crate) number: LookupId,
+    pub(crate) id: LookupId,
     pub(crate) epoch: Epoch,
-    pub(crate) land: watch::Sender<Option<SharedResult>>,
+    pub(crate) result: watch::Sender<Option<SharedResult>>,
 }
 
 impl SingleFlight {
-    /// The lookup for `key` that is under way, unless it set out before `not_before`; else a
-    /// new one, which the caller must start.
+    /// Returns the lookup in flight for `key`, unless it began before `not_before`; else registers a
+    /// new one, which the caller must start outside the lock: a task that ends at once deregisters
+    /// itself, which needs the lock.
     ///
-    /// `prepare` gives its epoch and its permit. It is started without the lock: a task that
-    /// ends at once takes itself off the list, which needs the lock.
-    pub(crate) fn join<E>(
+    /// `prepare` provides the epoch and the permit of a new lookup.
+    pub(crate) fn join_or_lead<E>(
         &self,
         key: TokenHash128,
         not_before: Epoch,
         prepare: impl FnOnce() -> Result<(Epoch, Option<OwnedSemaphorePermit>), E>,
-    ) -> Result<(Arc<Lookup>, Option<Leader>), E> {
+    ) -> Result<(Arc<SharedLookup>, Option<Leader>), E> {
         let mut shard = self.shard(key);
-        let under_way = shard
+        let in_flight = shard
             .get(&key)
-            .filter(|flight| flight.epoch >= not_before)
-            .and_then(|flight| flight.lookup.upgrade());
-        if let Some(lookup) = under_way {
+            .filter(|in_flight| in_flight.epoch >= not_before)
+            .and_then(|in_flight| in_flight.lookup.upgrade());
+        if let Some(lookup) = in_flight {
             return Ok((lookup, None));
         }
         let (epoch, permit) = prepare()?;
-        let (land, landing) = watch::channel(None);
-        let lookup = Arc::new(Lookup {
-            landing,
+        let (sender, receiver) = watch::channel(None);
+        let lookup = Arc::new(SharedLookup {
+            result: receiver,
             permit: Mutex::new(permit),
             task: OnceLock::new(),
         });
-        let number = LookupId(self.numbers.fetch_add(1, Relaxed));
-        let flight = Flight {
-            number,
+        let id = LookupId(self.next_id.fetch_add(1, Relaxed));
+        let in_flight = InFlight {
+            id,
             epoch,
             lookup: Arc::downgrade(&lookup),
         };
-        shard.insert(key, flight);
+        shard.insert(key, in_flight);
         let leader = Leader {
-            number,
+            id,
             epoch,
-            land,
+            result: sender,
         };
         Ok((lookup, Some(leader)))
     }
 
-    /// Takes a flight off the list, unless a later one has taken its place.
-    pub(crate) fn leave(&self, key: TokenHash128, number: LookupId) {
+    /// Deregisters the lookup `id`, unless a later one has taken its place.
+    pub(crate) fn remove(&self, key: TokenHash128, id: LookupId) {
         let mut shard = self.shard(key);
-        if shard.get(&key).is_some_and(|it| it.number == number) {
+        if shard.get(&key).is_some_and(|in_flight| in_flight.id == id) {
             shard.remove(&key);
         }
     }
@@ -121,23 +123,20 @@ impl SingleFlight {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    fn shard(
-        &self,
-        key: TokenHash128,
-    ) -> MutexGuard<'_, HashMap<TokenHash128, Flight, BuildIdentityHasher>> {
+    fn shard(&self, key: TokenHash128) -> MutexGuard<'_, Shard> {
         lock(&self.shards[key.shard_bits() % SHARDS])
     }
 }
 
-/// A table is whole wherever code that holds its lock could panic.
+/// Locks a mutex whose value is whole wherever code that holds the lock could panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Lookup {
-    /// Says which task does the work, so that it can be stopped.
-    pub(crate) fn runs_in(&self, task: AbortHandle) {
-        // Called once, by whoever started it.
+impl SharedLookup {
+    /// Records the task, so that dropping the last waiter aborts it.
+    pub(crate) fn set_task(&self, task: AbortHandle) {
+        // The leader alone calls this, once.
         let _ = self.task.set(task);
     }
 
@@ -145,12 +144,12 @@ impl Lookup {
         lock(&self.permit).take();
     }
 
-    /// Waits until the lookup has landed. The caller keeps its handle meanwhile: the last
-    /// handle to go stops the lookup.
-    pub(crate) async fn landed(&self) -> SharedResult {
-        let mut landing = self.landing.clone();
-        match landing.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(landing)) => landing.clone(),
+    /// Waits for the result. The caller keeps its handle meanwhile, since dropping the last one
+    /// aborts the lookup.
+    pub(crate) async fn result(&self) -> SharedResult {
+        let mut receiver = self.result.clone();
+        match receiver.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(result)) => result.clone(),
             _ => Err(StoreError::unavailable(
                 "the lookup ended without an answer: its runtime has shut down",
             )),
@@ -158,7 +157,7 @@ impl Lookup {
     }
 }
 
-impl Drop for Lookup {
+impl Drop for SharedLookup {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
             task.abort();
