@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{AuthenticateError, Authenticated, CacheLookup, Engine, config::Config};
@@ -32,7 +33,7 @@ struct Store {
     engine: OnceLock<Weak<Engine>>,
 }
 
-#[crate::async_trait]
+#[async_trait]
 impl SessionStore for Store {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let sessions = self.sessions.lock().expect("no panic");
