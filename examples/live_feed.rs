@@ -114,13 +114,9 @@ async fn events(lifetime: SessionLifetime) -> Sse<impl Stream<Item = Result<Even
 async fn sign_out(
     State(sessions): State<Sessions>,
     session: CurrentSession,
-) -> Result<StatusCode, StatusCode> {
-    sessions.revoke(&session.id).await.map_err(unavailable)?;
+) -> Result<StatusCode, StoreError> {
+    sessions.revoke(&session.id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn unavailable(_: StoreError) -> StatusCode {
-    StatusCode::SERVICE_UNAVAILABLE
 }
 
 #[tokio::main]

@@ -26,10 +26,10 @@
 //! type Sessions = CustomerSessions<MemoryStore>;
 //!
 //! /// Check the password, the passkey or the OAuth answer here.
-//! async fn sign_in(State(sessions): State<Sessions>) -> Result<Json<CustomerSession>, StatusCode> {
+//! async fn sign_in(State(sessions): State<Sessions>) -> Result<Json<CustomerSession>, StoreError> {
 //!     let customer = CustomerData::new("cus_1", "org_1");
-//!     let session = sessions.issue(customer, Duration::from_secs(3600)).await;
-//!     session.map(Json).map_err(unavailable)
+//!     let session = sessions.issue(customer, Duration::from_secs(3600)).await?;
+//!     Ok(Json(session))
 //! }
 //!
 //! async fn me(customer: Customer) -> String {
@@ -39,13 +39,9 @@
 //! async fn sign_out(
 //!     State(sessions): State<Sessions>,
 //!     session: CurrentSession,
-//! ) -> Result<StatusCode, StatusCode> {
-//!     sessions.revoke(&session.id).await.map_err(unavailable)?;
+//! ) -> Result<StatusCode, StoreError> {
+//!     sessions.revoke(&session.id).await?; // an error answers 503 with `Retry-After`
 //!     Ok(StatusCode::NO_CONTENT)
-//! }
-//!
-//! fn unavailable(_: StoreError) -> StatusCode {
-//!     StatusCode::SERVICE_UNAVAILABLE
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -6,11 +6,12 @@ use axum::{
     Json, Router,
     extract::State,
     http::StatusCode,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use customer_session::{
-    CurrentSession, Customer, CustomerData, CustomerSession, CustomerSessions, SessionRegistry,
-    SessionSummary, StoreError,
+    CurrentSession, Customer, CustomerData, CustomerSessions, SessionRegistry, SessionSummary,
+    StoreError,
 };
 use serde::Deserialize;
 use tokio::{net::TcpListener, signal};
@@ -19,8 +20,6 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Sessions in any store, so that handlers need not be generic.
 type Sessions = CustomerSessions<Arc<dyn SessionRegistry>>;
-
-type Answer<T> = Result<T, StatusCode>;
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -32,10 +31,12 @@ struct Credentials {
 async fn sign_in(
     State(sessions): State<Sessions>,
     Json(credentials): Json<Credentials>,
-) -> Answer<Json<CustomerSession>> {
-    let customer = check(&credentials).ok_or(StatusCode::FORBIDDEN)?;
-    let session = sessions.issue(customer, DAY).await;
-    session.map(Json).map_err(unavailable)
+) -> Result<Response, StoreError> {
+    let Some(customer) = check(&credentials) else {
+        return Ok(StatusCode::FORBIDDEN.into_response());
+    };
+    let session = sessions.issue(customer, DAY).await?;
+    Ok(Json(session).into_response())
 }
 
 /// Checks the password. Yours compares a hash, or verifies a passkey or an OAuth answer.
@@ -59,38 +60,35 @@ async fn me(customer: Customer) -> Json<Customer> {
 async fn list(
     State(sessions): State<Sessions>,
     customer: Customer,
-) -> Answer<Json<Vec<SessionSummary>>> {
-    let list = sessions.list(&customer.id).await.map_err(unavailable)?;
-    Ok(Json(list))
+) -> Result<Json<Vec<SessionSummary>>, StoreError> {
+    Ok(Json(sessions.list(&customer.id).await?))
 }
 
 /// Exchanges the token for a new one. The old one is refused from then on.
 async fn rotate(
     State(sessions): State<Sessions>,
     session: CurrentSession,
-) -> Answer<Json<CustomerSession>> {
-    let new = sessions.rotate(&session.token, DAY).await;
-    new.map_err(unavailable)?
-        .map(Json)
-        .ok_or(StatusCode::UNAUTHORIZED)
+) -> Result<Response, StoreError> {
+    Ok(match sessions.rotate(&session.token, DAY).await? {
+        Some(new) => Json(new).into_response(),
+        None => StatusCode::UNAUTHORIZED.into_response(),
+    })
 }
 
-async fn sign_out(State(sessions): State<Sessions>, session: CurrentSession) -> Answer<StatusCode> {
-    sessions.revoke(&session.id).await.map_err(unavailable)?;
+async fn sign_out(
+    State(sessions): State<Sessions>,
+    session: CurrentSession,
+) -> Result<StatusCode, StoreError> {
+    sessions.revoke(&session.id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn sign_out_everywhere(
     State(sessions): State<Sessions>,
     customer: Customer,
-) -> Answer<StatusCode> {
-    let revoked = sessions.revoke_customer(&customer.id).await;
-    revoked.map_err(unavailable)?;
+) -> Result<StatusCode, StoreError> {
+    sessions.revoke_customer(&customer.id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn unavailable(_: StoreError) -> StatusCode {
-    StatusCode::SERVICE_UNAVAILABLE
 }
 
 pub(crate) async fn serve(sessions: Sessions, listener: TcpListener) -> Result<(), Box<dyn Error>> {
