@@ -1,4 +1,4 @@
-//! What a hit costs in memory: allocations, and the size of its future.
+//! The memory that a hit takes: its allocations, and the size of its future.
 
 use std::{
     convert::Infallible,
@@ -76,7 +76,7 @@ async fn a_hit_allocates_nothing_but_the_extensions() {
         }
     }
     assert!(floor <= 4, "{floor}");
-    // Once in a while moka tidies up on the thread of whoever asks.
+    // Now and then moka runs its maintenance on the caller's thread.
     assert!(others.len() <= 10, "{others:?}");
     println!("a hit allocates {floor} times, all of it in http::Extensions");
 }

@@ -1,4 +1,4 @@
-//! What outlives the request that was let in ends with its session.
+//! Streams and sockets end with the session that opened them.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use test_support::{Fault, HOUR, ProbeStore, customer, receive};
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Generous: what ends at all ends at once.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A generous limit: a lifetime that ends at all ends at once.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 impl Fixture {
     async fn with_timeout() -> Self {
@@ -40,7 +40,7 @@ impl Fixture {
 }
 
 async fn end(ended: tokio::task::JoinHandle<SessionEnd>) -> SessionEnd {
-    let end = timeout(PATIENCE, ended).await;
+    let end = timeout(DEADLINE, ended).await;
     end.expect("it ends").expect("no panic")
 }
 
@@ -110,7 +110,7 @@ async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() 
     let ended = fixture.ended().await;
     fixture.revoke_behind_its_back().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert!(!ended.is_finished(), "nobody knows");
+    assert!(!ended.is_finished(), "no node has been told");
     fixture.clock.advance(TTL);
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 }
@@ -130,7 +130,7 @@ async fn a_short_outage_does_not_end_the_lifetime() {
     let fixture = Fixture::with_timeout().await;
     let ended = fixture.ended().await;
     fixture.store.fault(Fault::Fail);
-    // Nobody has told anything, and the answer is good for as long as that.
+    // Without a message the answer stays in use until it is too old.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!ended.is_finished());
     fixture
@@ -149,7 +149,7 @@ async fn a_short_outage_does_not_end_the_lifetime() {
     assert_eq!(ended.await.expect("no panic"), SessionEnd::Revoked);
 }
 
-/// The store says that it is done, and then nothing any more.
+/// The store fails right after the revocation.
 #[tokio::test(start_paused = true)]
 async fn a_revocation_that_cannot_be_confirmed_ends_the_lifetime_soon() {
     for is_local in [true, false] {
@@ -238,7 +238,7 @@ async fn a_lifetime_that_has_ended_answers_at_once() {
     assert_eq!(
         lifetime.ended().await,
         SessionEnd::Unconfirmed,
-        "nobody knows any more"
+        "there is no engine to ask"
     );
 }
 
@@ -255,7 +255,7 @@ async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
         .await
         .expect("revoked");
     let rest = items.by_ref().count();
-    let rest = timeout(PATIENCE, rest).await.expect("it ends");
+    let rest = timeout(DEADLINE, rest).await.expect("it ends");
     assert!(rest < 1000, "{rest} items after the end");
     assert_eq!(items.next().await, None);
 

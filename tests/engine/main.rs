@@ -1,4 +1,5 @@
-//! The engine's promises, which `scripts/mutants` holds the tests to: no database is linked here.
+//! The promises of the engine. `scripts/mutants` builds this binary for each guard that it takes
+//! out, so no database is linked here.
 
 mod expiry;
 mod fixture;

@@ -1,4 +1,4 @@
-//! One lookup per token, whatever happens to those who wait for it.
+//! One lookup per token, whatever happens to the requests that wait for it.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 

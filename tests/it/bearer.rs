@@ -1,4 +1,4 @@
-//! What each form of request gets: status, challenge, and whether the store is asked.
+//! The answer to each form of request: its status, its challenge, and the lookups it takes.
 //!
 //! Further cases can be read from a file of JSON lines named by `BEARER_CASES`, with the
 //! tokens they use in the file named by `BEARER_TOKENS`.
@@ -46,7 +46,9 @@ async fn send(layer: &CustomerSessionLayer, request: Request<Empty<Bytes>>) -> R
 
 fn challenge(reply: &Reply) -> Option<&str> {
     let mut challenges = reply.headers().get_all("www-authenticate").iter();
-    let challenge = challenges.next().map(|it| it.to_str().expect("ASCII"));
+    let challenge = challenges
+        .next()
+        .map(|value| value.to_str().expect("ASCII"));
     assert!(challenges.next().is_none(), "one challenge at most");
     challenge
 }
@@ -83,7 +85,7 @@ impl Expect {
         let vary = reply
             .headers()
             .get("vary")
-            .is_some_and(|it| it == "authorization");
+            .is_some_and(|value| value == "authorization");
         assert_eq!(vary, optional, "{name}: {:?}", reply.headers());
         let refused = kind.is_some();
         if refused {
@@ -345,18 +347,18 @@ async fn the_answer_does_not_tell_why_a_token_is_invalid() {
     let (expired, now, deleted) = (token("expired"), token("now"), token("deleted"));
     let moment = world.clock.now();
     world
-        .session("expired", expired.clone(), |it| {
-            it.expires_at = moment - TimeDelta::seconds(1)
+        .session("expired", expired.clone(), |session| {
+            session.expires_at = moment - TimeDelta::seconds(1)
         })
         .await;
     world
-        .session("now", now.clone(), |it| it.expires_at = moment)
+        .session("now", now.clone(), |session| session.expires_at = moment)
         .await;
     world
-        .session("deleted", deleted.clone(), |it| {
+        .session("deleted", deleted.clone(), |session| {
             let mut data = CustomerData::new("cus_deleted", "org_1");
             data.deleted_at = Some(moment);
-            it.customer = data.into();
+            session.customer = data.into();
         })
         .await;
     let revoked = world.live("revoked").await;
@@ -471,18 +473,22 @@ async fn cases_from_a_file_get_their_answers() {
             "never issued" | "revoked" => {}
             "expires_at = now-1s" => {
                 world
-                    .session(&id, token, |it| it.expires_at = now - TimeDelta::seconds(1))
+                    .session(&id, token, |session| {
+                        session.expires_at = now - TimeDelta::seconds(1)
+                    })
                     .await;
             }
             "expires_at == now exactly" => {
-                world.session(&id, token, |it| it.expires_at = now).await
+                world
+                    .session(&id, token, |session| session.expires_at = now)
+                    .await
             }
             "customer deleted" => {
                 world
-                    .session(&id, token, |it| {
-                        let mut data = CustomerData::new(it.customer_id.as_str(), "org_1");
+                    .session(&id, token, |session| {
+                        let mut data = CustomerData::new(session.customer_id.as_str(), "org_1");
                         data.deleted_at = Some(now);
-                        it.customer = data.into();
+                        session.customer = data.into();
                     })
                     .await;
             }

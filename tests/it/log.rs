@@ -1,4 +1,4 @@
-//! Everything that is logged, at every level.
+//! A record of the log, at every level.
 
 use std::{
     io::{Result, Write},
@@ -37,7 +37,7 @@ fn subscriber(log: &Log) -> impl Subscriber + Send + Sync + 'static {
 }
 
 impl Log {
-    /// Writes down what this thread logs, as long as the guard lives.
+    /// Records what this thread logs for as long as the guard lives.
     pub(crate) fn listen(&self) -> DefaultGuard {
         LazyLock::force(&PERMANENT);
         tracing::subscriber::set_default(subscriber(self))

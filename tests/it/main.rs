@@ -1,4 +1,5 @@
-//! The crate as its users meet it, in this process alone.
+//! The crate as its users call it, within this process: no database, no other program but an
+//! example.
 
 mod bearer;
 mod composition;

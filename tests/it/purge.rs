@@ -1,4 +1,4 @@
-//! Expired sessions are removed from the store, a batch at a time, until nobody needs it.
+//! Expired sessions are removed from the store, a batch at a time.
 
 use std::{sync::Arc, time::Duration};
 

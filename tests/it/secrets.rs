@@ -17,7 +17,7 @@ use tower_http::trace::TraceLayer;
 use crate::log::Log;
 use test_support::{Fault, HOUR, ProbeStore, customer};
 
-/// Whether any of the tokens, or a telling part of one, was logged.
+/// Returns `true` if one of the tokens, or the beginning of one, was logged.
 fn leaks(log: &Log, tokens: &[SessionToken]) -> bool {
     let text = log.text();
     tokens
@@ -26,17 +26,17 @@ fn leaks(log: &Log, tokens: &[SessionToken]) -> bool {
 }
 
 /// A store that puts the token into its error, against its contract.
-struct Blabbing;
+struct Leaking;
 
 #[async_trait]
-impl SessionStore for Blabbing {
+impl SessionStore for Leaking {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let query = format!("no such column: {}", token.expose());
         Err(StoreError::corrupt(std::io::Error::other(query)))
     }
 }
 
-/// A store that answers with another session than was asked for.
+/// A store that answers with the session of another token.
 struct Mixed(CustomerSession);
 
 #[async_trait]
@@ -110,7 +110,7 @@ async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
     tokens.extend([one, two]);
     store.fault(None);
 
-    // Revocation, rotation, and what they say when the store cannot.
+    // Revocation and rotation.
     let rotated = sessions.rotate(&live.token, HOUR).await.expect("rotated");
     let rotated = rotated.expect("live");
     shown += &format!("{rotated:?} {:?}", sessions.revoke(&rotated.id).await);
@@ -118,17 +118,20 @@ async fn no_path_of_the_engine_or_the_layer_logs_a_token() {
 
     // Stores that break their contract.
     let token = TokenFormat::new("cst_").generate();
-    let blabbing = CustomerSessions::builder(Blabbing).build();
-    let answer = request(blabbing.layer(), token.expose()).await;
+    let leaking = CustomerSessions::builder(Leaking).build();
+    let answer = request(leaking.layer(), token.expose()).await;
     assert!(answer.contains("503"), "{answer}");
     shown += &answer;
-    let error = blabbing.authenticate(&token).await.expect_err("it fails");
+    let error = leaking.authenticate(&token).await.expect_err("it fails");
     let cause = std::error::Error::source(&error).and_then(std::error::Error::source);
     shown += &format!("{error} {error:?} {cause:?}");
     tokens.push(token.clone());
     let mixed = CustomerSessions::builder(Mixed(rotated.clone())).build();
     let answer = request(mixed.layer(), token.expose()).await;
-    assert!(answer.contains("503"), "nobody is let in as somebody else");
+    assert!(
+        answer.contains("503"),
+        "no request is let in as another customer"
+    );
     shown += &answer;
 
     // A missing layer.

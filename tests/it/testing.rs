@@ -1,4 +1,4 @@
-//! What the crate offers to the tests of a service.
+//! The tools for the tests of a service.
 
 use axum::{
     Extension, Router,
@@ -32,16 +32,19 @@ async fn every_extractor_sees_the_signed_in_customer() {
     let app = Router::new()
         .route(
             "/extension",
-            get(async |Extension(it): Extension<Customer>| it.id.to_string()),
+            get(async |Extension(customer): Extension<Customer>| customer.id.to_string()),
         )
-        .route("/customer", get(async |it: Customer| it.id.to_string()))
+        .route(
+            "/customer",
+            get(async |customer: Customer| customer.id.to_string()),
+        )
         .route(
             "/optional",
-            get(async |it: Option<Customer>| it.expect("signed in").id.to_string()),
+            get(async |customer: Option<Customer>| customer.expect("signed in").id.to_string()),
         )
         .route(
             "/session",
-            get(async |it: CurrentSession| it.customer_id.to_string()),
+            get(async |session: CurrentSession| session.customer_id.to_string()),
         )
         .layer(SignedIn::new(CustomerData::new("cus_test", "org_1")))
         // What another layer has left does not count.

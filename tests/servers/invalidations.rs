@@ -1,4 +1,4 @@
-//! What nodes hear of each other through a real PostgreSQL and a real Redis.
+//! Invalidations between nodes through a real PostgreSQL and a real Redis.
 
 use std::{
     collections::HashMap,
@@ -19,20 +19,21 @@ use test_support::{
     servers::{self, Server},
 };
 
-/// Silence of a second, an answer that takes a second, and a busy machine.
-const NOTICED: Duration = Duration::from_secs(4);
+/// The time in which a message or a gap is noticed: a second of silence, a second for an answer,
+/// and slack for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 async fn next(source: &mut impl InvalidationSource) -> SourceEvent {
-    let next = timeout(NOTICED, source.recv()).await;
+    let next = timeout(DEADLINE, source.recv()).await;
     next.expect("a message").expect("the source goes on")
 }
 
-/// Reads on until it comes.
-async fn hears(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
+/// Receives events until `expected` comes.
+async fn receive_until(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
     let expected = expected.into();
     let begun = Instant::now();
     while next(source).await != expected {
-        assert!(begun.elapsed() < NOTICED, "{expected:?} does not come");
+        assert!(begun.elapsed() < DEADLINE, "{expected:?} does not come");
     }
 }
 
@@ -68,8 +69,8 @@ async fn from_redis(port: u16) -> RedisInvalidations {
     RedisInvalidations::connect(&url).await.expect("it listens")
 }
 
-/// Every change through the store is announced to who listens.
-async fn changes_are_heard(store: impl SessionRegistry, mut source: impl InvalidationSource) {
+/// Every change through the store is announced to the listeners.
+async fn changes_are_announced(store: impl SessionRegistry, mut source: impl InvalidationSource) {
     assert_eq!(
         next(&mut source).await,
         Invalidation::All.into(),
@@ -78,29 +79,29 @@ async fn changes_are_heard(store: impl SessionRegistry, mut source: impl Invalid
 
     let one = inserted(&store).await;
     assert!(store.revoke(&one.id).await.expect("revoked"));
-    hears(&mut source, Invalidation::Session(one.id)).await;
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
 
     let one = inserted(&store).await;
     let next = session(&store, one.customer_id.as_str());
     assert!(store.replace(&one.id, &next).await.expect("rotated"));
-    hears(&mut source, Invalidation::Session(one.id)).await;
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
 
     let mut data = CustomerData::clone(&next.customer);
     data.name = Some("John".to_owned());
     store.update_customer(&data.into()).await.expect("updated");
-    hears(
+    receive_until(
         &mut source,
         Invalidation::Customer(next.customer_id.clone()),
     )
     .await;
 
-    // A new session may bring news of its customer.
+    // A new session may change its customer.
     let mut other = session(&store, next.customer_id.as_str());
     let mut data = CustomerData::clone(&next.customer);
     data.name = Some("Joan".to_owned());
     other.customer = data.into();
     store.insert(&other).await.expect("inserted");
-    hears(
+    receive_until(
         &mut source,
         Invalidation::Customer(next.customer_id.clone()),
     )
@@ -110,10 +111,10 @@ async fn changes_are_heard(store: impl SessionRegistry, mut source: impl Invalid
         .revoke_customer(&next.customer_id)
         .await
         .expect("revoked");
-    hears(&mut source, Invalidation::Session(other.id)).await;
+    receive_until(&mut source, Invalidation::Session(other.id)).await;
 }
 
-/// A server that goes away and comes back, and connections that end with a word or without.
+/// A server that is killed and started again, and connections that are closed or silently lost.
 async fn gaps_are_noticed<S: InvalidationSource>(
     server: &mut Server,
     connect: impl AsyncFn(u16) -> S,
@@ -123,7 +124,10 @@ async fn gaps_are_noticed<S: InvalidationSource>(
     server.kill();
     assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
     let silence = timeout(Duration::from_millis(300), source.recv()).await;
-    assert!(silence.is_err(), "nothing can be heard: {silence:?}");
+    assert!(
+        silence.is_err(),
+        "no event while the server is down: {silence:?}"
+    );
     server.start();
     let back = Instant::now();
     assert_eq!(next(&mut source).await, Invalidation::All.into());
@@ -143,12 +147,12 @@ async fn gaps_are_noticed<S: InvalidationSource>(
     assert_eq!(
         next(&mut source).await,
         SourceEvent::Disconnected,
-        "without a word"
+        "silently lost"
     );
     assert_eq!(next(&mut source).await, Invalidation::All.into());
 }
 
-/// From when a revocation has returned until others hear of it.
+/// Measures the time from the return of a revocation until other nodes receive its message.
 async fn delays<S: InvalidationSource + 'static>(
     name: &str,
     store: impl SessionRegistry,
@@ -164,20 +168,20 @@ async fn delays<S: InvalidationSource + 'static>(
     for _ in 0..3 {
         let (mut source, revoked) = (connect().await, revoked.subscribe());
         nodes.spawn(async move {
-            let mut heard = HashMap::new();
-            while heard.len() < REVOCATIONS {
+            let mut received = HashMap::new();
+            while received.len() < REVOCATIONS {
                 if let SourceEvent::Invalidate(Invalidation::Session(id)) = next(&mut source).await
                 {
-                    heard.insert(id, Instant::now());
+                    received.insert(id, Instant::now());
                 }
             }
             let revoked = revoked.borrow();
-            // What was heard before the revocation returned was heard at once.
-            let delay = |(id, heard): (&SessionId, &Instant)| {
-                let revoked = revoked.get(id).unwrap_or(heard);
-                heard.saturating_duration_since(*revoked)
+            // A message that arrived before the revocation returned has no delay.
+            let delay = |(id, received): (&SessionId, &Instant)| {
+                let revoked = revoked.get(id).unwrap_or(received);
+                received.saturating_duration_since(*revoked)
             };
-            heard.iter().map(delay).collect::<Vec<_>>()
+            received.iter().map(delay).collect::<Vec<_>>()
         });
     }
     let mut turn = tokio::time::interval(Duration::from_millis(5));
@@ -192,15 +196,15 @@ async fn delays<S: InvalidationSource + 'static>(
     delays.sort();
     let at = |percent: usize| delays[(delays.len() - 1) * percent / 100];
     println!(
-        "{name}: heard on three other nodes after {:?} (median), {:?} (p99)",
+        "{name}: received by three other nodes after {:?} (median), {:?} (p99)",
         at(50),
         at(99)
     );
     assert!(at(99) <= Duration::from_millis(100), "{:?}", at(99));
 }
 
-/// Whoever gives up waiting again and again misses nothing.
-async fn nothing_is_lost_by_impatience(
+/// A receiver that is cancelled again and again misses no message.
+async fn cancelled_receives_lose_nothing(
     store: impl SessionRegistry,
     mut source: impl InvalidationSource,
 ) {
@@ -213,9 +217,8 @@ async fn nothing_is_lost_by_impatience(
     }
     let begun = Instant::now();
     while !missing.is_empty() {
-        assert!(begun.elapsed() < NOTICED, "{} are missing", missing.len());
-        let patience = Duration::from_micros(50);
-        let event = timeout(patience, source.recv()).await;
+        assert!(begun.elapsed() < DEADLINE, "{} are missing", missing.len());
+        let event = timeout(Duration::from_micros(50), source.recv()).await;
         if let Ok(Some(SourceEvent::Invalidate(Invalidation::Session(id)))) = event {
             missing.remove(&id);
         }
@@ -227,8 +230,8 @@ async fn postgres_announces_every_change() {
     let Some((server, store)) = postgres().await else {
         return;
     };
-    changes_are_heard(store.clone(), from_postgres(server.port).await).await;
-    nothing_is_lost_by_impatience(store.clone(), from_postgres(server.port).await).await;
+    changes_are_announced(store.clone(), from_postgres(server.port).await).await;
+    cancelled_receives_lose_nothing(store.clone(), from_postgres(server.port).await).await;
     delays("PostgreSQL", store, async || {
         from_postgres(server.port).await
     })
@@ -240,8 +243,8 @@ async fn redis_announces_every_change() {
     let Some((server, store)) = redis().await else {
         return;
     };
-    changes_are_heard(store.clone(), from_redis(server.port).await).await;
-    nothing_is_lost_by_impatience(store.clone(), from_redis(server.port).await).await;
+    changes_are_announced(store.clone(), from_redis(server.port).await).await;
+    cancelled_receives_lose_nothing(store.clone(), from_redis(server.port).await).await;
     delays("Redis", store, async || from_redis(server.port).await).await;
 }
 
@@ -288,11 +291,11 @@ async fn changes_by_hand_in_postgres_are_announced() {
         one.id
     ))
     .await;
-    let said = next(&mut source).await;
+    let event = next(&mut source).await;
     assert_eq!(
-        said,
+        event,
         Invalidation::Session(one.id.clone()).into(),
-        "what was rolled back is not announced"
+        "a rolled back change is not announced"
     );
     run(format!(
         "DELETE FROM customer_sessions WHERE id = '{}'",
@@ -310,9 +313,9 @@ async fn changes_by_hand_in_postgres_are_announced() {
         one.customer_id
     ))
     .await;
-    hears(&mut source, Invalidation::Session(one.id)).await;
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
     run("TRUNCATE customer_sessions".to_owned()).await;
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
 
     // An identifier that no message could hold.
     let mut long = session(&store, &unique("cus"));
@@ -324,9 +327,9 @@ async fn changes_by_hand_in_postgres_are_announced() {
             .to_owned(),
     )
     .await;
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
 
-    // What expired long ago is let in nowhere, so that purging is silent.
+    // A session that expired long ago is let in nowhere, so purging it is not announced.
     let mut old = session(&store, &unique("cus"));
     old.expires_at -= chrono::TimeDelta::hours(3);
     store.insert(&old).await.expect("inserted");
@@ -368,12 +371,12 @@ async fn floods_and_malformed_messages_in_postgres_do_no_harm() {
             .await
             .expect("sent");
     };
-    for nonsense in ["", "session", "sessions:x", "ALL", "{\"session\":1}"] {
-        notify(nonsense).await;
+    for malformed in ["", "session", "sessions:x", "ALL", "{\"session\":1}"] {
+        notify(malformed).await;
         assert_eq!(
             next(&mut source).await,
             SourceEvent::Malformed,
-            "{nonsense}"
+            "{malformed}"
         );
     }
     let burst = "SELECT pg_notify($1, 'session:' || n) FROM generate_series(1, 100000) AS n";
@@ -383,13 +386,13 @@ async fn floods_and_malformed_messages_in_postgres_do_no_harm() {
         .await
         .expect("sent");
     let begun = Instant::now();
-    hears(&mut source, Invalidation::Session("100000".into())).await;
+    receive_until(&mut source, Invalidation::Session("100000".into())).await;
     println!(
-        "100,000 messages of PostgreSQL were heard in {:?}",
+        "100,000 messages of PostgreSQL were received in {:?}",
         begun.elapsed()
     );
 
-    // One statement that concerns very many is one message.
+    // One statement that concerns many sessions is one message.
     let mut first = None;
     for _ in 0..150 {
         first.get_or_insert(inserted(&store).await);
@@ -412,8 +415,8 @@ async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
         .await
         .expect("created");
     let url = |schema: &str| format!("{}?options=-csearch_path%3D{schema}", server.url());
-    let deaf = PostgresInvalidations::connect(&url("bare")).await;
-    assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
+    let refused = PostgresInvalidations::connect(&url("bare")).await;
+    assert_error(refused, StoreErrorKind::Unavailable, &["migrate"]);
 
     let other = PostgresStore::connect(&url("other"), peppers())
         .await
@@ -437,8 +440,8 @@ async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
         .execute("ALTER TABLE other.customers DISABLE TRIGGER ALL")
         .await
         .expect("done");
-    let deaf = PostgresInvalidations::connect(&url("other")).await;
-    assert_error(deaf, StoreErrorKind::Unavailable, &["migrate"]);
+    let refused = PostgresInvalidations::connect(&url("other")).await;
+    assert_error(refused, StoreErrorKind::Unavailable, &["migrate"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,21 +458,21 @@ async fn changes_by_hand_in_redis_are_announced_and_floods_do_no_harm() {
     assert_eq!(next(&mut source).await, Invalidation::All.into());
 
     let one = inserted(&store).await;
-    hears(&mut source, Invalidation::Customer(one.customer_id.clone())).await;
+    receive_until(&mut source, Invalidation::Customer(one.customer_id.clone())).await;
     let key = format!("{{customer_sessions}}:customer:{}", one.customer_id);
     redis::cmd("DEL")
         .arg(&key)
         .exec_async(&mut by_hand)
         .await
         .expect("deleted");
-    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
+    receive_until(&mut source, Invalidation::Customer(one.customer_id)).await;
     redis::cmd("FLUSHALL")
         .exec_async(&mut by_hand)
         .await
         .expect("flushed");
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
 
-    // The server puts many keys into one message.
+    // The server reports many keys in one message.
     for thousand in 0..100 {
         let mut many = redis::pipe();
         for number in 0..1000 {
@@ -480,10 +483,13 @@ async fn changes_by_hand_in_redis_are_announced_and_floods_do_no_harm() {
     }
     let begun = Instant::now();
     let one = inserted(&store).await;
-    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
-    println!("100,000 keys of Redis were heard in {:?}", begun.elapsed());
+    receive_until(&mut source, Invalidation::Customer(one.customer_id)).await;
+    println!(
+        "100,000 keys of Redis were received in {:?}",
+        begun.elapsed()
+    );
 
-    // More messages than there is room for, while nobody reads: that is a gap.
+    // More messages than fit the buffer while nothing is read: a gap.
     for number in 0..9000 {
         let key = format!("{{customer_sessions}}:session:{number}");
         let mut set = redis::cmd("SET");
@@ -499,35 +505,34 @@ async fn changes_by_hand_in_redis_are_announced_and_floods_do_no_harm() {
         "one for all of them"
     );
     let one = inserted(&store).await;
-    hears(&mut source, Invalidation::Customer(one.customer_id)).await;
+    receive_until(&mut source, Invalidation::Customer(one.customer_id)).await;
 }
 
-/// As when a service has shut its runtime down, and what is left goes out of scope.
-/// The channel is named after the table.
+/// The channel is named after the table, so the source must notice a new one.
 #[tokio::test]
 async fn tables_that_are_created_again_are_announced() {
     let Some((server, store)) = postgres().await else {
         return;
     };
     let mut source = from_postgres(server.port).await;
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
     let pool = PgPool::connect(&server.url()).await.expect("connected");
     let all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
     pool.execute(all).await.expect("dropped");
-    hears(&mut source, SourceEvent::Disconnected).await;
+    receive_until(&mut source, SourceEvent::Disconnected).await;
     store.migrate().await.expect("migrated");
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
     let one = inserted(&store).await;
     assert!(store.revoke(&one.id).await.expect("revoked"));
-    hears(&mut source, Invalidation::Session(one.id)).await;
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
 
-    // And triggers that somebody switches off.
+    // Also triggers that are switched off.
     let off = "ALTER TABLE customer_sessions DISABLE TRIGGER USER";
     pool.execute(off).await.expect("switched off");
-    hears(&mut source, SourceEvent::Disconnected).await;
+    receive_until(&mut source, SourceEvent::Disconnected).await;
     let on = "ALTER TABLE customer_sessions ENABLE TRIGGER USER";
     pool.execute(on).await.expect("switched on");
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
 }
 
 #[tokio::test]
@@ -536,7 +541,7 @@ async fn a_redis_that_becomes_a_replica_is_not_relied_on() {
         return;
     };
     let mut source = from_redis(server.port).await;
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
     let client = redis::Client::open(server.url()).expect("a URL");
     let connection = client.get_multiplexed_async_connection().await;
     let mut connection = connection.expect("connected");
@@ -547,11 +552,11 @@ async fn a_redis_that_becomes_a_replica_is_not_relied_on() {
         followed.expect("set");
     };
     follow(["127.0.0.1", "1"]).await;
-    hears(&mut source, SourceEvent::Disconnected).await;
+    receive_until(&mut source, SourceEvent::Disconnected).await;
     let refused = RedisInvalidations::connect(&server.url()).await;
     assert_error(refused, StoreErrorKind::Unavailable, &["replica"]);
     follow(["NO", "ONE"]).await;
-    hears(&mut source, Invalidation::All).await;
+    receive_until(&mut source, Invalidation::All).await;
 }
 
 #[test]

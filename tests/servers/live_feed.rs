@@ -30,7 +30,7 @@ impl Node {
         }
     }
 
-    /// Sends a request and reads until `until` has come.
+    /// Sends a request and reads the answer until it contains `until`.
     fn open(&self, head: &str, until: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).expect("connected");
         stream

@@ -1,4 +1,4 @@
-//! What every store that outlives its process must do, whichever database it is on.
+//! The behaviour that every store in a database must have.
 
 use std::{
     error::Error,
@@ -24,11 +24,11 @@ pub(crate) fn peppers() -> Peppers {
     Peppers::new(PEPPER)
 }
 
-/// An identifier that no other test has.
-pub(crate) fn unique(what: &str) -> String {
+/// Returns an identifier that no other test has.
+pub(crate) fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{what}_{}_{number}", std::process::id())
+    format!("{prefix}_{}_{number}", std::process::id())
 }
 
 pub(crate) fn session(store: &impl SessionRegistry, customer: &str) -> CustomerSession {
@@ -45,7 +45,7 @@ pub(crate) async fn inserted(store: &impl SessionRegistry) -> CustomerSession {
     session
 }
 
-/// The error and all that is behind it, as a log would show them.
+/// Returns the texts of an error and its sources, as a log would show them.
 pub(crate) fn text(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -56,7 +56,7 @@ pub(crate) fn text(error: &dyn Error) -> String {
     text
 }
 
-/// Fails unless it is an error of this kind that says all of this.
+/// Fails unless the outcome is an error of this kind whose text contains all of `says`.
 pub(crate) fn assert_error<T: std::fmt::Debug>(
     outcome: Result<T, StoreError>,
     kind: StoreErrorKind,
@@ -70,13 +70,19 @@ pub(crate) fn assert_error<T: std::fmt::Debug>(
     }
 }
 
+/// Fails unless the error's text contains `part`.
+pub(crate) fn assert_says(error: &StoreError, part: &str) {
+    let text = text(error);
+    assert!(text.contains(part), "{part:?} is not in {text:?}");
+}
+
 pub(crate) async fn keeps_the_contract(store: impl SessionRegistry) {
     let report = conformance(store).await;
     println!("{report}");
     report.assert_kept();
 }
 
-/// Fractions come back bit by bit, and what cannot be kept is refused by name.
+/// Floats keep every bit, and a value that cannot be kept is refused by name.
 pub(crate) async fn keeps_or_refuses_metadata(store: &impl SessionRegistry) {
     let with = |metadata: Vec<(&str, MetadataValue)>| {
         let mut session = session(store, &unique("cus"));
@@ -114,7 +120,7 @@ pub(crate) async fn keeps_or_refuses_metadata(store: &impl SessionRegistry) {
     }
 }
 
-/// What a NUL is in is said, and what has one in its name is not there.
+/// A field with a NUL is refused by name, and no identifier with a NUL is found.
 pub(crate) async fn refuses_nul(store: &impl SessionRegistry) {
     let refused = |customer: Customer| async move {
         let mut session = session(store, customer.id.as_str());
@@ -157,7 +163,7 @@ pub(crate) async fn refuses_nul(store: &impl SessionRegistry) {
     );
 }
 
-/// A customer's rotations under way do not outlive the customer's revocation.
+/// Rotations under way do not outlive the revocation of their customer.
 pub(crate) async fn revoking_a_customer_ends_rotations(store: Arc<impl SessionRegistry>) {
     for _ in 0..30 {
         let customer = unique("cus");
@@ -191,7 +197,7 @@ pub(crate) async fn revoking_a_customer_ends_rotations(store: Arc<impl SessionRe
     }
 }
 
-/// However many rotate one session at once, one of them does, with connections that are warm.
+/// One of many concurrent rotations of a session wins, also with open connections.
 pub(crate) async fn rotations_have_one_winner(store: Arc<impl SessionRegistry>) {
     for _ in 0..40 {
         let old = inserted(&*store).await;
@@ -202,14 +208,17 @@ pub(crate) async fn rotations_have_one_winner(store: Arc<impl SessionRegistry>) 
             rotations.spawn(async move { store.replace(&id, &new).await });
         }
         let won = rotations.join_all().await;
-        let won: Vec<bool> = won.into_iter().map(|it| it.expect("an answer")).collect();
+        let won: Vec<bool> = won
+            .into_iter()
+            .map(|outcome| outcome.expect("an answer"))
+            .collect();
         assert_eq!(won.iter().filter(|won| **won).count(), 1);
         let left = store.list(&old.customer_id).await.expect("a list");
-        assert_eq!(left.len(), 1, "sessions came of one");
+        assert_eq!(left.len(), 1, "one session became several");
     }
 }
 
-/// Whatever is changed at once, all of it happens: nobody waits for another in a circle.
+/// Concurrent changes all succeed: there is no deadlock.
 pub(crate) async fn changes_do_not_hinder_each_other(store: Arc<impl SessionRegistry>) {
     let customers: Vec<_> = (0..3).map(|_| unique("cus")).collect();
     let mut tasks = JoinSet::new();
@@ -236,25 +245,71 @@ pub(crate) async fn changes_do_not_hinder_each_other(store: Arc<impl SessionRegi
     }
 }
 
-/// Opens a store under other peppers, or without.
-pub(crate) trait Reopen {
+/// A database of its own for one test.
+pub(crate) trait Database: Sized {
     type Store: SessionRegistry;
-    fn reopen(&self, peppers: Peppers) -> impl Future<Output = Self::Store>;
+
+    /// Creates one. Returns `None`, and says so, if there is no server.
+    async fn new() -> Option<Self>;
+
+    /// Opens it with [`peppers`].
+    async fn open(&self) -> Self::Store;
+
+    /// Opens it with other peppers, or without.
+    async fn reopen(&self, peppers: Peppers) -> Self::Store;
 }
 
-/// A pepper is changed without anybody being signed out; a wrong one is noticed.
-pub(crate) async fn peppers_form_a_ring(database: &impl Reopen) {
+/// Makes the tests that every database must pass a part of its module.
+macro_rules! shared_tests {
+    ($database:ty) => {
+        #[tokio::test]
+        async fn metadata_is_kept_or_refused() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            let store = database.open().await;
+            persistent_store::keeps_or_refuses_metadata(&store).await;
+            persistent_store::refuses_nul(&store).await;
+        }
+
+        #[tokio::test]
+        async fn peppers_form_a_ring() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            persistent_store::peppers_form_a_ring(&database).await;
+        }
+
+        shared_tests!($database, revoking_a_customer_ends_rotations);
+        shared_tests!($database, rotations_have_one_winner);
+        shared_tests!($database, changes_do_not_hinder_each_other);
+        shared_tests!($database, purging_spares_lookups);
+    };
+    ($database:ty, $test:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $test() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            persistent_store::$test(Arc::new(database.open().await)).await;
+        }
+    };
+}
+pub(crate) use shared_tests;
+
+/// A pepper is changed without ending sessions; a wrong one is noticed.
+pub(crate) async fn peppers_form_a_ring(database: &impl Database) {
     let plain = database.reopen(Peppers::none()).await;
     let kept = inserted(&plain).await;
     let find = async |peppers| database.reopen(peppers).await.find(&kept.token).await;
 
-    // A pepper alone does not know what was kept without: that is an error, not an unknown token.
+    // A pepper does not match what was stored without one: that is an error, not an unknown token.
     let outcome = find(Peppers::new([1; 32])).await;
     assert_error(outcome, StoreErrorKind::Unavailable, &["another pepper"]);
 
     for peppers in [
         Peppers::new([1; 32]).or_none(),
-        // It was rewritten when it was found: the old one is not needed any more.
+        // The lookup has rewritten the record: the old setting is not needed any more.
         Peppers::new([1; 32]),
         Peppers::new([2; 32]).or([9; 32]).or([1; 32]),
         Peppers::new([2; 32]),
@@ -271,7 +326,7 @@ pub(crate) async fn peppers_form_a_ring(database: &impl Reopen) {
     assert_error(outcome, StoreErrorKind::Unavailable, &["16 bytes"]);
 }
 
-/// Lookups go on while sessions are purged, live ones are spared, and everything goes.
+/// Lookups go on while sessions are purged, live sessions stay, and all expired ones go.
 pub(crate) async fn purging_spares_lookups(store: Arc<impl SessionRegistry>) {
     let live = inserted(&*store).await;
     let customer = unique("cus");
@@ -303,7 +358,7 @@ pub(crate) async fn purging_spares_lookups(store: Arc<impl SessionRegistry>) {
     while !purgers.is_empty() {
         let lookup = store.find(&live.token);
         let found = tokio::time::timeout(Duration::from_secs(1), lookup).await;
-        let found = found.expect("a lookup waits for nobody");
+        let found = found.expect("a lookup does not wait for a purge");
         assert_eq!(found.expect("an answer").as_ref(), Some(&live));
         if let Some(purged) = purgers.try_join_next() {
             purged.expect("no panic");
@@ -315,7 +370,7 @@ pub(crate) async fn purging_spares_lookups(store: Arc<impl SessionRegistry>) {
     assert_eq!(store.list(&customer.into()).await.expect("a list"), []);
 }
 
-/// While the server is gone the store says so; when it is back, so is the store.
+/// A store reports that the server is down, and works again as soon as the server does.
 pub(crate) async fn heals(store: impl SessionRegistry, server: &mut Server) {
     let session = inserted(&store).await;
     for _ in 0..2 {
@@ -341,18 +396,18 @@ pub(crate) async fn heals(store: impl SessionRegistry, server: &mut Server) {
                 }
             }
         };
-        assert_eq!(found.as_ref(), Some(&session), "nothing is lost");
+        assert_eq!(found.as_ref(), Some(&session), "no data is lost");
     }
 }
 
-/// One session is rotated again and again while the server is killed:
-/// then there is one session, the last that was acknowledged or its successor, whole.
+/// A session is rotated again and again while the server is killed. One session is left then: the
+/// last that was acknowledged, or its successor, complete.
 pub(crate) async fn kills_leave_no_half(store: impl SessionRegistry + Clone, server: &mut Server) {
     let mut kills = 0;
     let mut current = inserted(&store).await;
     for round in 0..6 {
         let rotating = tokio::spawn(rotate_until_it_fails(store.clone(), current));
-        // At a moment that differs from round to round, between any two statements.
+        // At a time that differs from round to round, between any two statements.
         tokio::time::sleep(Duration::from_millis(40 + 7 * round)).await;
         server.kill();
         let (last, next, rotations) = rotating.await.expect("no panic");
@@ -372,7 +427,7 @@ pub(crate) async fn kills_leave_no_half(store: impl SessionRegistry + Clone, ser
         } else {
             (next, last)
         };
-        assert_eq!(left.id, here.id, "neither the old nor the new");
+        assert_eq!(left.id, here.id, "neither the old nor the new session");
         let found = store.find(&here.token).await.expect("an answer");
         assert_eq!(found.as_ref(), Some(&here));
         assert_eq!(store.find(&gone.token).await.expect("an answer"), None);
@@ -382,7 +437,7 @@ pub(crate) async fn kills_leave_no_half(store: impl SessionRegistry + Clone, ser
     println!("{kills} kills survived");
 }
 
-/// The last session that was acknowledged, the one under way, and how many there were.
+/// Returns the last session that was acknowledged, its successor, and the number of rotations.
 async fn rotate_until_it_fails(
     store: impl SessionRegistry,
     mut current: CustomerSession,
@@ -392,7 +447,7 @@ async fn rotate_until_it_fails(
         let mut next = session(&store, current.customer_id.as_str());
         next.customer = current.customer.clone();
         match store.replace(&current.id, &next).await {
-            Ok(replaced) => assert!(replaced, "nobody else rotates"),
+            Ok(replaced) => assert!(replaced, "nothing else rotates"),
             Err(_) => return (current, next, rotations),
         }
         current = next;

@@ -21,19 +21,19 @@ impl Portal {
         Self { process, curls }
     }
 
-    /// The address that it listens on.
+    /// Returns the address that it listens on.
     fn address(&self) -> &str {
         let (_, rest) = self.curls[0].split_once("http://").expect("a URL");
         rest.split('/').next().expect("an address")
     }
 
-    /// One of its lines, sent to the address of another.
+    /// Sends one of its lines to the address of another portal.
     fn curl_to(&self, number: usize, other: &Self) -> (u16, String) {
         curl(&self.curls[number].replace(self.address(), other.address()))
     }
 }
 
-/// What `curl` would do with this line; the machine may not have it.
+/// Sends the request of a `curl` line, since `curl` may not be installed.
 fn curl(line: &str) -> (u16, String) {
     let (_, url) = line.rsplit_once(" http://").expect("a URL");
     let (address, path) = url.split_once('/').expect("a path");

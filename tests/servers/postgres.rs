@@ -11,7 +11,9 @@ use customer_session::{
 };
 use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
 
-use crate::persistent_store::{self, Reopen, assert_error, inserted, peppers, unique};
+use crate::persistent_store::{
+    self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
+};
 use test_support::{
     proxy::Proxy,
     servers::{self, Server},
@@ -23,7 +25,25 @@ struct Schema {
 }
 
 impl Schema {
-    /// `None`: there is no server; said aloud.
+    async fn on(server: &str) -> Self {
+        let name = unique("tests");
+        let pool = PgPool::connect(server).await.expect("connected");
+        let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {name}"));
+        sqlx::query(create).execute(&pool).await.expect("created");
+        let separator = if server.contains('?') { '&' } else { '?' };
+        Self {
+            url: format!("{server}{separator}options=-csearch_path%3D{name}"),
+        }
+    }
+
+    async fn pool(&self) -> PgPool {
+        PgPool::connect(&self.url).await.expect("connected")
+    }
+}
+
+impl Database for Schema {
+    type Store = PostgresStore;
+
     async fn new() -> Option<Self> {
         static SHARED: OnceLock<Option<Server>> = OnceLock::new();
         let server = match std::env::var("TEST_POSTGRES_URL") {
@@ -39,17 +59,6 @@ impl Schema {
         Some(Self::on(&server).await)
     }
 
-    async fn on(server: &str) -> Self {
-        let name = unique("tests");
-        let pool = PgPool::connect(server).await.expect("connected");
-        let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {name}"));
-        sqlx::query(create).execute(&pool).await.expect("created");
-        let and = if server.contains('?') { '&' } else { '?' };
-        Self {
-            url: format!("{server}{and}options=-csearch_path%3D{name}"),
-        }
-    }
-
     async fn open(&self) -> PostgresStore {
         let store = PostgresStore::connect(&self.url, peppers()).await;
         let store = store.expect("connected");
@@ -57,22 +66,16 @@ impl Schema {
         store
     }
 
-    async fn pool(&self) -> PgPool {
-        PgPool::connect(&self.url).await.expect("connected")
-    }
-}
-
-impl Reopen for Schema {
-    type Store = PostgresStore;
-
     async fn reopen(&self, peppers: Peppers) -> PostgresStore {
         let store = PostgresStore::connect(&self.url, peppers).await;
         let store = store.expect("connected");
-        // Whether the peppers are right, the first use will tell.
+        // The first use shows whether the peppers are right.
         let _ = store.migrate().await;
         store
     }
 }
+
+shared_tests!(Schema);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_keeps_the_contract() {
@@ -80,58 +83,6 @@ async fn the_store_keeps_the_contract() {
         return;
     };
     persistent_store::keeps_the_contract(schema.open().await).await;
-}
-
-#[tokio::test]
-async fn metadata_is_kept_or_refused() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    let store = schema.open().await;
-    persistent_store::keeps_or_refuses_metadata(&store).await;
-    persistent_store::refuses_nul(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn revoking_a_customer_ends_rotations() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    persistent_store::revoking_a_customer_ends_rotations(Arc::new(schema.open().await)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rotations_have_one_winner() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    let store = schema.open().await;
-    persistent_store::rotations_have_one_winner(Arc::new(store)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_do_not_hinder_each_other() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    let store = schema.open().await;
-    persistent_store::changes_do_not_hinder_each_other(Arc::new(store)).await;
-}
-
-#[tokio::test]
-async fn peppers_form_a_ring() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    persistent_store::peppers_form_a_ring(&schema).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn purging_spares_lookups() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    persistent_store::purging_spares_lookups(Arc::new(schema.open().await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +141,7 @@ async fn a_damaged_row_is_named() {
             &says,
         );
     }
-    // Moments that no calendar of ours has are kept out.
+    // Times that the crate cannot represent are refused by the table.
     for never in ["infinity", "-infinity", "290000-01-01"] {
         let never = format!("UPDATE customer_sessions SET expires_at = '{never}'");
         let never = sqlx::query(sqlx::AssertSqlSafe(never));
@@ -198,7 +149,7 @@ async fn a_damaged_row_is_named() {
     }
 }
 
-/// All that the store has prepared is planned anew for a table of some size.
+/// Every statement that the store has prepared is planned again for a larger table.
 #[tokio::test]
 async fn every_statement_has_its_index() {
     let Some(schema) = Schema::new().await else {
@@ -294,9 +245,12 @@ async fn an_unusable_database_is_named_in_the_error() {
     );
     assert_error(store.insert(&session).await, unavailable, &["migrate()"]);
     store.migrate().await.expect("migrated");
-    store.insert(&session).await.expect("it heals");
+    store
+        .insert(&session)
+        .await
+        .expect("it works once migrated");
 
-    // A table of the same name that is somebody else's is left alone.
+    // An application's own table of the same name is left alone.
     let other = Schema::on(schema.url.split('?').next().expect("a URL")).await;
     let theirs = "CREATE TABLE customers (id int PRIMARY KEY, what text)";
     sqlx::query(theirs)
@@ -327,7 +281,7 @@ async fn an_unusable_database_is_named_in_the_error() {
     isolation(advice).await.expect("the advice is good");
 }
 
-/// The driver's lock is the whole database's.
+/// The lock that the driver takes is one for the whole database.
 #[tokio::test]
 async fn a_failed_migration_does_not_block_the_next() {
     let Some(schema) = Schema::new().await else {
@@ -338,16 +292,16 @@ async fn a_failed_migration_does_not_block_the_next() {
     let pool = schema.pool().await;
     let theirs = "CREATE TABLE customers (id int PRIMARY KEY)";
     sqlx::query(theirs).execute(&pool).await.expect("created");
-    store.migrate().await.expect_err("the table is theirs");
+    store.migrate().await.expect_err("the table exists already");
     let away = sqlx::query("DROP TABLE customers");
     away.execute(&pool).await.expect("dropped");
 
     let other = Schema::new().await.expect("there is a server");
     let migrated = tokio::time::timeout(Duration::from_secs(20), other.open()).await;
-    migrated.expect("it waits for nobody");
+    migrated.expect("it does not wait for the lock");
     for _ in 0..3 {
         let migrated = tokio::time::timeout(Duration::from_secs(20), store.migrate()).await;
-        migrated.expect("nor here").expect("migrated");
+        migrated.expect("nor does this").expect("migrated");
     }
 }
 
@@ -373,7 +327,7 @@ async fn silently_lost_connections_are_replaced() {
         let (sessions, token) = (sessions.clone(), session.token.clone());
         async move { sessions.authenticate(&token).await }
     };
-    // All connections are in use when they are lost, and the lookups are given up.
+    // All connections are in use when they are lost, and the lookups are cancelled.
     let many = futures_util::future::join_all((0..30).map(|_| store.find(&session.token)));
     assert!(many.await.iter().all(Result::is_ok));
     proxy.freeze();
@@ -384,11 +338,11 @@ async fn silently_lost_connections_are_replaced() {
     while look_up().await.is_err() {
         assert!(
             frozen.elapsed() < Duration::from_secs(12),
-            "it does not heal"
+            "it does not recover"
         );
     }
     for _ in 0..20 {
-        look_up().await.expect("it is well");
+        look_up().await.expect("it has recovered");
     }
     store.revoke(&session.id).await.expect("revoked");
 }
@@ -401,11 +355,7 @@ async fn a_server_of_another_kind_is_noticed() {
     let url = format!("postgres://127.0.0.1:{}/app", redis.port);
     let outcome = PostgresStore::connect(&url, peppers()).await;
     let error = outcome.expect_err("it is Redis");
-    assert!(
-        persistent_store::text(&error).contains("connecting to PostgreSQL"),
-        "{}",
-        persistent_store::text(&error)
-    );
+    assert_says(&error, "connecting to PostgreSQL");
 }
 
 #[tokio::test(flavor = "multi_thread")]

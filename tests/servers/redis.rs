@@ -8,7 +8,9 @@ use customer_session::{
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 
-use crate::persistent_store::{self, Reopen, assert_error, inserted, peppers, unique};
+use crate::persistent_store::{
+    self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
+};
 use test_support::servers::{self, Server};
 
 /// Keys of its own on a server.
@@ -18,30 +20,11 @@ struct Keys {
 }
 
 impl Keys {
-    /// `None`: there is no server; said aloud.
-    fn new() -> Option<Self> {
-        static SHARED: OnceLock<Option<Server>> = OnceLock::new();
-        match std::env::var("TEST_REDIS_URL") {
-            Ok(url) => Some(Self::on(url)),
-            Err(_) => match SHARED.get_or_init(Server::redis) {
-                Some(server) => Some(Self::on(server.url())),
-                None => {
-                    servers::missing("Redis");
-                    None
-                }
-            },
-        }
-    }
-
     fn on(url: String) -> Self {
         Self {
             url,
             prefix: format!("{{{}}}:", unique("tests")),
         }
-    }
-
-    async fn open(&self) -> RedisStore {
-        self.reopen(peppers()).await
     }
 
     async fn raw(&self) -> MultiplexedConnection {
@@ -58,8 +41,26 @@ impl Keys {
     }
 }
 
-impl Reopen for Keys {
+impl Database for Keys {
     type Store = RedisStore;
+
+    async fn new() -> Option<Self> {
+        static SHARED: OnceLock<Option<Server>> = OnceLock::new();
+        match std::env::var("TEST_REDIS_URL") {
+            Ok(url) => Some(Self::on(url)),
+            Err(_) => match SHARED.get_or_init(Server::redis) {
+                Some(server) => Some(Self::on(server.url())),
+                None => {
+                    servers::missing("Redis");
+                    None
+                }
+            },
+        }
+    }
+
+    async fn open(&self) -> RedisStore {
+        self.reopen(peppers()).await
+    }
 
     async fn reopen(&self, peppers: Peppers) -> RedisStore {
         let store = RedisStore::connect(&self.url, peppers).await;
@@ -67,9 +68,13 @@ impl Reopen for Keys {
     }
 }
 
+shared_tests!(Keys);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_keeps_the_contract() {
-    let Some(keys) = Keys::new() else { return };
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
     persistent_store::keeps_the_contract(keys.open().await).await;
     let left = keys.keys().await;
     assert_eq!(
@@ -80,48 +85,10 @@ async fn the_store_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn metadata_is_kept_or_refused() {
-    let Some(keys) = Keys::new() else { return };
-    let store = keys.open().await;
-    persistent_store::keeps_or_refuses_metadata(&store).await;
-    persistent_store::refuses_nul(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn revoking_a_customer_ends_rotations() {
-    let Some(keys) = Keys::new() else { return };
-    persistent_store::revoking_a_customer_ends_rotations(Arc::new(keys.open().await)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rotations_have_one_winner() {
-    let Some(keys) = Keys::new() else { return };
-    let store = keys.open().await;
-    persistent_store::rotations_have_one_winner(Arc::new(store)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_do_not_hinder_each_other() {
-    let Some(keys) = Keys::new() else { return };
-    let store = keys.open().await;
-    persistent_store::changes_do_not_hinder_each_other(Arc::new(store)).await;
-}
-
-#[tokio::test]
-async fn peppers_form_a_ring() {
-    let Some(keys) = Keys::new() else { return };
-    persistent_store::peppers_form_a_ring(&keys).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn purging_spares_lookups() {
-    let Some(keys) = Keys::new() else { return };
-    persistent_store::purging_spares_lookups(Arc::new(keys.open().await)).await;
-}
-
-#[tokio::test]
 async fn no_token_is_on_the_server() {
-    let Some(keys) = Keys::new() else { return };
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
     let store = keys.open().await;
     let session = inserted(&store).await;
     let mut raw = keys.raw().await;
@@ -139,10 +106,12 @@ async fn no_token_is_on_the_server() {
     assert!(!seen.contains(session.token.expose()));
 }
 
-/// The customer's key is what counts: without it no other key opens anything.
+/// Without the key of the customer no other key opens a session.
 #[tokio::test]
 async fn a_customer_removed_by_hand_is_gone() {
-    let Some(keys) = Keys::new() else { return };
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
     let store = keys.open().await;
     let session = inserted(&store).await;
     let key = format!("{}customer:{}", keys.prefix, session.customer_id);
@@ -158,7 +127,9 @@ async fn a_customer_removed_by_hand_is_gone() {
 
 #[tokio::test]
 async fn purging_clears_what_is_left_of_customers_removed_by_hand() {
-    let Some(keys) = Keys::new() else { return };
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
     let store = keys.open().await;
     let mut raw = keys.raw().await;
     for number in 0..50 {
@@ -175,7 +146,7 @@ async fn purging_clears_what_is_left_of_customers_removed_by_hand() {
     assert_eq!(keys.keys().await, [format!("{}peppers", keys.prefix)]);
 }
 
-/// A failover may leave us with what is a replica now.
+/// A failover may turn the server into a replica.
 #[tokio::test]
 async fn a_server_that_becomes_a_replica_is_noticed() {
     let Some(server) = Server::redis() else {
@@ -201,7 +172,9 @@ async fn a_server_that_becomes_a_replica_is_noticed() {
 
 #[tokio::test]
 async fn a_damaged_record_is_named() {
-    let Some(keys) = Keys::new() else { return };
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
     let store = keys.open().await;
     let session = inserted(&store).await;
     let mut raw = keys.raw().await;
@@ -218,7 +191,10 @@ async fn a_damaged_record_is_named() {
     assert_error(store.find(&session.token).await, corrupt, &says);
     let _: () = raw.hdel(&key, "customer").await.expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &says);
-    let _: () = raw.hset(&key, "customer", customer).await.expect("mended");
+    let _: () = raw
+        .hset(&key, "customer", customer)
+        .await
+        .expect("repaired");
     let record: String = raw.hget(&key, &field).await.expect("there");
     let _: () = raw
         .hset(&key, &field, &record[..70])
@@ -233,7 +209,7 @@ async fn a_damaged_record_is_named() {
     let leads_to: String = raw.get(&tokens[0]).await.expect("there");
     let _: () = raw.set(&tokens[0], "nowhere").await.expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &["nowhere"]);
-    let _: () = raw.set(&tokens[0], leads_to).await.expect("mended");
+    let _: () = raw.set(&tokens[0], leads_to).await.expect("repaired");
     let _: () = raw.del(&key).await.expect("deleted");
     let _: () = raw.set(&key, "a string").await.expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &["WRONGTYPE"]);
@@ -241,7 +217,7 @@ async fn a_damaged_record_is_named() {
 
 #[tokio::test]
 async fn an_unusable_database_is_named_in_the_error() {
-    if Keys::new().is_none() {
+    if Keys::new().await.is_none() {
         return;
     }
     let unavailable = StoreErrorKind::Unavailable;
@@ -285,11 +261,7 @@ async fn a_server_of_another_kind_is_noticed() {
     let url = format!("redis://127.0.0.1:{}", postgres.port);
     let outcome = RedisStore::connect(&url, peppers()).await;
     let error = outcome.expect_err("it is PostgreSQL");
-    assert!(
-        persistent_store::text(&error).contains("connecting to Redis"),
-        "{}",
-        persistent_store::text(&error)
-    );
+    assert_says(&error, "connecting to Redis");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,13 +8,15 @@ use customer_session::{
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 
-use crate::persistent_store::{self, Reopen, assert_error, inserted, peppers, unique};
+use crate::persistent_store::{
+    self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
+};
 
-/// A folder for one file, removed in the end.
+/// A folder for one database file, removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    fn create() -> Self {
         let folder = std::env::temp_dir().join(unique("cst-sqlite"));
         fs::create_dir_all(&folder).expect("a folder");
         Self(folder)
@@ -24,14 +26,7 @@ impl Folder {
         format!("sqlite:{}/sessions.db", self.0.display())
     }
 
-    async fn open(&self) -> SqliteStore {
-        let store = SqliteStore::connect(&self.url(), peppers()).await;
-        let store = store.expect("opened");
-        store.migrate().await.expect("migrated");
-        store
-    }
-
-    /// Another connection to the file.
+    /// Opens another connection to the file.
     async fn pool(&self) -> SqlitePool {
         SqlitePool::connect(&self.url()).await.expect("opened")
     }
@@ -43,21 +38,34 @@ impl Drop for Folder {
     }
 }
 
-impl Reopen for Folder {
+impl Database for Folder {
     type Store = SqliteStore;
+
+    async fn new() -> Option<Self> {
+        Some(Self::create())
+    }
+
+    async fn open(&self) -> SqliteStore {
+        let store = SqliteStore::connect(&self.url(), peppers()).await;
+        let store = store.expect("opened");
+        store.migrate().await.expect("migrated");
+        store
+    }
 
     async fn reopen(&self, peppers: Peppers) -> SqliteStore {
         let store = SqliteStore::connect(&self.url(), peppers).await;
         let store = store.expect("opened");
-        // Whether the peppers are right, the first use will tell.
+        // The first use shows whether the peppers are right.
         let _ = store.migrate().await;
         store
     }
 }
 
+shared_tests!(Folder);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_keeps_the_contract() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     persistent_store::keeps_the_contract(folder.open().await).await;
 }
 
@@ -70,54 +78,19 @@ async fn a_store_in_memory_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn metadata_is_kept_or_refused() {
-    let folder = Folder::new();
-    let store = folder.open().await;
-    persistent_store::keeps_or_refuses_metadata(&store).await;
-    persistent_store::refuses_nul(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn revoking_a_customer_ends_rotations() {
-    let folder = Folder::new();
-    persistent_store::revoking_a_customer_ends_rotations(Arc::new(folder.open().await)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rotations_have_one_winner() {
-    let folder = Folder::new();
-    let store = folder.open().await;
-    persistent_store::rotations_have_one_winner(Arc::new(store)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_do_not_hinder_each_other() {
-    let folder = Folder::new();
-    let store = folder.open().await;
-    persistent_store::changes_do_not_hinder_each_other(Arc::new(store)).await;
-}
-
-#[tokio::test]
-async fn peppers_form_a_ring() {
-    persistent_store::peppers_form_a_ring(&Folder::new()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn purging_spares_lookups() {
-    let folder = Folder::new();
-    persistent_store::purging_spares_lookups(Arc::new(folder.open().await)).await;
-}
-
-#[tokio::test]
 async fn sessions_survive_a_restart_and_no_token_is_in_the_file() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let store = folder.open().await;
     let session = inserted(&store).await;
     let mut bytes = Vec::new();
     for file in fs::read_dir(&folder.0).expect("files") {
         bytes.extend(fs::read(file.expect("a file").path()).expect("read"));
     }
-    let is_there = |text: &str| bytes.windows(text.len()).any(|it| it == text.as_bytes());
+    let is_there = |text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
     assert!(is_there(session.id.as_str()), "the file was read");
     assert!(!is_there(session.token.expose()));
     drop(store);
@@ -126,10 +99,10 @@ async fn sessions_survive_a_restart_and_no_token_is_in_the_file() {
     assert_eq!(found.expect("an answer"), Some(session));
 }
 
-/// SQLite ends the transaction by itself then, and the driver does not know.
+/// SQLite ends the transaction by itself when the disk is full, which the driver does not know.
 #[tokio::test]
 async fn a_store_recovers_from_a_full_disk() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.open().await;
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
@@ -156,29 +129,25 @@ async fn a_store_recovers_from_a_full_disk() {
             break error;
         }
     };
-    assert!(
-        persistent_store::text(&full).contains("full"),
-        "{}",
-        persistent_store::text(&full)
-    );
-    // There is room again, on whatever connection.
+    assert_says(&full, "full");
+    // There is room again, whatever connection the pool has now.
     let _ = sqlx::query(limit(1_000_000)).execute(&pool).await;
-    assert!(store.revoke(&session.id).await.expect("it is well again"));
+    assert!(store.revoke(&session.id).await.expect("it works again"));
 }
 
-/// What is kept under an old pepper is found all the same while somebody else writes.
+/// Also not if the token is stored under an older pepper.
 #[tokio::test]
 async fn a_lookup_does_not_wait_for_writers() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let session = inserted(&folder.open().await).await;
     let writer = folder.pool().await;
-    let turned = folder
+    let store = folder
         .reopen(Peppers::new([1; 32]).or(persistent_store::PEPPER))
         .await;
     let transaction = writer.begin_with("BEGIN IMMEDIATE").await.expect("begun");
     let asked = std::time::Instant::now();
     for _ in 0..3 {
-        let found = turned.find(&session.token).await.expect("an answer");
+        let found = store.find(&session.token).await.expect("an answer");
         assert_eq!(found.as_ref(), Some(&session));
     }
     assert!(
@@ -191,7 +160,7 @@ async fn a_lookup_does_not_wait_for_writers() {
 
 #[test]
 fn a_store_may_outlive_its_runtime() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let store = runtime.block_on(async {
         let store = folder.open().await;
@@ -207,7 +176,7 @@ fn a_store_may_outlive_its_runtime() {
 
 #[tokio::test]
 async fn a_damaged_row_is_named() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let store = folder.open().await;
     let session = inserted(&store).await;
     let pool = folder.pool().await;
@@ -254,7 +223,7 @@ async fn an_unusable_database_is_named_in_the_error() {
     let outcome = SqliteStore::connect("sqlite:/nowhere/at/all.db", peppers()).await;
     assert_error(outcome, unavailable, &["/nowhere/at/all.db"]);
 
-    let folder = Folder::new();
+    let folder = Folder::create();
     let store = SqliteStore::connect(&folder.url(), peppers()).await;
     let store = store.expect("opened");
     let session = persistent_store::session(&store, "cus_1");
@@ -265,11 +234,14 @@ async fn an_unusable_database_is_named_in_the_error() {
     );
     assert_error(store.insert(&session).await, unavailable, &["migrate()"]);
     store.migrate().await.expect("migrated");
-    store.insert(&session).await.expect("it heals");
+    store
+        .insert(&session)
+        .await
+        .expect("it works once migrated");
 
     fs::write(
         folder.0.join("other.db"),
-        "this is no database, it only looks like one",
+        "this is not a database, it only looks like one",
     )
     .expect("written");
     let url = format!("sqlite:{}/other.db", folder.0.display());
@@ -282,7 +254,7 @@ async fn an_unusable_database_is_named_in_the_error() {
 
 #[tokio::test]
 async fn the_application_may_run_the_migrations() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let options: sqlx::sqlite::SqliteConnectOptions = folder.url().parse().expect("a URL");
     let pool = SqlitePool::connect_with(options.create_if_missing(true))
         .await
