@@ -36,9 +36,9 @@ pub trait Clock: Send + Sync + 'static {
 
 /// The operating system's clocks.
 ///
-/// On Linux the engine reads them as of the kernel's last tick, which costs a fifth. A tick takes 4
-/// milliseconds on most machines, 10 at the most: by two of them a session may end too early, so
-/// that it does not end too late, and by one a cached answer may be older than
+/// On Linux the engine reads the time of the kernel's last tick, which costs a fifth as much. A
+/// tick takes 4 milliseconds on most machines, and 10 at most. So a session may end up to two ticks
+/// early, but never late, and a cached answer may be used one tick longer than
 /// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
