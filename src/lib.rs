@@ -119,12 +119,12 @@ mod engine;
 mod invalidation;
 mod metadata;
 mod middleware;
-mod observe;
 #[cfg(feature = "polar")]
 pub mod polar;
 mod session;
 mod sessions;
 pub mod store;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
@@ -185,12 +185,12 @@ pub use self::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
         ResponseBody, ResponseFuture, SessionCookie,
     },
-    observe::Statistics,
     session::{CustomerSession, SessionId, SessionSummary},
     sessions::{CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionLifetime},
     store::{
         error::{StoreError, StoreErrorKind},
         traits::{SessionRegistry, SessionStore},
     },
+    telemetry::Statistics,
     token::{SessionToken, TokenFormat},
 };

@@ -20,7 +20,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "customer",
             "details",
             "metadata",
-            "observe",
+            "telemetry",
             "session",
             "token",
         ],
@@ -358,7 +358,7 @@ fn an_import_that_points_up_is_noticed() {
         ("engine/fetch", "fn f() { crate::middleware::layer::x() }"),
         ("engine/fetch", "use crate::CustomerSession;"),
         (
-            "observe",
+            "telemetry",
             "use crate::{\n    token::SessionToken,\n    store::StoreError,\n};",
         ),
     ] {
@@ -410,7 +410,7 @@ fn a_circle_is_noticed() {
 fn features_are_chosen_in_few_places() {
     for (module, File { text, .. }) in Tree::read("src").files {
         let chooses = text.contains("feature = \"");
-        let may = ["lib", "store", "store/sql", "observe", "middleware"];
+        let may = ["lib", "store", "store/sql", "telemetry", "middleware"];
         assert!(
             may.contains(&module.as_str()) || !chooses,
             "{module} looks at features"

@@ -28,7 +28,8 @@ use super::{
     },
 };
 use crate::{
-    clock::MonotonicTime, observe, session::CustomerSession, store::StoreError, token::SessionToken,
+    clock::MonotonicTime, session::CustomerSession, store::StoreError, telemetry,
+    token::SessionToken,
 };
 
 /// Lookups made for one request whose results are overtaken by revocations.
@@ -154,7 +155,7 @@ impl Engine {
                 lookup: Arc::downgrade(&lookup),
             };
             let token = token.clone();
-            let task = runtime.spawn(observe::in_current_span(async move {
+            let task = runtime.spawn(telemetry::in_current_span(async move {
                 let result = guard.engine.fetch(&token, leader.epoch, ticket).await;
                 if let Ok(result) = &result {
                     if guard.engine.may_land(result, token.expose().as_bytes()) {
@@ -188,7 +189,7 @@ impl Engine {
         ticket.report_answer(&answer, self.clock.monotonic_now());
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
-            observe::lookup_failed(error);
+            telemetry::lookup_failed(error);
         })?;
         Ok(self.entry(token, found, &start))
     }
@@ -254,7 +255,7 @@ impl Engine {
         if let Ok(lookup) = self.join_or_start(key, &session.session.token) {
             self.counters.refreshes.add_one();
             // A lookup without a waiter is aborted.
-            runtime.spawn(observe::in_current_span(async move {
+            runtime.spawn(telemetry::in_current_span(async move {
                 let _ = lookup.result().await;
             }));
         }

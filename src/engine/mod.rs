@@ -44,8 +44,8 @@ pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::Sessi
 use crate::{
     clock::{MonotonicTime, TimeSource},
     invalidation::Invalidation,
-    observe::{Counters, Statistics},
     store::SessionStore,
+    telemetry::{Counters, Statistics},
     token::{SessionToken, TokenFormat},
 };
 

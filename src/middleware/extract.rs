@@ -15,7 +15,7 @@ use http::{StatusCode, request::Parts};
 use super::{
     config::LayerConfig, identity::Anonymous, into_response::problem, rejection::RejectionKind,
 };
-use crate::{customer::Customer, observe, session::CustomerSession, sessions::SessionLifetime};
+use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime, telemetry};
 
 /// The session that the token of the request opened, for handlers that need more than its
 /// customer, for example to revoke it.
@@ -210,6 +210,6 @@ fn optional<T>(
 
 /// Logs the mistake at once: a handler that takes a `Result` may drop the rejection.
 fn layer_missing(extractor: &str) -> CustomerRejection {
-    observe::layer_missing(extractor);
+    telemetry::layer_missing(extractor);
     CustomerRejection(Reason::LayerMissing)
 }

@@ -17,8 +17,8 @@ use http::{
 use super::{rejection::Rejection, rejection_responses::RejectionResponses};
 use crate::{
     engine::AuthenticateError,
-    observe,
     store::{StoreError, StoreErrorKind},
+    telemetry,
 };
 
 /// The responses of a layer with default settings.
@@ -44,7 +44,7 @@ static RESPONSES: LazyLock<RejectionResponses> = LazyLock::new(RejectionResponse
 /// ```
 impl IntoResponse for StoreError {
     fn into_response(self) -> Response {
-        observe::handler_failed(&self);
+        telemetry::handler_failed(&self);
         match self.kind() {
             StoreErrorKind::Conflict => problem(
                 StatusCode::CONFLICT,

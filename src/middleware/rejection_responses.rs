@@ -12,7 +12,7 @@ use super::{
     cache_headers::CacheHeaders,
     rejection::{Rejection, RejectionKind},
 };
-use crate::{config_error::ConfigError, observe};
+use crate::{config_error::ConfigError, telemetry};
 
 /// A function of the application that makes the response to a refused request.
 pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
@@ -72,7 +72,7 @@ impl RejectionResponses {
 
     /// Returns the response to a request that was refused for this reason, and logs it.
     pub(super) fn respond(&self, rejection: Rejection) -> Response<Bytes> {
-        observe::rejected(&rejection.kind());
+        telemetry::rejected(&rejection.kind());
         let with_longer_wait;
         let headers = match rejection.kind() {
             RejectionKind::MissingToken => &self.missing_token,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     engine::Engine,
     invalidation::{Invalidation, SourceEvent},
-    observe,
+    telemetry,
 };
 
 /// The engine's side of one source. Dropping it while the source is disconnected ends the
@@ -32,20 +32,20 @@ impl Listener {
             SourceEvent::Disconnected => {
                 self.is_disconnected = true;
                 self.engine.on_disconnect();
-                observe::source_lost();
+                telemetry::source_lost();
             }
             // What is cached must be looked up again, but is not dropped: if the store fails
             // meanwhile, it is as good as it was during the gap.
             SourceEvent::Invalidate(Invalidation::All) if self.is_disconnected => {
                 self.reconnect();
-                observe::source_found();
+                telemetry::source_found();
             }
             SourceEvent::Invalidate(invalidation) => self.engine.invalidate(invalidation),
             SourceEvent::Malformed => {
                 self.engine.on_malformed();
                 if !self.has_warned {
                     self.has_warned = true;
-                    observe::message_unreadable();
+                    telemetry::message_unreadable();
                 }
             }
             // Trust does not depend on it yet.

@@ -25,9 +25,9 @@ use crate::{
     customer::{Customer, CustomerId},
     engine::{AuthenticateError, CacheLookup, Engine, cache::entry::CachedSession},
     invalidation::{Invalidation, InvalidationSource},
-    observe::{self, Statistics},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{SessionRegistry, SessionStore, StoreError},
+    telemetry::{self, Statistics},
     token::SessionToken,
 };
 
@@ -162,7 +162,7 @@ impl<S: SessionStore> CustomerSessions<S> {
                     yield_now().await;
                 }
             }
-            observe::source_ended();
+            telemetry::source_ended();
         }
     }
 }
@@ -327,10 +327,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             engine: Arc::clone(&self.engine),
             invalidation,
         };
-        let task = runtime.spawn(observe::in_current_span(async move {
+        let task = runtime.spawn(telemetry::in_current_span(async move {
             let outcome = change.await;
             if let Err(error) = &outcome {
-                observe::outcome_unknown(&mark.invalidation, error);
+                telemetry::outcome_unknown(&mark.invalidation, error);
             }
             // Before the caller hears of it.
             drop(mark);

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use super::CustomerSessions;
 use crate::{
     engine::upstream::guard::{Panicked, catch_panic},
-    observe,
     store::{SessionRegistry, StoreError},
+    telemetry,
 };
 
 /// How many sessions are removed at once: enough to get on, few enough to hold no lock for
@@ -69,7 +69,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     Ok(purged) if purged >= u64::from(BATCH) => PAUSE,
                     Ok(_) => every.mul_f64(0.9 + 0.2 * random()),
                     Err(error) => {
-                        observe::purge_failed(&error);
+                        telemetry::purge_failed(&error);
                         every.mul_f64(0.9 + 0.2 * random())
                     }
                 };

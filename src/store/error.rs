@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{observe::with_causes, token::SessionToken};
+use crate::{telemetry::with_causes, token::SessionToken};
 
 /// A store could not answer, or could not do what it was asked.
 ///

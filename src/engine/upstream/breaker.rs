@@ -14,8 +14,8 @@ use std::{
 
 use crate::{
     clock::MonotonicTime,
-    observe,
     store::{StoreError, StoreErrorKind},
+    telemetry,
 };
 
 /// Lookups that fail in a row before the breaker opens.
@@ -139,9 +139,9 @@ impl Ticket {
         self.is_probe = false;
         if is_open && !was_open {
             breaker.times_opened.fetch_add(1, Relaxed);
-            observe::breaker_opened();
+            telemetry::breaker_opened();
         } else if was_open && !is_open {
-            observe::breaker_closed();
+            telemetry::breaker_closed();
         }
     }
 }

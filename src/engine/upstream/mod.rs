@@ -21,9 +21,9 @@ use self::{
 use super::{config::Config, error::AuthenticateError};
 use crate::{
     clock::MonotonicTime,
-    observe::Statistics,
     session::CustomerSession,
     store::{SessionStore, StoreError},
+    telemetry::Statistics,
     token::SessionToken,
 };
 

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use self::event::Event;
 use crate::{
     clock::{Clock, SystemClock},
-    observe,
+    telemetry,
 };
 
 /// So many deliveries are remembered. Polar would have to send 300 a second to get there.
@@ -78,7 +78,7 @@ impl Webhooks {
     pub fn or(mut self, secret: impl AsRef<str>) -> Self {
         let secret = secret.as_ref();
         if secret.is_empty() {
-            observe::webhook_secret_refused();
+            telemetry::webhook_secret_refused();
         }
         let standard = secret.strip_prefix("whsec_");
         let standard = standard.and_then(|it| STANDARD.decode(it).ok().map(Zeroizing::new));

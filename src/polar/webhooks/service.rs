@@ -26,7 +26,7 @@ use tower_service::Service;
 use super::{WebhookError, Webhooks, event::Event};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
-    observe,
+    telemetry,
 };
 
 /// Polar's own deliveries have a few KiB.
@@ -166,7 +166,7 @@ impl WebhookService {
         match received.await {
             Ok(_) => answer(StatusCode::OK, String::new()),
             Err(error) => {
-                observe::webhook_refused(&error);
+                telemetry::webhook_refused(&error);
                 answer(error.status(), error.to_string())
             }
         }
