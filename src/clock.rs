@@ -1,4 +1,4 @@
-//! Where the time comes from.
+//! The clocks.
 
 use std::{
     ops::Add,
@@ -16,19 +16,19 @@ use chrono::{DateTime, Utc};
 
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Tells the time: the wall clock that `expires_at` is held against, and a steady one that
-/// says how old a cached answer is.
+/// A source of time: a wall clock, which decides whether a session has expired, and a monotonic
+/// clock, which decides how old a cached session is.
 ///
-/// [`SystemClock`] is what services use. Tests hand in `testing::ManualClock` (feature
-/// `testing`) and hold the time by hand.
+/// Services use [`SystemClock`]. Tests use `testing::ManualClock` (feature `testing`), which they
+/// set by hand.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall-clock time, in UTC. It may jump in either direction.
+    /// Returns the wall-clock time in UTC. It may jump in either direction.
     fn now(&self) -> DateTime<Utc>;
 
-    /// The time since some fixed moment; it never goes back, whatever [`now`](Clock::now) does.
+    /// Returns the time since a fixed point. It never goes back, whatever [`now`](Clock::now) does.
     ///
-    /// The default reads the operating system's monotonic clock. A clock made for tests
-    /// overrides it so that the age of cached answers, too, can be held by hand.
+    /// The default reads the operating system's monotonic clock. A clock for tests overrides it, so
+    /// that the age of cached sessions is set by hand too.
     fn monotonic(&self) -> Duration {
         ORIGIN.elapsed()
     }
@@ -38,7 +38,7 @@ pub trait Clock: Send + Sync + 'static {
 ///
 /// On Linux the engine reads the time of the kernel's last tick, which costs a fifth as much. A
 /// tick takes 4 milliseconds on most machines, and 10 at most. So a session may end up to two ticks
-/// early, but never late, and a cached answer may be used one tick longer than
+/// early, but never late, and a cached session may be used one tick longer than
 /// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
@@ -49,26 +49,26 @@ impl Clock for SystemClock {
     }
 }
 
-/// The last moment that RFC 3339 can write: four digits of year, to the microsecond.
+/// The last time that RFC 3339 can express: a year of four digits, to the microsecond.
 pub(crate) const END_OF_TIME: DateTime<Utc> =
     match DateTime::from_timestamp_micros(253_402_300_799_999_999) {
         Some(time) => time,
         None => DateTime::<Utc>::MAX_UTC,
     };
 
-/// What the engine reads: the system's clocks without a detour, or a user's.
+/// The clocks that the engine reads: the system's, or a user's.
 ///
-/// Reading a clock is a good part of what a hit costs, so a hit reads one: the wall clock is
-/// the steady one and an offset, which is looked up anew each millisecond.
+/// Reading a clock is a good part of the cost of a hit, so a hit reads one: the wall clock is the
+/// monotonic clock plus an offset, which is read again each millisecond.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
-    /// What the monotonic clock showed when this was made.
+    /// The monotonic time when this was created.
     start: Duration,
     wall: WallClock,
 }
 
 impl TimeSource {
-    /// The system's clocks if `custom` is `None`.
+    /// Creates a source that reads `custom`, or the system's clocks if it is `None`.
     pub(crate) fn new(custom: Option<Arc<dyn Clock>>) -> Self {
         Self {
             start: monotonic(custom.as_deref()),
@@ -88,14 +88,14 @@ impl TimeSource {
         }
     }
 
-    /// The wall-clock time in microseconds since 1970, at the moment that
-    /// [`moment`](Self::monotonic_now) has just told; up to two ticks later, not earlier. A jump of the wall
-    /// clock is noticed within a millisecond, or at the next tick.
-    pub(crate) fn wall_micros(&self, moment: MonotonicTime) -> i64 {
+    /// Returns the wall-clock time in microseconds since 1970 for a monotonic time that was read just
+    /// now. It is up to two ticks ahead, never behind. A jump of the wall clock is noticed within a
+    /// millisecond, or at the next tick.
+    pub(crate) fn wall_micros(&self, now: MonotonicTime) -> i64 {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
         }
-        self.wall.micros((moment.0 / 1000) as i64, || {
+        self.wall.micros((now.0 / 1000) as i64, || {
             (Utc::now().timestamp_micros(), tick().as_micros() as i64)
         })
     }
@@ -105,43 +105,44 @@ impl TimeSource {
     }
 }
 
-/// The wall clock as told by a steady one that moves in ticks. All is in microseconds.
+/// A wall clock derived from a monotonic clock that moves in ticks. All values are microseconds.
 struct WallClock {
-    /// By how much it is ahead of the steady one; two ticks more, since time goes on until the next,
-    /// which may be a little late.
+    /// Lead over the monotonic clock, and two ticks more: time goes on until the next tick, which may
+    /// be a little late.
     offset: AtomicI64,
-    /// What the steady one showed when that was looked up.
-    looked_up: AtomicI64,
+    /// Monotonic time at which the offset was read.
+    read_at: AtomicI64,
 }
 
-/// How long the offset between the clocks is relied on, in microseconds.
+/// Microseconds until the offset between the clocks is read again.
 const OFFSET_MAX_AGE: i64 = 1000;
 
 impl Default for WallClock {
     fn default() -> Self {
         Self {
             offset: AtomicI64::new(0),
-            looked_up: AtomicI64::new(i64::MIN),
+            read_at: AtomicI64::new(i64::MIN),
         }
     }
 }
 
 impl WallClock {
-    /// The time when the steady clock shows `passed`; `look_up` tells it, and how long a tick is.
-    fn micros(&self, passed: i64, look_up: impl FnOnce() -> (i64, i64)) -> i64 {
-        if passed.saturating_sub(self.looked_up.load(Acquire)) < OFFSET_MAX_AGE {
+    /// Returns the wall-clock time at the monotonic time `passed`. `read_exact` returns the exact
+    /// wall-clock time and the length of a tick.
+    fn micros(&self, passed: i64, read_exact: impl FnOnce() -> (i64, i64)) -> i64 {
+        if passed.saturating_sub(self.read_at.load(Acquire)) < OFFSET_MAX_AGE {
             return passed + self.offset.load(Relaxed);
         }
-        let (now, tick) = look_up();
+        let (now, tick) = read_exact();
         let now = now + 2 * tick;
         self.offset.store(now - passed, Relaxed);
-        self.looked_up.store(passed, Release);
+        self.read_at.store(passed, Release);
         now
     }
 }
 
-/// A moment on the engine's steady clock, in nanoseconds since the engine was built; the last is
-/// 584 years after the first.
+/// A time on the engine's monotonic clock, in nanoseconds since the engine was built. It saturates
+/// after 584 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MonotonicTime(u64);
 
@@ -150,7 +151,7 @@ impl MonotonicTime {
         self.0
     }
 
-    /// The time since `earlier`; none if that is later.
+    /// Returns the time since `earlier`, or zero if that is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -166,7 +167,7 @@ impl Add<Duration> for MonotonicTime {
     }
 }
 
-/// The time since some fixed moment.
+/// Returns the time since a fixed point.
 fn monotonic(custom: Option<&dyn Clock>) -> Duration {
     match custom {
         None => ticks(),
@@ -174,8 +175,8 @@ fn monotonic(custom: Option<&dyn Clock>) -> Duration {
     }
 }
 
-/// As of the last tick: the kernel keeps it at hand, while the exact time is computed from the
-/// processor's counter, whose reading takes longer than all the rest.
+/// Returns the time of the last tick, which the kernel keeps in memory. The exact time would be
+/// computed from the processor's counter, and reading that takes longer than all the rest.
 #[cfg(target_os = "linux")]
 fn ticks() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
@@ -183,7 +184,7 @@ fn ticks() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// How long one tick takes.
+/// Returns the length of a tick.
 #[cfg(target_os = "linux")]
 fn tick() -> Duration {
     let time = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
@@ -204,23 +205,23 @@ fn tick() -> Duration {
 mod tests {
     use super::*;
 
-    /// A kernel that ticks every 4 ms, each time up to 3 ms late, and a wall clock that is 7 s ahead.
     #[test]
-    fn the_wall_clock_is_never_behind_and_two_ticks_ahead_at_the_most() {
+    fn the_wall_clock_is_never_behind_and_at_most_two_ticks_ahead() {
+        // A kernel that ticks every 4 ms, up to 3 ms late, and a wall clock that is 7 s ahead.
         const TICK: i64 = 4000;
         let wall = WallClock::default();
-        let mut look_ups = 0;
+        let mut reads = 0;
         for real in (0..1_000_000).step_by(50) {
             let late = real / TICK * 777 % 3000;
             let passed = (real - late).div_euclid(TICK) * TICK;
             let told = wall.micros(passed.max(0), || {
-                look_ups += 1;
+                reads += 1;
                 (7_000_000 + real, TICK)
             });
             let ahead = told - 7_000_000 - real;
             assert!((0..=2 * TICK).contains(&ahead), "{ahead} at {real}");
         }
-        assert!(look_ups <= 1_000_000 / TICK, "one a tick");
+        assert!(reads <= 1_000_000 / TICK, "one per tick");
     }
 
     #[test]
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_have_no_end_to_run_over() {
+    fn monotonic_times_saturate() {
         let end = MonotonicTime::default() + Duration::MAX;
         assert_eq!(end + Duration::from_secs(1), end);
         assert_eq!(MonotonicTime::default().since(end), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! A customer in an organization, as Polar's API describes one.
+//! A customer in an organization, as in Polar's API.
 
 use std::{any::Any, fmt, ops::Deref, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::metadata::Metadata;
 
-/// A newtype over a string that says what the string identifies.
+/// Defines a newtype for identifiers.
 macro_rules! string_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -16,7 +16,7 @@ macro_rules! string_id {
         pub struct $name(String);
 
         impl $name {
-            /// The identifier as it stands.
+            /// Returns the identifier as a string.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -50,12 +50,12 @@ macro_rules! string_id {
 pub(crate) use string_id;
 
 string_id! {
-    /// Identifies a customer.
+    /// Identifier of a customer.
     CustomerId
 }
 
 string_id! {
-    /// Identifies the organization a customer belongs to.
+    /// Identifier of the organization that a customer belongs to.
     OrganizationId
 }
 
@@ -83,7 +83,7 @@ enum Handle {
     InSession(Arc<dyn SessionContext>),
 }
 
-/// What is known of how a customer has come in. It travels with the handle, since a place of its
+/// The session that authenticated a customer. It travels with the handle, since an extension of its
 /// own would cost each request an allocation.
 pub(crate) trait SessionContext: Send + Sync + 'static {
     fn customer(&self) -> &Customer;
@@ -92,12 +92,12 @@ pub(crate) trait SessionContext: Send + Sync + 'static {
 }
 
 impl Customer {
-    /// The customer whom `context` names, wearing it.
+    /// Returns a handle of the context's customer that carries the context.
     pub(crate) fn in_session(context: Arc<impl SessionContext>) -> Self {
         Self(Handle::InSession(context))
     }
 
-    /// The same customer without a context, to be kept.
+    /// Returns a handle of the same customer without the context, to be kept.
     pub(crate) fn detached(&self) -> Self {
         Self(Handle::Plain(Arc::clone(self.shared())))
     }
@@ -156,24 +156,24 @@ impl Serialize for Customer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CustomerData {
-    /// Identifies the customer.
+    /// Identifier of the customer.
     pub id: CustomerId,
-    /// When the customer was created.
+    /// Time of creation.
     #[serde(alias = "createdAt")]
     pub created_at: DateTime<Utc>,
-    /// When the customer was last changed.
+    /// Time of the last change.
     #[serde(alias = "modifiedAt", default)]
     pub modified_at: Option<DateTime<Utc>>,
-    /// What the merchant keeps with the customer.
+    /// The merchant's own data.
     #[serde(default)]
     pub metadata: Metadata,
     /// The customer's identifier in the merchant's own system.
     #[serde(alias = "externalId", default)]
     pub external_id: Option<String>,
-    /// The e-mail address; teams may have none.
+    /// E-mail address; teams may have none.
     #[serde(default)]
     pub email: Option<String>,
-    /// Whether the e-mail address is known to be the customer's.
+    /// `true` if the e-mail address is known to be the customer's.
     #[serde(alias = "emailVerified", default)]
     pub email_verified: bool,
     /// Individual or team; `type` in JSON.
@@ -194,25 +194,25 @@ pub struct CustomerData {
     /// The preferred language, such as `fr-FR`.
     #[serde(default)]
     pub locale: Option<String>,
-    /// The organization this customer is a customer of.
+    /// Identifier of the organization that the customer belongs to.
     #[serde(alias = "organizationId")]
     pub organization_id: OrganizationId,
     /// The payment method charged unless another is chosen.
     #[serde(alias = "defaultPaymentMethodId", default)]
     pub default_payment_method_id: Option<String>,
-    /// When the customer was deleted. A deleted customer authenticates nobody.
+    /// Time of deletion. The sessions of a deleted customer do not authenticate.
     #[serde(alias = "deletedAt", default)]
     pub deleted_at: Option<DateTime<Utc>>,
-    /// When the first usage event of this customer came in.
+    /// Time of the first usage event.
     #[serde(alias = "firstUserEventAt", default)]
     pub first_user_event_at: Option<DateTime<Utc>>,
-    /// Where a picture of the customer is.
+    /// URL of a picture.
     #[serde(alias = "avatarUrl", default)]
     pub avatar_url: Option<String>,
 }
 
 impl CustomerData {
-    /// A customer created now, with every optional field empty.
+    /// Creates a customer as of now, with every optional field empty.
     pub fn new(id: impl Into<CustomerId>, organization_id: impl Into<OrganizationId>) -> Self {
         Self {
             id: id.into(),
@@ -238,7 +238,7 @@ impl CustomerData {
     }
 }
 
-/// What sort of customer this is.
+/// The kind of a customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum CustomerKind {
@@ -277,7 +277,7 @@ pub struct Address {
     /// Street and number.
     #[serde(default)]
     pub line1: Option<String>,
-    /// What does not fit in the first line.
+    /// Second line.
     #[serde(default)]
     pub line2: Option<String>,
     /// Postal code.
@@ -332,10 +332,10 @@ mod tests {
     }
 
     #[test]
-    fn a_badge_is_worn_by_one_handle_and_shows_nowhere() {
+    fn a_context_belongs_to_one_handle_and_is_not_shown() {
         let plain = Customer::from(CustomerData::new("cus_1", "org_1"));
         let in_session = Customer::in_session(Arc::new(Number(7, plain.clone())));
-        let number = |customer: &Customer| customer.context::<Number>().map(|it| it.0);
+        let number = |customer: &Customer| customer.context::<Number>().map(|number| number.0);
         assert_eq!(number(&in_session), Some(7));
         assert_eq!(number(&in_session.clone()), Some(7));
         assert!(in_session.context::<String>().is_none(), "it is another");

@@ -1,4 +1,4 @@
-//! What a merchant keeps with a customer.
+//! The merchant's own data about a customer.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// What the merchant keeps with a customer, by key.
 pub type Metadata = BTreeMap<String, MetadataValue>;
 
-/// One value in [`Metadata`].
+/// A value in [`Metadata`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum MetadataValue {
     /// A text.
@@ -54,7 +54,7 @@ impl Serialize for MetadataValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::String(value) => serializer.serialize_str(value),
-            // Formats without 128-bit integers are spared them wherever 64 bits do.
+            // Not every format has 128-bit integers, so 64 bits are used where they suffice.
             Self::Integer(value) => match (i64::try_from(*value), u64::try_from(*value)) {
                 (Ok(value), _) => serializer.serialize_i64(value),
                 (_, Ok(value)) => serializer.serialize_u64(value),

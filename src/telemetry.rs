@@ -1,6 +1,6 @@
-//! Everything an operator can see: each counter and each event by name.
+//! All that an operator sees: counters and log events.
 //!
-//! No event carries a token: what stores say is searched for it before it gets here.
+//! No event carries a token. The messages of stores are searched for it before they get here.
 
 use std::{
     error::Error,
@@ -8,55 +8,55 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// What the engine has done since it was built, and what it holds now.
+/// The figures of an engine: what it has done since it was built, and what it holds now.
 ///
-/// Read it with [`CustomerSessions::statistics`](crate::CustomerSessions::statistics). The
-/// figures are counted without locks, so under load one may be a moment ahead of another.
+/// They are read with [`CustomerSessions::statistics`](crate::CustomerSessions::statistics). They
+/// are counted without locks, so under load one may be a moment ahead of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Requests let in from the cache.
+    /// Requests authenticated from the cache.
     pub hits: u64,
-    /// Requests let in after a lookup.
+    /// Requests authenticated after a lookup.
     pub verified: u64,
-    /// Requests let in by an answer that is no longer fresh, because the store fails.
+    /// Requests authenticated by a stale session, because the store fails.
     pub stale: u64,
-    /// Requests refused because their token is remembered to be unknown.
-    pub absent_hits: u64,
+    /// Requests refused from the cache, because their token is known to open nothing.
+    pub negative_hits: u64,
     /// Lookups started in the store. Many requests may share one.
     pub lookups: u64,
-    /// Requests refused because their token cannot have been issued in this format.
+    /// Requests refused because their token does not have the format of this service.
     pub screened: u64,
-    /// Requests refused as an invalid token, for whatever reason.
+    /// Requests refused for an invalid token, for any reason.
     pub rejected: u64,
     /// Lookups that failed, took too long or panicked.
     pub store_errors: u64,
-    /// Requests refused because too many lookups were under way.
+    /// Requests refused because too many lookups were in flight.
     pub overloaded: u64,
-    /// Answers thrown away because an invalidation came while they were under way.
-    pub overtaken: u64,
+    /// Results of lookups that were not used, because an invalidation came while they were in flight.
+    pub superseded: u64,
     /// Lookups started in the background, for sessions that are in use.
     pub refreshes: u64,
     /// Invalidations applied, from this node or another.
     pub invalidations: u64,
-    /// Messages of other nodes that could not be read.
-    pub unreadable: u64,
-    /// How often the circuit breaker has opened.
+    /// Messages from sources that could not be read.
+    pub malformed_messages: u64,
+    /// Number of times that the circuit breaker has opened.
     pub breaker_opened: u64,
-    /// Whether the circuit breaker is open now, or trying the store.
+    /// `true` while the circuit breaker is open or half-open.
     pub breaker_open: bool,
-    /// Sources of invalidations that are without a connection now. While there is one, every
-    /// request asks the store.
-    pub sources_lost: u64,
-    /// Lookups under way now.
+    /// Sources of invalidations that are disconnected now. While there is one, every request asks
+    /// the store.
+    pub sources_disconnected: u64,
+    /// Lookups in flight now.
     pub lookups_in_flight: u64,
-    /// Sessions in the cache now. Moka counts in batches; the figure lags a little.
+    /// Sessions in the cache now. Moka counts in batches, so the figure lags a little.
     pub cached_sessions: u64,
-    /// Tokens remembered to be unknown now, counted in the same way.
-    pub cached_absent: u64,
+    /// Unknown tokens in the cache now, counted in the same way.
+    pub negative_entries: u64,
 }
 
-/// As many cache lines for the counter of hits; a power of two.
+/// Cache lines of the counter of hits; a power of two.
 const STRIPES: usize = 16;
 
 /// The engine's counters.
@@ -65,16 +65,16 @@ pub(crate) struct Counters {
     hits: [CacheLine; STRIPES],
     pub(crate) verified: Counter,
     pub(crate) stale: Counter,
-    pub(crate) absent_hits: Counter,
+    pub(crate) negative_hits: Counter,
     pub(crate) lookups: Counter,
     pub(crate) screened: Counter,
     pub(crate) found_invalid: Counter,
     pub(crate) store_errors: Counter,
     pub(crate) overloaded: Counter,
-    pub(crate) overtaken: Counter,
+    pub(crate) superseded: Counter,
     pub(crate) refreshes: Counter,
     pub(crate) invalidations: Counter,
-    pub(crate) unreadable: Counter,
+    pub(crate) malformed_messages: Counter,
 }
 
 #[derive(Default)]
@@ -95,16 +95,16 @@ impl Counter {
 struct CacheLine(Counter);
 
 impl Counters {
-    /// Counts a hit, and tells whether it is one in 32 of those that count on this line. Different
-    /// `spread`s count on different cache lines, so that cores which serve different customers do
-    /// not wait for each other.
+    /// Counts a hit, and returns `true` for one in 32 of those that count on the same cache line.
+    /// Different `shard_bits` count on different cache lines, so that cores which serve different
+    /// customers do not wait for each other.
     pub(crate) fn hit(&self, shard_bits: usize) -> bool {
         self.hits[shard_bits % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
     }
 
-    /// A number that differs from lookup to lookup, for what must not be in step.
+    /// Returns a number that differs from lookup to lookup.
     pub(crate) fn jitter(&self) -> usize {
-        // Weyl's sequence: even over any few numbers.
+        // A Weyl sequence is even over any few numbers in a row.
         (self.lookups.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize
     }
 
@@ -114,14 +114,14 @@ impl Counters {
             verified: self.verified.get(),
             stale: self.stale.get(),
             refreshes: self.refreshes.get(),
-            unreadable: self.unreadable.get(),
-            absent_hits: self.absent_hits.get(),
+            malformed_messages: self.malformed_messages.get(),
+            negative_hits: self.negative_hits.get(),
             lookups: self.lookups.get(),
             screened: self.screened.get(),
-            rejected: self.screened.get() + self.absent_hits.get() + self.found_invalid.get(),
+            rejected: self.screened.get() + self.negative_hits.get() + self.found_invalid.get(),
             store_errors: self.store_errors.get(),
             overloaded: self.overloaded.get(),
-            overtaken: self.overtaken.get(),
+            superseded: self.superseded.get(),
             invalidations: self.invalidations.get(),
             ..Statistics::default()
         }
@@ -161,35 +161,35 @@ pub(crate) fn source_ended() {
     tracing::info!("the source of invalidations has ended");
 }
 
-pub(crate) fn source_lost() {
+pub(crate) fn source_disconnected() {
     #[cfg(feature = "tracing")]
     tracing::warn!(
-        "the source of invalidations has lost its connection; until it is back every request asks \
-         the store"
+        "the source of invalidations has lost its connection; until it is back, every request \
+         asks the store"
     );
 }
 
-pub(crate) fn source_found() {
+pub(crate) fn source_reconnected() {
     #[cfg(feature = "tracing")]
     tracing::info!("the source of invalidations is back");
 }
 
-pub(crate) fn message_unreadable() {
+pub(crate) fn malformed_message() {
     #[cfg(feature = "tracing")]
     tracing::warn!(
-        "a message among the invalidations could not be read and is ignored; further ones are \
-         counted only"
+        "a message from the source of invalidations could not be read and is ignored; from now on \
+         such messages are only counted"
     );
 }
 
 pub(crate) fn breaker_opened() {
     #[cfg(feature = "tracing")]
-    tracing::warn!("the session store has failed again and again; it is left alone for a moment");
+    tracing::warn!("the session store has failed repeatedly; the circuit breaker is open");
 }
 
 pub(crate) fn breaker_closed() {
     #[cfg(feature = "tracing")]
-    tracing::info!("the session store answers again");
+    tracing::info!("the session store answers again; the circuit breaker is closed");
 }
 
 pub(crate) fn rejected(reason: &dyn fmt::Debug) {
@@ -236,7 +236,7 @@ pub(crate) fn layer_missing(extractor: &str) {
     let _ = extractor;
 }
 
-/// Runs `future` in the span of whoever asked for it.
+/// Runs `future` in the span of its caller.
 pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
     #[cfg(feature = "tracing")]
     return tracing::Instrument::in_current_span(future);
@@ -244,16 +244,16 @@ pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::O
     future
 }
 
-/// The error and all that caused it.
+/// Returns the text of `error` and of all its causes.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
+        let text_of_cause = error.to_string();
         // Some errors repeat their causes themselves.
-        if !text.ends_with(&said) {
+        if !text.ends_with(&text_of_cause) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&text_of_cause);
         }
         cause = error.source();
     }

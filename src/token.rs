@@ -1,4 +1,4 @@
-//! The secret a customer presents, and what such secrets look like.
+//! The token of a session, and the format of tokens.
 
 use std::{fmt, sync::Arc};
 
@@ -8,10 +8,9 @@ use zeroize::Zeroizing;
 
 /// The secret that opens a customer session.
 ///
-/// It is built to stay secret: `Debug` is redacted, there is no `Display`, equality takes the
-/// same time wherever two tokens differ, and the memory is overwritten when it is dropped.
-/// Only [`expose`](SessionToken::expose) and serialization give it away, because the answer
-/// of the endpoint that creates a session must carry it, once.
+/// The type keeps it secret: `Debug` is redacted, there is no `Display`, comparison takes constant
+/// time, and the memory is overwritten on drop. Only [`expose`](SessionToken::expose) and
+/// serialization reveal it, because the response of a sign-in endpoint must carry it once.
 ///
 /// ```
 /// use customer_session::SessionToken;
@@ -24,22 +23,22 @@ use zeroize::Zeroizing;
 pub struct SessionToken(Zeroizing<String>);
 
 impl SessionToken {
-    /// Wraps a token. Nothing is checked here; [`TokenFormat::matches`] does that.
+    /// Wraps a token without checking it; [`TokenFormat::matches`] checks.
     pub fn new(token: impl Into<String>) -> Self {
         Self(Zeroizing::new(token.into()))
     }
 
-    /// A token that its format has accepted.
+    /// Wraps a token that its format has accepted.
     pub(crate) fn from_ascii(token: &[u8]) -> Self {
         Self::new(String::from_utf8_lossy(token))
     }
 
-    /// The secret itself. Hash it, send it to its owner; do not log it.
+    /// Returns the secret itself. Hash it or send it to its owner; do not log it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether this is `token`, in time that depends on the lengths alone.
+    /// Returns `true` if this is `token`, in time that depends on the lengths alone.
     pub(crate) fn is(&self, token: &[u8]) -> bool {
         constant_time_eq(self.0.as_bytes(), token)
     }
@@ -78,12 +77,12 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// The prefix of the tokens that this crate's own stores issue.
 const OWN_PREFIX: &str = "cst_";
 
-/// What the tokens of a store look like, so that what was never issued is refused without
-/// asking the store.
+/// The format of the tokens of a store. A token that does not match is refused without asking the
+/// store.
 ///
-/// A token made by [`generate`](TokenFormat::generate) is a prefix, 37 random characters of
-/// `[0-9A-Za-z]` (220 bits from the operating system), and 6 more that are the base62 of the
-/// CRC-32 of those 37: the format Polar uses, and secret scanners like for its prefix.
+/// A token made by [`generate`](TokenFormat::generate) consists of a prefix, 37 random characters of
+/// `[0-9A-Za-z]` (220 bits from the operating system), and 6 characters that are the base62 of the
+/// CRC-32 of those 37. Polar uses this format, and secret scanners recognize it by its prefix.
 ///
 /// ```
 /// use customer_session::TokenFormat;
@@ -96,7 +95,7 @@ const OWN_PREFIX: &str = "cst_";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenFormat {
-    /// `None` is [`TokenFormat::any`]; the first prefix is the one that new tokens get.
+    /// `None` is [`TokenFormat::any`]. New tokens get the first prefix.
     prefixes: Option<Arc<[Box<str>]>>,
 }
 
@@ -104,17 +103,17 @@ impl TokenFormat {
     /// The longest token that [`any`](TokenFormat::any) accepts, in bytes.
     pub const MAX_LEN: usize = 4096;
 
-    /// Whatever RFC 6750, section 2.1, allows as `b64token`, up to 4 KiB.
+    /// Accepts every `b64token` (RFC 6750, section 2.1) of up to 4 KiB.
     ///
     /// New tokens of this format begin with `cst_`.
     pub fn any() -> Self {
         Self { prefixes: None }
     }
 
-    /// `prefix`, 37 random characters, and their checksum.
+    /// Accepts `prefix`, 37 random characters, and their checksum.
     ///
     /// A prefix should be made of the characters that RFC 6750 allows in a token (letters,
-    /// digits, `-._~+/`); with any other character no client can send the token.
+    /// digits, `-._~+/`); with any other character a client cannot send the token.
     pub fn new(prefix: impl Into<String>) -> Self {
         Self {
             prefixes: Some(Arc::new([prefix.into().into_boxed_str()])),
@@ -132,19 +131,19 @@ impl TokenFormat {
         Self { prefixes }
     }
 
-    /// Polar's customer (`polar_cst_`) and member (`polar_mst_`) sessions.
+    /// Accepts the tokens of Polar's customer (`polar_cst_`) and member (`polar_mst_`) sessions.
     pub fn polar() -> Self {
         Self::new("polar_cst_").or("polar_mst_")
     }
 
-    /// Whether `token` can have been issued in this format.
+    /// Returns `true` if `token` has this format.
     ///
-    /// The length is looked at first, so that a long token costs nothing.
+    /// The length is checked first, so that a long token costs nothing.
     pub fn matches(&self, token: &str) -> bool {
         self.accepts(token.as_bytes())
     }
 
-    /// [`matches`](Self::matches) for a header's bytes. What is accepted is ASCII.
+    /// Returns `true` if the bytes of a header have this format. They are ASCII then.
     pub(crate) fn accepts(&self, token: &[u8]) -> bool {
         match &self.prefixes {
             None => self.has_shape(token) && is_b64token(token),
@@ -155,7 +154,7 @@ impl TokenFormat {
         }
     }
 
-    /// The part of [`accepts`](Self::accepts) that costs next to nothing: length and prefix.
+    /// Checks the part of [`accepts`](Self::accepts) that is cheap: length and prefix.
     pub(crate) fn has_shape(&self, token: &[u8]) -> bool {
         match &self.prefixes {
             None => token.len() <= Self::MAX_LEN,
@@ -165,17 +164,17 @@ impl TokenFormat {
         }
     }
 
-    /// A new token, from the operating system's randomness.
+    /// Generates a token from the operating system's randomness.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give: there is no safe token to return.
+    /// Panics if the operating system provides no randomness, since there is no safe token to return.
     pub fn generate(&self) -> SessionToken {
         self.try_generate()
             .expect("the operating system gives random bytes")
     }
 
-    /// [`generate`](Self::generate) for callers that can report an error.
+    /// Generates a token, for callers that can report an error.
     pub(crate) fn try_generate(&self) -> Result<SessionToken, getrandom::Error> {
         let prefix = match &self.prefixes {
             Some(prefixes) => &*prefixes[0],
@@ -210,13 +209,13 @@ fn is_b64token(token: &[u8]) -> bool {
         })
 }
 
-/// Whether `is_good` holds for every byte. It looks at all of them, sixteen at a time, which is
-/// much faster on what is nearly always good than stopping at the first that is not.
+/// Returns `true` if `is_good` holds for every byte. It checks all of them, sixteen at a time, which
+/// is much faster on valid input than stopping at the first that fails.
 fn all(bytes: &[u8], is_good: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |good, byte| good & is_good(*byte))
 }
 
-/// The random characters and the checksum behind `prefix`, if that is what there is.
+/// Returns what follows `prefix`, if it has the length of random characters and checksum.
 fn without_prefix<'a>(
     token: &'a [u8],
     prefix: &str,
@@ -231,7 +230,7 @@ fn is_checked_random(rest: &[u8; RANDOM_LEN + CHECKSUM_LEN]) -> bool {
         && base62(crc32fast::hash(random)) == checksum
 }
 
-/// `value` as six base62 digits, padded with zeros; `u32::MAX` is `4gfFC3`.
+/// Returns `value` as six base62 digits, padded with zeros; `u32::MAX` is `4gfFC3`.
 fn base62(mut value: u32) -> [u8; CHECKSUM_LEN] {
     let mut digits = [b'0'; CHECKSUM_LEN];
     for digit in digits.iter_mut().rev() {

@@ -4,16 +4,16 @@ use std::{error::Error, fmt};
 
 use crate::store::StoreError;
 
-/// Why a token authenticates nobody.
+/// The reason why a token does not authenticate.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AuthenticateError {
-    /// It opens no live session: it is malformed, unknown, expired or revoked, or its customer
-    /// was deleted. Which of these is not told.
+    /// The token opens no live session: it is malformed, unknown, expired or revoked, or its
+    /// customer was deleted. Which of these is not told apart.
     InvalidToken,
-    /// The store was not asked, because as many lookups as allowed are under way.
+    /// The store was not asked, because as many lookups as allowed are in flight.
     Overloaded,
-    /// The store could not tell.
+    /// The store failed.
     Store(StoreError),
 }
 
@@ -21,7 +21,7 @@ impl fmt::Display for AuthenticateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InvalidToken => "the token opens no live session",
-            Self::Overloaded => "too many session lookups are under way",
+            Self::Overloaded => "too many session lookups are in flight",
             Self::Store(_) => "the token could not be checked",
         })
     }

@@ -111,7 +111,7 @@ impl Engine {
                     cache_status: CacheStatus::Miss,
                 });
             }
-            self.counters.overtaken.add_one();
+            self.counters.superseded.add_one();
             deadline = limit;
         }
         let error = StoreError::unavailable("the session changed faster than it could be read");

@@ -126,7 +126,7 @@ impl Engine {
         // Used even while invalidations may be missed: they do not announce new sessions.
         match self.cache.negative_entry(key) {
             Some(entry) if now < entry.fresh_until && self.is_current(&entry, token) => {
-                self.counters.absent_hits.add_one();
+                self.counters.negative_hits.add_one();
                 CacheLookup::NegativeHit
             }
             _ => CacheLookup::Miss,
@@ -162,7 +162,7 @@ impl Engine {
 
     /// Counts a message of a source that could not be read.
     pub(crate) fn on_malformed(&self) {
-        self.counters.unreadable.add_one();
+        self.counters.malformed_messages.add_one();
     }
 
     /// Forgets that `token` opens nothing: it opens a session now.
@@ -198,8 +198,8 @@ impl Engine {
     pub(crate) fn statistics(&self) -> Statistics {
         let mut statistics = self.counters.snapshot();
         self.upstream.add_statistics(&mut statistics);
-        statistics.sources_lost = self.revocations.sources_disconnected();
-        (statistics.cached_sessions, statistics.cached_absent) = self.cache.len();
+        statistics.sources_disconnected = self.revocations.sources_disconnected();
+        (statistics.cached_sessions, statistics.negative_entries) = self.cache.len();
         statistics
     }
 

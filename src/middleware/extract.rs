@@ -160,7 +160,11 @@ impl<S: Sync> FromRequestParts<S> for SessionLifetime {
     type Rejection = CustomerRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CustomerRejection> {
-        required(parts, Self::of(&parts.extensions), "SessionLifetime")
+        required(
+            parts,
+            Self::from_extensions(&parts.extensions),
+            "SessionLifetime",
+        )
     }
 }
 
@@ -171,7 +175,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for SessionLifetime {
         parts: &mut Parts,
         _: &S,
     ) -> Result<Option<Self>, CustomerRejection> {
-        let lifetime = Self::of(&parts.extensions);
+        let lifetime = Self::from_extensions(&parts.extensions);
         optional(parts, lifetime, "Option<SessionLifetime>")
     }
 }

@@ -35,15 +35,3 @@ pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
 pub(super) fn insert_anonymous(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
     extensions.insert(Anonymous(Arc::clone(config)));
 }
-
-impl SessionLifetime {
-    /// Returns the lifetime of the session that let a request in, from the extensions of the
-    /// request, or `None` if it was not let in by one. In axum handlers `SessionLifetime` is an
-    /// extractor.
-    ///
-    /// It is found through the [`Customer`] that the layer has inserted. Replacing that customer in
-    /// the extensions removes the lifetime too.
-    pub fn of(extensions: &Extensions) -> Option<Self> {
-        extensions.get::<Customer>().and_then(Self::of_customer)
-    }
-}

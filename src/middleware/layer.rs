@@ -22,7 +22,7 @@ use crate::{
 /// It reads the token from `Authorization` and, where you switch them on, from
 /// [a cookie](CustomerSessionLayer::token_from_cookie) and other places. It puts the
 /// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into the extensions of the request,
-/// where [`SessionLifetime::of`](crate::SessionLifetime::of) finds the lifetime of the session too.
+/// where [`SessionLifetime::from_extensions`](crate::SessionLifetime::from_extensions) finds the lifetime of the session too.
 ///
 /// A request without a valid token is answered by the layer and does not reach the handler. With
 /// [`optional`](CustomerSessionLayer::optional), a request without any token goes on anonymously. A

@@ -11,6 +11,7 @@ use std::{
 
 use chrono::Utc;
 use futures_core::Stream;
+use http::Extensions;
 use pin_project_lite::pin_project;
 use tokio::time::sleep;
 
@@ -29,7 +30,7 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 /// A handle that tells when a session has ended, for WebSockets and other streams, which would
 /// otherwise outlive the session that opened them.
 ///
-/// In axum handlers it is an extractor. Elsewhere [`SessionLifetime::of`] finds it in the extensions
+/// In axum handlers it is an extractor. Elsewhere [`SessionLifetime::from_extensions`] finds it in the extensions
 /// of an authenticated request. A clone costs one pointer. Nothing is watched until
 /// [`ended`](Self::ended) is awaited.
 ///
@@ -62,13 +63,17 @@ impl SessionLifetime {
         Self::new(Arc::new(CachedSession::detached(session, None)))
     }
 
-    pub(crate) fn new(cached: Arc<CachedSession>) -> Self {
-        Self { cached }
+    /// Returns the lifetime of the session that authenticated a request, from the extensions of the
+    /// request; `None` if none did. In axum handlers `SessionLifetime` is an extractor.
+    ///
+    /// It is found through the [`Customer`] that the layer has inserted. Replacing that customer in
+    /// the extensions removes the lifetime too.
+    pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Customer>()?.context().map(Self::new)
     }
 
-    /// Returns the lifetime of the session that authenticated this customer.
-    pub(crate) fn of_customer(customer: &Customer) -> Option<Self> {
-        customer.context().map(Self::new)
+    pub(crate) fn new(cached: Arc<CachedSession>) -> Self {
+        Self { cached }
     }
 
     pub(crate) fn session(&self) -> &Arc<CustomerSession> {

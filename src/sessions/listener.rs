@@ -32,20 +32,20 @@ impl Listener {
             SourceEvent::Disconnected => {
                 self.is_disconnected = true;
                 self.engine.on_disconnect();
-                telemetry::source_lost();
+                telemetry::source_disconnected();
             }
             // What is cached must be looked up again, but is not dropped: if the store fails
             // meanwhile, it is as good as it was during the gap.
             SourceEvent::Invalidate(Invalidation::All) if self.is_disconnected => {
                 self.reconnect();
-                telemetry::source_found();
+                telemetry::source_reconnected();
             }
             SourceEvent::Invalidate(invalidation) => self.engine.invalidate(invalidation),
             SourceEvent::Malformed => {
                 self.engine.on_malformed();
                 if !self.has_warned {
                     self.has_warned = true;
-                    telemetry::message_unreadable();
+                    telemetry::malformed_message();
                 }
             }
             // Trust does not depend on it yet.

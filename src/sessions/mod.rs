@@ -93,7 +93,7 @@ impl<S> CustomerSessions<S> {
 
     /// Drops from the cache what has expired. The cache does so by itself as it is used; call
     /// this from a timer if memory is to return while nobody asks for anything.
-    pub fn maintain(&self) {
+    pub fn run_pending_tasks(&self) {
         self.engine.run_pending_tasks();
     }
 

@@ -243,9 +243,9 @@ async fn maintenance_frees_the_memory_of_idle_sessions() {
     }
     let empty = async {
         loop {
-            sessions.maintain();
+            sessions.run_pending_tasks();
             let statistics = sessions.statistics();
-            let cached = (statistics.cached_sessions, statistics.cached_absent);
+            let cached = (statistics.cached_sessions, statistics.negative_entries);
             if cached == (0, 0) && held.iter().all(|session| session.strong_count() == 0) {
                 return;
             }

@@ -267,7 +267,7 @@ async fn while_a_source_is_disconnected_every_request_is_a_lookup() {
 
     connection.send(SourceEvent::Disconnected).await;
     connection.send(SourceEvent::Disconnected).await;
-    assert_eq!(fixture.statistics().sources_lost, 1);
+    assert_eq!(fixture.statistics().sources_disconnected, 1);
     fixture.authenticate().await.expect("live");
     fixture.authenticate().await.expect("live");
     assert_eq!(fixture.store.lookups(), 4, "asked each time");
@@ -282,7 +282,7 @@ async fn while_a_source_is_disconnected_every_request_is_a_lookup() {
     connection.send(SourceEvent::Disconnected).await;
     fixture.authenticate().await.expect("live");
     connection.send(Invalidation::All).await;
-    assert_eq!(fixture.statistics().sources_lost, 0);
+    assert_eq!(fixture.statistics().sources_disconnected, 0);
     fixture.authenticate().await.expect("live");
     fixture.authenticate().await.expect("live");
     assert_eq!(
@@ -408,7 +408,7 @@ async fn a_listener_that_stops_while_disconnected_leaves_the_cache_in_use() {
     connection.send(SourceEvent::Disconnected).await;
     connection.listening.abort();
     settle().await;
-    assert_eq!(fixture.statistics().sources_lost, 0);
+    assert_eq!(fixture.statistics().sources_disconnected, 0);
     fixture.authenticate().await.expect("live");
     fixture.authenticate().await.expect("live");
     assert_eq!(
@@ -425,7 +425,7 @@ async fn malformed_messages_are_counted_and_change_nothing() {
     for _ in 0..3 {
         connection.send(SourceEvent::Malformed).await;
     }
-    assert_eq!(fixture.statistics().unreadable, 3);
+    assert_eq!(fixture.statistics().malformed_messages, 3);
     fixture.authenticate().await.expect("cached");
     assert_eq!(fixture.store.lookups(), 1);
 }

@@ -119,7 +119,7 @@ async fn survives_a_kill<S: SessionRegistry>(
     sleep(Duration::from_secs(5)).await;
     let during = sessions.statistics();
     assert!(
-        during.breaker_open && during.sources_lost == 1,
+        during.breaker_open && during.sources_disconnected == 1,
         "{during:?}"
     );
     let server = spawn_blocking(move || {
@@ -132,7 +132,7 @@ async fn survives_a_kill<S: SessionRegistry>(
     let verified = sessions.statistics().verified;
     loop {
         let now = sessions.statistics();
-        if now.verified > verified && now.sources_lost == 0 && !now.breaker_open {
+        if now.verified > verified && now.sources_disconnected == 0 && !now.breaker_open {
             break;
         }
         assert!(back.elapsed() < Duration::from_secs(1), "{now:?}");
