@@ -4,6 +4,7 @@
 mod bearer;
 mod composition;
 mod conformance;
+mod documentation;
 mod extractors;
 mod json;
 mod log;
