@@ -73,7 +73,7 @@ fn parse(value: &[u8]) -> Credential<&[u8]> {
 }
 
 fn has_no_comma(token: &[u8]) -> bool {
-    // Without an early return the loop is vectorized.
+    // No early return, so that the compiler can vectorize the loop.
     token.iter().fold(true, |none, byte| none & (*byte != b','))
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_whatever_the_scheme_s_case_and_the_space_around() {
+    fn the_case_of_the_scheme_and_spaces_around_a_token_do_not_matter() {
         for value in [
             "Bearer abc",
             "bearer abc",
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn another_scheme_is_no_credential_of_ours() {
+    fn another_scheme_is_ignored() {
         for value in [
             "",
             "  ",
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_left_to_the_format_to_refuse() {
+    fn an_odd_token_is_left_to_the_token_format() {
         for value in [
             &b"Bearer \tabc"[..],
             b"Bearer a b",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_searched() {
+    fn a_value_that_is_too_long_is_not_searched() {
         let long = "a".repeat(64 * 1024);
         let parse_len = |value: String| match parse(value.as_bytes()) {
             Credential::None => "none",
