@@ -1,4 +1,4 @@
-//! How the layer behaves among other layers and services.
+//! The layer among other layers and services.
 
 use std::{
     convert::Infallible,
@@ -41,11 +41,11 @@ async fn echo(request: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, I
     let customer = request.extensions().get::<Customer>();
     let session = request.extensions().get::<Arc<CustomerSession>>();
     assert_eq!(
-        customer.map(|it| &it.id),
-        session.map(|it| &it.customer_id),
+        customer.map(|customer| &customer.id),
+        session.map(|session| &session.customer_id),
         "both or neither"
     );
-    let id = customer.map_or(String::new(), |it| it.id.to_string());
+    let id = customer.map_or(String::new(), |customer| customer.id.to_string());
     Ok(Response::new(Full::new(Bytes::from(id))))
 }
 
@@ -173,7 +173,7 @@ async fn the_service_s_error_passes_through() {
     }
 }
 
-/// A body that is nobody's but ours.
+/// A body type of the application's own.
 #[derive(Default)]
 struct Homemade(Option<Bytes>);
 

@@ -1,4 +1,4 @@
-//! What a handler gets, by what it asks for and who is there.
+//! The value that each extractor gives to a handler, in each case.
 
 use std::time::Duration;
 
@@ -18,21 +18,28 @@ fn routes() -> Router {
     Router::new()
         .route(
             "/extension",
-            get(async |Extension(it): Extension<Customer>| it.id.to_string()),
+            get(async |Extension(customer): Extension<Customer>| customer.id.to_string()),
         )
-        .route("/customer", get(async |it: Customer| it.id.to_string()))
+        .route(
+            "/customer",
+            get(async |customer: Customer| customer.id.to_string()),
+        )
         .route(
             "/optional",
-            get(async |it: Option<Customer>| it.map_or("nobody".into(), |it| it.id.to_string())),
+            get(async |customer: Option<Customer>| {
+                customer.map_or("anonymous".into(), |customer| customer.id.to_string())
+            }),
         )
         .route(
             "/session",
-            get(async |it: CurrentSession| it.customer_id.to_string()),
+            get(async |session: CurrentSession| session.customer_id.to_string()),
         )
         .route(
             "/optional-session",
-            get(async |it: Option<CurrentSession>| {
-                it.map_or("nobody".into(), |it| it.customer_id.to_string())
+            get(async |session: Option<CurrentSession>| {
+                session.map_or("anonymous".into(), |session| {
+                    session.customer_id.to_string()
+                })
             }),
         )
 }
@@ -89,7 +96,7 @@ async fn each_extractor_has_its_answer_in_each_case() {
             let body = String::from_utf8(body.to_vec()).expect("UTF-8");
             match (case, expected) {
                 ("authenticated", _) => assert_eq!(body, "cus_1", "{path}"),
-                ("anonymous", (StatusCode::OK, _)) => assert_eq!(body, "nobody", "{path}"),
+                ("anonymous", (StatusCode::OK, _)) => assert_eq!(body, "anonymous", "{path}"),
                 _ if path == "/extension" => {}
                 _ => assert!(
                     !body.contains("Layer") && !body.contains("cus_"),
@@ -110,7 +117,9 @@ async fn a_preflight_is_anonymous_to_extractors() {
         )
         .route(
             "/optional",
-            axum::routing::options(async |it: Option<Customer>| it.is_some().to_string()),
+            axum::routing::options(async |customer: Option<Customer>| {
+                customer.is_some().to_string()
+            }),
         )
         .layer(sessions.layer());
     for (path, status) in [("/customer", 401), ("/optional", 200)] {

@@ -1,4 +1,8 @@
-//! Where a request may carry its token, besides `Authorization`.
+//! The places where a request may carry its token in place of `Authorization`.
+
+mod cookie;
+mod query;
+mod websocket;
 
 use std::{
     convert::Infallible,
@@ -8,13 +12,7 @@ use std::{
     },
 };
 
-use axum::{
-    Router,
-    body::Body,
-    extract::OriginalUri,
-    response::IntoResponse as _,
-    routing::{any, get},
-};
+use axum::{Router, body::Body, routing::any};
 use customer_session::{
     Customer, CustomerSession, CustomerSessionLayer, Rejection, RejectionKind, SessionCookie,
     SessionToken, TokenFormat, testing::assert_protected,
@@ -25,9 +23,9 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tower_http::trace::TraceLayer;
 
 use crate::log::Log;
-use test_support::{HOUR, ProbeStore, Sessions, customer, one_session};
+use test_support::{HOUR, ProbeStore, customer, one_session};
 
-/// A source, and how a request carries a token there.
+/// The name of a source, and a function that adds a token there.
 type Source = (&'static str, fn(&mut Request<Body>, &str));
 
 const SOURCES: [Source; 5] = [
@@ -60,13 +58,13 @@ fn add(request: &mut Request<Body>, name: &'static str, value: &str) {
     request.headers_mut().append(name, value);
 }
 
-fn cookie() -> SessionCookie {
+fn session_cookie() -> SessionCookie {
     SessionCookie::new("session").expect("a name")
 }
 
 fn all(layer: CustomerSessionLayer) -> CustomerSessionLayer {
     layer
-        .token_from_cookie(&cookie())
+        .token_from_cookie(&session_cookie())
         .token_from_query()
         .token_from_websocket_protocol()
         .token_from_fn(|request| {
@@ -77,7 +75,7 @@ fn all(layer: CustomerSessionLayer) -> CustomerSessionLayer {
 
 fn with_only(layer: CustomerSessionLayer, source: &str) -> CustomerSessionLayer {
     match source {
-        "cookie" => layer.token_from_cookie(&cookie()),
+        "cookie" => layer.token_from_cookie(&session_cookie()),
         "query" => layer.token_from_query(),
         "websocket" => layer.token_from_websocket_protocol(),
         "own" => layer.token_from_fn(|request| {
@@ -93,14 +91,14 @@ fn request(uri: &str) -> Request<Body> {
 }
 
 /// The URI and headers of a request, and the id of its customer.
-type Sight = (Uri, HeaderMap, Option<String>);
+type Received = (Uri, HeaderMap, Option<String>);
 
-/// What the service behind the layer saw.
+/// The requests that the service behind the layer received.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Sight>>>);
+struct Seen(Arc<Mutex<Vec<Received>>>);
 
 impl Seen {
-    fn last(&self) -> Sight {
+    fn last(&self) -> Received {
         let seen = self.0.lock().expect("no panic");
         seen.last().expect("the service was called").clone()
     }
@@ -122,7 +120,7 @@ impl Seen {
         let seen = self.clone();
         layer.layer(tower::service_fn(move |request: Request<Body>| {
             let customer = request.extensions().get::<Customer>();
-            let customer = customer.map(|it| it.id.to_string());
+            let customer = customer.map(|customer| customer.id.to_string());
             seen.0.lock().expect("no panic").push((
                 request.uri().clone(),
                 request.headers().clone(),
@@ -219,7 +217,7 @@ async fn two_credentials_are_refused_whatever_their_sources() {
                 // A function answers with one token.
                 continue;
             }
-            // The same token twice, two tokens, and what is none beside one.
+            // The same token twice, two tokens, and a malformed one beside a token.
             for second in [session.token.expose(), other.expose(), "%%"] {
                 for layer in &layers {
                     let mut request = request("/");
@@ -276,380 +274,6 @@ async fn a_credential_of_another_scheme_is_ignored() {
 }
 
 #[tokio::test]
-async fn the_query_token_is_gone_from_the_uri_on_every_path() {
-    let (_, sessions, session) = one_session().await;
-    let token = session.token.expose();
-    let layer = sessions.layer().token_from_query();
-    let seen = Seen::default();
-    // By a lookup, then as a hit.
-    for _ in 0..2 {
-        let uri = format!("/a?c=%20+%2b&access%5Ftoken={token}&b");
-        let response = seen.behind(&layer).oneshot(request(&uri)).await;
-        assert_eq!(response.expect("infallible").status(), 200);
-        assert_eq!(seen.last().0, "/a?c=%20+%2b&b");
-    }
-    // A preflight goes through, but not with the token.
-    let mut preflight = request(&format!("/a?access_token={token}"));
-    *preflight.method_mut() = Method::OPTIONS;
-    add(&mut preflight, "origin", "https://a.example");
-    add(&mut preflight, "access-control-request-method", "GET");
-    let response = seen.behind(&layer).oneshot(preflight).await;
-    assert_eq!(response.expect("infallible").status(), 200);
-    let (uri, _, customer) = seen.last();
-    assert_eq!((uri, customer), ("/a".parse().expect("a URI"), None));
-    // Who is refused does not get to the service at all.
-    let before = seen.count();
-    let uri = format!("/a?access_token={token}&access_token={token}");
-    let response = seen.behind(&layer).oneshot(request(&uri)).await;
-    assert_eq!(response.expect("infallible").status(), 400);
-    assert_eq!(seen.count(), before);
-}
-
-#[tokio::test]
-async fn answers_to_a_query_token_are_private() {
-    let (_, sessions, session) = one_session().await;
-    let token = session.token.expose();
-    for (said, now) in [
-        (None, "private"),
-        (Some("public, max-age=60"), "private, max-age=60"),
-        (Some("private, max-age=60"), "private, max-age=60"),
-        (Some("no-store"), "no-store"),
-    ] {
-        let app = Router::new()
-            .route(
-                "/",
-                get(async move || match said {
-                    Some(said) => [("cache-control", said)].into_response(),
-                    None => StatusCode::NOT_FOUND.into_response(),
-                }),
-            )
-            .layer(sessions.layer().token_from_query());
-        for (uri, expected) in [
-            (format!("/?access_token={token}"), now),
-            ("/?access_token=bad".to_owned(), "no-store"),
-        ] {
-            let response = app
-                .clone()
-                .oneshot(request(&uri))
-                .await
-                .expect("infallible");
-            let lines: Vec<_> = response.headers().get_all("cache-control").iter().collect();
-            assert_eq!(lines, [expected]);
-        }
-        let mut plain = request("/");
-        add(&mut plain, "authorization", &format!("Bearer {token}"));
-        let response = app.oneshot(plain).await.expect("infallible");
-        let untouched = response.headers().get("cache-control");
-        assert_eq!(untouched.map(|it| it.to_str().expect("ASCII")), said);
-    }
-}
-
-#[tokio::test]
-async fn a_layer_around_the_router_hides_the_query_token_from_all_of_it() {
-    let (_, sessions, session) = one_session().await;
-    let routes = || {
-        Router::new().route(
-            "/me",
-            get(
-                async |OriginalUri(original): OriginalUri, uri: Uri, it: Customer| {
-                    format!("{original} {uri} {}", it.id)
-                },
-            ),
-        )
-    };
-    let layer = sessions.layer().token_from_query();
-    let uri = format!("/me?access_token={}&b=2", session.token.expose());
-
-    let around = layer.layer(routes());
-    let response = around.oneshot(request(&uri)).await.expect("infallible");
-    let body = response.into_body().collect().await.expect("a body");
-    assert_eq!(body.to_bytes(), "/me?b=2 /me?b=2 cus_1");
-
-    // What the documentation says of a layer inside.
-    let inside = routes().layer(layer);
-    let response = inside.oneshot(request(&uri)).await.expect("infallible");
-    let body = response.into_body().collect().await.expect("a body");
-    assert_eq!(body.to_bytes(), format!("{uri} /me?b=2 cus_1").as_str());
-}
-
-#[tokio::test]
-async fn the_subprotocol_with_the_token_is_hidden_from_the_service() {
-    let (_, sessions, session) = one_session().await;
-    let token = format!("bearer.{}", session.token.expose());
-    let layer = sessions.layer().token_from_websocket_protocol();
-    for (lines, left) in [
-        (vec![token.clone()], vec![]),
-        (vec![format!("feed.v1, {token}")], vec!["feed.v1"]),
-        (
-            vec!["feed.v1".to_owned(), token.clone(), "a,b".to_owned()],
-            vec!["feed.v1", "a, b"],
-        ),
-    ] {
-        // By a lookup, then as a hit; an upgrade or not.
-        for upgrade in [true, false] {
-            let mut request = request("/feed");
-            if upgrade {
-                add(&mut request, "connection", "Upgrade");
-                add(&mut request, "upgrade", "websocket");
-            }
-            for line in &lines {
-                add(&mut request, "sec-websocket-protocol", line);
-            }
-            let seen = Seen::default();
-            let response = seen.behind(&layer).oneshot(request).await;
-            assert_eq!(response.expect("infallible").status(), 200);
-            let (_, headers, _) = seen.last();
-            let now: Vec<_> = headers.get_all("sec-websocket-protocol").iter().collect();
-            assert_eq!(now, left);
-        }
-    }
-}
-
-/// A way in which a request with a good cookie says where it comes from, and whether it is
-/// let in when that matters.
-type From = (&'static [(&'static str, &'static str)], bool);
-
-const ORIGINS: &[From] = &[
-    (&[], false),
-    (&[("origin", "https://shop.example")], true),
-    (&[("origin", "HTTPS://Shop.Example")], true),
-    (&[("origin", "https://shop.example:443")], true),
-    (&[("origin", "http://shop.example")], true),
-    (&[("origin", "https://app.example")], true),
-    (&[("origin", "https://app.example:443")], true),
-    (&[("origin", "http://localhost:5173")], true),
-    (&[("origin", "capacitor://localhost")], true),
-    (&[("origin", "http://app.example")], false),
-    (&[("origin", "https://shop.example:8443")], false),
-    (&[("origin", "https://evil.example")], false),
-    (&[("origin", "https://shop.example.evil")], false),
-    (&[("origin", "https://evil.shop.example")], false),
-    (&[("origin", "http://localhost")], false),
-    (&[("origin", "null")], false),
-    (&[("origin", "")], false),
-    (&[("origin", "shop.example")], false),
-    (&[("origin", "https://shop.example/")], false),
-    (
-        &[("origin", "https://shop.example https://evil.example")],
-        false,
-    ),
-    (
-        &[
-            ("origin", "https://shop.example"),
-            ("origin", "https://shop.example"),
-        ],
-        false,
-    ),
-    // `Origin` decides where there is one.
-    (
-        &[("origin", "null"), ("sec-fetch-site", "same-origin")],
-        false,
-    ),
-    (
-        &[
-            ("origin", "https://evil.example"),
-            ("sec-fetch-site", "none"),
-        ],
-        false,
-    ),
-    (&[("sec-fetch-site", "same-origin")], true),
-    (&[("sec-fetch-site", "none")], true),
-    (&[("sec-fetch-site", "same-site")], false),
-    (&[("sec-fetch-site", "cross-site")], false),
-    (&[("sec-fetch-site", "")], false),
-    (
-        &[
-            ("sec-fetch-site", "same-origin"),
-            ("sec-fetch-site", "cross-site"),
-        ],
-        false,
-    ),
-    // A page elsewhere is named by its referrer, too, which counts for nothing.
-    (&[("referer", "https://shop.example/")], false),
-];
-
-fn of_cookie(sessions: &Sessions) -> CustomerSessionLayer {
-    sessions
-        .layer()
-        .trusted_origin("https://app.example")
-        .expect("an origin")
-        .token_from_cookie(&cookie())
-        .trusted_origin("http://localhost:5173")
-        .expect("an origin")
-        .trusted_origin("capacitor://localhost")
-        .expect("an origin")
-}
-
-#[tokio::test]
-async fn a_cookie_from_another_site_changes_nothing() {
-    let (store, sessions, session) = one_session().await;
-    let layer = of_cookie(&sessions);
-    let unknown = TokenFormat::new("cst_").generate();
-    let methods = [
-        "POST", "PUT", "PATCH", "DELETE", "CONNECT", "PURGE", "GET", "HEAD",
-    ];
-    for method in methods
-        .iter()
-        .chain(&["OPTIONS", "TRACE", "upgrade", "connection"])
-    {
-        let guarded = !["GET", "HEAD", "OPTIONS", "TRACE"].contains(method);
-        for (headers, same_site) in ORIGINS {
-            let send = |token: &str| {
-                let mut request = request("/");
-                match *method {
-                    "upgrade" => add(&mut request, "upgrade", "websocket"),
-                    "connection" => add(&mut request, "connection", "keep-alive, Upgrade"),
-                    method => *request.method_mut() = method.parse().expect("a method"),
-                }
-                add(&mut request, "host", "shop.example");
-                add(&mut request, "cookie", &format!("session={token}"));
-                for (name, value) in *headers {
-                    add(&mut request, name, value);
-                }
-                request
-            };
-            let context = format!("{method} {headers:?}");
-            let response = answer(&layer, send(session.token.expose())).await;
-            if !guarded || *same_site {
-                assert_eq!(response.status(), 200, "{context}");
-                continue;
-            }
-            assert_eq!(response.status(), 403, "{context}");
-            assert_eq!(kind(&response), Some(RejectionKind::CrossSite), "{context}");
-            let headers = response.headers();
-            assert_eq!(headers["content-type"], "application/problem+json");
-            assert_eq!(headers["cache-control"], "no-store");
-            assert!(!headers.contains_key("www-authenticate"));
-
-            // Whether the token is any good makes no difference.
-            let lookups = store.lookups();
-            for token in [unknown.expose(), "malformed", ""] {
-                let other = answer(&layer, send(token)).await;
-                assert_eq!(other.status(), 403, "{context}");
-                assert_eq!(other.headers(), headers, "{context}");
-            }
-            assert_eq!(store.lookups(), lookups, "{context}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn this_site_is_the_host_that_was_asked() {
-    let (_, sessions, session) = one_session().await;
-    let layer = of_cookie(&sessions);
-    for (uri, hosts, origin, status) in [
-        ("/", &["shop.example:443"][..], "https://shop.example", 200),
-        ("/", &["shop.example:80"], "http://shop.example", 200),
-        ("/", &["shop.example:80"], "https://shop.example", 403),
-        (
-            "/",
-            &["shop.example:8443"],
-            "https://shop.example:8443",
-            200,
-        ),
-        ("/", &["[::1]:8080"], "http://[::1]:8080", 200),
-        (
-            "/",
-            &["shop.example", "evil.example"],
-            "https://shop.example",
-            403,
-        ),
-        (
-            "/",
-            &["shop.example", "evil.example"],
-            "https://evil.example",
-            403,
-        ),
-        ("/", &[], "https://shop.example", 403),
-        ("/", &[], "https://app.example", 200),
-        ("/", &[""], "https://", 403),
-        // HTTP/2 has the host in the URI; it counts before a header (RFC 9112, 3.2.2).
-        ("https://shop.example/", &[], "https://shop.example", 200),
-        (
-            "https://shop.example/",
-            &["evil.example"],
-            "https://evil.example",
-            403,
-        ),
-    ] {
-        let mut request = request(uri);
-        *request.method_mut() = Method::POST;
-        for host in hosts {
-            add(&mut request, "host", host);
-        }
-        add(&mut request, "origin", origin);
-        add(
-            &mut request,
-            "cookie",
-            &format!("session={}", session.token.expose()),
-        );
-        let response = answer(&layer, request).await;
-        assert_eq!(response.status(), status, "{uri} {hosts:?} {origin}");
-    }
-}
-
-#[tokio::test]
-async fn only_cookies_depend_on_the_site_of_the_request() {
-    let (_, sessions, session) = one_session().await;
-    let layer = all(sessions.layer());
-    for (name, carry) in SOURCES {
-        let mut request = request("/");
-        *request.method_mut() = Method::POST;
-        add(&mut request, "origin", "https://evil.example");
-        add(&mut request, "cookie", "theme=dark");
-        carry(&mut request, session.token.expose());
-        let expected = if name == "cookie" { 403 } else { 200 };
-        assert_eq!(status(&layer, request).await, expected, "{name}");
-    }
-    // Without a cookie an anonymous request is an anonymous request.
-    let optional = of_cookie(&sessions).optional();
-    for (cookie, expected) in [("theme=dark", 200), ("session=x", 403)] {
-        let mut request = request("/");
-        *request.method_mut() = Method::POST;
-        add(&mut request, "cookie", cookie);
-        assert_eq!(status(&optional, request).await, expected);
-    }
-}
-
-#[tokio::test]
-async fn a_bad_name_or_origin_is_an_error() {
-    let (_, sessions, session) = one_session().await;
-    for name in ["my session", "", "session=", "session;"] {
-        let error = SessionCookie::new(name).expect_err(name).to_string();
-        assert!(error.contains("a cookie's name must be a token"), "{error}");
-    }
-
-    let layer = sessions.layer().token_from_cookie(&cookie());
-    for origin in [
-        "null",
-        "*",
-        "https://*",
-        "evil.example",
-        "https://evil.example/",
-        "",
-    ] {
-        let error = layer.clone().trusted_origin(origin).expect_err(origin);
-        let error = error.to_string();
-        assert!(error.contains("must be a scheme, a host"), "{error}");
-        assert!(
-            !error.contains("evil"),
-            "the value is not repeated: {error}"
-        );
-    }
-    for origin in ["null", "*", "https://evil.example", ""] {
-        let mut sent = request("/");
-        *sent.method_mut() = Method::POST;
-        add(&mut sent, "origin", origin);
-        add(
-            &mut sent,
-            "cookie",
-            &format!("session={}", session.token.expose()),
-        );
-        assert_eq!(status(&layer, sent).await, 403, "{origin}");
-    }
-}
-
-#[tokio::test]
 async fn answers_vary_on_what_they_depend_on() {
     let (_, sessions, session) = one_session().await;
     for (name, optional, required) in [
@@ -701,7 +325,7 @@ async fn a_function_sees_what_the_service_sees_and_no_preflight() {
             assert_eq!(*request.method, Method::GET);
             assert_eq!(request.uri, "/a");
             assert!(!request.headers.contains_key("sec-websocket-protocol"));
-            // What somebody left is gone before anybody is asked.
+            // A customer set before the layer is removed before the function is called.
             assert!(request.extensions.get::<Customer>().is_none());
             let shown = format!("{request:?}");
             assert!(
