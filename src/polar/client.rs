@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::rate_limit::{Caller, RateLimits};
-use crate::store::error::{Failure, StoreError};
+use crate::store::error::{ContextError, StoreError};
 
 /// No answer of Polar's is anywhere near as long.
 const LONGEST_ANSWER: usize = 1 << 20;
@@ -35,26 +35,26 @@ pub(super) struct Upstream {
 
 /// What is asked.
 pub(super) struct Call<'a> {
-    tried: &'static str,
+    context: &'static str,
     caller: Caller<'a>,
     method: Method,
     path: Vec<&'a str>,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn get(tried: &'static str, caller: Caller<'a>) -> Self {
+    pub(super) fn get(context: &'static str, caller: Caller<'a>) -> Self {
         Self {
-            tried,
+            context,
             caller,
             method: Method::GET,
             path: Vec::new(),
         }
     }
 
-    pub(super) fn post(tried: &'static str, caller: Caller<'a>) -> Self {
+    pub(super) fn post(context: &'static str, caller: Caller<'a>) -> Self {
         Self {
             method: Method::POST,
-            ..Self::get(tried, caller)
+            ..Self::get(context, caller)
         }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Call<'a> {
 /// What Polar answered, unless that says that it could not.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    tried: &'static str,
+    context: &'static str,
     is_to_organization: bool,
     /// It may hold a token.
     body: Zeroizing<Vec<u8>>,
@@ -93,7 +93,9 @@ impl Upstream {
         call: Call<'_>,
         json: Option<Vec<u8>>,
     ) -> Result<Answer, StoreError> {
-        let Call { tried, caller, .. } = call;
+        let Call {
+            context, caller, ..
+        } = call;
         self.check_limit(caller)?;
         let url = self.url(&call.path);
         let mut request = self
@@ -114,10 +116,10 @@ impl Upstream {
             request = request.header(CONTENT_TYPE, kind).body(json);
         }
         let response = request.send().await;
-        let response = response.map_err(|error| unanswered(tried, error))?;
+        let response = response.map_err(|error| unanswered(context, error))?;
         if *response.url() != url {
             return Err(refused(
-                tried,
+                context,
                 "the client that was handed in has followed a redirect; build it with \
                  redirect::Policy::none()",
             ));
@@ -126,20 +128,20 @@ impl Upstream {
         if status == StatusCode::TOO_MANY_REQUESTS {
             let said = retry_after(response.headers(), self.limits.now()).unwrap_or(DEFAULT_WAIT);
             let wait = self.limits.impose(caller, said);
-            return Err(refused(tried, "it was asked too often").with_retry_after(wait));
+            return Err(refused(context, "it was asked too often").with_retry_after(wait));
         }
         if status.is_redirection() {
             let text = format!("it answered {status}, which is not followed: check the base URL");
-            return Err(refused(tried, text));
+            return Err(refused(context, text));
         }
         if status.is_server_error() {
-            return Err(refused(tried, format!("it answered {status}")));
+            return Err(refused(context, format!("it answered {status}")));
         }
         Ok(Answer {
             status,
-            tried,
+            context,
             is_to_organization: matches!(caller, Caller::Organization),
-            body: read(tried, response).await?,
+            body: read(context, response).await?,
         })
     }
 
@@ -173,7 +175,7 @@ impl Answer {
                 _ => "is no JSON",
             };
             let text = format!("the answer {text}, at line {line}, column {column}");
-            StoreError::corrupt(Failure::new(self.tried, text))
+            StoreError::corrupt(ContextError::new(self.context, text))
         })
     }
 
@@ -185,17 +187,17 @@ impl Answer {
             StatusCode::FORBIDDEN => ": has the organization access token the scopes it needs?",
             _ => "",
         };
-        refused(self.tried, format!("it answered {}{hint}", self.status))
+        refused(self.context, format!("it answered {}{hint}", self.status))
     }
 }
 
-fn refused(tried: &'static str, why: impl Into<Cow<'static, str>>) -> StoreError {
-    StoreError::unavailable(Failure::new(tried, why.into()))
+fn refused(context: &'static str, why: impl Into<Cow<'static, str>>) -> StoreError {
+    StoreError::unavailable(ContextError::new(context, why.into()))
 }
 
-fn unanswered(tried: &'static str, error: reqwest::Error) -> StoreError {
+fn unanswered(context: &'static str, error: reqwest::Error) -> StoreError {
     let is_timeout = error.is_timeout();
-    let failure = Failure::new(tried, error.without_url());
+    let failure = ContextError::new(context, error.without_url());
     if is_timeout {
         StoreError::timeout(failure)
     } else {
@@ -205,17 +207,17 @@ fn unanswered(tried: &'static str, error: reqwest::Error) -> StoreError {
 
 /// The whole body, unless it is too long.
 async fn read(
-    tried: &'static str,
+    context: &'static str,
     mut response: Response,
 ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let mut body = Zeroizing::new(Vec::new());
     loop {
         let chunk = response.chunk().await;
-        match chunk.map_err(|error| unanswered(tried, error))? {
+        match chunk.map_err(|error| unanswered(context, error))? {
             None => return Ok(body),
             Some(chunk) if chunk.len() > LONGEST_ANSWER - body.len() => {
                 let text = "the answer is longer than 1 MiB";
-                return Err(StoreError::corrupt(Failure::new(tried, text)));
+                return Err(StoreError::corrupt(ContextError::new(context, text)));
             }
             Some(chunk) => body.extend_from_slice(&chunk),
         }

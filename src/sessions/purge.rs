@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::CustomerSessions;
 use crate::{
@@ -15,12 +15,14 @@ use crate::{
     telemetry,
 };
 
-/// How many sessions are removed at once: enough to get on, few enough to hold no lock for
+/// Sessions that the store removes in one call: enough to get on, few enough to hold no lock for
 /// long.
-const BATCH: u32 = 1000;
+const BATCH: u32 = 50;
 
-/// How long lookups have the store for themselves between two batches.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Bounds of the pause after a full batch, which is as long as the batch took: half of the time
+/// the store serves lookups alone.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A batch that takes longer is given up until the next time.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,6 +54,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         async move {
             tokio::time::sleep(every.mul_f64(random())).await;
             loop {
+                let started = Instant::now();
                 // Held for one batch at a time, so that the last other owner is the last.
                 let purged = match (store.upgrade(), engine.upgrade()) {
                     (Some(store), Some(engine)) => {
@@ -66,7 +69,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     _ => return,
                 };
                 let wait = match purged {
-                    Ok(purged) if purged >= u64::from(BATCH) => PAUSE,
+                    Ok(purged) if purged >= u64::from(BATCH) => {
+                        started.elapsed().clamp(MIN_PAUSE, MAX_PAUSE)
+                    }
                     Ok(_) => every.mul_f64(0.9 + 0.2 * random()),
                     Err(error) => {
                         telemetry::purge_failed(&error);

@@ -124,33 +124,33 @@ impl Error for StoreError {
     }
 }
 
-/// Says what was tried; [`source`](Error::source) is the driver's own error.
+/// An error of a driver, with what was attempted; [`source`](Error::source) is the driver's error.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    tried: Cow<'static, str>,
+pub(crate) struct ContextError {
+    context: Cow<'static, str>,
     source: Box<dyn Error + Send + Sync>,
 }
 
-impl Failure {
+impl ContextError {
     #[allow(dead_code, reason = "for stores that have a driver")]
     pub(crate) fn new(
-        tried: impl Into<Cow<'static, str>>,
+        context: impl Into<Cow<'static, str>>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         Self {
-            tried: tried.into(),
+            context: context.into(),
             source: source.into(),
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.tried)
+        f.write_str(&self.context)
     }
 }
 
-impl Error for Failure {
+impl Error for ContextError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
     }

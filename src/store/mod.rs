@@ -7,8 +7,6 @@
 pub(crate) mod error;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
-mod parts;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod reconnect;

@@ -7,13 +7,13 @@ use crate::{customer::Customer, metadata::MetadataValue, session::CustomerSessio
 
 /// Whether a text can be kept. PostgreSQL has no NUL in its texts, and what one store refuses
 /// all of them refuse.
-pub(super) fn is_keepable(text: &str) -> bool {
+pub(super) fn is_storable(text: &str) -> bool {
     !text.contains('\0')
 }
 
 /// Refuses what would not come back as it is, and says which field it is in.
 pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError> {
-    if !is_keepable(session.id.as_str()) {
+    if !is_storable(session.id.as_str()) {
         return Err(StoreError::corrupt("a session id holds a NUL character"));
     }
     let refuse = |why: String| StoreError::corrupt(format!("session {}: {why}", session.id));
@@ -62,7 +62,7 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
             .map(|line| ("customer.billing_address", line))
     });
     for (field, text) in texts.into_iter().chain(address) {
-        if text.is_some_and(|text| !is_keepable(text)) {
+        if text.is_some_and(|text| !is_storable(text)) {
             return Err(format!(
                 "{field} holds a NUL character, which cannot be kept"
             ));
@@ -70,8 +70,8 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
     }
     for (key, value) in &customer.metadata {
         let why = match value {
-            _ if !is_keepable(key) => "a key with a NUL character",
-            MetadataValue::String(text) if !is_keepable(text) => "a NUL character",
+            _ if !is_storable(key) => "a key with a NUL character",
+            MetadataValue::String(text) if !is_storable(text) => "a NUL character",
             MetadataValue::Float(number) if !number.is_finite() => "a number that is not finite",
             // JSON's readers take larger ones for fractions.
             MetadataValue::Integer(number)

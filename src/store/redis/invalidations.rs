@@ -28,7 +28,7 @@ use super::server::{PREFIX, check_server, failed};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
-        error::{Failure, StoreError},
+        error::{ContextError, StoreError},
         reconnect::{Heartbeat, PATIENCE},
     },
 };
@@ -85,8 +85,8 @@ impl RedisInvalidations {
     /// cannot be reached or refuses.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let client = Client::open(url).map_err(|error| {
-            let tried = "this is no URL of a Redis server; one looks like redis://host:6379";
-            failed(tried, error)
+            let context = "this is no URL of a Redis server; one looks like redis://host:6379";
+            failed(context, error)
         })?;
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone();
@@ -183,19 +183,19 @@ impl Link {
 
 /// A connection to a server that will do, within the time for it.
 async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
-    let tried = || {
+    let context = || {
         let address = client.get_connection_info().addr();
         format!("listening to Redis at {address}")
     };
     let connecting = async {
         let link = Link::new(client, prefix).await;
-        let mut link = link.map_err(|error| failed(tried(), error))?;
+        let mut link = link.map_err(|error| failed(context(), error))?;
         check_server(&mut link.connection).await?;
         Ok(link)
     };
     timeout(PATIENCE, connecting)
         .await
-        .unwrap_or_else(|elapsed| Err(StoreError::timeout(Failure::new(tried(), elapsed))))
+        .unwrap_or_else(|elapsed| Err(StoreError::timeout(ContextError::new(context(), elapsed))))
 }
 
 /// Passes messages on without ever waiting; what finds no room is remembered as a gap.

@@ -63,8 +63,8 @@ impl RedisStore {
     /// cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
         let client = Client::open(url).map_err(|error| {
-            let tried = "this is no URL of a Redis server; one looks like redis://host:6379";
-            failed(tried, error)
+            let context = "this is no URL of a Redis server; one looks like redis://host:6379";
+            failed(context, error)
         })?;
         let target = format!(
             "connecting to Redis at {}",
@@ -134,7 +134,7 @@ impl RedisStore {
         &self,
         script: &Script,
         arguments: &[&str],
-        tried: impl FnOnce() -> String,
+        context: impl FnOnce() -> String,
     ) -> Result<T, StoreError> {
         let now = Instant::now();
         if self.checked.is_due(now) {
@@ -150,7 +150,7 @@ impl RedisStore {
         answer.map_err(|error| {
             // Whoever answers next may be another server.
             self.checked.set(None);
-            failed(tried(), error)
+            failed(context(), error)
         })
     }
 }

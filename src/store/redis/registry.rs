@@ -16,7 +16,6 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
-        parts::Parts,
         traits::{SessionRegistry, SessionStore},
         validation::{check_customer, check_session, from_json, to_json},
     },
@@ -28,9 +27,6 @@ const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The largest integer that a sorted set tells from its neighbours: a moment in the year 2255.
 const MAX_SCORE: i64 = 1 << 53;
-
-/// A script has the server to itself; this many sessions take about as long as some lookups.
-const PURGED_AT_ONCE: u32 = 10;
 
 impl RedisStore {
     /// Runs `insert` or `replace`, and says what became of it.
@@ -55,17 +51,17 @@ impl RedisStore {
             &customer,
         ];
         arguments.extend(old.map(SessionId::as_str));
-        let tried = || match old {
+        let context = || match old {
             None => format!("inserting session {}", session.id),
             Some(old) => format!("replacing session {old} with {}", session.id),
         };
-        let outcome: String = self.run(script, &arguments, tried).await?;
+        let outcome: String = self.run(script, &arguments, context).await?;
         match outcome.as_str() {
             "done" => Ok(true),
             "absent" => Ok(false),
             taken => Err(StoreError::conflict(format!(
                 "{}: its {taken} is taken",
-                tried()
+                context()
             ))),
         }
     }
@@ -76,10 +72,10 @@ impl SessionStore for RedisStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let hashes: Vec<_> = self.peppers.hashes(token).collect();
         let arguments: Vec<_> = hashes.iter().map(String::as_str).collect();
-        let tried = || "looking a session up".to_owned();
+        let context = || "looking a session up".to_owned();
         let find = &self.scripts.find;
         let found: Option<(usize, String, String, String)> =
-            self.run(find, &arguments, tried).await?;
+            self.run(find, &arguments, context).await?;
         let Some((place, id, record, customer)) = found else {
             return Ok(None);
         };
@@ -91,7 +87,7 @@ impl SessionStore for RedisStore {
             // Should it fail, the next lookup tries again.
             let arguments = [&id, customer.id.as_str(), &hashes[0], &hashes[old]];
             let rewrite = &self.scripts.rewrite;
-            let rewritten = self.run::<u64>(rewrite, &arguments, tried);
+            let rewritten = self.run::<u64>(rewrite, &arguments, context);
             let _ = timeout(REWRITE_TIMEOUT, rewritten).await;
         }
         Ok(Some(summary.into_session(token.clone(), customer)))
@@ -114,22 +110,22 @@ impl SessionRegistry for RedisStore {
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        let tried = || format!("revoking session {id}");
+        let context = || format!("revoking session {id}");
         let revoke = &self.scripts.revoke;
-        let revoked: u64 = self.run(revoke, &[id.as_str()], tried).await?;
+        let revoked: u64 = self.run(revoke, &[id.as_str()], context).await?;
         Ok(revoked > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let tried = || format!("revoking customer {customer}");
+        let context = || format!("revoking customer {customer}");
         let revoke = &self.scripts.revoke_customer;
-        self.run(revoke, &[customer.as_str()], tried).await
+        self.run(revoke, &[customer.as_str()], context).await
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        let tried = || format!("listing customer {customer}");
+        let context = || format!("listing customer {customer}");
         let list = &self.scripts.list;
-        let records: Vec<(String, String)> = self.run(list, &[customer.as_str()], tried).await?;
+        let records: Vec<(String, String)> = self.run(list, &[customer.as_str()], context).await?;
         let mut list = records
             .iter()
             .map(|(id, record)| read_record(id, customer.as_str(), record))
@@ -141,23 +137,27 @@ impl SessionRegistry for RedisStore {
     async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
         check_customer(customer)?;
         let data = to_json(customer)?;
-        let tried = || format!("updating customer {}", customer.id);
+        let context = || format!("updating customer {}", customer.id);
         let update = &self.scripts.update_customer;
-        self.run(update, &[customer.id.as_str(), &data], tried)
+        self.run(update, &[customer.id.as_str(), &data], context)
             .await
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
         let before = before.timestamp_micros().min(MAX_SCORE).to_string();
-        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
-        while let Some(part) = parts.next().await {
-            let tried = || "purging expired sessions".to_owned();
-            let purge = &self.scripts.purge;
-            let (due, purged) = self
-                .run(purge, &[&before, &part.to_string()], tried)
-                .await?;
-            parts.add(due, purged);
+        let context = || "purging expired sessions".to_owned();
+        let mut purged = 0;
+        // What is left of customers deleted by hand is removed too, but it does not count: else a
+        // batch that holds some of it would look like the last one.
+        loop {
+            let limit = u64::from(limit) - purged;
+            let arguments = [&*before, &limit.to_string()];
+            let (due, removed): (u64, u64) =
+                self.run(&self.scripts.purge, &arguments, context).await?;
+            purged += removed;
+            if removed == due || due < limit {
+                return Ok(purged);
+            }
         }
-        Ok(parts.deleted())
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use redis::{RedisError, aio::ConnectionLike};
 
-use crate::store::error::{Failure, StoreError};
+use crate::store::error::{ContextError, StoreError};
 
 /// The oldest server that the scripts were written for; Valkey says that it is Redis 7.2.
 const MIN_VERSION: (u32, u32) = (6, 2);
@@ -44,24 +44,24 @@ impl Checked {
 }
 
 /// What an error of the driver means, met when the store tried to do something.
-pub(super) fn failed(tried: impl Into<String>, error: RedisError) -> StoreError {
-    let tried = tried.into();
+pub(super) fn failed(context: impl Into<String>, error: RedisError) -> StoreError {
+    let context = context.into();
     if error.is_timeout() {
-        StoreError::timeout(Failure::new(tried, error))
+        StoreError::timeout(ContextError::new(context, error))
     } else if matches!(error.code(), Some("WRONGTYPE" | "DAMAGED"))
         || error.kind() == redis::ErrorKind::UnexpectedReturnType
     {
-        StoreError::corrupt(Failure::new(tried, error))
+        StoreError::corrupt(ContextError::new(context, error))
     } else {
-        StoreError::unavailable(Failure::new(tried, error))
+        StoreError::unavailable(ContextError::new(context, error))
     }
 }
 
 /// Refuses a server that will not do.
 pub(super) async fn check_server(connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
-    let tried = "asking Redis what it is (this needs the right to run INFO)";
+    let context = "asking Redis what it is (this needs the right to run INFO)";
     let info = redis::cmd("INFO").query_async::<String>(connection).await;
-    check_info(&info.map_err(|error| failed(tried, error))?)
+    check_info(&info.map_err(|error| failed(context, error))?)
 }
 
 /// What `INFO` says that matters here.

@@ -1,9 +1,9 @@
-//! What the two SQL stores share: statements, and what an error of the driver means.
+//! What SQL stores share: the statements that both databases understand, and migrations.
+//!
+//! Both databases take `$1` for a parameter. What only one of them understands stands beside the
+//! code that binds it.
 
-mod idle;
-mod rows;
-
-/// The columns of `customers`, in the order in which [`customer`](rows::customer) binds them.
+/// The columns of `customers`, in the order in which [`rows::customer_params`] binds them.
 macro_rules! customer_columns {
     () => {
         "id, organization_id, created_at, modified_at, metadata, external_id, email, \
@@ -12,7 +12,7 @@ macro_rules! customer_columns {
     };
 }
 
-/// What follows `DO` where an insertion finds the customer there already.
+/// The text after `ON CONFLICT (id) DO` that replaces a customer.
 macro_rules! replace_customer {
     () => {
         "UPDATE SET organization_id = excluded.organization_id, \
@@ -29,51 +29,34 @@ macro_rules! replace_customer {
     };
 }
 
+mod error;
+mod idle_connections;
 #[cfg(feature = "postgres")]
 pub(super) mod postgres;
+mod rows;
 #[cfg(feature = "sqlite")]
 pub(super) mod sqlite;
+mod store;
 
-use std::{sync::Arc, time::Duration};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use sqlx::{
-    AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
-};
-use tokio::time::timeout;
-
-use self::{
-    idle::{AtHand, Loan},
-    rows::Parameters,
-};
-use super::{
-    error::{Failure, StoreError},
-    pepper::{Peppers, TokenHash},
-};
-
-/// How long a lookup waits on a connection at hand, before it tries another.
-const FIRST_TRY: Duration = Duration::from_secs(1);
-
-/// How long a lookup may take over keeping a session under another pepper.
-const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Where migrations that were applied are remembered, apart from those of the application.
+/// The table of applied migrations, apart from that of the application's own.
 const MIGRATIONS_TABLE: &str = "customer_session_migrations";
 
 const LIST: &str = "SELECT id, customer_id, created_at, modified_at, expires_at \
      FROM customer_sessions WHERE customer_id = $1 ORDER BY created_at, id";
 const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
-const REWRITE: &str =
+const REHASH: &str =
     "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
 const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
 const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
      VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
 
-/// The session of any of `hashes` hashes, and its customer, in the order in which [`session`](rows::session)
-/// reads them.
+/// Returns the statement that selects the session of any of `hashes` hashes and its customer, in
+/// the order in which [`rows::session`] reads them.
 fn find_statement(hashes: usize) -> String {
-    let hashes: Vec<_> = (1..=hashes).map(|n| format!("${n}")).collect();
+    let hashes: Vec<_> = (1..=hashes).map(|number| format!("${number}")).collect();
     format!(
         "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, \
          c.id, c.organization_id, c.created_at, c.modified_at, \
@@ -86,121 +69,7 @@ fn find_statement(hashes: usize) -> String {
     )
 }
 
-/// Asks [`find_statement`] on a connection at hand. One that was lost since it was used last
-/// costs nothing: a lookup can be asked again.
-async fn find<DB: Database>(
-    at_hand: &AtHand<DB>,
-    pool: &Pool<DB>,
-    statement: &Arc<str>,
-    hashes: &[TokenHash],
-) -> Result<Option<DB::Row>, StoreError>
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    DB::Arguments: Parameters + IntoArguments<DB>,
-{
-    let ask = async |mut loan: Loan<DB>| {
-        let mut parameters = DB::Arguments::default();
-        for hash in hashes {
-            parameters.text(Some(hash));
-        }
-        let statement = AssertSqlSafe(Arc::clone(statement));
-        let row = sqlx::query_with(statement, parameters)
-            .fetch_optional(loan.connection())
-            .await?;
-        at_hand.give(loan);
-        Ok(row)
-    };
-    if let Some(loan) = at_hand.take().await {
-        if let Ok(Ok(row)) = timeout(FIRST_TRY, ask(loan)).await {
-            return Ok(row);
-        }
-        at_hand.clear();
-    }
-    let found = match at_hand.borrow(pool).await {
-        Ok(loan) => ask(loan).await,
-        Err(error) => Err(error),
-    };
-    found.map_err(|error| failed("looking a session up", error))
-}
-
-/// What an error of the driver means, met when a store tried to do something.
-fn failed(tried: impl Into<String>, error: Error) -> StoreError {
-    let mut tried = tried.into();
-    match &error {
-        Error::ColumnDecode { .. } | Error::Decode(_) => {
-            return StoreError::corrupt(Failure::new(tried, error));
-        }
-        // The driver's text would have the hash in it.
-        Error::Database(said) if said.is_unique_violation() => {
-            return StoreError::conflict(format!("{tried}: its id or its token is taken"));
-        }
-        Error::Database(said) => {
-            let code = said.code();
-            let code = code.as_deref();
-            if code == Some("57014") {
-                return StoreError::timeout(Failure::new(tried, error));
-            }
-            // Of PostgreSQL: a value that it cannot hold, that is refused, that is too long.
-            let is_refused = |code: &str| {
-                code.len() == 5 && ["22", "23514", "54"].iter().any(|it| code.starts_with(it))
-            };
-            if code.is_some_and(is_refused) {
-                return StoreError::corrupt(Failure::new(tried, error));
-            }
-            if code == Some("42P07") {
-                tried.push_str(
-                    ": a table of that name is there already; choose a schema of its own with \
-                     ?options=-csearch_path%3Dsessions",
-                );
-            }
-            if code == Some("42P01") || said.message().starts_with("no such table") {
-                tried.push_str(
-                    ": a table is missing; call `migrate()` when the service starts, or apply \
-                     the SQL in `MIGRATIONS` yourself",
-                );
-            }
-        }
-        Error::PoolTimedOut => tried.push_str(
-            ": no connection to be had; the database is down, or all connections of the pool \
-             are in use",
-        ),
-        _ => {}
-    }
-    StoreError::unavailable(Failure::new(tried, error))
-}
-
-/// What an error of a migration means.
-fn migration_failed(error: MigrateError) -> StoreError {
-    let error = match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
-        other => other.into(),
-    };
-    failed("creating the tables", error)
-}
-
-/// Compares the peppers with what the database remembers of those that it was written under.
-async fn check_peppers<DB: Database>(pool: &Pool<DB>, peppers: &Peppers) -> Result<(), StoreError>
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    for<'r> (String,): FromRow<'r, DB::Row>,
-    for<'t> String: Encode<'t, DB> + Type<DB>,
-    DB::Arguments: IntoArguments<DB>,
-{
-    let known: Vec<String> = sqlx::query_scalar(PEPPERS)
-        .fetch_all(pool)
-        .await
-        .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
-    if let Some(fingerprint) = peppers.verify(&known)? {
-        let remembered = sqlx::query(REMEMBER_PEPPER)
-            .bind(fingerprint)
-            .execute(pool)
-            .await;
-        remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
-    }
-    Ok(())
-}
-
-/// Applies what has not been applied yet.
+/// Returns what applies those of `migrations` that have not been applied yet.
 fn migrator(migrations: &[&'static str]) -> Migrator {
     let migrations = (1..).zip(migrations).map(|(version, sql)| {
         Migration::new(

@@ -5,30 +5,31 @@ use sqlx::Error;
 
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
-    session::{CustomerSession, SessionSummary},
+    session::{CustomerSession, SessionId, SessionSummary},
     store::{
-        error::{Failure, StoreError},
+        error::{ContextError, StoreError},
         pepper::TokenHash,
         validation::{from_json, to_json},
     },
     token::SessionToken,
 };
 
-/// The parameters of a statement, in order.
+/// Appends the parameters of a statement, in order.
 pub(super) trait Parameters {
     fn text(&mut self, text: Option<&str>);
     fn time(&mut self, time: Option<DateTime<Utc>>);
     fn flag(&mut self, flag: bool);
 }
 
-/// The columns of a row, by their places.
+/// The columns of a row, by their indexs.
 pub(super) trait Columns {
-    fn text(&self, place: usize) -> Result<Option<String>, Error>;
-    fn time(&self, place: usize) -> Result<Option<DateTime<Utc>>, Error>;
-    fn flag(&self, place: usize) -> Result<bool, Error>;
+    fn text(&self, index: usize) -> Result<Option<String>, Error>;
+    fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error>;
+    fn flag(&self, index: usize) -> Result<bool, Error>;
 }
 
-pub(super) fn texts<P: Parameters + Default>(texts: &[&str]) -> P {
+/// Returns the parameters of a statement that takes texts alone.
+pub(super) fn text_params<P: Parameters + Default>(texts: &[&str]) -> P {
     let mut parameters = P::default();
     for text in texts {
         parameters.text(Some(text));
@@ -36,8 +37,10 @@ pub(super) fn texts<P: Parameters + Default>(texts: &[&str]) -> P {
     parameters
 }
 
-/// `$1` to `$18`: the columns of a customer.
-pub(super) fn customer<P: Parameters + Default>(customer: &Customer) -> Result<P, StoreError> {
+/// Returns `$1` to `$18`: the columns of a customer.
+pub(super) fn customer_params<P: Parameters + Default>(
+    customer: &Customer,
+) -> Result<P, StoreError> {
     let CustomerData {
         id,
         created_at,
@@ -58,126 +61,141 @@ pub(super) fn customer<P: Parameters + Default>(customer: &Customer) -> Result<P
         first_user_event_at,
         avatar_url,
     } = &**customer;
-    let mut to = P::default();
-    to.text(Some(id.as_str()));
-    to.text(Some(organization_id.as_str()));
-    to.time(Some(*created_at));
-    to.time(*modified_at);
-    to.text(Some(&to_json(metadata)?));
-    to.text(external_id.as_deref());
-    to.text(email.as_deref());
-    to.flag(*email_verified);
-    to.text(Some(&String::from(kind.clone())));
-    to.text(name.as_deref());
-    to.text(billing_name.as_deref());
-    to.text(
+    let mut parameters = P::default();
+    parameters.text(Some(id.as_str()));
+    parameters.text(Some(organization_id.as_str()));
+    parameters.time(Some(*created_at));
+    parameters.time(*modified_at);
+    parameters.text(Some(&to_json(metadata)?));
+    parameters.text(external_id.as_deref());
+    parameters.text(email.as_deref());
+    parameters.flag(*email_verified);
+    parameters.text(Some(&String::from(kind.clone())));
+    parameters.text(name.as_deref());
+    parameters.text(billing_name.as_deref());
+    parameters.text(
         billing_address
             .as_ref()
             .map(to_json)
             .transpose()?
             .as_deref(),
     );
-    to.text(tax_id.as_ref().map(to_json).transpose()?.as_deref());
-    to.text(locale.as_deref());
-    to.text(default_payment_method_id.as_deref());
-    to.time(*deleted_at);
-    to.time(*first_user_event_at);
-    to.text(avatar_url.as_deref());
-    Ok(to)
+    parameters.text(tax_id.as_ref().map(to_json).transpose()?.as_deref());
+    parameters.text(locale.as_deref());
+    parameters.text(default_payment_method_id.as_deref());
+    parameters.time(*deleted_at);
+    parameters.time(*first_user_event_at);
+    parameters.text(avatar_url.as_deref());
+    Ok(parameters)
 }
 
-/// The next five: id, hash, and the three times of a session.
-pub(super) fn bind_session(to: &mut impl Parameters, session: &CustomerSession, hash: &TokenHash) {
-    to.text(Some(session.id.as_str()));
-    to.text(Some(hash));
-    to.time(Some(session.created_at));
-    to.time(session.modified_at);
-    to.time(Some(session.expires_at));
+/// Appends the next five: id, hash, and the three times of a session.
+pub(super) fn bind_session(
+    parameters: &mut impl Parameters,
+    session: &CustomerSession,
+    hash: &TokenHash,
+) {
+    parameters.text(Some(session.id.as_str()));
+    parameters.text(Some(hash));
+    parameters.time(Some(session.created_at));
+    parameters.time(session.modified_at);
+    parameters.time(Some(session.expires_at));
 }
 
-/// A row of [`find_statement`](super::find_statement), and the hash that it was found by.
+/// Reads a row of [`find_statement`](super::find_statement): the session, and the hash under which
+/// it is kept.
 pub(super) fn session(
     row: &impl Columns,
     token: &SessionToken,
 ) -> Result<(CustomerSession, TokenHash), StoreError> {
-    let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
-    let what = format!("session {id}");
-    let read = Reader { row, what: &what };
-    let customer_id = read.text(5, "customer.id")?;
-    let mut data = CustomerData::new(
-        customer_id.clone(),
-        read.text(6, "customer.organization_id")?,
-    );
-    data.created_at = read.time(7, "customer.created_at")?;
-    data.modified_at = read.some_time(8, "customer.modified_at")?;
-    let metadata = read.text(9, "customer.metadata")?;
-    if metadata != "{}" {
-        data.metadata = read.json(&metadata, "customer.metadata")?;
-    }
-    data.external_id = read.some_text(10, "customer.external_id")?;
-    data.email = read.some_text(11, "customer.email")?;
-    data.email_verified = row
-        .flag(12)
-        .map_err(|why| damaged(&what, "customer.email_verified", why))?;
-    data.kind = CustomerKind::from(read.text(13, "customer.kind")?);
-    data.name = read.some_text(14, "customer.name")?;
-    data.billing_name = read.some_text(15, "customer.billing_name")?;
-    data.billing_address = read.some_json(16, "customer.billing_address")?;
-    data.tax_id = read.some_json(17, "customer.tax_id")?;
-    data.locale = read.some_text(18, "customer.locale")?;
-    data.default_payment_method_id = read.some_text(19, "customer.default_payment_method_id")?;
-    data.deleted_at = read.some_time(20, "customer.deleted_at")?;
-    data.first_user_event_at = read.some_time(21, "customer.first_user_event_at")?;
-    data.avatar_url = read.some_text(22, "customer.avatar_url")?;
-    let hash = read.text(1, "token_hash")?;
-    let mut summary = SessionSummary::new(
-        id.as_str(),
-        customer_id,
-        read.time(2, "created_at")?,
-        read.time(4, "expires_at")?,
-    );
-    summary.modified_at = read.some_time(3, "modified_at")?;
-    Ok((summary.into_session(token.clone(), data.into()), hash))
+    let id = session_id(row)?;
+    let reader = Reader::new(row, &id);
+    let customer = customer(&reader)?;
+    let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
+    let mut summary = SessionSummary::new(id, customer.id.clone(), created_at, expires_at);
+    summary.modified_at = reader.optional_time(3, "modified_at")?;
+    let hash = reader.text(1, "token_hash")?;
+    Ok((summary.into_session(token.clone(), customer), hash))
 }
 
-/// A row of [`LIST`](super::LIST).
+/// Reads a row of [`LIST`](super::LIST).
 pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> {
-    let id = needed(row.text(0)).map_err(|why| damaged("a session", "id", why))?;
-    let what = format!("session {id}");
-    let read = Reader { row, what: &what };
-    let mut summary = SessionSummary::new(
-        id.as_str(),
-        read.text(1, "customer_id")?,
-        read.time(2, "created_at")?,
-        read.time(4, "expires_at")?,
-    );
-    summary.modified_at = read.some_time(3, "modified_at")?;
+    let id = session_id(row)?;
+    let reader = Reader::new(row, &id);
+    let customer_id = reader.text(1, "customer_id")?;
+    let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
+    let mut summary = SessionSummary::new(id, customer_id, created_at, expires_at);
+    summary.modified_at = reader.optional_time(3, "modified_at")?;
     Ok(summary)
 }
 
-/// Reads columns; what cannot be read is named with the row's id.
-struct Reader<'a, R> {
-    row: &'a R,
-    what: &'a str,
+fn session_id(row: &impl Columns) -> Result<SessionId, StoreError> {
+    let id = required(row.text(0)).map_err(|error| corrupt_column("a session", "id", error))?;
+    Ok(id.into())
 }
 
-impl<R: Columns> Reader<'_, R> {
-    fn text(&self, place: usize, name: &str) -> Result<String, StoreError> {
-        needed(self.row.text(place)).map_err(|why| damaged(self.what, name, why))
+/// Reads the columns of the customer.
+fn customer(reader: &Reader<'_, impl Columns>) -> Result<Customer, StoreError> {
+    let mut data = CustomerData::new(
+        reader.text(5, "customer.id")?,
+        reader.text(6, "customer.organization_id")?,
+    );
+    data.created_at = reader.time(7, "customer.created_at")?;
+    data.modified_at = reader.optional_time(8, "customer.modified_at")?;
+    let metadata = reader.text(9, "customer.metadata")?;
+    if metadata != "{}" {
+        data.metadata = reader.json(&metadata, "customer.metadata")?;
+    }
+    data.external_id = reader.optional_text(10, "customer.external_id")?;
+    data.email = reader.optional_text(11, "customer.email")?;
+    data.email_verified = reader.flag(12, "customer.email_verified")?;
+    data.kind = CustomerKind::from(reader.text(13, "customer.kind")?);
+    data.name = reader.optional_text(14, "customer.name")?;
+    data.billing_name = reader.optional_text(15, "customer.billing_name")?;
+    data.billing_address = reader.optional_json(16, "customer.billing_address")?;
+    data.tax_id = reader.optional_json(17, "customer.tax_id")?;
+    data.locale = reader.optional_text(18, "customer.locale")?;
+    data.default_payment_method_id =
+        reader.optional_text(19, "customer.default_payment_method_id")?;
+    data.deleted_at = reader.optional_time(20, "customer.deleted_at")?;
+    data.first_user_event_at = reader.optional_time(21, "customer.first_user_event_at")?;
+    data.avatar_url = reader.optional_text(22, "customer.avatar_url")?;
+    Ok(data.into())
+}
+
+/// Reads columns; an error names the column and the session's id.
+struct Reader<'a, R> {
+    row: &'a R,
+    record: String,
+}
+
+impl<'a, R: Columns> Reader<'a, R> {
+    fn new(row: &'a R, id: &SessionId) -> Self {
+        let record = format!("session {id}");
+        Self { row, record }
     }
 
-    fn some_text(&self, place: usize, name: &str) -> Result<Option<String>, StoreError> {
-        let text = self.row.text(place);
-        text.map_err(|why| damaged(self.what, name, why))
+    fn text(&self, index: usize, name: &str) -> Result<String, StoreError> {
+        required(self.row.text(index)).map_err(|error| self.corrupt(name, error))
     }
 
-    fn time(&self, place: usize, name: &str) -> Result<DateTime<Utc>, StoreError> {
-        needed(self.row.time(place)).map_err(|why| damaged(self.what, name, why))
+    fn optional_text(&self, index: usize, name: &str) -> Result<Option<String>, StoreError> {
+        let text = self.row.text(index);
+        text.map_err(|error| self.corrupt(name, error))
     }
 
-    fn some_time(&self, place: usize, name: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let time = self.row.time(place);
-        time.map_err(|why| damaged(self.what, name, why))
+    fn time(&self, index: usize, name: &str) -> Result<DateTime<Utc>, StoreError> {
+        required(self.row.time(index)).map_err(|error| self.corrupt(name, error))
+    }
+
+    fn optional_time(&self, index: usize, name: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let time = self.row.time(index);
+        time.map_err(|error| self.corrupt(name, error))
+    }
+
+    fn flag(&self, index: usize, name: &str) -> Result<bool, StoreError> {
+        let flag = self.row.flag(index);
+        flag.map_err(|error| self.corrupt(name, error))
     }
 
     fn json<T: serde::de::DeserializeOwned>(
@@ -185,23 +203,30 @@ impl<R: Columns> Reader<'_, R> {
         text: &str,
         name: &str,
     ) -> Result<T, StoreError> {
-        from_json(text).map_err(|why| damaged(self.what, name, Error::Decode(why.into())))
+        from_json(text).map_err(|error| self.corrupt(name, Error::Decode(error.into())))
     }
 
-    fn some_json<T: serde::de::DeserializeOwned>(
+    fn optional_json<T: serde::de::DeserializeOwned>(
         &self,
-        place: usize,
+        index: usize,
         name: &str,
     ) -> Result<Option<T>, StoreError> {
-        let text = self.some_text(place, name)?;
+        let text = self.optional_text(index, name)?;
         text.map(|text| self.json(&text, name)).transpose()
+    }
+
+    fn corrupt(&self, name: &str, error: Error) -> StoreError {
+        corrupt_column(&self.record, name, error)
     }
 }
 
-fn needed<T>(value: Result<Option<T>, Error>) -> Result<T, Error> {
-    value?.ok_or_else(|| Error::Decode("it is null".into()))
+fn required<T>(value: Result<Option<T>, Error>) -> Result<T, Error> {
+    value?.ok_or_else(|| Error::Decode("it is NULL".into()))
 }
 
-fn damaged(what: &str, column: &str, why: Error) -> StoreError {
-    StoreError::corrupt(Failure::new(format!("{what}: {column} is damaged"), why))
+fn corrupt_column(record: &str, column: &str, error: Error) -> StoreError {
+    StoreError::corrupt(ContextError::new(
+        format!("reading {record}: {column} is corrupt"),
+        error,
+    ))
 }

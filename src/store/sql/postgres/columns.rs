@@ -1,4 +1,4 @@
-//! Parameters and columns as PostgreSQL has them.
+//! Parameters and columns of PostgreSQL.
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -22,23 +22,24 @@ impl Parameters for PgArguments {
     }
 }
 
-pub(super) fn bind<'t, T>(to: &mut PgArguments, value: T)
+/// Appends a parameter of a type that can always be encoded.
+pub(super) fn bind<'t, T>(parameters: &mut PgArguments, value: T)
 where
     T: sqlx::Encode<'t, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    sqlx::Arguments::add(to, value).expect("texts, times and flags can be encoded");
+    sqlx::Arguments::add(parameters, value).expect("texts, times and flags can be encoded");
 }
 
 impl Columns for PgRow {
-    fn text(&self, place: usize) -> Result<Option<String>, Error> {
-        self.try_get(place)
+    fn text(&self, index: usize) -> Result<Option<String>, Error> {
+        self.try_get(index)
     }
 
-    fn time(&self, place: usize) -> Result<Option<DateTime<Utc>>, Error> {
-        self.try_get(place)
+    fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        self.try_get(index)
     }
 
-    fn flag(&self, place: usize) -> Result<bool, Error> {
-        self.try_get(place)
+    fn flag(&self, index: usize) -> Result<bool, Error> {
+        self.try_get(index)
     }
 }

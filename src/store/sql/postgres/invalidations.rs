@@ -16,9 +16,9 @@ use super::server;
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
-        error::{Failure, StoreError},
+        error::{ContextError, StoreError},
         reconnect::{Heartbeat, PATIENCE},
-        sql::failed,
+        sql::error::store_error,
     },
 };
 
@@ -120,7 +120,7 @@ impl PostgresInvalidations {
 
 /// A connection that listens, and to what.
 async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), StoreError> {
-    let tried = || {
+    let context = || {
         let (host, port) = (options.get_host(), options.get_port());
         format!("listening to PostgreSQL at {host}:{port}")
     };
@@ -147,8 +147,8 @@ async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), Stor
         Ok(Ok(None)) => Err(StoreError::unavailable(
             "the triggers that announce changes are not there; run `PostgresStore::migrate`",
         )),
-        Ok(Err(error)) => Err(failed(tried(), error)),
-        Err(elapsed) => Err(StoreError::timeout(Failure::new(tried(), elapsed))),
+        Ok(Err(error)) => Err(store_error(context(), error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
     }
 }
 

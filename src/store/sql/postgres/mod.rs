@@ -9,40 +9,38 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::{
     Connection, Error, PgConnection, PgPool,
-    postgres::{PgArguments, PgPoolOptions, PgRow},
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::time::timeout;
 
-use self::server::{REPLICA, check_server};
+use self::server::{IS_REPLICA, check_server};
 use super::{
-    check_peppers, failed, find_statement,
-    idle::{AtHand, Loan, Peer, answers},
-    migration_failed, migrator,
+    error::{migration_error, store_error},
+    idle_connections::{IdleConnections, Peer, TRUSTED_IDLE, is_alive},
+    migrator,
+    store::SqlStore,
 };
 use crate::store::{
-    error::{Failure, StoreError},
+    error::{ContextError, StoreError},
     pepper::Peppers,
 };
 
-/// Connections that the store opens itself, and how many of them lookups keep at hand.
-const CONNECTIONS: u32 = 10;
-const AT_HAND: usize = 6;
+/// Connections that the store opens itself, and how many of them stay idle for lookups.
+const MAX_CONNECTIONS: u32 = 10;
+const MAX_IDLE_CONNECTIONS: usize = 6;
 
-/// How long anything but a lookup may take; the engine limits lookups.
-const LONGEST: Duration = Duration::from_secs(30);
-
-/// How long a request waits for a connection, be it a new one.
+/// Time a request waits for a connection, a new one included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection that has been idle for longer is tried before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// Time the first connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps sessions in PostgreSQL 13 or newer: shared by several machines.
+/// Keeps sessions in PostgreSQL 13 or newer, for several machines.
 ///
 /// Call [`migrate`](Self::migrate) when the service starts, or apply
 /// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer the store checks the
-/// server, the tables and the [`Peppers`], and while something is amiss every method fails and
-/// says what to do; [`check`](Self::check) does that at once. Clones share their connections.
+/// server, the tables and the [`Peppers`]; while something is wrong with them, every method fails
+/// and says what to do. [`check`](Self::check) checks at once. Clones share their connections.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, PostgresStore}};
@@ -57,16 +55,7 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    pool: PgPool,
-    at_hand: AtHand<sqlx::Postgres>,
-    peppers: Peppers,
-    find: Arc<str>,
-    /// Filled when everything was found to be as it should.
-    checked: OnceCell<()>,
+    sql: Arc<SqlStore<sqlx::Postgres>>,
 }
 
 impl PostgresStore {
@@ -75,71 +64,52 @@ impl PostgresStore {
 
     /// Opens connections to `url`, at most ten: `postgres://user:password@host/database`.
     ///
-    /// The tables go to the first schema of the search path; choose another one with
-    /// `?options=-csearch_path%3Dsessions` if the database has a table `customers` already.
+    /// The tables are created in the first schema of the search path. If the database has a table
+    /// `customers` already, choose another schema with `?options=-csearch_path%3Dsessions`.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the server
-    /// cannot be reached or refuses.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, or
+    /// if the server cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
         let options = server::options(url)?;
-        let target = format!(
-            "connecting to PostgreSQL at {}:{}",
-            options.get_host(),
-            options.get_port()
-        );
-        // The pool would go on trying, and in the end know no reason.
-        match timeout(5 * ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
-            Ok(Ok(connection)) => drop(connection.close().await),
-            Ok(Err(error)) => return Err(failed(target, error)),
-            Err(elapsed) => return Err(StoreError::timeout(Failure::new(target, elapsed))),
-        }
+        try_connecting(&options).await?;
         let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
+            .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .before_acquire(|connection, known| {
-                Box::pin(
-                    async move { Ok(known.idle_for < TRUSTED_IDLE || answers(connection).await) },
-                )
+            .before_acquire(|connection, metadata| {
+                Box::pin(async move {
+                    Ok(metadata.idle_for < TRUSTED_IDLE || is_alive(connection).await)
+                })
             })
             // A connection made after a failover may lead to what is a replica now.
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
                     match is_replica.fetch_one(connection).await? {
-                        true => Err(Error::Protocol(REPLICA.to_owned())),
+                        true => Err(Error::Protocol(IS_REPLICA.to_owned())),
                         false => Ok(()),
                     }
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self::with(
-            pool,
-            AtHand::new(AT_HAND, Peer::Server),
-            peppers,
-        ))
+        Ok(Self::with_idle(pool, MAX_IDLE_CONNECTIONS, peppers))
     }
 
-    /// Uses connections of a pool.
+    /// Uses the connections of `pool`.
     ///
-    /// The pool tests a connection each time it is given back, and before it is used unless told
-    /// otherwise, which makes a lookup twice as long at the least; with [`connect`](Self::connect) the store has connections of its own,
-    /// which need that only now and then.
+    /// sqlx tests a connection each time it is returned to the pool, and before its next use
+    /// unless the pool is told otherwise: one or two more round trips for each lookup. The
+    /// connections that [`connect`](Self::connect) opens are tested only now and then.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
-        Self::with(pool, AtHand::new(0, Peer::Server), peppers)
+        Self::with_idle(pool, 0, peppers)
     }
 
-    fn with(pool: PgPool, at_hand: AtHand<sqlx::Postgres>, peppers: Peppers) -> Self {
+    fn with_idle(pool: PgPool, max_idle: usize, peppers: Peppers) -> Self {
+        let idle = IdleConnections::new(max_idle, Peer::Server);
         Self {
-            shared: Arc::new(Shared {
-                find: find_statement(peppers.len()).into(),
-                pool,
-                at_hand,
-                peppers,
-                checked: OnceCell::new(),
-            }),
+            sql: Arc::new(SqlStore::new(pool, idle, peppers)),
         }
     }
 
@@ -147,16 +117,16 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// As the database says; then nothing was changed.
+    /// The database's error; then nothing was changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let migrated = async {
-            let mut connection = self.shared.pool.acquire().await?;
-            // With the connection goes the lock that keeps other machines out; the driver
-            // itself leaves it when a migration fails.
+            let mut connection = self.sql.pool.acquire().await?;
+            // Closing it releases the lock that keeps other machines out; the driver itself
+            // leaves the lock when a migration fails.
             connection.close_on_drop();
             migrator(Self::MIGRATIONS).run(&mut *connection).await
         };
-        migrated.await.map_err(migration_failed)?;
+        migrated.await.map_err(migration_error)?;
         self.check().await
     }
 
@@ -164,80 +134,43 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// What is amiss, and what to do.
+    /// What is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let Shared { pool, peppers, .. } = &*self.shared;
         let (version, isolation, is_replica): (i32, String, bool) =
             sqlx::query_as(server::PROPERTIES)
-                .fetch_one(pool)
+                .fetch_one(&self.sql.pool)
                 .await
-                .map_err(|error| failed("asking PostgreSQL for its version", error))?;
+                .map_err(|error| store_error("asking PostgreSQL for its version", error))?;
         check_server(version, &isolation, is_replica)?;
-        check_peppers(pool, peppers).await
+        self.sql.check_peppers().await
     }
 
-    /// The pool, once everything was found to be as it should.
+    /// Returns the pool once server, tables and peppers were found to be right.
     async fn pool(&self) -> Result<&PgPool, StoreError> {
-        self.shared.checked.get_or_try_init(|| self.check()).await?;
-        Ok(&self.shared.pool)
-    }
-
-    /// Runs a statement that changes something, and answers how many rows it changed.
-    async fn execute(
-        &self,
-        statement: &'static str,
-        parameters: PgArguments,
-        tried: impl FnOnce() -> String,
-    ) -> Result<u64, StoreError> {
-        let pool = self.pool().await?;
-        let done = async {
-            let mut loan = Loan::new(pool, Peer::Server).await?;
-            let done = sqlx::query_with(statement, parameters)
-                .execute(loan.connection())
-                .await?;
-            loan.give_back();
-            Ok(done.rows_affected())
-        };
-        in_time(tried, done).await
-    }
-
-    /// Runs a statement that answers rows.
-    async fn rows(
-        &self,
-        statement: &'static str,
-        parameters: PgArguments,
-        tried: impl FnOnce() -> String,
-    ) -> Result<Vec<PgRow>, StoreError> {
-        let pool = self.pool().await?;
-        let rows = async {
-            let mut loan = Loan::new(pool, Peer::Server).await?;
-            let rows = sqlx::query_with(statement, parameters)
-                .fetch_all(loan.connection())
-                .await?;
-            loan.give_back();
-            Ok(rows)
-        };
-        in_time(tried, rows).await
+        self.sql.checked_pool(self.check()).await
     }
 }
 
-/// A server that has gone without a word must not hold anybody up for ever.
-async fn in_time<T>(
-    tried: impl FnOnce() -> String,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, StoreError> {
-    match timeout(LONGEST, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(failed(tried(), error)),
-        Err(elapsed) => Err(StoreError::timeout(Failure::new(tried(), elapsed))),
+/// Opens and closes a connection, for the error: a pool would go on trying, and in the end not
+/// know why it failed.
+async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let (host, port) = (options.get_host(), options.get_port());
+    let context = format!("connecting to PostgreSQL at {host}:{port}");
+    match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(Ok(connection)) => {
+            drop(connection.close().await);
+            Ok(())
+        }
+        Ok(Err(error)) => Err(store_error(context, error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context, elapsed))),
     }
 }
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("connections", &self.shared.pool.size())
-            .field("peppers", &self.shared.peppers)
+            .field("connections", &self.sql.pool.size())
+            .field("peppers", &self.sql.peppers)
             .finish_non_exhaustive()
     }
 }

@@ -5,26 +5,23 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, Row, postgres::PgArguments};
 use tokio::time::timeout;
 
-use super::{PostgresStore, columns::bind, in_time};
+use super::{PostgresStore, columns::bind};
 use crate::{
     customer::{Customer, CustomerId},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
-        parts::Parts,
         sql::{
-            self, failed,
-            idle::{Loan, Peer},
+            self,
+            error::store_error,
             rows::{self, Parameters},
+            store::{REHASH_TIMEOUT, within_time_limit},
         },
         traits::{SessionRegistry, SessionStore},
-        validation::{check_customer, check_session, is_keepable},
+        validation::{check_customer, check_session, is_storable},
     },
     token::{SessionToken, TokenFormat},
 };
-
-/// So many are purged by one statement: it takes a few milliseconds.
-const PURGED_AT_ONCE: u32 = 50;
 
 // Changes are one statement each, so that each is atomic and one round trip. A subquery in a
 // condition is evaluated first: that is how the customer's row is locked before a session's, by
@@ -86,25 +83,38 @@ pub(super) const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (AR
      SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
      FOR UPDATE SKIP LOCKED))";
 
+impl PostgresStore {
+    /// Runs a statement that changes something, and returns how many rows it changed.
+    async fn execute(
+        &self,
+        statement: &'static str,
+        parameters: PgArguments,
+        context: impl FnOnce() -> String,
+    ) -> Result<u64, StoreError> {
+        let pool = self.pool().await?;
+        let done = async {
+            let mut connection = self.sql.acquire(pool).await?;
+            let done = sqlx::query_with(statement, parameters)
+                .execute(connection.as_mut())
+                .await?;
+            connection.return_to_pool();
+            Ok(done.rows_affected())
+        };
+        within_time_limit(context, done).await
+    }
+}
+
 #[async_trait]
 impl SessionStore for PostgresStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        let pool = self.pool().await?;
-        let shared = &self.shared;
-        let hashes: Vec<_> = shared.peppers.hashes(token).collect();
-        let row = sql::find(&shared.at_hand, pool, &shared.find, &hashes).await?;
-        let Some(row) = row else {
-            return Ok(None);
-        };
-        let (session, hash) = rows::session(&row, token)?;
-        if hash != hashes[0] {
-            // Should it fail, the next lookup tries again.
-            let parameters = rows::texts(&[&hashes[0], session.id.as_str(), &hash]);
-            let tried = || "keeping a session under another pepper".to_owned();
-            let rewrite = self.execute(sql::REWRITE, parameters, tried);
-            let _ = timeout(sql::REWRITE_TIMEOUT, rewrite).await;
+        let found = self.sql.find(self.pool().await?, token).await?;
+        if let Some((_, Some(rehash))) = &found {
+            let context = || "keeping a session under the current pepper".to_owned();
+            let rehash = self.execute(sql::REHASH, rehash.parameters(), context);
+            // If this fails, the next lookup tries again.
+            let _ = timeout(REHASH_TIMEOUT, rehash).await;
         }
-        Ok(Some(session))
+        Ok(found.map(|(session, _)| session))
     }
 
     fn token_format(&self) -> TokenFormat {
@@ -116,86 +126,78 @@ impl SessionStore for PostgresStore {
 impl SessionRegistry for PostgresStore {
     async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
         check_session(session)?;
-        let hash = self.shared.peppers.hash(&session.token);
-        let mut parameters = rows::customer(&session.customer)?;
+        let hash = self.sql.peppers.hash(&session.token);
+        let mut parameters = rows::customer_params(&session.customer)?;
         rows::bind_session(&mut parameters, session, &hash);
-        let tried = || format!("inserting session {}", session.id);
-        self.execute(INSERT, parameters, tried).await?;
+        let context = || format!("inserting session {}", session.id);
+        self.execute(INSERT, parameters, context).await?;
         Ok(())
     }
 
     async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
         check_session(new)?;
-        if !is_keepable(old.as_str()) {
+        if !is_storable(old.as_str()) {
             return Ok(false);
         }
-        let hash = self.shared.peppers.hash(&new.token);
-        let mut parameters: PgArguments = rows::customer(&new.customer)?;
+        let hash = self.sql.peppers.hash(&new.token);
+        let mut parameters: PgArguments = rows::customer_params(&new.customer)?;
         rows::bind_session(&mut parameters, new, &hash);
         parameters.text(Some(old.as_str()));
-        let tried = || format!("replacing session {old} with {}", new.id);
-        Ok(self.execute(REPLACE, parameters, tried).await? > 0)
+        let context = || format!("replacing session {old} with {}", new.id);
+        Ok(self.execute(REPLACE, parameters, context).await? > 0)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        if !is_keepable(id.as_str()) {
+        if !is_storable(id.as_str()) {
             return Ok(false);
         }
-        let tried = || format!("revoking session {id}");
-        let id = rows::texts(&[id.as_str()]);
-        Ok(self.execute(sql::REVOKE, id, tried).await? > 0)
+        let context = || format!("revoking session {id}");
+        let id = rows::text_params(&[id.as_str()]);
+        Ok(self.execute(sql::REVOKE, id, context).await? > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
         let pool = self.pool().await?;
-        if !is_keepable(customer.as_str()) {
+        if !is_storable(customer.as_str()) {
             return Ok(0);
         }
         let revoked = async {
-            let mut loan = Loan::new(pool, Peer::Server).await?;
-            let mut transaction = loan.connection().begin().await?;
+            let mut connection = self.sql.acquire(pool).await?;
+            let mut transaction = connection.as_mut().begin().await?;
             let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
             lock.execute(&mut *transaction).await?;
             let delete = sqlx::query(sql::REVOKE_CUSTOMER).bind(customer.as_str());
             let revoked = delete.execute(&mut *transaction).await?;
             transaction.commit().await?;
-            loan.give_back();
+            connection.return_to_pool();
             Ok(revoked.rows_affected())
         };
-        in_time(|| format!("revoking customer {customer}"), revoked).await
+        within_time_limit(|| format!("revoking customer {customer}"), revoked).await
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        if !is_keepable(customer.as_str()) {
-            return Ok(Vec::new());
-        }
-        let tried = || format!("listing customer {customer}");
-        let customer = rows::texts(&[customer.as_str()]);
-        let rows = self.rows(sql::LIST, customer, tried).await?;
-        rows.iter().map(rows::summary).collect()
+        self.sql.list(self.pool().await?, customer).await
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
         check_customer(customer)?;
-        let tried = || format!("updating customer {}", customer.id);
+        let context = || format!("updating customer {}", customer.id);
+        let parameters = rows::customer_params(customer)?;
+        let pool = self.pool().await?;
         let rows = self
-            .rows(UPDATE_CUSTOMER, rows::customer(customer)?, tried)
-            .await?;
+            .sql
+            .fetch_all(pool, UPDATE_CUSTOMER, parameters, context);
+        let rows = rows.await?;
         let sessions = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
-        let sessions = sessions.map_err(|error| failed(tried(), error))?;
+        let sessions = sessions.map_err(|error| store_error(context(), error))?;
         Ok(sessions.unsigned_abs())
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
-        while let Some(part) = parts.next().await {
-            let mut parameters = PgArguments::default();
-            bind(&mut parameters, before);
-            bind(&mut parameters, i64::from(part));
-            let tried = || "purging expired sessions".to_owned();
-            let gone = self.execute(PURGE, parameters, tried).await?;
-            parts.add(gone, gone);
-        }
-        Ok(parts.deleted())
+        let mut parameters = PgArguments::default();
+        bind(&mut parameters, before);
+        bind(&mut parameters, i64::from(limit));
+        let context = || "purging expired sessions".to_owned();
+        self.execute(PURGE, parameters, context).await
     }
 }

@@ -2,12 +2,12 @@
 
 use sqlx::{Error, postgres::PgConnectOptions};
 
-use crate::store::{error::StoreError, sql::failed};
+use crate::store::{error::StoreError, sql::error::store_error};
 
 /// The oldest server that the statements below were written for.
 const MIN_VERSION: i32 = 13;
 
-pub(super) const REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
+pub(super) const IS_REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
      long as it lags behind; connect to the primary";
 
 /// Version, isolation of transactions, and whether it is a replica.
@@ -24,7 +24,7 @@ pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
         ))
     };
     parsed.map_err(|error| {
-        failed(
+        store_error(
             "this is no URL of a PostgreSQL database; one looks like \
              postgres://user:password@host:5432/database",
             error,
@@ -44,7 +44,7 @@ pub(super) fn check_server(
         )));
     }
     if is_replica {
-        return Err(StoreError::unavailable(REPLICA));
+        return Err(StoreError::unavailable(IS_REPLICA));
     }
     if isolation != "read committed" {
         return Err(StoreError::unavailable(format!(

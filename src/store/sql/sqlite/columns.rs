@@ -1,4 +1,4 @@
-//! Parameters and columns as SQLite has them: a time is microseconds since 1970, UTC.
+//! Parameters and columns of SQLite: a time is microseconds since 1970, UTC.
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -22,28 +22,30 @@ impl Parameters for SqliteArguments {
     }
 }
 
-pub(super) fn bind<'t, T>(to: &mut SqliteArguments, value: T)
+/// Appends a parameter of a type that can always be encoded.
+pub(super) fn bind<'t, T>(parameters: &mut SqliteArguments, value: T)
 where
     T: sqlx::Encode<'t, Sqlite> + sqlx::Type<Sqlite>,
 {
-    sqlx::Arguments::add(to, value).expect("texts, integers and flags can be encoded");
+    sqlx::Arguments::add(parameters, value).expect("texts, integers and flags can be encoded");
 }
 
 impl Columns for SqliteRow {
-    fn text(&self, place: usize) -> Result<Option<String>, Error> {
-        self.try_get(place)
+    fn text(&self, index: usize) -> Result<Option<String>, Error> {
+        self.try_get(index)
     }
 
-    fn time(&self, place: usize) -> Result<Option<DateTime<Utc>>, Error> {
-        let micros: Option<i64> = self.try_get(place)?;
+    fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        let micros: Option<i64> = self.try_get(index)?;
         let time = |micros| {
+            let out_of_range = || format!("{micros} µs since 1970 is out of range");
             DateTime::from_timestamp_micros(micros)
-                .ok_or_else(|| Error::Decode(format!("{micros} microseconds are no time").into()))
+                .ok_or_else(|| Error::Decode(out_of_range().into()))
         };
         micros.map(time).transpose()
     }
 
-    fn flag(&self, place: usize) -> Result<bool, Error> {
-        Ok(self.try_get::<i64, _>(place)? != 0)
+    fn flag(&self, index: usize) -> Result<bool, Error> {
+        Ok(self.try_get::<i64, _>(index)? != 0)
     }
 }

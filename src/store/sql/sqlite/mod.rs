@@ -12,28 +12,30 @@ use sqlx::{
     Error, Sqlite, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
-    idle::{AtHand, Peer},
-    {check_peppers, failed, find_statement, migration_failed, migrator},
+    error::{migration_error, store_error},
+    idle_connections::{IdleConnections, Peer},
+    migrator,
+    store::SqlStore,
 };
 use crate::store::{error::StoreError, pepper::Peppers};
 
-/// Connections that the store opens itself: those that lookups keep at hand, one that writes,
-/// and one for lists.
-const CONNECTIONS: u32 = 6;
-const AT_HAND: usize = 4;
+/// Connections that the store opens itself: the idle ones for lookups, one for writes, one for
+/// lists.
+const MAX_CONNECTIONS: u32 = 6;
+const MAX_IDLE_CONNECTIONS: usize = 4;
 
-/// How long a write waits for another process that writes, and a request for a connection.
+/// Time a write waits for another process that writes, and a request for a connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps sessions in an SQLite file: for a service that is one machine, or one process.
 ///
 /// Call [`migrate`](Self::migrate) when the service starts, or apply
 /// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer the store checks the
-/// tables and the [`Peppers`], and while something is amiss every method fails and says what to
-/// do; [`check`](Self::check) does that at once. Clones share their connections.
+/// tables and the [`Peppers`]; while something is wrong with them, every method fails and says
+/// what to do. [`check`](Self::check) checks at once. Clones share their connections.
 ///
 /// ```
 /// use customer_session::{CustomerSessions, store::{Peppers, SqliteStore}};
@@ -45,7 +47,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # let url = format!("sqlite:{}/sessions.db", folder.display());
 /// # let url = url.as_str();
 /// # let secret = [7; 32];
-/// // url: "sqlite:sessions.db", secret: from wherever you keep secrets
+/// // url: "sqlite:sessions.db", secret: from your secret manager
 /// let store = SqliteStore::connect(url, Peppers::new(secret)).await?;
 /// store.migrate().await?;
 /// let sessions = CustomerSessions::builder(store).build();
@@ -59,22 +61,17 @@ pub struct SqliteStore {
 }
 
 struct Shared {
-    pool: SqlitePool,
-    /// One of us writes at a time. SQLite has it so anyway, but those who wait for SQLite's own
-    /// lock wait in no order, each with a connection in hand.
+    sql: SqlStore<Sqlite>,
+    /// One write at a time in this process. SQLite allows no more anyway, but those who wait for
+    /// its own lock wait in no order, and each holds a connection meanwhile.
     writer: Semaphore,
-    at_hand: AtHand<Sqlite>,
-    peppers: Peppers,
-    find: Arc<str>,
-    /// Filled when everything was found to be as it should.
-    checked: OnceCell<()>,
 }
 
 impl SqliteStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
     pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
 
-    /// Opens a file, and creates it if need be: `sqlite:sessions.db`,
+    /// Opens a file, and creates it if it does not exist: `sqlite:sessions.db`,
     /// `sqlite:///var/lib/app/sessions.db`.
     ///
     /// Readers do not wait for the writer (WAL), the writer waits for other processes for up to
@@ -83,60 +80,41 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the file
-    /// cannot be opened.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of SQLite, or if
+    /// the file cannot be opened.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
-        // The driver takes anything for a file's name, and errors would show it.
-        let parsed = if url.starts_with("sqlite:") {
-            url.parse::<SqliteConnectOptions>()
-        } else {
-            Err(Error::Configuration(
-                "it does not begin with sqlite:".into(),
-            ))
-        };
-        let options = parsed.map_err(|error| {
-            let tried = "this is no URL of an SQLite file; one looks like sqlite:sessions.db";
-            failed(tried, error)
-        })?;
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
         // A database in memory ends with its connection.
         let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+        let options = options(url)?;
         let file = options.get_filename().display().to_string();
         let pool = SqlitePoolOptions::new()
-            .max_connections(if in_memory { 1 } else { CONNECTIONS })
+            .max_connections(if in_memory { 1 } else { MAX_CONNECTIONS })
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(BUSY_TIMEOUT)
             .test_before_acquire(false)
             .connect_with(options)
             .await
-            .map_err(|error| failed(format!("opening the SQLite file {file}"), error))?;
-        let at_hand = AtHand::new(if in_memory { 0 } else { AT_HAND }, Peer::File);
-        Ok(Self::with(pool, at_hand, peppers))
+            .map_err(|error| store_error(format!("opening the SQLite file {file}"), error))?;
+        let max_idle = if in_memory { 0 } else { MAX_IDLE_CONNECTIONS };
+        Ok(Self::with_idle(pool, max_idle, peppers))
     }
 
-    /// Uses connections of a pool. They should be in WAL mode, with a busy timeout.
+    /// Uses the connections of `pool`. They should be in WAL mode, with a busy timeout.
     ///
-    /// The pool tests a connection each time it is given back, and before it is used unless told
-    /// otherwise, which makes a lookup twice as long at the least; with [`connect`](Self::connect) the store has connections of its own,
-    /// which need that only now and then.
+    /// sqlx tests a connection each time it is returned to the pool, and before its next use
+    /// unless the pool is told otherwise: one or two more round trips for each lookup. The
+    /// connections that [`connect`](Self::connect) opens are tested only now and then.
     pub fn new(pool: SqlitePool, peppers: Peppers) -> Self {
-        Self::with(pool, AtHand::new(0, Peer::File), peppers)
+        Self::with_idle(pool, 0, peppers)
     }
 
-    fn with(pool: SqlitePool, at_hand: AtHand<Sqlite>, peppers: Peppers) -> Self {
+    fn with_idle(pool: SqlitePool, max_idle: usize, peppers: Peppers) -> Self {
+        let idle = IdleConnections::new(max_idle, Peer::File);
         Self {
             shared: Arc::new(Shared {
-                find: find_statement(peppers.len()).into(),
-                pool,
-                at_hand,
+                sql: SqlStore::new(pool, idle, peppers),
                 writer: Semaphore::new(1),
-                peppers,
-                checked: OnceCell::new(),
             }),
         }
     }
@@ -145,10 +123,10 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// As the database says; then nothing was changed.
+    /// The database's error; then nothing was changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let migrated = migrator(Self::MIGRATIONS).run(&self.shared.pool).await;
-        migrated.map_err(migration_failed)?;
+        let migrated = migrator(Self::MIGRATIONS).run(&self.shared.sql.pool).await;
+        migrated.map_err(migration_error)?;
         self.check().await
     }
 
@@ -156,24 +134,42 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// What is amiss, and what to do.
+    /// What is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        check_peppers(&self.shared.pool, &self.shared.peppers).await
+        self.shared.sql.check_peppers().await
     }
 
-    /// The pool, once everything was found to be as it should.
+    /// Returns the pool once the tables and the peppers were found to be right.
     async fn pool(&self) -> Result<&SqlitePool, StoreError> {
-        let checked = &self.shared.checked;
-        checked.get_or_try_init(|| self.check()).await?;
-        Ok(&self.shared.pool)
+        self.shared.sql.checked_pool(self.check()).await
     }
 }
 
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore")
-            .field("connections", &self.shared.pool.size())
-            .field("peppers", &self.shared.peppers)
+            .field("connections", &self.shared.sql.pool.size())
+            .field("peppers", &self.shared.sql.peppers)
             .finish_non_exhaustive()
     }
+}
+
+/// Parses a URL. The driver alone would take any text for the name of a file, and its errors
+/// would show it.
+fn options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
+    let parsed = if url.starts_with("sqlite:") {
+        url.parse::<SqliteConnectOptions>()
+    } else {
+        let text = "it does not begin with sqlite:";
+        Err(Error::Configuration(text.into()))
+    };
+    let options = parsed.map_err(|error| {
+        let context = "this is not the URL of an SQLite file, such as sqlite:sessions.db";
+        store_error(context, error)
+    })?;
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT))
 }

@@ -5,23 +5,22 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteArguments;
 use tokio::time::timeout;
 
-use super::{SqliteStore, columns::bind};
+use super::{SqliteStore, columns::bind, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
-        parts::Parts,
         pepper::TokenHash,
-        sql::{self, failed, rows},
+        sql::{
+            self, rows,
+            store::{REHASH_TIMEOUT, Rehash},
+        },
         traits::{SessionRegistry, SessionStore},
         validation::{check_customer, check_session},
     },
     token::{SessionToken, TokenFormat},
 };
-
-/// So many are purged in one transaction: it lasts for a few milliseconds.
-const PURGED_AT_ONCE: u32 = 50;
 
 macro_rules! customer_values {
     () => {
@@ -29,7 +28,7 @@ macro_rules! customer_values {
     };
 }
 
-pub(super) const PUT_CUSTOMER: &str = concat!(
+pub(super) const UPSERT_CUSTOMER: &str = concat!(
     "INSERT INTO customers (",
     customer_columns!(),
     ") VALUES (",
@@ -38,7 +37,7 @@ pub(super) const PUT_CUSTOMER: &str = concat!(
     replace_customer!()
 );
 
-pub(super) const PUT_CUSTOMER_IF_NEW: &str = concat!(
+pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
     "INSERT INTO customers (",
     customer_columns!(),
     ") VALUES (",
@@ -46,7 +45,7 @@ pub(super) const PUT_CUSTOMER_IF_NEW: &str = concat!(
     ") ON CONFLICT (id) DO NOTHING"
 );
 
-pub(super) const PUT_CUSTOMER_IF_KNOWN: &str = concat!(
+pub(super) const UPDATE_CUSTOMER: &str = concat!(
     "INSERT INTO customers (",
     customer_columns!(),
     ") SELECT ",
@@ -59,44 +58,44 @@ pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
      (customer_id, id, token_hash, created_at, modified_at, expires_at) \
      VALUES ($1, $2, $3, $4, $5, $6)";
 
-pub(super) const IS_THERE: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
+pub(super) const COUNT_BY_ID: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
 
-pub(super) const COUNT: &str = "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
+pub(super) const COUNT_BY_CUSTOMER: &str =
+    "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
 
 pub(super) const PURGE: &str = "DELETE FROM customer_sessions WHERE id IN \
      (SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 
 impl SqliteStore {
-    async fn rewrite(
-        &self,
-        id: &SessionId,
-        from: &TokenHash,
-        to: &TokenHash,
-    ) -> Result<(), StoreError> {
-        let mut turn = self.begin("keeping a session under another pepper").await?;
-        let parameters = rows::texts(&[to, id.as_str(), from]);
-        turn.execute(sql::REWRITE, parameters).await?;
-        turn.commit().await
+    /// Keeps a session under the current pepper.
+    async fn rehash(&self, rehash: &Rehash) -> Result<(), StoreError> {
+        let context = "keeping a session under the current pepper";
+        let mut transaction = self.begin(context).await?;
+        transaction
+            .execute(sql::REHASH, rehash.parameters())
+            .await?;
+        transaction.commit().await
+    }
+}
+
+impl WriteTransaction<'_> {
+    async fn add(&mut self, session: &CustomerSession, hash: &TokenHash) -> Result<(), StoreError> {
+        let mut parameters: SqliteArguments = rows::text_params(&[session.customer_id.as_str()]);
+        rows::bind_session(&mut parameters, session, hash);
+        self.execute(INSERT, parameters).await?;
+        Ok(())
     }
 }
 
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        let pool = self.pool().await?;
-        let shared = &self.shared;
-        let hashes: Vec<_> = shared.peppers.hashes(token).collect();
-        let row = sql::find(&shared.at_hand, pool, &shared.find, &hashes).await?;
-        let Some(row) = row else {
-            return Ok(None);
-        };
-        let (session, hash) = rows::session(&row, token)?;
-        if hash != hashes[0] {
-            // Should it fail, the next lookup tries again.
-            let rewrite = self.rewrite(&session.id, &hash, &hashes[0]);
-            let _ = timeout(sql::REWRITE_TIMEOUT, rewrite).await;
+        let found = self.shared.sql.find(self.pool().await?, token).await?;
+        if let Some((_, Some(rehash))) = &found {
+            // If this fails, the next lookup tries again.
+            let _ = timeout(REHASH_TIMEOUT, self.rehash(rehash)).await;
         }
-        Ok(Some(session))
+        Ok(found.map(|(session, _)| session))
     }
 
     fn token_format(&self) -> TokenFormat {
@@ -108,81 +107,76 @@ impl SessionStore for SqliteStore {
 impl SessionRegistry for SqliteStore {
     async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
         check_session(session)?;
-        let customer = rows::customer(&session.customer)?;
-        let hash = self.shared.peppers.hash(&session.token);
-        let mut turn = self
+        let customer = rows::customer_params(&session.customer)?;
+        let hash = self.shared.sql.peppers.hash(&session.token);
+        let mut transaction = self
             .begin(format!("inserting session {}", session.id))
             .await?;
-        turn.execute(PUT_CUSTOMER, customer).await?;
-        turn.add(session, &hash).await?;
-        turn.commit().await
+        transaction.execute(UPSERT_CUSTOMER, customer).await?;
+        transaction.add(session, &hash).await?;
+        transaction.commit().await
     }
 
     async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
         check_session(new)?;
-        let customer = rows::customer(&new.customer)?;
-        let hash = self.shared.peppers.hash(&new.token);
-        let tried = format!("replacing session {old} with {}", new.id);
-        let mut turn = self.begin(tried).await?;
-        if turn.count(IS_THERE, old.as_str()).await? == 0 {
+        let customer = rows::customer_params(&new.customer)?;
+        let hash = self.shared.sql.peppers.hash(&new.token);
+        let context = format!("replacing session {old} with {}", new.id);
+        let mut transaction = self.begin(context).await?;
+        if transaction.count(COUNT_BY_ID, old.as_str()).await? == 0 {
             return Ok(false);
         }
-        turn.execute(PUT_CUSTOMER_IF_NEW, customer).await?;
-        turn.add(new, &hash).await?;
-        let old = rows::texts(&[old.as_str()]);
-        turn.execute(sql::REVOKE, old).await?;
-        turn.commit().await?;
+        transaction
+            .execute(INSERT_CUSTOMER_IF_NEW, customer)
+            .await?;
+        transaction.add(new, &hash).await?;
+        let old = rows::text_params(&[old.as_str()]);
+        transaction.execute(sql::REVOKE, old).await?;
+        transaction.commit().await?;
         Ok(true)
     }
 
     async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        let mut turn = self.begin(format!("revoking session {id}")).await?;
-        let id = rows::texts(&[id.as_str()]);
-        let revoked = turn.execute(sql::REVOKE, id).await?;
-        turn.commit().await?;
+        let mut transaction = self.begin(format!("revoking session {id}")).await?;
+        let id = rows::text_params(&[id.as_str()]);
+        let revoked = transaction.execute(sql::REVOKE, id).await?;
+        transaction.commit().await?;
         Ok(revoked > 0)
     }
 
     async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let mut turn = self.begin(format!("revoking customer {customer}")).await?;
-        let customer = rows::texts(&[customer.as_str()]);
-        let revoked = turn.execute(sql::REVOKE_CUSTOMER, customer).await?;
-        turn.commit().await?;
+        let mut transaction = self.begin(format!("revoking customer {customer}")).await?;
+        let customer = rows::text_params(&[customer.as_str()]);
+        let revoked = transaction.execute(sql::REVOKE_CUSTOMER, customer).await?;
+        transaction.commit().await?;
         Ok(revoked)
     }
 
     async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        let rows = sqlx::query(sql::LIST)
-            .bind(customer.as_str())
-            .fetch_all(self.pool().await?)
-            .await
-            .map_err(|error| failed(format!("listing customer {customer}"), error))?;
-        rows.iter().map(rows::summary).collect()
+        self.shared.sql.list(self.pool().await?, customer).await
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
         check_customer(customer)?;
-        let parameters = rows::customer(customer)?;
-        let mut turn = self
+        let parameters = rows::customer_params(customer)?;
+        let mut transaction = self
             .begin(format!("updating customer {}", customer.id))
             .await?;
-        turn.execute(PUT_CUSTOMER_IF_KNOWN, parameters).await?;
-        let sessions = turn.count(COUNT, customer.id.as_str()).await?;
-        turn.commit().await?;
+        transaction.execute(UPDATE_CUSTOMER, parameters).await?;
+        let sessions = transaction
+            .count(COUNT_BY_CUSTOMER, customer.id.as_str())
+            .await?;
+        transaction.commit().await?;
         Ok(sessions)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut parts = Parts::new(limit, PURGED_AT_ONCE);
-        while let Some(part) = parts.next().await {
-            let mut turn = self.begin("purging expired sessions").await?;
-            let mut parameters = SqliteArguments::default();
-            bind(&mut parameters, before.timestamp_micros());
-            bind(&mut parameters, part);
-            let gone = turn.execute(PURGE, parameters).await?;
-            turn.commit().await?;
-            parts.add(gone, gone);
-        }
-        Ok(parts.deleted())
+        let mut parameters = SqliteArguments::default();
+        bind(&mut parameters, before.timestamp_micros());
+        bind(&mut parameters, limit);
+        let mut transaction = self.begin("purging expired sessions").await?;
+        let purged = transaction.execute(PURGE, parameters).await?;
+        transaction.commit().await?;
+        Ok(purged)
     }
 }

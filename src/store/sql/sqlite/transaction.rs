@@ -1,27 +1,21 @@
-//! The one of us who writes.
+//! Write transactions of SQLite, one at a time.
 
 use sqlx::{Connection, Error, Sqlite, SqlitePool, Transaction, sqlite::SqliteArguments};
 use tokio::sync::SemaphorePermit;
 
-use super::{SqliteStore, registry};
-use crate::{
-    session::CustomerSession,
-    store::{
-        error::StoreError,
-        pepper::TokenHash,
-        sql::{failed, rows},
-    },
-};
+use super::SqliteStore;
+use crate::store::{error::StoreError, sql::error::store_error};
 
-/// The one of us who writes. Dropped without [`commit`](Self::commit), it changes nothing.
-pub(super) struct Turn<'a> {
+/// A transaction that writes. Dropped without [`commit`](Self::commit), it changes nothing.
+pub(super) struct WriteTransaction<'a> {
     transaction: Transaction<'static, Sqlite>,
-    /// Given back after the transaction has ended.
+    /// Released after the transaction has ended.
     _permit: Option<SemaphorePermit<'a>>,
-    tried: String,
+    context: String,
 }
 
-impl Turn<'_> {
+impl WriteTransaction<'_> {
+    /// Runs a statement, and returns how many rows it changed.
     pub(super) async fn execute(
         &mut self,
         statement: &'static str,
@@ -30,46 +24,40 @@ impl Turn<'_> {
         let done = sqlx::query_with(statement, parameters)
             .execute(&mut *self.transaction)
             .await;
-        let done = done.map_err(|error| failed(self.tried.as_str(), error))?;
+        let done = done.map_err(|error| store_error(self.context.as_str(), error))?;
         Ok(done.rows_affected())
     }
 
+    /// Runs a statement that counts rows by an id.
     pub(super) async fn count(
         &mut self,
         statement: &'static str,
         id: &str,
     ) -> Result<u64, StoreError> {
-        let counted: Result<i64, _> = sqlx::query_scalar(statement)
+        let count: Result<i64, _> = sqlx::query_scalar(statement)
             .bind(id)
             .fetch_one(&mut *self.transaction)
             .await;
-        let counted = counted.map_err(|error| failed(self.tried.as_str(), error))?;
-        Ok(counted.unsigned_abs())
+        let count = count.map_err(|error| store_error(self.context.as_str(), error))?;
+        Ok(count.unsigned_abs())
     }
 
-    pub(super) async fn add(
-        &mut self,
-        session: &CustomerSession,
-        hash: &TokenHash,
-    ) -> Result<(), StoreError> {
-        let mut parameters: SqliteArguments = rows::texts(&[session.customer_id.as_str()]);
-        rows::bind_session(&mut parameters, session, hash);
-        self.execute(registry::INSERT, parameters).await?;
-        Ok(())
-    }
-
+    /// Commits the transaction.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let committed = self.transaction.commit().await;
-        committed.map_err(|error| failed(self.tried, error))
+        committed.map_err(|error| store_error(self.context, error))
     }
 }
 
 impl SqliteStore {
-    /// Begins a transaction that has the right to write from its beginning, so that it never
-    /// has to give up half way.
-    pub(super) async fn begin(&self, tried: impl Into<String>) -> Result<Turn<'_>, StoreError> {
+    /// Begins a transaction that holds the right to write from its beginning, so that it never
+    /// has to give up half way. `context` says what it is for.
+    pub(super) async fn begin(
+        &self,
+        context: impl Into<String>,
+    ) -> Result<WriteTransaction<'_>, StoreError> {
         let pool = self.pool().await?;
-        let tried = tried.into();
+        let context = context.into();
         let permit = self.shared.writer.acquire().await;
         let mut begun = pool.begin_with("BEGIN IMMEDIATE").await;
         for _ in 0..pool.size() {
@@ -80,22 +68,22 @@ impl SqliteStore {
             begun = pool.begin_with("BEGIN IMMEDIATE").await;
         }
         match begun {
-            Ok(transaction) => Ok(Turn {
+            Ok(transaction) => Ok(WriteTransaction {
                 transaction,
                 _permit: permit.ok(),
-                tried,
+                context,
             }),
-            Err(error) => Err(failed(tried, error)),
+            Err(error) => Err(store_error(context, error)),
         }
     }
 }
 
-/// A full disk ends a transaction without the driver's knowing: such a connection says that it is
-/// in a transaction still, and never begins another.
+/// Closes a connection that can never begin another transaction. A full disk ends a transaction
+/// without the driver's knowledge, so that the connection claims to be in one for good.
 async fn close_if_broken(pool: &SqlitePool) {
     if let Ok(connection) = pool.acquire().await {
         if connection.is_in_transaction() {
-            // It is gone from the pool, whatever closing it comes to.
+            // It has left the pool, whether it closes cleanly or not.
             let _ = connection.close().await;
         }
     }

@@ -1,0 +1,214 @@
+//! What SQL stores do alike: looking a session up, and listing a customer's sessions.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type};
+use tokio::{sync::OnceCell, time::timeout};
+
+use super::{
+    LIST, PEPPERS, REMEMBER_PEPPER,
+    error::store_error,
+    find_statement,
+    idle_connections::{IdleConnections, PooledConnection},
+    rows::{self, Columns, Parameters},
+};
+use crate::{
+    customer::CustomerId,
+    session::{CustomerSession, SessionId, SessionSummary},
+    store::{
+        error::{ContextError, StoreError},
+        pepper::{Peppers, TokenHash},
+        validation::is_storable,
+    },
+    token::SessionToken,
+};
+
+/// Time a lookup waits on an idle connection before it tries a new one.
+const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time limit of everything but lookups, which the engine limits.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time a lookup may spend on keeping a session under the current pepper.
+pub(super) const REHASH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The parts that SQL stores have in common.
+pub(super) struct SqlStore<DB: Database> {
+    pub(super) pool: Pool<DB>,
+    pub(super) peppers: Peppers,
+    idle: IdleConnections<DB>,
+    find_statement: Arc<str>,
+    /// Filled by the first check that succeeds.
+    checked: OnceCell<()>,
+}
+
+/// A session kept under an older pepper, and its hash under the current one.
+pub(super) struct Rehash {
+    id: SessionId,
+    from: TokenHash,
+    to: TokenHash,
+}
+
+impl Rehash {
+    /// Returns the parameters of [`REHASH`](super::REHASH).
+    pub(super) fn parameters<P: Parameters + Default>(&self) -> P {
+        rows::text_params(&[&self.to, self.id.as_str(), &self.from])
+    }
+}
+
+impl<DB: Database> SqlStore<DB> {
+    pub(super) fn new(pool: Pool<DB>, idle: IdleConnections<DB>, peppers: Peppers) -> Self {
+        Self {
+            find_statement: find_statement(peppers.len()).into(),
+            pool,
+            idle,
+            peppers,
+            checked: OnceCell::new(),
+        }
+    }
+
+    /// Returns the pool once a check has succeeded; `check` is not awaited after that.
+    pub(super) async fn checked_pool(
+        &self,
+        check: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<&Pool<DB>, StoreError> {
+        self.checked.get_or_try_init(|| check).await?;
+        Ok(&self.pool)
+    }
+
+    /// Takes a connection from `pool`.
+    pub(super) async fn acquire(&self, pool: &Pool<DB>) -> Result<PooledConnection<DB>, Error> {
+        self.idle.acquire(pool).await
+    }
+
+    /// Compares the peppers with the fingerprints of those that the database was written under.
+    pub(super) async fn check_peppers(&self) -> Result<(), StoreError>
+    where
+        for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+        for<'r> (String,): FromRow<'r, DB::Row>,
+        for<'t> String: Encode<'t, DB> + Type<DB>,
+        DB::Arguments: IntoArguments<DB>,
+    {
+        let known: Vec<String> = sqlx::query_scalar(PEPPERS)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
+        if let Some(fingerprint) = self.peppers.verify(&known)? {
+            let written = sqlx::query(REMEMBER_PEPPER)
+                .bind(fingerprint)
+                .execute(&self.pool)
+                .await;
+            written.map_err(|error| store_error("writing the fingerprint of a pepper", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl<DB: Database> SqlStore<DB>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: Parameters + IntoArguments<DB>,
+    DB::Row: Columns,
+{
+    /// Returns the session that `token` opens, and how to keep it under the current pepper if it
+    /// is kept under an older one.
+    pub(super) async fn find(
+        &self,
+        pool: &Pool<DB>,
+        token: &SessionToken,
+    ) -> Result<Option<(CustomerSession, Option<Rehash>)>, StoreError> {
+        let hashes: Vec<_> = self.peppers.hashes(token).collect();
+        let row = self.find_row(pool, &hashes).await;
+        let Some(row) = row.map_err(|error| store_error("looking up a session", error))? else {
+            return Ok(None);
+        };
+        let (session, hash) = rows::session(&row, token)?;
+        let rehash = (hash != hashes[0]).then(|| Rehash {
+            id: session.id.clone(),
+            from: hash,
+            to: hashes[0].clone(),
+        });
+        Ok(Some((session, rehash)))
+    }
+
+    /// Asks on an idle connection first. If that one was lost since its last use, the lookup is
+    /// repeated on another.
+    async fn find_row(
+        &self,
+        pool: &Pool<DB>,
+        hashes: &[TokenHash],
+    ) -> Result<Option<DB::Row>, Error> {
+        if let Some(connection) = self.idle.take().await {
+            let found = self.find_row_on(connection, hashes);
+            if let Ok(Ok(row)) = timeout(IDLE_CONNECTION_TIMEOUT, found).await {
+                return Ok(row);
+            }
+            self.idle.clear();
+        }
+        let connection = self.acquire(pool).await?;
+        self.find_row_on(connection, hashes).await
+    }
+
+    async fn find_row_on(
+        &self,
+        mut connection: PooledConnection<DB>,
+        hashes: &[TokenHash],
+    ) -> Result<Option<DB::Row>, Error> {
+        let mut parameters = DB::Arguments::default();
+        for hash in hashes {
+            parameters.text(Some(hash));
+        }
+        let statement = AssertSqlSafe(Arc::clone(&self.find_statement));
+        let row = sqlx::query_with(statement, parameters)
+            .fetch_optional(connection.as_mut())
+            .await?;
+        self.idle.put(connection);
+        Ok(row)
+    }
+
+    /// Returns the sessions of a customer, oldest first.
+    pub(super) async fn list(
+        &self,
+        pool: &Pool<DB>,
+        customer: &CustomerId,
+    ) -> Result<Vec<SessionSummary>, StoreError> {
+        if !is_storable(customer.as_str()) {
+            return Ok(Vec::new());
+        }
+        let context = || format!("listing the sessions of customer {customer}");
+        let parameters = rows::text_params(&[customer.as_str()]);
+        let rows = self.fetch_all(pool, LIST, parameters, context).await?;
+        rows.iter().map(rows::summary).collect()
+    }
+
+    /// Runs a statement that returns rows.
+    pub(super) async fn fetch_all(
+        &self,
+        pool: &Pool<DB>,
+        statement: &'static str,
+        parameters: DB::Arguments,
+        context: impl FnOnce() -> String,
+    ) -> Result<Vec<DB::Row>, StoreError> {
+        let rows = async {
+            let mut connection = self.acquire(pool).await?;
+            let rows = sqlx::query_with(statement, parameters)
+                .fetch_all(connection.as_mut())
+                .await?;
+            connection.return_to_pool();
+            Ok(rows)
+        };
+        within_time_limit(context, rows).await
+    }
+}
+
+/// Runs `work` for at most [`TIME_LIMIT`]: a server may disappear without closing connections.
+pub(super) async fn within_time_limit<T>(
+    context: impl FnOnce() -> String,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    match timeout(TIME_LIMIT, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(store_error(context(), error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
+    }
+}
