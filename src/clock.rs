@@ -95,7 +95,7 @@ impl TimeSource {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
         }
-        self.wall.micros((now.0 / 1000) as i64, || {
+        self.wall.at((now.0 / 1000) as i64, || {
             (Utc::now().timestamp_micros(), tick().as_micros() as i64)
         })
     }
@@ -129,7 +129,7 @@ impl Default for WallClock {
 impl WallClock {
     /// Returns the wall-clock time at the monotonic time `passed`. `read_exact` returns the exact
     /// wall-clock time and the length of a tick.
-    fn micros(&self, passed: i64, read_exact: impl FnOnce() -> (i64, i64)) -> i64 {
+    fn at(&self, passed: i64, read_exact: impl FnOnce() -> (i64, i64)) -> i64 {
         if passed.saturating_sub(self.read_at.load(Acquire)) < OFFSET_MAX_AGE {
             return passed + self.offset.load(Relaxed);
         }
@@ -214,7 +214,7 @@ mod tests {
         for real in (0..1_000_000).step_by(50) {
             let late = real / TICK * 777 % 3000;
             let passed = (real - late).div_euclid(TICK) * TICK;
-            let told = wall.micros(passed.max(0), || {
+            let told = wall.at(passed.max(0), || {
                 reads += 1;
                 (7_000_000 + real, TICK)
             });
@@ -227,10 +227,10 @@ mod tests {
     #[test]
     fn a_jump_of_the_wall_clock_is_noticed() {
         let wall = WallClock::default();
-        assert_eq!(wall.micros(0, || (5_000_000, 0)), 5_000_000);
-        assert_eq!(wall.micros(999, || unreachable!("relied on")), 5_000_999);
-        assert_eq!(wall.micros(1000, || (1_000_000, 0)), 1_000_000);
-        assert_eq!(wall.micros(1500, || unreachable!("relied on")), 1_000_500);
+        assert_eq!(wall.at(0, || (5_000_000, 0)), 5_000_000);
+        assert_eq!(wall.at(999, || unreachable!("relied on")), 5_000_999);
+        assert_eq!(wall.at(1000, || (1_000_000, 0)), 1_000_000);
+        assert_eq!(wall.at(1500, || unreachable!("relied on")), 1_000_500);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A model of the revocation protocol, checked in every order in which two threads can meet.
 //!
-//! The table are the crate's own source, on loom's atomics in place of the standard ones. The
-//! store is an atomic: a reader that sees the deletion sees what came before it.
+//! The table is the crate's own source, on loom's atomics in place of the standard ones. The store is
+//! an atomic: a reader that sees the deletion sees what came before it.
 #![allow(clippy::unwrap_used)]
 
-/// What `src/engine/revocations/table.rs` takes from its crate.
+/// The atomics that `src/engine/revocations/table.rs` takes from its crate.
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 }
@@ -28,9 +28,9 @@ use table::{Epoch, RevocationTable, Target};
 enum Protocol {
     Whole,
     WithoutCheck,
-    StampAfterQuery,
-    MarkBeforeDelete,
-    MarkWithoutAdvance,
+    EpochAfterQuery,
+    RecordBeforeDelete,
+    RecordWithoutAdvance,
 }
 
 struct Model {
@@ -42,17 +42,17 @@ struct Model {
 }
 
 impl Model {
-    /// Looks up, and caches what was found. Returns whether the session may be used.
+    /// Looks up, and caches what was found. Returns `true` if the session may be used.
     fn lookup(&self) -> bool {
         let mut epoch = self.table.current_epoch();
         let found = !self.deleted.load(SeqCst);
-        if self.protocol == Protocol::StampAfterQuery {
+        if self.protocol == Protocol::EpochAfterQuery {
             epoch = self.table.current_epoch();
         }
         if !found {
             return false;
         }
-        let usable = self.passes(epoch);
+        let usable = self.is_current(epoch);
         if usable {
             *self.cached.lock().unwrap() = Some(epoch);
         }
@@ -61,22 +61,22 @@ impl Model {
 
     fn hit(&self) -> bool {
         let cached = *self.cached.lock().unwrap();
-        cached.is_some_and(|epoch| self.passes(epoch))
+        cached.is_some_and(|epoch| self.is_current(epoch))
     }
 
-    fn passes(&self, epoch: Epoch) -> bool {
+    fn is_current(&self, epoch: Epoch) -> bool {
         let stripes = self.table.stripes("ses_1", "cus_1");
         self.protocol == Protocol::WithoutCheck || self.table.is_current(epoch, Some(stripes))
     }
 
     fn revoke(&self) {
-        if self.protocol == Protocol::MarkBeforeDelete {
+        if self.protocol == Protocol::RecordBeforeDelete {
             self.table.record(self.target);
             self.deleted.store(true, SeqCst);
             return;
         }
         self.deleted.store(true, SeqCst);
-        if self.protocol == Protocol::MarkWithoutAdvance {
+        if self.protocol == Protocol::RecordWithoutAdvance {
             let now = self.table.current_epoch();
             self.table.publish(self.target, now);
         } else {
@@ -85,8 +85,8 @@ impl Model {
     }
 }
 
-/// One thread looks up twice while another revokes; whatever starts after the revocation has
-/// returned must not be let in.
+/// Checks that, while one thread looks up twice and another revokes, no request that starts after the
+/// revocation has returned is let in.
 fn check(protocol: Protocol, target: Target<'static>) {
     loom::model(move || {
         let model = Arc::new(Model {
@@ -113,7 +113,7 @@ fn check(protocol: Protocol, target: Target<'static>) {
 }
 
 #[test]
-fn no_order_of_events_lets_a_revoked_session_in() {
+fn a_revoked_session_is_refused_in_every_order_of_events() {
     check(Protocol::Whole, Target::Session("ses_1"));
     check(Protocol::Whole, Target::Customer("cus_1"));
     check(Protocol::Whole, Target::All);
@@ -127,18 +127,18 @@ fn the_model_finds_a_missing_check() {
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
-fn the_model_finds_a_stamp_that_is_taken_after_the_query() {
-    check(Protocol::StampAfterQuery, Target::Session("ses_1"));
+fn the_model_finds_an_epoch_that_is_read_after_the_query() {
+    check(Protocol::EpochAfterQuery, Target::Session("ses_1"));
 }
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
-fn the_model_finds_a_mark_that_comes_before_the_deletion() {
-    check(Protocol::MarkBeforeDelete, Target::Session("ses_1"));
+fn the_model_finds_a_record_that_comes_before_the_deletion() {
+    check(Protocol::RecordBeforeDelete, Target::Session("ses_1"));
 }
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
-fn the_model_finds_a_mark_that_does_not_advance_the_clock() {
-    check(Protocol::MarkWithoutAdvance, Target::Session("ses_1"));
+fn the_model_finds_a_record_that_does_not_advance_the_epoch() {
+    check(Protocol::RecordWithoutAdvance, Target::Session("ses_1"));
 }

@@ -132,7 +132,7 @@ fn decide(
         None => bearer_credential(headers),
         Some(extracted) => extracted.combined(headers),
     };
-    let (token, recall) = match credential {
+    let (token, lookup) = match credential {
         Credential::Token(token) => (token, engine.lookup_cached(token)),
         Credential::Malformed => (&b""[..], engine.screen()),
         Credential::Multiple => return Decision::Rejected(RejectionKind::MultipleTokens),
@@ -140,7 +140,7 @@ fn decide(
         Credential::None if config.optional => return Decision::Anonymous,
         Credential::None => return Decision::Rejected(RejectionKind::MissingToken),
     };
-    match recall {
+    match lookup {
         CacheLookup::Hit(authenticated) => Decision::Authenticated(authenticated),
         CacheLookup::NegativeHit => Decision::Rejected(RejectionKind::InvalidToken),
         CacheLookup::Miss => Decision::LookUp(SessionToken::from_ascii(token)),
