@@ -31,11 +31,11 @@ use crate::{
     token::SessionToken,
 };
 
-/// So many invalidations are applied before requests get their turn.
+/// Invalidations applied before yielding to the scheduler.
 const YIELD_EVERY: u32 = 64;
 
-/// The customer sessions of a service: one store, one cache in front of it, and what one does
-/// with sessions.
+/// The customer sessions of a service: a store, a cache in front of it, and all operations on
+/// sessions.
 ///
 /// Build it once, keep a clone wherever it is needed (clones share everything), and put
 /// `sessions.layer()` on the router. It needs a tokio runtime with its timers enabled, as
@@ -86,13 +86,15 @@ impl<S> fmt::Debug for CustomerSessions<S> {
 }
 
 impl<S> CustomerSessions<S> {
-    /// What the engine has done since it was built, and what it holds now.
+    /// Returns the figures of the engine: what it has done, and what it holds now.
     pub fn statistics(&self) -> Statistics {
         self.engine.statistics()
     }
 
-    /// Drops from the cache what has expired. The cache does so by itself as it is used; call
-    /// this from a timer if memory is to return while nobody asks for anything.
+    /// Drops from the cache what is of no use any more.
+    ///
+    /// The cache does so by itself while it is used. Call this from a timer if memory should be freed
+    /// while there are no requests; [`purge`](Self::purge) calls it too.
     pub fn run_pending_tasks(&self) {
         self.engine.run_pending_tasks();
     }
@@ -103,11 +105,11 @@ impl<S> CustomerSessions<S> {
 }
 
 impl<S: SessionStore> CustomerSessions<S> {
-    /// The live session that `token` opens, for use outside HTTP.
+    /// Returns the live session that `token` opens, for use outside HTTP.
     ///
     /// # Errors
     ///
-    /// [`AuthenticateError`]; an unknown, an expired and a revoked token are not told apart.
+    /// [`AuthenticateError`]. An unknown, an expired and a revoked token are not told apart.
     pub async fn authenticate(
         &self,
         token: &SessionToken,
@@ -122,8 +124,8 @@ impl<S: SessionStore> CustomerSessions<S> {
         }
     }
 
-    /// How long a session lasts that [`authenticate`](Self::authenticate) has let in: for a
-    /// WebSocket, say, whose first message holds the token. In a handler behind the layer
+    /// Returns the lifetime of a session that [`authenticate`](Self::authenticate) has returned, for
+    /// example for a WebSocket whose first message holds the token. In a handler behind the layer,
     /// [`SessionLifetime`] is an extractor.
     pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
         let watcher = self.engine.watcher();
@@ -133,10 +135,11 @@ impl<S: SessionStore> CustomerSessions<S> {
 
     /// Applies the invalidations that other nodes send, until `source` ends.
     ///
-    /// Nothing runs until the application spawns the returned future. When it ends,
-    /// everything received has been applied. While the source has
-    /// [lost](crate::SourceEvent::Disconnected) its connection, every request asks the store; once the future
-    /// has ended or was dropped, what bounds a change unheard of is the cache's lifetime.
+    /// Nothing runs until the application spawns the returned future. When it ends, everything that
+    /// was received has been applied. While the source is
+    /// [disconnected](crate::SourceEvent::Disconnected), every request asks the store. After the
+    /// future has ended or was dropped, a change on another node goes unnoticed for up to
+    /// [`cache_ttl`](CustomerSessionsBuilder::cache_ttl).
     ///
     /// ```
     /// # use customer_session::{CustomerSessions, Invalidation, InvalidationSource, SessionStore};
@@ -154,11 +157,11 @@ impl<S: SessionStore> CustomerSessions<S> {
         let engine = Arc::clone(&self.engine);
         async move {
             let mut listener = Listener::new(engine);
-            let mut heard = 0_u32;
+            let mut applied = 0_u32;
             while let Some(event) = source.recv().await {
                 listener.apply(&event);
-                heard = heard.wrapping_add(1);
-                if heard % YIELD_EVERY == 0 {
+                applied = applied.wrapping_add(1);
+                if applied % YIELD_EVERY == 0 {
                     yield_now().await;
                 }
             }
