@@ -247,7 +247,7 @@ async fn a_base_url_may_have_a_path_of_its_own() {
 #[tokio::test]
 async fn a_thousand_requests_for_one_cold_token_are_three_calls() {
     let polar = FakePolar::start().await;
-    polar.delay(Duration::from_millis(20));
+    polar.delay(Duration::from_millis(100));
     let sessions = Arc::new(CustomerSessions::builder(polar.store()).build());
     let token = polar.customer_token(JANE);
     let tasks: Vec<_> = (0..1000)
@@ -265,11 +265,11 @@ async fn a_thousand_requests_for_one_cold_token_are_three_calls() {
     assert_eq!(polar.calls().len(), 0, "a hit makes no call");
 }
 
-/// Medians, since a machine may be busy.
+/// Compares medians of long calls, since other tests keep the machine busy meanwhile.
 #[tokio::test]
 async fn a_cold_token_takes_two_calls_time() {
     let polar = FakePolar::start().await;
-    polar.delay(Duration::from_millis(20));
+    polar.delay(Duration::from_millis(100));
     let store = polar.store();
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -277,7 +277,7 @@ async fn a_cold_token_takes_two_calls_time() {
         .expect("a client");
     let (mut calls, mut lookups) = (Vec::new(), Vec::new());
     // The first ones open connections.
-    for round in 0..27 {
+    for round in 0..13 {
         let token = polar.customer_token(JANE);
         let start = Instant::now();
         let call = client
