@@ -110,7 +110,7 @@ async fn without_a_message_a_revocation_is_noticed_when_the_answer_is_too_old() 
     let ended = fixture.ended().await;
     fixture.revoke_behind_its_back().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert!(!ended.is_finished(), "no node has been told");
+    assert!(!ended.is_finished(), "no message came");
     fixture.clock.advance(TTL);
     assert_eq!(end(ended).await, SessionEnd::Revoked);
 }

@@ -231,7 +231,7 @@ async fn an_open_breaker_spares_the_store_and_probes_it_with_one_lookup() {
     fixture.clock.advance(COOLDOWN);
     assert!(fixture.is_unavailable().await);
     assert!(fixture.is_unavailable().await);
-    assert_eq!(fixture.store.lookups(), 12, "one tried");
+    assert_eq!(fixture.store.lookups(), 12, "one probe");
 
     fixture.store.fault(None);
     assert!(fixture.is_unavailable().await, "the cooldown is not over");
@@ -312,7 +312,7 @@ async fn a_lookup_from_before_the_gap_is_not_used_after_it() {
     assert!(fixture.is_invalid().await);
 }
 
-/// A store that holds its next answer back until it is told, or fails.
+/// A store that holds its next answer back until it is released, or fails.
 #[derive(Default)]
 struct Held {
     inner: MemoryStore,
@@ -329,7 +329,7 @@ impl SessionStore for Held {
         let found = self.inner.find(token).await;
         let held = self.next.lock().expect("no panic").take();
         if let Some(held) = held {
-            held.await.expect("it is told");
+            held.await.expect("it is released");
         }
         found
     }

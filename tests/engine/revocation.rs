@@ -268,11 +268,11 @@ async fn revoking_an_unknown_session_is_no_error() {
 #[tokio::test]
 async fn messages_may_come_late_twice_and_for_unknown_sessions() {
     let (store, sessions, session) = one_session().await;
-    let stranger = Invalidation::Session("ses_unknown".into());
+    let other = Invalidation::Session("ses_unknown".into());
     let ours = Invalidation::Session(session.id.clone());
     receive(
         &sessions,
-        [stranger.clone(), ours.clone(), ours.clone(), stranger],
+        [other.clone(), ours.clone(), ours.clone(), other],
     )
     .await;
     // The session is still in the store: a message costs a lookup, it does not revoke.

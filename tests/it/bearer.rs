@@ -345,19 +345,19 @@ async fn the_answer_does_not_tell_why_a_token_is_invalid() {
     let world = World::new(TokenFormat::new("cst_"));
     let token = |_: &str| world.format.generate();
     let (expired, now, deleted) = (token("expired"), token("now"), token("deleted"));
-    let moment = world.clock.now();
+    let time = world.clock.now();
     world
         .session("expired", expired.clone(), |session| {
-            session.expires_at = moment - TimeDelta::seconds(1)
+            session.expires_at = time - TimeDelta::seconds(1)
         })
         .await;
     world
-        .session("now", now.clone(), |session| session.expires_at = moment)
+        .session("now", now.clone(), |session| session.expires_at = time)
         .await;
     world
         .session("deleted", deleted.clone(), |session| {
             let mut data = CustomerData::new("cus_deleted", "org_1");
-            data.deleted_at = Some(moment);
+            data.deleted_at = Some(time);
             session.customer = data.into();
         })
         .await;

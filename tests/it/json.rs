@@ -182,14 +182,14 @@ fn an_unknown_kind_of_customer_is_kept() {
 fn a_session_is_live_before_its_end_and_while_its_customer_is() {
     let mut session: CustomerSession = serde_json::from_value(full()).expect("a session");
     let end = session.expires_at;
-    let moment = chrono::TimeDelta::nanoseconds(1);
-    assert!(session.is_live_at(end - moment));
+    let nanosecond = chrono::TimeDelta::nanoseconds(1);
+    assert!(session.is_live_at(end - nanosecond));
     assert!(!session.is_live_at(end));
     assert!(!session.is_live_at(DateTime::<Utc>::MAX_UTC));
     let mut data = (*session.customer).clone();
     data.deleted_at = Some(end);
     session.customer = data.into();
-    assert!(!session.is_live_at(end - moment));
+    assert!(!session.is_live_at(end - nanosecond));
 }
 
 /// Tokens made elsewhere in the same format: prefix, random part, checksum.

@@ -2,7 +2,6 @@
 //!
 //! `STRESS_SECONDS` (10) and `STRESS_SEED` (from the clock, printed) may be set. The test is
 //! known to fail if a guard of the engine is taken out: `scripts/mutants` shows it.
-#![allow(clippy::unwrap_used)]
 
 use std::{
     sync::{
@@ -141,7 +140,7 @@ struct World {
 
 impl World {
     fn subject(&self, slot: usize) -> Arc<Subject> {
-        Arc::clone(&self.slots[slot].lock().unwrap())
+        Arc::clone(&self.slots[slot].lock().expect("no panic"))
     }
 
     async fn request(&self) {
@@ -214,7 +213,7 @@ impl World {
             Some(next) => next,
             None => new_session(&self.sessions, &self.rng).await,
         };
-        *self.slots[slot].lock().unwrap() = subject(session);
+        *self.slots[slot].lock().expect("no panic") = subject(session);
     }
 
     /// Changes a customer or sends a message, without ending a session.

@@ -73,10 +73,10 @@ async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() 
         StatusCode::OK,
         "it is cached"
     );
-    let told = upstream
+    let status = upstream
         .deliver("customer.deleted", json!({ "id": JANE }))
         .await;
-    assert_eq!(told, StatusCode::OK);
+    assert_eq!(status, StatusCode::OK);
     assert_eq!(upstream.me(&jane).await.status(), StatusCode::UNAUTHORIZED);
 }
 

@@ -92,7 +92,7 @@ async fn an_upstream_failure_is_an_error_and_never_not_found() {
                 continue;
             }
             polar.fault(path, fault.clone());
-            let error = store.find(&token).await.expect_err("no verdict");
+            let error = store.find(&token).await.expect_err("a failure");
             let text = error_text(&error);
             assert_eq!(error.kind(), kind, "{path} {fault:?}: {text}");
             assert!(text.contains("Polar"), "it names the operation: {text}");
@@ -107,7 +107,7 @@ async fn an_upstream_failure_is_an_error_and_never_not_found() {
     // Answers that only one of the credentials can get.
     for (path, status) in [(INTROSPECT, 404), (ME, 404), (ME, 410), (CUSTOMERS, 401)] {
         polar.fault(path, Fault::status(status));
-        let error = store.find(&token).await.expect_err("no verdict");
+        let error = store.find(&token).await.expect_err("a failure");
         assert_eq!(error.kind(), Unavailable, "{path} {status}");
         polar.clear_faults();
     }

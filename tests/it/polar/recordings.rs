@@ -145,9 +145,9 @@ impl Recordings {
         self.world.lock().expect("no panic").always = None;
     }
 
-    async fn verdict(&self, store: &PolarStore, token: &str, checked: &'static str) {
+    async fn assert_refused(&self, store: &PolarStore, token: &str, checked: &'static str) {
         let found = store.find(&self.token(token)).await;
-        assert_eq!(found.expect("a verdict"), None, "{token}");
+        assert_eq!(found.expect("no error"), None, "{token}");
         self.body(token, checked);
     }
 
@@ -247,7 +247,7 @@ async fn every_exchange_is_understood() {
 
     // No session. The live token of another organization is one of them.
     polar
-        .verdict(&ours, "109-cst-bad-checksum-me", "refused without a call")
+        .assert_refused(&ours, "109-cst-bad-checksum-me", "refused without a call")
         .await;
     polar.always("451-cross-org-merchant-get-customer");
     polar.no_longer();
@@ -258,7 +258,7 @@ async fn every_exchange_is_understood() {
         their_path
     );
     polar
-        .verdict(
+        .assert_refused(
             &ours,
             foreign,
             "another organization's live token: no session",
@@ -281,7 +281,7 @@ async fn every_exchange_is_understood() {
             .store("any")
             .find(&TokenFormat::polar().generate())
             .await;
-        assert_eq!(found.expect("a verdict"), None, "{name}");
+        assert_eq!(found.expect("no error"), None, "{name}");
         polar.body(name, "401: no session");
     }
     polar.no_longer();
@@ -303,7 +303,7 @@ async fn every_exchange_is_understood() {
             .store("any")
             .find(&polar.token("050-valid-full-me"))
             .await;
-        assert_eq!(found.expect("a verdict"), None, "{name}");
+        assert_eq!(found.expect("no error"), None, "{name}");
         polar.body(name, "404 for the customer: no session");
     }
 

@@ -33,12 +33,6 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    pub(crate) fn is_clean(&self) -> bool {
-        self.all()
-            .iter()
-            .all(|(_, violations)| violations.is_empty())
-    }
-
     pub(crate) fn all(&self) -> [(&'static str, &Vec<String>); 5] {
         [
             ("let in after the end", &self.stale),

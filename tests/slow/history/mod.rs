@@ -4,10 +4,6 @@
 //! `HISTORY_SECONDS` (60, for each store) and `HISTORY_SEED` (from the clock, printed) may be
 //! set. Histories written by hand, and nodes with a defect on purpose, show that the search finds
 //! what is broken.
-#![cfg_attr(
-    not(all(feature = "postgres", feature = "redis")),
-    allow(dead_code, reason = "the histories of real servers are skipped")
-)]
 
 mod checker;
 mod handwritten;

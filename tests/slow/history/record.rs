@@ -70,12 +70,6 @@ pub(crate) struct Span {
     pub(crate) end: Duration,
 }
 
-impl Span {
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        self.start < other.end && other.start < self.end
-    }
-}
-
 /// A delay of a node's runtime itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lag {
