@@ -51,7 +51,7 @@ pin_project! {
             cache_headers: CacheHeaders,
             cache_status: Option<CacheStatus>,
         },
-        /// The session is being looked up. `None` while that is polled, and once it is done.
+        /// The session is being looked up. `None` once the future is ready.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
         /// The layer refuses the request.
         Rejected { kind: RejectionKind, config: Arc<LayerConfig> },
@@ -125,7 +125,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let (mut request, result) = match state.as_mut().project() {
+            match state.as_mut().project() {
                 StateProjection::Inner {
                     future,
                     cache_headers,
@@ -138,35 +138,20 @@ where
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::Rejected { kind, config } => {
-                    let response = config.responses.respond((*kind).into());
-                    return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
-                }
                 StateProjection::Waiting { waiting } => {
-                    let mut request = unfinished(waiting.take());
-                    match request.lookup.as_mut().poll(context) {
-                        Poll::Ready(result) => (request, result),
-                        Poll::Pending => {
-                            *waiting = Some(request);
-                            return Poll::Pending;
+                    let lookup = &mut unfinished(waiting.as_mut()).lookup;
+                    let result = ready!(lookup.as_mut().poll(context));
+                    let waiting = unfinished(waiting.take());
+                    match result {
+                        Ok(authenticated) => state.set(waiting.call(authenticated)),
+                        Err(rejection) => {
+                            let response = waiting.config.responses.respond(rejection);
+                            return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                         }
                     }
                 }
-            };
-            match result {
-                Ok(authenticated) => {
-                    identity::insert(
-                        request.request.extensions_mut(),
-                        SessionLifetime::new(authenticated.session),
-                    );
-                    state.set(State::Inner {
-                        future: request.ready.call(request.request),
-                        cache_headers: request.cache_headers,
-                        cache_status: request.config.reported(authenticated.cache_status),
-                    });
-                }
-                Err(rejection) => {
-                    let response = request.config.responses.respond(rejection);
+                StateProjection::Rejected { kind, config } => {
+                    let response = config.responses.respond((*kind).into());
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             }
@@ -174,7 +159,24 @@ where
     }
 }
 
-/// Panics if a future is polled again after it was ready, as any future may.
+impl<S, ReqBody> Waiting<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    /// Calls the inner service with the request of this session.
+    fn call(mut self, authenticated: Authenticated) -> State<S, ReqBody> {
+        let lifetime = SessionLifetime::new(authenticated.session);
+        identity::insert(self.request.extensions_mut(), lifetime);
+        State::Inner {
+            future: self.ready.call(self.request),
+            cache_headers: self.cache_headers,
+            cache_status: self.config.reported(authenticated.cache_status),
+        }
+    }
+}
+
+/// Unwraps a value that is there until the future is ready. Panics if it is polled after that, as
+/// a future may.
 fn unfinished<T>(value: Option<T>) -> T {
     value.expect("`ResponseFuture` is not polled after it was ready")
 }

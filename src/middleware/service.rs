@@ -76,23 +76,15 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
         identity::remove(request.extensions_mut());
-        let mut cache_headers = config.cache_headers;
-        let mut extracted = None;
-        if let Some(sources) = &config.sources {
-            let credentials = extracted.insert(sources.extract(&mut request));
-            cache_headers = cache_headers.private_if(credentials.was_in_uri());
-        }
-        match decide(
-            config,
-            request.method(),
-            request.headers(),
-            extracted.as_ref(),
-        ) {
+        let sources = config.sources.as_ref();
+        let extracted = sources.map(|sources| sources.extract(&mut request));
+        let extracted = extracted.as_ref();
+        let was_in_uri = extracted.is_some_and(ExtractedCredentials::was_in_uri);
+        let cache_headers = config.cache_headers.private_if(was_in_uri);
+        match decide(config, request.method(), request.headers(), extracted) {
             Decision::Authenticated(authenticated) => {
-                identity::insert(
-                    request.extensions_mut(),
-                    SessionLifetime::new(authenticated.session),
-                );
+                let lifetime = SessionLifetime::new(authenticated.session);
+                identity::insert(request.extensions_mut(), lifetime);
                 let status = config.reported(authenticated.cache_status);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, status)
             }
