@@ -74,6 +74,7 @@ string_id! {
 /// assert_eq!(customer.id.as_str(), "cus_1");
 /// ```
 #[derive(Clone, Deserialize)]
+#[doc(alias = "current_user")]
 #[serde(from = "CustomerData")]
 pub struct Customer(Handle);
 

@@ -110,6 +110,7 @@ impl<S: SessionStore> CustomerSessions<S> {
     /// # Errors
     ///
     /// [`AuthenticateError`]. An unknown, an expired and a revoked token are not told apart.
+    #[doc(alias = "verify")]
     pub async fn authenticate(
         &self,
         token: &SessionToken,
