@@ -99,7 +99,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, `CurrentSession`, `SessionLifetime` |
+//! | `axum` (default) | the extractors `Customer`, `Option<Customer>`, `CurrentSession`, `SessionLifetime`; `StoreError` and `AuthenticateError` as responses |
 //! | `tracing` (default) | log events for operators; none carries a token |
 //! | `sqlite` | `SqliteStore`: sessions in a file; needs Rust 1.94 |
 //! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; needs Rust 1.94 |
