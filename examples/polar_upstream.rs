@@ -66,7 +66,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let [access_token, webhook_secret, base_url] = settings()?;
     let store = PolarStore::builder(access_token).base_url(base_url);
     let sessions = CustomerSessions::builder(store.build()?).build();
-    let (webhooks, invalidations) = Webhooks::new(webhook_secret).service();
+    let (webhooks, invalidations) = Webhooks::new(webhook_secret)?.service();
     tokio::spawn(sessions.listen(invalidations));
 
     let app = Router::new()

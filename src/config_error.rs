@@ -1,6 +1,6 @@
 //! The error of a setting.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 /// A setting that cannot be right.
 ///
@@ -21,12 +21,25 @@ use std::{error::Error, fmt};
 #[derive(Clone, Debug)]
 pub struct ConfigError {
     problem: &'static str,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl ConfigError {
     /// Creates an error from a sentence that says what is wrong and what to do.
     pub(crate) const fn new(problem: &'static str) -> Self {
-        Self { problem }
+        Self {
+            problem,
+            source: None,
+        }
+    }
+
+    /// Adds the error that led to this one.
+    #[allow(dead_code, reason = "for settings of clients that features bring")]
+    pub(crate) fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            source: Some(Arc::new(source)),
+            ..self
+        }
     }
 }
 
@@ -36,4 +49,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Error for ConfigError {}
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}

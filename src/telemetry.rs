@@ -200,12 +200,6 @@ pub(crate) fn rejected(reason: &dyn fmt::Debug) {
 }
 
 #[cfg(feature = "polar")]
-pub(crate) fn webhook_secret_refused() {
-    #[cfg(feature = "tracing")]
-    tracing::error!("an empty webhook secret is not taken: anybody could sign with it");
-}
-
-#[cfg(feature = "polar")]
 pub(crate) fn webhook_refused(error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(error = with_causes(error), "webhook refused");

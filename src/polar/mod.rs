@@ -9,7 +9,7 @@ mod webhooks;
 pub use self::{
     store::{
         PolarStore,
-        builder::{ConfigError, PolarStoreBuilder},
+        builder::PolarStoreBuilder,
         create_session::{
             CreateError, CreatedSession, CustomerRef, FieldError, PortalUrl, SessionOptions,
         },

@@ -1,6 +1,6 @@
 //! How Polar is reached.
 
-use std::{error::Error, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use http::HeaderValue;
@@ -10,8 +10,12 @@ use zeroize::Zeroizing;
 use super::{PolarStore, strangers};
 use crate::{
     clock::{Clock, SystemClock},
+    config_error::ConfigError,
     polar::{client::Upstream, rate_limit::RateLimits},
 };
+
+/// Longest time that sessions are taken to last.
+const MAX_SESSION_TTL: TimeDelta = TimeDelta::days(365 * 100);
 
 /// Builds a [`PolarStore`].
 #[derive(Clone)]
@@ -87,44 +91,19 @@ impl PolarStoreBuilder {
         self
     }
 
-    /// Builds the store. Polar is not asked anything yet.
+    /// Builds the store, without a call to Polar.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], if the access token or the base URL cannot be right.
+    /// If the access token or the base URL cannot be right, or the HTTP client cannot be made.
     pub fn build(self) -> Result<PolarStore, ConfigError> {
-        if self.access_token.is_empty() {
-            return Err(ConfigError::EmptyAccessToken);
-        }
-        if !self.access_token.bytes().all(|it| it.is_ascii_graphic()) {
-            return Err(ConfigError::UnusableAccessToken);
-        }
-        let credential = Zeroizing::new(format!("Bearer {}", *self.access_token));
-        let mut credential =
-            HeaderValue::from_str(&credential).map_err(|_| ConfigError::UnusableAccessToken)?;
-        credential.set_sensitive(true);
-        let base_url = Url::parse(&self.base_url).map_err(|_| ConfigError::UnusableBaseUrl)?;
-        let is_bare = base_url.username().is_empty()
-            && base_url.password().is_none()
-            && base_url.query().is_none()
-            && base_url.fragment().is_none();
-        let is_here = is_loopback(&base_url);
-        match base_url.scheme() {
-            _ if !is_bare => return Err(ConfigError::UnusableBaseUrl),
-            "https" => {}
-            "http" if is_here => {}
-            "http" => return Err(ConfigError::InsecureBaseUrl),
-            _ => return Err(ConfigError::UnusableBaseUrl),
-        }
+        let credential = credential(&self.access_token)?;
+        let base_url = base_url(&self.base_url)?;
         let client = match self.client {
             Some(client) => client,
-            None => {
-                let builder = Client::builder().redirect(redirect::Policy::none());
-                let builder = if is_here { builder.no_proxy() } else { builder };
-                builder.build().map_err(ConfigError::Client)?
-            }
+            None => client(&base_url)?,
         };
-        let longest = TimeDelta::days(365 * 100);
+        let session_ttl = TimeDelta::from_std(self.session_ttl).unwrap_or(MAX_SESSION_TTL);
         Ok(PolarStore {
             upstream: Arc::new(Upstream {
                 client,
@@ -134,16 +113,71 @@ impl PolarStoreBuilder {
                 limits: RateLimits::new(self.clock),
             }),
             strangers: strangers(),
-            session_ttl: TimeDelta::from_std(self.session_ttl)
-                .map_or(longest, |ttl| ttl.min(longest)),
+            session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })
     }
+}
+
+/// Returns the header's value, marked as sensitive.
+fn credential(access_token: &str) -> Result<HeaderValue, ConfigError> {
+    const UNUSABLE: ConfigError = ConfigError::new(
+        "the organization access token contains a space, a line end or another character that no \
+         token has; copy it again from Polar's settings",
+    );
+    if access_token.is_empty() {
+        return Err(ConfigError::new(
+            "the organization access token is empty; create one in Polar's settings",
+        ));
+    }
+    if !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(UNUSABLE);
+    }
+    let credential = Zeroizing::new(format!("Bearer {access_token}"));
+    let mut credential = HeaderValue::from_str(&credential).map_err(|_| UNUSABLE)?;
+    credential.set_sensitive(true);
+    Ok(credential)
+}
+
+fn base_url(url: &str) -> Result<Url, ConfigError> {
+    const UNUSABLE: ConfigError = ConfigError::new(
+        "the base URL must look like https://api.polar.sh, without a user, a query or a fragment",
+    );
+    let url = Url::parse(url).map_err(|_| UNUSABLE)?;
+    let is_bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    match url.scheme() {
+        _ if !is_bare => Err(UNUSABLE),
+        "https" => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        "http" => Err(ConfigError::new(
+            "the base URL must be https, since tokens would cross the network in the clear; http \
+             is accepted on this machine alone",
+        )),
+        _ => Err(UNUSABLE),
+    }
+}
+
+fn client(base_url: &Url) -> Result<Client, ConfigError> {
+    let builder = Client::builder().redirect(redirect::Policy::none());
+    let builder = match is_loopback(base_url) {
+        true => builder.no_proxy(),
+        false => builder,
+    };
+    builder.build().map_err(|error| {
+        let problem = "the HTTP client for Polar cannot be made; build one and pass it to `client`";
+        ConfigError::new(problem).with_source(error)
+    })
 }
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|it: IpAddr| it.is_loopback())
+    host == "localhost"
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 impl fmt::Debug for PolarStoreBuilder {
@@ -162,44 +196,5 @@ fn without_user(url: &str) -> &str {
         "(with a user)"
     } else {
         url
-    }
-}
-
-/// Why a [`PolarStore`] cannot be built.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The organization access token is empty.
-    EmptyAccessToken,
-    /// The organization access token holds what no token does: a space or a line's end, say.
-    UnusableAccessToken,
-    /// The base URL would send tokens over the network in the clear.
-    InsecureBaseUrl,
-    /// The base URL is none, or has a user, a query or a fragment.
-    UnusableBaseUrl,
-    /// The HTTP client cannot be made.
-    Client(reqwest::Error),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::EmptyAccessToken => "the organization access token is empty",
-            Self::UnusableAccessToken => {
-                "the organization access token holds a space or another character that no token has"
-            }
-            Self::InsecureBaseUrl => "the base URL must be https, or http on this machine",
-            Self::UnusableBaseUrl => "the base URL must look like https://api.polar.sh",
-            Self::Client(_) => "the HTTP client for Polar cannot be made",
-        })
-    }
-}
-
-impl Error for ConfigError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Client(error) => Some(error),
-            _ => None,
-        }
     }
 }

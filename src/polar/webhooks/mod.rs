@@ -1,6 +1,7 @@
 //! Whether a delivery comes from Polar, now, and for the first time.
 
 pub(super) mod event;
+mod secret;
 pub(super) mod service;
 
 use std::{
@@ -14,15 +15,14 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
 use constant_time_eq::constant_time_eq;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use http::{HeaderMap, StatusCode};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
-use self::event::Event;
+use self::{event::Event, secret::signing_keys};
 use crate::{
     clock::{Clock, SystemClock},
-    telemetry,
+    config_error::ConfigError,
 };
 
 /// So many deliveries are remembered. Polar would have to send 300 a second to get there.
@@ -59,38 +59,29 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Accepts what was signed with `secret`, as Polar shows it: `whsec_...`.
+    /// Accepts deliveries signed with `secret`, as Polar shows it: `whsec_...`.
     ///
-    /// An empty secret, with which anybody could sign, is not taken, and logged as an error:
-    /// then every delivery is refused.
-    pub fn new(secret: impl AsRef<str>) -> Self {
-        let nothing = Self {
-            keys: Vec::new(),
+    /// # Errors
+    ///
+    /// If the secret cannot be one of Polar's: it is empty, only a prefix, too short, or has white
+    /// space around it.
+    pub fn new(secret: impl AsRef<str>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            keys: signing_keys(secret.as_ref())?,
             tolerance: TimeDelta::minutes(5),
             clock: Arc::new(SystemClock),
             seen: Arc::default(),
-        };
-        nothing.or(secret)
+        })
     }
 
-    /// Accepts one more secret: the old one, for as long as it takes to change it.
-    #[must_use]
-    pub fn or(mut self, secret: impl AsRef<str>) -> Self {
-        let secret = secret.as_ref();
-        if secret.is_empty() {
-            telemetry::webhook_secret_refused();
-        }
-        let standard = secret.strip_prefix("whsec_");
-        let standard = standard.and_then(|it| STANDARD.decode(it).ok().map(Zeroizing::new));
-        let keys = [
-            Some(secret.as_bytes()),
-            standard.as_ref().map(|it| it.as_slice()),
-        ];
-        for key in keys.into_iter().flatten().filter(|key| !key.is_empty()) {
-            // Never an error: HMAC takes keys of any length.
-            self.keys.extend(Hmac::new_from_slice(key));
-        }
-        self
+    /// Accepts one more secret: the old one, while it is being replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn or(mut self, secret: impl AsRef<str>) -> Result<Self, ConfigError> {
+        self.keys.extend(signing_keys(secret.as_ref())?);
+        Ok(self)
     }
 
     /// By how much a delivery's time may differ from ours; 5 minutes by default, and to the second.

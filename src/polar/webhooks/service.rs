@@ -51,9 +51,9 @@ impl Webhooks {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let (token, secret) = ("polar_oat_example", "whsec_example");
+    /// # let (token, secret) = ("polar_oat_example", "whsec_0123456789abcdef");
     /// let sessions = CustomerSessions::builder(PolarStore::builder(token).build()?).build();
-    /// let (webhooks, invalidations) = Webhooks::new(secret).service();
+    /// let (webhooks, invalidations) = Webhooks::new(secret)?.service();
     /// tokio::spawn(sessions.listen(invalidations));
     /// let app: Router = Router::new()
     ///     .route("/me", get(async || "hello"))

@@ -402,7 +402,8 @@ fn every_delivery_is_verified() {
         let headers: HeaderMap = headers.into_iter().collect();
         let sent = text(&vector["webhook-timestamp"]).parse().expect("seconds");
         let clock = ManualClock::new(DateTime::from_timestamp(sent, 0).expect("a time"));
-        let webhooks = Webhooks::new(text(&vector["secret"])).clock(clock.clone());
+        let webhooks = Webhooks::new(text(&vector["secret"])).expect("a secret");
+        let webhooks = webhooks.clock(clock.clone());
         let body = text(&vector["body"]).as_bytes();
         let event = webhooks.verify(&headers, body).expect(name);
         let data = &serde_json::from_slice::<Value>(body).expect("JSON")["data"];
@@ -427,7 +428,8 @@ fn every_delivery_is_verified() {
         changed[20] ^= 1;
         let refused = webhooks.verify(&headers, &changed);
         assert_eq!(refused, Err(WebhookError::WrongSignature), "{name}");
-        let other = Webhooks::new("whsec_other").clock(clock);
+        let other = Webhooks::new("whsec_another_secret").expect("a secret");
+        let other = other.clock(clock);
         let refused = other.verify(&headers, body);
         assert_eq!(refused, Err(WebhookError::WrongSignature), "{name}");
         println!("{name}: {:?}", event.kind);

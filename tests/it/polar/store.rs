@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use customer_session::{
     CustomerId, CustomerKind, CustomerSessions, MetadataValue, SessionStore as _, SessionToken,
     StoreErrorKind, TokenFormat,
-    polar::{ConfigError, PolarStore, SessionOptions},
+    polar::{PolarStore, SessionOptions},
 };
 use serde_json::json;
 
@@ -311,9 +311,9 @@ fn a_bad_configuration_is_an_error() {
     };
     for token in ["", " ", "polar_oat_x\n", "polar oat", "é"] {
         let error = built(token, PolarStore::PRODUCTION).expect_err(token);
-        let is_empty = matches!(error, ConfigError::EmptyAccessToken);
-        assert_eq!(is_empty, token.is_empty());
-        assert!(error.to_string().contains("access token"), "{error}");
+        let error = error.to_string();
+        assert_eq!(error.contains("is empty"), token.is_empty());
+        assert!(error.contains("access token"), "{error}");
     }
     for url in [
         "http://api.polar.sh",
@@ -323,10 +323,8 @@ fn a_bad_configuration_is_an_error() {
         "http://[::2]:80",
     ] {
         let error = built("t", url).expect_err(url);
-        assert!(
-            matches!(error, ConfigError::InsecureBaseUrl),
-            "{url}: {error}"
-        );
+        let error = error.to_string();
+        assert!(error.contains("must be https"), "{url}: {error}");
     }
     for url in [
         "",
@@ -339,10 +337,8 @@ fn a_bad_configuration_is_an_error() {
         "https://api.polar.sh#a",
     ] {
         let error = built("t", url).expect_err(url);
-        assert!(
-            matches!(error, ConfigError::UnusableBaseUrl),
-            "{url}: {error}"
-        );
+        let error = error.to_string();
+        assert!(error.contains("must look like"), "{url}: {error}");
     }
     for url in [
         PolarStore::PRODUCTION,
