@@ -80,6 +80,12 @@ impl From<Invalidation> for SourceEvent {
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a source of invalidations",
+    label = "this type does not implement `InvalidationSource`",
+    note = "implement `InvalidationSource` with `#[async_trait]`; the stores' own sources are \
+            `store::PostgresInvalidations` and `store::RedisInvalidations`"
+)]
 #[async_trait]
 pub trait InvalidationSource: Send {
     /// Waits for the next event. Returns `None` when there will be no more.

@@ -121,6 +121,7 @@ mod metadata;
 mod middleware;
 #[cfg(feature = "polar")]
 pub mod polar;
+mod registry;
 mod session;
 mod sessions;
 pub mod store;
@@ -185,8 +186,15 @@ pub use self::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
         ResponseBody, ResponseFuture, SessionCookie,
     },
+    registry::{
+        Inserted, InvalidCursor, Page, PageCursor, Revocation, Revoked, SessionLimit, SessionPage,
+        WhenFull,
+    },
     session::{CustomerSession, SessionId, SessionSummary},
-    sessions::{CustomerSessions, CustomerSessionsBuilder, LimitedStream, SessionLifetime},
+    sessions::{
+        CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions, LimitedStream,
+        SessionLifetime,
+    },
     store::{
         error::{StoreError, StoreErrorKind},
         traits::{SessionRegistry, SessionStore},

@@ -31,12 +31,11 @@ const LAYERS: &[(u8, &[&str])] = &[
         &[
             "invalidation",
             "polar",
+            "registry",
             "store",
             "testing/clock",
             "testing/conformance",
             "testing/faulty",
-            "testing/kit",
-            "testing/rules",
         ],
     ),
     (2, &["engine"]),

@@ -5,15 +5,15 @@
 //! page [`revocation`](crate::guide::revocation) explains how.
 
 mod builder;
+mod changes;
 mod lifetime;
 pub(crate) mod listener;
 mod purge;
+mod settle;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tokio::{runtime::Handle, task::yield_now};
-use zeroize::Zeroizing;
+use tokio::task::yield_now;
 
 use self::listener::Listener;
 pub use self::{
@@ -21,12 +21,10 @@ pub use self::{
     lifetime::{LimitedStream, SessionLifetime},
 };
 use crate::{
-    clock::END_OF_TIME,
-    customer::{Customer, CustomerId},
     engine::{AuthenticateError, CacheLookup, Engine, cache::entry::CachedSession},
-    invalidation::{Invalidation, InvalidationSource},
-    session::{CustomerSession, SessionId, SessionSummary},
-    store::{SessionRegistry, SessionStore, StoreError},
+    invalidation::InvalidationSource,
+    session::CustomerSession,
+    store::{SessionRegistry, SessionStore},
     telemetry::{self, Statistics},
     token::SessionToken,
 };
@@ -67,6 +65,30 @@ pub struct CustomerSessions<S> {
     pub(crate) store: Arc<S>,
     pub(crate) engine: Arc<Engine>,
 }
+
+/// [`CustomerSessions`] of any store that keeps sessions, as one type.
+///
+/// Handlers and application state that name it are not generic, and tests may use another store
+/// than production. [`CustomerSessions::into_dyn`] makes one.
+///
+/// ```
+/// use customer_session::{CustomerSessions, DynCustomerSessions, SessionId, StoreError};
+/// use customer_session::store::MemoryStore;
+///
+/// #[derive(Clone)]
+/// struct App {
+///     sessions: DynCustomerSessions,
+/// }
+///
+/// async fn sign_out(app: App, session: SessionId) -> Result<bool, StoreError> {
+///     app.sessions.revoke(&session).await
+/// }
+///
+/// let sessions = CustomerSessions::builder(MemoryStore::new()).build().into_dyn();
+/// let app = App { sessions };
+/// # let _ = sign_out(app, "ses_1".into());
+/// ```
+pub type DynCustomerSessions = CustomerSessions<Arc<dyn SessionRegistry>>;
 
 impl<S> Clone for CustomerSessions<S> {
     fn clone(&self) -> Self {
@@ -169,203 +191,4 @@ impl<S: SessionStore> CustomerSessions<S> {
             telemetry::source_ended();
         }
     }
-}
-
-/// What needs a store that keeps sessions.
-///
-/// Those methods that change something finish even if their future is dropped half-way: once
-/// the store has been asked for the change, the cache follows it. They have no time limit of
-/// their own; when one is put around them, the change goes on in the background. If the store
-/// fails in the middle, the cache assumes that the change happened.
-impl<S: SessionRegistry> CustomerSessions<S> {
-    /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
-    /// the year 9999 at the latest).
-    ///
-    /// The answer holds the token; the store keeps only a hash of it, so this is the one
-    /// chance to hand it to the customer. The customer replaces what the store knew of them, in
-    /// their other sessions too.
-    ///
-    /// # Errors
-    ///
-    /// The store's; [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the
-    /// operating system has no randomness.
-    pub fn issue(
-        &self,
-        customer: impl Into<Customer>,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        let session = self.new_session(customer.into(), ttl);
-        async move {
-            let (store, session) = (Arc::clone(&self.store), session?);
-            let change = Invalidation::Customer(session.customer_id.clone());
-            let session = self
-                .settle(change, async move {
-                    let inserted = store.insert(&session).await;
-                    inserted.map_err(|error| error.without(&session.token))?;
-                    Ok(session)
-                })
-                .await?;
-            self.engine.forget_negative(&session.token);
-            Ok(session)
-        }
-    }
-
-    /// Exchanges a live session for a new one of the same customer, with a new id and token,
-    /// for `ttl` from now. The old token is refused from then on.
-    ///
-    /// The customer in the answer is as it was read. Should it be changed at the same moment,
-    /// the store keeps the change.
-    ///
-    /// `None`: the token opens no live session, or somebody else rotated it first.
-    ///
-    /// # Errors
-    ///
-    /// The store's. If the outcome is unknown, the cache forgets the old session.
-    pub async fn rotate(
-        &self,
-        token: &SessionToken,
-        ttl: Duration,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        if !self.engine.token_format().matches(token.expose()) {
-            return Ok(None);
-        }
-        // Asked anew: what is cached may be older than another node's rotation.
-        let old = match self.engine.lookup_uncached(token).await {
-            Ok(Some(old)) => old,
-            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
-            Err(AuthenticateError::Overloaded) => {
-                return Err(StoreError::unavailable("too many lookups are under way"));
-            }
-            Err(AuthenticateError::Store(error)) => return Err(error),
-        };
-        let new = self.new_session(old.customer.clone(), ttl)?;
-        let change = Invalidation::Session(old.id.clone());
-        let store = Arc::clone(&self.store);
-        self.settle(change, async move {
-            let replaced = store.replace(&old.id, &new).await;
-            let won = replaced.map_err(|error| error.without(&new.token))?;
-            Ok(won.then_some(new))
-        })
-        .await
-    }
-
-    /// Ends a session. Once this has returned, no request that starts later is let in by it.
-    ///
-    /// `false`: the store did not have it, which is no error (RFC 7009, section 2.2).
-    ///
-    /// # Errors
-    ///
-    /// The store's; the session may then still exist, but this cache has forgotten it.
-    pub async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
-        let (store, id) = (Arc::clone(&self.store), session.clone());
-        self.settle(Invalidation::Session(session.clone()), async move {
-            store.revoke(&id).await
-        })
-        .await
-    }
-
-    /// Ends all sessions of a customer, and says how many there were.
-    ///
-    /// # Errors
-    ///
-    /// The store's; sessions may then still exist, but this cache has forgotten them.
-    pub async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let (store, id) = (Arc::clone(&self.store), customer.clone());
-        self.settle(Invalidation::Customer(customer.clone()), async move {
-            store.revoke_customer(&id).await
-        })
-        .await
-    }
-
-    /// Replaces a customer in all of the customer's sessions, and says how many these are.
-    /// Once this has returned, requests that start later see the new customer.
-    ///
-    /// # Errors
-    ///
-    /// The store's; the cache then asks it again.
-    pub async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
-        let (store, customer) = (Arc::clone(&self.store), customer.detached());
-        self.settle(Invalidation::Customer(customer.id.clone()), async move {
-            store.update_customer(&customer).await
-        })
-        .await
-    }
-
-    /// The sessions of a customer, oldest first, without their tokens.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.store.list(customer).await
-    }
-
-    fn new_session(
-        &self,
-        customer: Customer,
-        ttl: Duration,
-    ) -> Result<CustomerSession, StoreError> {
-        let mut random = Zeroizing::new([0; 16]);
-        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
-        let id = uuid::Builder::from_random_bytes(*random).into_uuid();
-        let token = self.engine.token_format().try_generate();
-        // Databases keep microseconds; what is stored must read back equal.
-        let now = self.engine.now().trunc_subsecs(6);
-        let token = token.map_err(StoreError::unavailable)?;
-        let customer = customer.detached();
-        let mut session = CustomerSession::new(id.to_string(), token, customer, after(now, ttl));
-        // The engine's clock, which a test may hold by hand.
-        session.created_at = now;
-        Ok(session)
-    }
-
-    /// Makes a change in the store and records it, in a task that a dropped caller cannot stop
-    /// between the two.
-    async fn settle<T: Send + 'static>(
-        &self,
-        invalidation: Invalidation,
-        change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let mark = MarkOnDrop {
-            engine: Arc::clone(&self.engine),
-            invalidation,
-        };
-        let task = runtime.spawn(telemetry::in_current_span(async move {
-            let outcome = change.await;
-            if let Err(error) = &outcome {
-                telemetry::outcome_unknown(&mark.invalidation, error);
-            }
-            // Before the caller hears of it.
-            drop(mark);
-            outcome
-        }));
-        task.await.unwrap_or_else(|error| {
-            Err(StoreError::unavailable(if error.is_panic() {
-                "the store panicked; the change may have happened"
-            } else {
-                "the runtime shut down; the change may have happened"
-            }))
-        })
-    }
-}
-
-/// RevocationTable a change whatever became of it: done, failed, panicked, or stopped with its runtime.
-struct MarkOnDrop {
-    pub(crate) engine: Arc<Engine>,
-    invalidation: Invalidation,
-}
-
-impl Drop for MarkOnDrop {
-    fn drop(&mut self) {
-        self.engine.invalidate(&self.invalidation);
-    }
-}
-
-/// `now` and `ttl`, but no later than a time can be written down.
-fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
-    TimeDelta::from_std(ttl)
-        .ok()
-        .and_then(|ttl| now.checked_add_signed(ttl))
-        .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{telemetry::with_causes, token::SessionToken};
+use crate::{session::SessionId, telemetry::with_causes, token::SessionToken};
 
 /// A store could not answer, or could not do what it was asked.
 ///
@@ -27,7 +27,8 @@ pub struct StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// A session with this id or token exists already.
+    /// A session cannot be added beside what the store holds: its id or its token exists already,
+    /// its customer is deleted, or a [`SessionLimit`](crate::SessionLimit) refuses it.
     Conflict,
     /// What the store holds cannot be understood.
     Corrupt,
@@ -38,7 +39,8 @@ pub enum StoreErrorKind {
 }
 
 impl StoreError {
-    /// A session with this id or token exists already.
+    /// Creates a [`Conflict`](StoreErrorKind::Conflict): a session cannot be added beside what the
+    /// store holds.
     pub fn conflict(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of_kind(StoreErrorKind::Conflict, source.into())
     }
@@ -110,7 +112,7 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            StoreErrorKind::Conflict => "the session store holds this session already",
+            StoreErrorKind::Conflict => "the session conflicts with what the store holds",
             StoreErrorKind::Corrupt => "the session store holds something unreadable",
             StoreErrorKind::Timeout => "the session store did not answer in time",
             StoreErrorKind::Unavailable => "the session store is unavailable",
@@ -154,6 +156,18 @@ impl Error for ContextError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
     }
+}
+
+/// Returns the error of adding a session whose customer is deleted.
+pub(super) fn customer_is_deleted(session: &SessionId) -> StoreError {
+    StoreError::conflict(format!("session {session}: its customer is deleted"))
+}
+
+/// Returns the error of adding a session that the limit refuses.
+pub(super) fn limit_is_reached(session: &SessionId) -> StoreError {
+    StoreError::conflict(format!(
+        "session {session}: its customer has as many sessions as are allowed"
+    ))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -11,11 +12,12 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
-    error::StoreError,
+    error::{StoreError, customer_is_deleted, limit_is_reached},
     traits::{SessionRegistry, SessionStore},
 };
 use crate::{
     customer::{Customer, CustomerId},
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     token::{SessionToken, TokenFormat},
 };
@@ -94,67 +96,81 @@ impl SessionStore for MemoryStore {
 
 #[async_trait]
 impl SessionRegistry for MemoryStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
         let hash = hash(&session.token);
         let mut tables = self.write();
         tables.check_new(session, &hash)?;
-        tables.insert(session, hash);
-        Ok(())
+        let customer = tables.known(session);
+        if customer.deleted_at.is_some() {
+            return Err(customer_is_deleted(&session.id));
+        }
+        let ended = tables.surplus(session, limit)?;
+        for summary in &ended {
+            tables.remove(&summary.id);
+        }
+        let mut inserted = Inserted::new(tables.add(session, hash, customer));
+        inserted.ended = ended;
+        Ok(inserted)
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         let hash = hash(&new.token);
         let mut tables = self.write();
         if !tables.sessions.contains_key(old) {
-            return Ok(false);
+            return Ok(None);
         }
         tables.check_new(new, &hash)?;
-        let account = tables.customers.get(&new.customer_id);
-        let known = account.map(|account| account.customer.clone());
+        let customer = tables.known(new);
         tables.remove(old);
-        tables.insert(new, hash);
-        if let (Some(known), Some(account)) = (known, tables.customers.get_mut(&new.customer_id)) {
-            account.customer = known;
-        }
-        Ok(true)
+        Ok(Some(tables.add(new, hash, customer)))
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        Ok(self.write().remove(id))
-    }
-
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         let mut tables = self.write();
-        let sessions = match tables.customers.get(customer) {
-            Some(account) => account.sessions.clone(),
-            None => return Ok(0),
-        };
-        for (_, id) in &sessions {
+        let (ids, is_foreign) = tables.covered(what);
+        for id in &ids {
             tables.remove(id);
         }
-        Ok(sessions.len() as u64)
+        let invalidation = (!is_foreign).then(|| what.invalidation());
+        Ok(Revoked::new(!ids.is_empty(), invalidation))
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
         let tables = self.read();
-        let sessions = tables.customers.get(customer).map(|it| &it.sessions);
-        Ok(sessions
+        let sessions = tables.customers.get(customer);
+        let sessions = sessions.map(|account| {
+            let cursor = page.cursor().cloned();
+            let begin = cursor.map_or(Bound::Unbounded, |cursor| {
+                Bound::Excluded((cursor.created_at, cursor.id))
+            });
+            account.sessions.range((begin, Bound::Unbounded))
+        });
+        let sessions = sessions
             .into_iter()
             .flatten()
             .filter_map(|(_, id)| tables.sessions.get(id))
-            .map(|row| row.summary.clone())
-            .collect())
+            .map(|row| row.summary.clone());
+        let one_more = usize::try_from(page.size()).unwrap_or(usize::MAX);
+        let sessions = sessions.take(one_more.saturating_add(1)).collect();
+        Ok(SessionPage::cut(sessions, page))
     }
 
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         let mut tables = self.write();
-        Ok(match tables.customers.get_mut(&customer.id) {
-            Some(account) => {
-                account.customer = customer.clone();
-                account.sessions.len() as u64
-            }
-            None => 0,
-        })
+        let account = tables.customers.get_mut(&customer.id);
+        let is_known = account.is_some();
+        if let Some(account) = account {
+            account.customer = customer.clone();
+        }
+        Ok(is_known)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -197,22 +213,96 @@ impl Tables {
         Ok(())
     }
 
-    fn insert(&mut self, session: &CustomerSession, token_hash: TokenHash) {
+    /// Returns the customer of a new session as it is known, or else as given.
+    fn known(&self, session: &CustomerSession) -> Customer {
+        let account = self.customers.get(&session.customer_id);
+        account
+            .map_or(&session.customer, |account| &account.customer)
+            .clone()
+    }
+
+    /// Returns the sessions that must end before `new` is added, oldest first.
+    fn surplus(
+        &self,
+        new: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Vec<SessionSummary>, StoreError> {
+        let Some(limit) = limit else {
+            return Ok(Vec::new());
+        };
+        let account = self.customers.get(&new.customer_id);
+        let sessions = account.into_iter().flat_map(|account| &account.sessions);
+        let live: Vec<_> = sessions
+            .filter_map(|(_, id)| self.sessions.get(id))
+            .filter(|row| row.summary.expires_at > new.created_at)
+            .map(|row| &row.summary)
+            .collect();
+        let surplus = limit
+            .surplus(live.len())
+            .ok_or_else(|| limit_is_reached(&new.id))?;
+        Ok(live.into_iter().take(surplus).cloned().collect())
+    }
+
+    /// Returns the sessions that a revocation ends, and `true` if it is for a session of another
+    /// customer.
+    fn covered(&self, what: &Revocation) -> (Vec<SessionId>, bool) {
+        let of_customer = |customer, keep: Option<&SessionId>| {
+            let account = self.customers.get(customer);
+            let sessions = account.into_iter().flat_map(|account| &account.sessions);
+            let ids = sessions.map(|(_, id)| id);
+            ids.filter(|id| Some(*id) != keep).cloned().collect()
+        };
+        let of_all = |is_covered: &dyn Fn(&SessionSummary) -> bool| {
+            let rows = self.sessions.iter();
+            let rows = rows.filter(|(_, row)| is_covered(&row.summary));
+            rows.map(|(id, _)| id.clone()).collect()
+        };
+        match what {
+            Revocation::Session(id) => (
+                self.sessions
+                    .get(id)
+                    .map(|_| id.clone())
+                    .into_iter()
+                    .collect(),
+                false,
+            ),
+            Revocation::Owned { customer, session } => match self.sessions.get(session) {
+                Some(row) if row.summary.customer_id != *customer => (Vec::new(), true),
+                row => (row.map(|_| session.clone()).into_iter().collect(), false),
+            },
+            Revocation::Others { customer, keep } => (of_customer(customer, Some(keep)), false),
+            Revocation::Customer(customer) => (of_customer(customer, None), false),
+            Revocation::CreatedBefore(time) => {
+                (of_all(&|summary| summary.created_at < *time), false)
+            }
+            Revocation::All => (of_all(&|_| true), false),
+        }
+    }
+
+    /// Adds a session of `customer`, and returns it as stored.
+    fn add(
+        &mut self,
+        session: &CustomerSession,
+        token_hash: TokenHash,
+        customer: Customer,
+    ) -> CustomerSession {
         let summary = SessionSummary::from(session);
         let account = self
             .customers
             .entry(session.customer_id.clone())
             .or_insert_with(|| Account {
-                customer: session.customer.clone(),
+                customer: customer.clone(),
                 sessions: BTreeSet::new(),
             });
-        account.customer = session.customer.clone();
         account
             .sessions
             .insert((session.created_at, session.id.clone()));
         self.by_token.insert(token_hash, session.id.clone());
         self.by_expiry
             .insert((session.expires_at, session.id.clone()));
+        let stored = summary
+            .clone()
+            .into_session(session.token.clone(), customer);
         self.sessions.insert(
             session.id.clone(),
             Row {
@@ -220,6 +310,7 @@ impl Tables {
                 summary,
             },
         );
+        stored
     }
 
     fn remove(&mut self, id: &SessionId) -> bool {

@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use super::error::StoreError;
 use crate::{
     customer::{Customer, CustomerId},
-    session::{CustomerSession, SessionId, SessionSummary},
+    invalidation::Invalidation,
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    session::{CustomerSession, SessionId},
     token::{SessionToken, TokenFormat},
 };
 
@@ -54,16 +56,23 @@ use crate::{
 /// ```
 ///
 /// The guide's page [`custom_store`](crate::guide::custom_store) walks through a whole one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a store of sessions",
+    label = "this type does not implement `SessionStore`",
+    note = "implement `SessionStore` with `#[async_trait]`: it is one method, `find`",
+    note = "a store that is shared goes in an `Arc`: `Arc<S>` and `Arc<dyn SessionStore>` are stores too"
+)]
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// The live or dead session that `token` opens, or `None` if there is none.
+    /// Returns the live or dead session that `token` opens, or `None` if there is none.
     ///
     /// # Errors
     ///
     /// When the store cannot tell, with the kind that fits; see [`StoreErrorKind`](crate::StoreErrorKind).
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError>;
 
-    /// The tokens this store can know; the layer refuses others without asking.
+    /// Returns the format of the tokens this store can know; the layer refuses others without
+    /// asking.
     ///
     /// The default is [`TokenFormat::any`]. It is read once, when the engine is built.
     fn token_format(&self) -> TokenFormat {
@@ -82,67 +91,109 @@ pub trait SessionStore: Send + Sync + 'static {
 ///   [`find`](SessionStore::find) sees it.
 /// - On an error the outcome may be unknown; the engine then assumes that it happened
 ///   wherever that is the safe assumption.
+/// - Identifiers compare byte for byte: `ABC` is not `abc`, and a trailing blank counts. Some
+///   databases compare text otherwise unless a column is declared as binary.
 /// - Times are kept to the microsecond at least.
+/// - A customer that the store knows looks the same in all of their sessions, and only
+///   [`update_customer`](SessionRegistry::update_customer) changes them.
 /// - A store shared by several machines announces what it revoked or changed as
-///   [`Invalidation`](crate::Invalidation)s, if it can in the same transaction.
+///   [`Invalidation`]s, if it can in the same transaction.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not keep sessions: it is not a `SessionRegistry`",
+    label = "this store cannot issue, list or revoke sessions",
+    note = "implement `SessionRegistry` with `#[async_trait]`, or take a store that has it, such as `store::MemoryStore`; \
+            to check sessions that another service issues, `CustomerSessionLayer::new(store)` needs only `SessionStore`"
+)]
 #[async_trait]
 pub trait SessionRegistry: SessionStore {
-    /// Adds a session, and its customer: a customer known already is replaced.
+    /// Adds a session, and its customer if the store does not know them. A customer that the
+    /// store knows stays as it is.
+    ///
+    /// Returns the session as stored, with the customer as the store knows them, and the sessions
+    /// that ended because of `limit`. The limit holds for concurrent insertions too.
     ///
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the session's id or
-    /// token exists already.
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError>;
+    /// token exists already, if the customer is deleted, or if the limit refuses the session.
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError>;
 
-    /// Removes the session `old` and adds `new`, both or neither. Of any number of concurrent
-    /// calls for one `old`, one gets `true`; `false` means that `old` was not there.
+    /// Removes the session `old` and adds `new`, both or neither, and returns `new` as stored. Of
+    /// any number of concurrent calls for one `old`, one gets a session; `None` means that `old`
+    /// was not there.
     ///
-    /// Unlike [`insert`](SessionRegistry::insert) it keeps the customer as the store knows them:
-    /// `new.customer` was read before, and may have been changed or deleted since.
+    /// The customer stays as the store knows them: `new.customer` was read before, and may have
+    /// been changed or deleted since.
     ///
     /// # Errors
     ///
-    /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the id or the token of
-    /// `new` exists already.
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError>;
+    /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the id or the token
+    /// of `new` exists already.
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError>;
 
-    /// Removes a session. `false`: it was not there, which is no error (RFC 7009, section 2.2).
+    /// Removes the sessions that `what` describes, those inserted a moment ago included.
     ///
-    /// # Errors
-    ///
-    /// When the store cannot tell.
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError>;
-
-    /// Removes every session of a customer, those inserted a moment ago included, and says how
-    /// many there were.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot tell.
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError>;
-
-    /// The sessions of a customer, oldest first, expired ones included. No tokens in it.
+    /// It is not an error if there are none (RFC 7009, section 2.2).
     ///
     /// # Errors
     ///
     /// When the store cannot tell.
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError>;
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError>;
 
-    /// Replaces the customer in all of the customer's sessions, and says how many these are.
+    /// Returns one page of a customer's sessions, ordered by `created_at` and `id`, oldest first,
+    /// expired ones included. It holds no tokens.
     ///
     /// # Errors
     ///
     /// When the store cannot tell.
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError>;
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError>;
 
-    /// Removes at most `limit` sessions with `expires_at <= before`, and says how many it
+    /// Replaces a customer in all of the customer's sessions. Returns `false` if the store does
+    /// not know the customer; it never adds one.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError>;
+
+    /// Removes at most `limit` sessions with `expires_at <= before`, and returns how many it
     /// removed. Lookups go on meanwhile.
     ///
     /// # Errors
     ///
     /// When the store cannot tell.
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
+
+    /// Tells the other nodes of a change that was not made through this store.
+    ///
+    /// The default does nothing: there are no other nodes to tell.
+    ///
+    /// # Errors
+    ///
+    /// When the other nodes may not have been told.
+    async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        let _ = invalidation;
+        Ok(())
+    }
+
+    /// Checks that the store is fit for use, before the first request needs it.
+    ///
+    /// The default finds nothing to report.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and what to do.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Implements both traits for a pointer to a store.
@@ -166,31 +217,35 @@ macro_rules! through_pointer {
         #[deny(clippy::missing_trait_methods)]
         #[async_trait]
         impl<S: SessionRegistry + ?Sized> SessionRegistry for $pointer<S> {
-            async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-                (**self).insert(session).await
+            async fn insert(
+                &self,
+                session: &CustomerSession,
+                limit: Option<&SessionLimit>,
+            ) -> Result<Inserted, StoreError> {
+                (**self).insert(session, limit).await
             }
 
             async fn replace(
                 &self,
                 old: &SessionId,
                 new: &CustomerSession,
-            ) -> Result<bool, StoreError> {
+            ) -> Result<Option<CustomerSession>, StoreError> {
                 (**self).replace(old, new).await
             }
 
-            async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-                (**self).revoke(id).await
+            async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+                (**self).revoke(what).await
             }
 
-            async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-                (**self).revoke_customer(customer).await
+            async fn list(
+                &self,
+                customer: &CustomerId,
+                page: &Page,
+            ) -> Result<SessionPage, StoreError> {
+                (**self).list(customer, page).await
             }
 
-            async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-                (**self).list(customer).await
-            }
-
-            async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+            async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
                 (**self).update_customer(customer).await
             }
 
@@ -200,6 +255,14 @@ macro_rules! through_pointer {
                 limit: u32,
             ) -> Result<u64, StoreError> {
                 (**self).purge_expired(before, limit).await
+            }
+
+            async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+                (**self).announce(invalidation).await
+            }
+
+            async fn check(&self) -> Result<(), StoreError> {
+                (**self).check().await
             }
         }
     };

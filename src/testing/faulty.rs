@@ -10,25 +10,26 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     customer::{Customer, CustomerId},
-    session::{CustomerSession, SessionId, SessionSummary},
+    invalidation::Invalidation,
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    session::{CustomerSession, SessionId},
     store::{SessionRegistry, SessionStore, StoreError},
     token::{SessionToken, TokenFormat},
 };
 
-/// What a [`FaultyStore`] does instead of its work.
+/// The way in which a [`FaultyStore`] fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It answers [`Unavailable`](crate::StoreErrorKind::Unavailable).
+    /// Each call answers [`Unavailable`](crate::StoreErrorKind::Unavailable).
     Error,
-    /// It never answers.
+    /// No call ever answers.
     Hang,
-    /// It panics.
+    /// Each call panics.
     Panic,
 }
 
-/// Wraps a store, and fails when it is told to: to see what a service does in an outage.
-/// Clones share the fault.
+/// A store around another, which fails when a test tells it to. Clones share the fault.
 ///
 /// ```
 /// use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct FaultyStore<S> {
 }
 
 impl<S> FaultyStore<S> {
-    /// A store that works until it is told otherwise.
+    /// Creates a store that works until [`fail_with`](Self::fail_with) is called.
     pub fn new(inner: S) -> Self {
         Self {
             inner,
@@ -68,12 +69,12 @@ impl<S> FaultyStore<S> {
         }
     }
 
-    /// From now on every call fails like this.
+    /// Makes every later call fail in this way.
     pub fn fail_with(&self, fault: Fault) {
         self.set(Some(fault));
     }
 
-    /// From now on it works again. A call that hangs goes on hanging.
+    /// Makes later calls work. A call that hangs goes on hanging.
     pub fn recover(&self) {
         self.set(None);
     }
@@ -101,6 +102,7 @@ impl<S> fmt::Debug for FaultyStore<S> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<S: SessionStore> SessionStore for FaultyStore<S> {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
@@ -112,33 +114,46 @@ impl<S: SessionStore> SessionStore for FaultyStore<S> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        self.inner().await?.insert(session).await
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.inner().await?.insert(session, limit).await
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         self.inner().await?.replace(old, new).await
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        self.inner().await?.revoke(id).await
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.inner().await?.revoke(what).await
     }
 
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        self.inner().await?.revoke_customer(customer).await
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.inner().await?.list(customer, page).await
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.inner().await?.list(customer).await
-    }
-
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         self.inner().await?.update_customer(customer).await
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
         self.inner().await?.purge_expired(before, limit).await
+    }
+
+    async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        self.inner().await?.announce(invalidation).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.inner().await?.check().await
     }
 }

@@ -9,7 +9,7 @@ use customer_session::{
 };
 
 use crate::fixture::{Fixture, MILLISECOND, TTL};
-use test_support::{Fault, HOUR, ProbeStore, customer};
+use test_support::{Fault, HOUR, ProbeStore, RegistryExt as _, customer};
 
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
@@ -92,7 +92,7 @@ async fn when_the_wall_clock_jumps_back_nothing_outlives_its_monotonic_deadline(
     fixture
         .store
         .inner
-        .revoke(&session.id)
+        .end(&session.id)
         .await
         .expect("behind the engine's back");
     fixture.clock.set(session.created_at - TimeDelta::hours(1));
@@ -116,7 +116,7 @@ async fn an_unknown_token_is_remembered_for_negative_ttl_and_no_longer() {
     fixture
         .store
         .inner
-        .insert(&session)
+        .insert(&session, None)
         .await
         .expect("behind the engine's back");
     fixture.clock.advance(NEGATIVE_TTL - MILLISECOND);
@@ -154,16 +154,11 @@ async fn a_reload_with_an_earlier_end_wins() {
         .replace(&session.id, &shorter)
         .await
         .expect_err("the token is taken");
+    fixture.store.inner.end(&session.id).await.expect("revoked");
     fixture
         .store
         .inner
-        .revoke(&session.id)
-        .await
-        .expect("revoked");
-    fixture
-        .store
-        .inner
-        .insert(&shorter)
+        .insert(&shorter, None)
         .await
         .expect("inserted");
     fixture.clock.advance(TTL);
@@ -178,10 +173,16 @@ async fn a_reload_with_an_earlier_end_wins() {
 #[tokio::test]
 async fn a_session_of_a_deleted_customer_is_refused() {
     let fixture = Fixture::with_negative_ttl().await;
-    let mut data = customer_session::CustomerData::new("cus_1", "org_1");
+    let session = fixture.issue(HOUR).await;
+    let mut data = customer_session::CustomerData::clone(&session.customer);
     data.deleted_at = Some(fixture.clock.now());
-    let session = fixture.sessions.issue(data, HOUR).await.expect("issued");
+    let deleted = customer_session::Customer::from(data);
+    let store = &fixture.store.inner;
+    assert!(store.update_customer(&deleted).await.expect("updated"));
     assert!(!fixture.lets_in(&session).await);
+    let another = fixture.sessions.issue(deleted, HOUR).await;
+    let refused = another.expect_err("a sign-in does not bring the customer back");
+    assert_eq!(refused.kind(), customer_session::StoreErrorKind::Conflict);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder,
     testing::ManualClock,
 };
-use test_support::{HOUR, ProbeStore, Sessions, clock, customer};
+use test_support::{HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
 
 /// The lifetime of a cached answer.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
@@ -46,8 +46,7 @@ impl Fixture {
 
     /// Revokes the session in the store without telling the engine.
     pub(crate) async fn revoke_behind_its_back(&self) {
-        use customer_session::SessionRegistry as _;
-        let revoked = self.store.inner.revoke(&self.session.id).await;
+        let revoked = self.store.inner.end(&self.session.id).await;
         assert!(revoked.expect("an answer"), "it was live");
     }
 }

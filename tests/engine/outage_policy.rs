@@ -12,15 +12,15 @@ use std::{
 use axum::body::Body;
 use customer_session::{
     AuthenticateError, CacheStatus, CustomerSession, CustomerSessions, Invalidation, Rejection,
-    RejectionKind, SessionRegistry as _, SessionStore, SessionToken, SourceEvent, Statistics,
-    StoreError, async_trait, store::MemoryStore,
+    RejectionKind, SessionStore, SessionToken, SourceEvent, Statistics, StoreError, async_trait,
+    store::MemoryStore,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::fixture::{Builder, Fixture, MILLISECOND, TTL, settle};
-use test_support::{ChannelSource, Fault, HOUR, clock, customer};
+use test_support::{ChannelSource, Fault, HOUR, RegistryExt as _, clock, customer};
 
 const STALE_IF_ERROR: Duration = Duration::from_secs(300);
 const COOLDOWN: Duration = Duration::from_millis(500);
@@ -367,7 +367,7 @@ async fn an_answer_read_before_a_gap_is_not_cached_after_it() {
         store.next.lock().expect("no panic").is_none(),
         "it has read"
     );
-    store.inner.revoke(&session.id).await.expect("revoked");
+    store.inner.end(&session.id).await.expect("revoked");
     send(SourceEvent::from(Invalidation::All)).await;
     let ask = || sessions.authenticate(&session.token);
     assert!(matches!(ask().await, Err(AuthenticateError::InvalidToken)));

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use serde_json::Value;
 use tower::{Layer as _, ServiceExt as _};
 
-use test_support::{Fault, HOUR, ProbeStore, clock, customer};
+use test_support::{Fault, HOUR, ProbeStore, RegistryExt as _, clock, customer};
 
 type Reply = Response<ResponseBody<Full<Bytes>>>;
 type Headers<'a> = &'a [(&'a str, &'a [u8])];
@@ -174,8 +174,13 @@ impl World {
         let customer = customer(&format!("cus_{id}"));
         let mut session = CustomerSession::new(id, token, customer, now + HOUR);
         session.created_at = now - HOUR;
+        // As it was when it was issued; what has changed since is changed afterwards.
+        let issued = session.customer.clone();
         change(&mut session);
-        self.store.inner.insert(&session).await.expect("inserted");
+        let changed = std::mem::replace(&mut session.customer, issued);
+        let store = &self.store.inner;
+        store.insert(&session, None).await.expect("inserted");
+        store.update_customer(&changed).await.expect("updated");
     }
 
     async fn live(&self, id: &str) -> String {
@@ -365,7 +370,7 @@ async fn the_answer_does_not_tell_why_a_token_is_invalid() {
     world
         .store
         .inner
-        .revoke(&"revoked".into())
+        .end(&"revoked".into())
         .await
         .expect("revoked");
     let unknown = token("unknown");

@@ -8,11 +8,12 @@ use customer_session::{
     Address, AuthenticateError, CacheStatus, Clock, ConfigError, CurrentSession, Customer,
     CustomerData, CustomerId, CustomerKind, CustomerRejection, CustomerSession,
     CustomerSessionLayer, CustomerSessionService, CustomerSessions, CustomerSessionsBuilder,
-    Invalidation, InvalidationSource, Metadata, MetadataValue, OrganizationId, Rejection,
-    RejectionKind, RequestHead, ResponseBody, SessionCookie, SessionDetails, SessionId,
-    SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics,
-    StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, async_trait, store::MemoryStore,
-    testing::ManualClock,
+    DynCustomerSessions, Inserted, InvalidCursor, Invalidation, InvalidationSource, Metadata,
+    MetadataValue, OrganizationId, Page, PageCursor, Rejection, RejectionKind, RequestHead,
+    ResponseBody, Revocation, Revoked, SessionCookie, SessionDetails, SessionId, SessionLimit,
+    SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent,
+    Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull, async_trait,
+    store::MemoryStore, testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -64,6 +65,8 @@ impl Clock for Fixed {
 fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
     plain::<SessionDetails>();
+    plain::<(Revocation, Revoked, Inserted, SessionLimit, WhenFull)>();
+    plain::<(Page, PageCursor, SessionPage, InvalidCursor)>();
     plain::<Customer>();
     plain::<CustomerData>();
     plain::<(Address, TaxId, Metadata, MetadataValue, CustomerKind)>();
@@ -161,15 +164,30 @@ async fn every_public_call_has_its_signature() {
     } = session;
     let listed: Vec<SessionSummary> = sent(sessions.list(&customer_id)).await.expect("listed");
     assert_eq!(listed.len(), 1);
-    let updated: Result<u64, StoreError> = sent(sessions.update_customer(&customer)).await;
-    assert_eq!(updated.expect("updated"), 1);
+    let page: Result<SessionPage, StoreError> =
+        sent(sessions.list_page(&customer_id, &Page::default())).await;
+    assert!(page.expect("listed").next.is_none());
+    let updated: Result<bool, StoreError> = sent(sessions.update_customer(&customer)).await;
+    assert!(updated.expect("updated"));
     let rotated: Result<Option<CustomerSession>, StoreError> =
         sent(sessions.rotate(&token, hour)).await;
     assert!(rotated.expect("rotated").is_some());
     let revoked: Result<bool, StoreError> = sent(sessions.revoke(&id)).await;
     assert!(!revoked.expect("gone already"));
-    let revoked: Result<u64, StoreError> = sent(sessions.revoke_customer(&customer_id)).await;
-    assert_eq!(revoked.expect("revoked"), 1);
+    let revoked: Result<bool, StoreError> = sent(sessions.revoke_owned(&customer_id, &id)).await;
+    assert!(!revoked.expect("gone already"));
+    let revoked: Result<bool, StoreError> = sent(sessions.revoke_token(&token)).await;
+    assert!(!revoked.expect("gone already"));
+    let done: Result<(), StoreError> = sent(sessions.revoke_others(&customer_id, &id)).await;
+    done.expect("revoked");
+    let done: Result<(), StoreError> = sent(sessions.revoke_customer(&customer_id)).await;
+    done.expect("revoked");
+    let done: Result<(), StoreError> =
+        sent(sessions.revoke_created_before(DateTime::UNIX_EPOCH)).await;
+    done.expect("revoked");
+    let done: Result<(), StoreError> = sent(sessions.revoke_all()).await;
+    done.expect("revoked");
+    let sessions: DynCustomerSessions = sessions.into_dyn();
     let listening = sent_for_good(sessions.listen(Never));
     let Statistics {
         hits: _,

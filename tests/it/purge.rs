@@ -3,19 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use customer_session::{
-    CustomerSessions, SessionRegistry as _,
+    CustomerSessions,
     store::MemoryStore,
     testing::{Fault, FaultyStore},
 };
 
-use test_support::{HOUR, clock, customer};
+use test_support::{HOUR, RegistryExt as _, clock, customer};
 
 const EVERY: Duration = Duration::from_secs(600);
 
 type Sessions = CustomerSessions<FaultyStore<Arc<MemoryStore>>>;
 
 async fn count(sessions: &MemoryStore) -> usize {
-    sessions.list(&"cus_1".into()).await.expect("listed").len()
+    let listed = sessions.summaries(&"cus_1".into()).await;
+    listed.expect("listed").len()
 }
 
 async fn issue(sessions: &Sessions, how_many: usize, ttl: Duration) {

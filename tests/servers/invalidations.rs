@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::persistent_store::{assert_error, inserted, peppers, session, unique};
 use test_support::{
+    RegistryExt as _,
     proxy::Proxy,
     servers::{self, Server},
 };
@@ -78,12 +79,13 @@ async fn changes_are_announced(store: impl SessionRegistry, mut source: impl Inv
     );
 
     let one = inserted(&store).await;
-    assert!(store.revoke(&one.id).await.expect("revoked"));
+    assert!(store.end(&one.id).await.expect("revoked"));
     receive_until(&mut source, Invalidation::Session(one.id)).await;
 
     let one = inserted(&store).await;
     let next = session(&store, one.customer_id.as_str());
-    assert!(store.replace(&one.id, &next).await.expect("rotated"));
+    let rotated = store.replace(&one.id, &next).await;
+    assert!(rotated.expect("rotated").is_some());
     receive_until(&mut source, Invalidation::Session(one.id)).await;
 
     let mut data = CustomerData::clone(&next.customer);
@@ -95,20 +97,15 @@ async fn changes_are_announced(store: impl SessionRegistry, mut source: impl Inv
     )
     .await;
 
-    // A new session may change its customer.
+    // A new session changes no customer, so that there is nothing to announce.
     let mut other = session(&store, next.customer_id.as_str());
     let mut data = CustomerData::clone(&next.customer);
     data.name = Some("Joan".to_owned());
     other.customer = data.into();
-    store.insert(&other).await.expect("inserted");
-    receive_until(
-        &mut source,
-        Invalidation::Customer(next.customer_id.clone()),
-    )
-    .await;
+    store.add(&other).await.expect("inserted");
 
     store
-        .revoke_customer(&next.customer_id)
+        .end_customer(&next.customer_id)
         .await
         .expect("revoked");
     receive_until(&mut source, Invalidation::Session(other.id)).await;
@@ -187,7 +184,7 @@ async fn delays<S: InvalidationSource + 'static>(
     let mut turn = tokio::time::interval(Duration::from_millis(5));
     for session in doomed {
         turn.tick().await;
-        assert!(store.revoke(&session.id).await.expect("revoked"));
+        assert!(store.end(&session.id).await.expect("revoked"));
         revoked.send_modify(|all| {
             all.insert(session.id, Instant::now());
         });
@@ -212,7 +209,7 @@ async fn cancelled_receives_lose_nothing(
     let mut missing = std::collections::HashSet::new();
     for _ in 0..100 {
         let one = inserted(&store).await;
-        store.revoke(&one.id).await.expect("revoked");
+        store.end(&one.id).await.expect("revoked");
         missing.insert(one.id);
     }
     let begun = Instant::now();
@@ -320,7 +317,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
     // An identifier that no message could hold.
     let mut long = session(&store, &unique("cus"));
     long.id = "x".repeat(2000).into();
-    store.insert(&long).await.expect("inserted");
+    store.add(&long).await.expect("inserted");
     run(
         "UPDATE customer_sessions SET id = repeat('x', 9000) WHERE length(id) = 2000; \
          DELETE FROM customer_sessions WHERE length(id) = 9000"
@@ -332,7 +329,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
     // A session that expired long ago is let in nowhere, so purging it is not announced.
     let mut old = session(&store, &unique("cus"));
     old.expires_at -= chrono::TimeDelta::hours(3);
-    store.insert(&old).await.expect("inserted");
+    store.add(&old).await.expect("inserted");
     assert_eq!(
         store
             .purge_expired(chrono::Utc::now(), 10)
@@ -341,7 +338,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
         1
     );
     let one = inserted(&store).await;
-    store.revoke(&one.id).await.expect("revoked");
+    store.end(&one.id).await.expect("revoked");
     assert_eq!(
         next(&mut source).await,
         Invalidation::Session(one.id).into()
@@ -429,7 +426,7 @@ async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
     assert_eq!(next(&mut source).await, Invalidation::All.into());
     assert_eq!(next(&mut neighbour).await, Invalidation::All.into());
     let one = inserted(&other).await;
-    other.revoke(&one.id).await.expect("revoked");
+    other.end(&one.id).await.expect("revoked");
     assert_eq!(
         next(&mut source).await,
         Invalidation::Session(one.id).into()
@@ -523,7 +520,7 @@ async fn tables_that_are_created_again_are_announced() {
     store.migrate().await.expect("migrated");
     receive_until(&mut source, Invalidation::All).await;
     let one = inserted(&store).await;
-    assert!(store.revoke(&one.id).await.expect("revoked"));
+    assert!(store.end(&one.id).await.expect("revoked"));
     receive_until(&mut source, Invalidation::Session(one.id)).await;
 
     // Also triggers that are switched off.
@@ -582,7 +579,7 @@ async fn no_message_holds_anything_of_a_token() {
     };
     let mut source = from_redis(server.port).await;
     let one = inserted(&store).await;
-    store.revoke(&one.id).await.expect("revoked");
+    store.end(&one.id).await.expect("revoked");
     loop {
         let said = next(&mut source).await;
         match &said {

@@ -15,6 +15,7 @@ use crate::persistent_store::{
     self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
 };
 use test_support::{
+    RegistryExt as _,
     proxy::Proxy,
     servers::{self, Server},
 };
@@ -177,12 +178,9 @@ async fn every_statement_has_its_index() {
     store.find(&old.token).await.expect("found");
     store.replace(&old.id, &new).await.expect("replaced");
     store.update_customer(&new.customer).await.expect("updated");
-    store.list(&new.customer_id).await.expect("listed");
-    store.revoke(&new.id).await.expect("revoked");
-    store
-        .revoke_customer(&new.customer_id)
-        .await
-        .expect("revoked");
+    store.summaries(&new.customer_id).await.expect("listed");
+    store.end(&new.id).await.expect("revoked");
+    store.end_customer(&new.customer_id).await.expect("revoked");
     store
         .purge_expired(chrono::Utc::now(), 10)
         .await
@@ -243,12 +241,9 @@ async fn an_unusable_database_is_named_in_the_error() {
         unavailable,
         &["migrate()"],
     );
-    assert_error(store.insert(&session).await, unavailable, &["migrate()"]);
+    assert_error(store.add(&session).await, unavailable, &["migrate()"]);
     store.migrate().await.expect("migrated");
-    store
-        .insert(&session)
-        .await
-        .expect("it works once migrated");
+    store.add(&session).await.expect("it works once migrated");
 
     // An application's own table of the same name is left alone.
     let other = Schema::on(schema.url.split('?').next().expect("a URL")).await;
@@ -344,7 +339,7 @@ async fn silently_lost_connections_are_replaced() {
     for _ in 0..20 {
         look_up().await.expect("it has recovered");
     }
-    store.revoke(&session.id).await.expect("revoked");
+    store.end(&session.id).await.expect("revoked");
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use crate::persistent_store::{
     self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
 };
-use test_support::servers::{self, Server};
+use test_support::{
+    RegistryExt as _,
+    servers::{self, Server},
+};
 
 /// Keys of its own on a server.
 struct Keys {
@@ -117,11 +120,17 @@ async fn a_customer_removed_by_hand_is_gone() {
     let key = format!("{}customer:{}", keys.prefix, session.customer_id);
     let _: () = keys.raw().await.del(key).await.expect("deleted");
     assert_eq!(store.find(&session.token).await.expect("an answer"), None);
-    assert!(!store.revoke(&session.id).await.expect("an answer"));
+    assert!(!store.end(&session.id).await.expect("an answer"));
     let mut next = persistent_store::session(&store, session.customer_id.as_str());
-    assert!(!store.replace(&session.id, &next).await.expect("an answer"));
+    assert!(
+        store
+            .replace(&session.id, &next)
+            .await
+            .expect("an answer")
+            .is_none()
+    );
     next.id = session.id.clone();
-    store.insert(&next).await.expect("its id is free again");
+    store.add(&next).await.expect("its id is free again");
     assert_eq!(store.find(&session.token).await.expect("an answer"), None);
 }
 
@@ -135,7 +144,7 @@ async fn purging_clears_what_is_left_of_customers_removed_by_hand() {
     for number in 0..50 {
         let mut expired = persistent_store::session(&store, &unique("cus"));
         expired.expires_at = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(number);
-        store.insert(&expired).await.expect("inserted");
+        store.add(&expired).await.expect("inserted");
         if number < 40 {
             let key = format!("{}customer:{}", keys.prefix, expired.customer_id);
             let _: () = raw.del(key).await.expect("deleted");
@@ -163,7 +172,7 @@ async fn a_server_that_becomes_a_replica_is_noticed() {
     let unavailable = StoreErrorKind::Unavailable;
     // The first change shows it, or the next check.
     assert_error(
-        store.revoke(&session.id).await,
+        store.end(&session.id).await,
         unavailable,
         &["read only replica"],
     );
@@ -201,7 +210,7 @@ async fn a_damaged_record_is_named() {
         .await
         .expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &says);
-    assert_error(store.list(&session.customer_id).await, corrupt, &says);
+    assert_error(store.summaries(&session.customer_id).await, corrupt, &says);
     let tokens: Vec<String> = raw
         .keys(format!("{}token:*", keys.prefix))
         .await
@@ -250,7 +259,7 @@ async fn an_unusable_database_is_named_in_the_error() {
         .await
         .expect("set");
     let session = persistent_store::session(&store, "cus_1");
-    assert_error(store.insert(&session).await, unavailable, &["noeviction"]);
+    assert_error(store.add(&session).await, unavailable, &["noeviction"]);
 }
 
 #[tokio::test]

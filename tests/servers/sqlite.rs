@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use customer_session::{
-    SessionRegistry as _, SessionStore as _, StoreErrorKind,
+    SessionStore as _, StoreErrorKind,
     store::{Peppers, SqliteStore},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
@@ -11,6 +11,7 @@ use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 use crate::persistent_store::{
     self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
 };
+use test_support::RegistryExt as _;
 
 /// A folder for one database file, removed at the end.
 struct Folder(PathBuf);
@@ -125,14 +126,14 @@ async fn a_store_recovers_from_a_full_disk() {
         let mut data = customer_session::CustomerData::clone(&large.customer);
         data.name = Some("x".repeat(5000));
         large.customer = data.into();
-        if let Err(error) = store.insert(&large).await {
+        if let Err(error) = store.add(&large).await {
             break error;
         }
     };
     assert_says(&full, "full");
     // There is room again, whatever connection the pool has now.
     let _ = sqlx::query(limit(1_000_000)).execute(&pool).await;
-    assert!(store.revoke(&session.id).await.expect("it works again"));
+    assert!(store.end(&session.id).await.expect("it works again"));
 }
 
 /// Also not if the token is stored under an older pepper.
@@ -203,7 +204,7 @@ async fn a_damaged_row_is_named() {
     sqlx::query(damage).execute(&pool).await.expect("damaged");
     let says = [session.id.as_str(), "expires_at"];
     assert_error(
-        store.list(&session.customer_id).await,
+        store.summaries(&session.customer_id).await,
         StoreErrorKind::Corrupt,
         &says,
     );
@@ -232,12 +233,9 @@ async fn an_unusable_database_is_named_in_the_error() {
         unavailable,
         &["migrate()"],
     );
-    assert_error(store.insert(&session).await, unavailable, &["migrate()"]);
+    assert_error(store.add(&session).await, unavailable, &["migrate()"]);
     store.migrate().await.expect("migrated");
-    store
-        .insert(&session)
-        .await
-        .expect("it works once migrated");
+    store.add(&session).await.expect("it works once migrated");
 
     fs::write(
         folder.0.join("other.db"),

@@ -45,7 +45,7 @@ async fn live_sessions_stay_cached_in_a_flood_of_unknown_tokens() {
         let (id, end) = (format!("ses_{n}"), now + HOUR * 24 * 365);
         let mut session = CustomerSession::new(id, token.clone(), customer.clone(), end);
         session.created_at = now;
-        store.0.insert(&session).await.expect("inserted");
+        store.0.insert(&session, None).await.expect("inserted");
         sessions.authenticate(token).await.expect("live");
     }
 

@@ -12,9 +12,9 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, Invalidation, MetadataValue, SessionId,
-    SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
-    async_trait, store::MemoryStore,
+    AuthenticateError, CustomerSession, CustomerSessions, Inserted, Invalidation, MetadataValue,
+    Page, Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
+    SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -63,41 +63,42 @@ impl SessionStore for Faulty {
 
 #[async_trait]
 impl SessionRegistry for Faulty {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        self.inner.insert(session).await
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.inner.insert(session, limit).await
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         self.rng.delay().await;
         self.inner.replace(old, new).await
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.rng.delay().await;
-        let revoked = self.inner.revoke(id).await;
+        let revoked = self.inner.revoke(what).await;
         self.rng.delay().await;
         revoked
-    }
-
-    async fn revoke_customer(
-        &self,
-        customer: &customer_session::CustomerId,
-    ) -> Result<u64, StoreError> {
-        self.rng.delay().await;
-        self.inner.revoke_customer(customer).await
     }
 
     async fn list(
         &self,
         customer: &customer_session::CustomerId,
-    ) -> Result<Vec<SessionSummary>, StoreError> {
-        self.inner.list(customer).await
+        page: &Page,
+    ) -> Result<SessionPage, StoreError> {
+        self.inner.list(customer, page).await
     }
 
     async fn update_customer(
         &self,
         customer: &customer_session::Customer,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<bool, StoreError> {
         self.rng.delay().await;
         self.inner.update_customer(customer).await
     }

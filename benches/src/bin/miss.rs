@@ -66,7 +66,7 @@ async fn new_session(store: &MemoryStore) -> SessionToken {
     let token = store.token_format().generate();
     let end = chrono::Utc::now() + Duration::from_secs(3600);
     let session = CustomerSession::new(id.expose(), token, customer, end);
-    store.insert(&session).await.expect("inserted");
+    store.insert(&session, None).await.expect("inserted");
     session.token
 }
 

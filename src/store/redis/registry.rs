@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerId},
-    session::{CustomerSession, SessionId, SessionSummary},
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage, WhenFull},
+    session::{CustomerSession, SessionId},
     store::{
-        error::StoreError,
+        error::{StoreError, customer_is_deleted, limit_is_reached},
         traits::{SessionRegistry, SessionStore},
         validation::{check_customer, check_session, from_json, to_json},
     },
@@ -29,42 +30,56 @@ const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
 const MAX_SCORE: i64 = 1 << 53;
 
 impl RedisStore {
-    /// Runs `insert` or `replace`, and says what became of it.
-    async fn add(
+    /// Runs `insert` or `replace`. Returns the session as stored and the sessions that ended to
+    /// make room for it, or `None` if the session to be replaced is gone.
+    async fn put(
         &self,
         script: &Script,
         session: &CustomerSession,
-        old: Option<&SessionId>,
-    ) -> Result<bool, StoreError> {
+        more: &[&str],
+        context: impl Fn() -> String,
+    ) -> Result<Option<Inserted>, StoreError> {
         check_session(session)?;
         let expires = session.expires_at.timestamp_micros();
         let hash = self.peppers.hash(&session.token);
         let record = write_record(session);
         let score = expires.min(MAX_SCORE).to_string();
         let customer = to_json(&session.customer)?;
-        let mut arguments = vec![
-            session.id.as_str(),
-            session.customer_id.as_str(),
-            &hash,
-            &record,
-            &score,
-            &customer,
-        ];
-        arguments.extend(old.map(SessionId::as_str));
-        let context = || match old {
-            None => format!("inserting session {}", session.id),
-            Some(old) => format!("replacing session {old} with {}", session.id),
-        };
-        let outcome: String = self.run(script, &arguments, context).await?;
+        let (id, customer_id) = (session.id.as_str(), session.customer_id.as_str());
+        let mut arguments = vec![id, customer_id, &hash, &record, &score, &customer];
+        arguments.extend(more);
+        let answer: Vec<String> = self.run(script, &arguments, &context).await?;
+        let damaged = || StoreError::corrupt(format!("{}: the answer is damaged", context()));
+        let (outcome, rest) = answer.split_first().ok_or_else(damaged)?;
         match outcome.as_str() {
-            "done" => Ok(true),
-            "absent" => Ok(false),
-            taken => Err(StoreError::conflict(format!(
-                "{}: its {taken} is taken",
-                context()
-            ))),
+            "done" => {}
+            "absent" => return Ok(None),
+            "deleted" => return Err(customer_is_deleted(&session.id)),
+            "full" => return Err(limit_is_reached(&session.id)),
+            taken => {
+                return Err(StoreError::conflict(format!(
+                    "{}: its {taken} is taken",
+                    context()
+                )));
+            }
         }
+        let (customer, ended) = rest.split_first().ok_or_else(damaged)?;
+        let customer = read_customer(id, customer)?;
+        let stored = read_record(id, customer_id, &record)?;
+        let mut inserted = Inserted::new(stored.into_session(session.token.clone(), customer));
+        for pair in ended.chunks_exact(2) {
+            inserted
+                .ended
+                .push(read_record(&pair[0], customer_id, &pair[1])?);
+        }
+        Ok(Some(inserted))
     }
+}
+
+fn read_customer(session: &str, customer: &str) -> Result<Customer, StoreError> {
+    from_json(customer).map_err(|why| {
+        StoreError::corrupt(format!("session {session}: its customer is damaged: {why}"))
+    })
 }
 
 #[async_trait]
@@ -79,9 +94,7 @@ impl SessionStore for RedisStore {
         let Some((place, id, record, customer)) = found else {
             return Ok(None);
         };
-        let customer: Customer = from_json(&customer).map_err(|why| {
-            StoreError::corrupt(format!("session {id}: its customer is damaged: {why}"))
-        })?;
+        let customer = read_customer(&id, &customer)?;
         let summary = read_record(&id, customer.id.as_str(), &record)?;
         if let Some(old) = place.checked_sub(1).filter(|place| *place > 0) {
             // Should it fail, the next lookup tries again.
@@ -100,47 +113,100 @@ impl SessionStore for RedisStore {
 
 #[async_trait]
 impl SessionRegistry for RedisStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        self.add(&self.scripts.insert, session, None).await?;
-        Ok(())
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        let context = || format!("inserting session {}", session.id);
+        let now = session.created_at.timestamp_micros().to_string();
+        let (max, when_full) = match limit {
+            None => (String::new(), ""),
+            Some(limit) => {
+                let when_full = match limit.when_full {
+                    WhenFull::EndOldest => "end_oldest",
+                    WhenFull::Refuse => "refuse",
+                };
+                (limit.max.to_string(), when_full)
+            }
+        };
+        let more = [now.as_str(), &max, when_full];
+        let inserted = self
+            .put(&self.scripts.insert, session, &more, context)
+            .await?;
+        inserted.ok_or_else(|| StoreError::corrupt(format!("{}: no answer", context())))
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
-        self.add(&self.scripts.replace, new, Some(old)).await
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let context = || format!("replacing session {old} with {}", new.id);
+        let replaced = self
+            .put(&self.scripts.replace, new, &[old.as_str()], context)
+            .await?;
+        Ok(replaced.map(|inserted| inserted.session))
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        let context = || format!("revoking session {id}");
-        let revoke = &self.scripts.revoke;
-        let revoked: u64 = self.run(revoke, &[id.as_str()], context).await?;
-        Ok(revoked > 0)
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        let time;
+        let (arguments, context) = match what {
+            Revocation::Session(session) => (
+                vec!["session", session.as_str()],
+                format!("revoking session {session}"),
+            ),
+            Revocation::Owned { customer, session } => (
+                vec!["owned", session.as_str(), customer.as_str()],
+                format!("revoking session {session}"),
+            ),
+            Revocation::Others { customer, keep } => (
+                vec!["customer", customer.as_str(), keep.as_str()],
+                format!("revoking customer {customer}"),
+            ),
+            Revocation::Customer(customer) => (
+                vec!["customer", customer.as_str()],
+                format!("revoking customer {customer}"),
+            ),
+            Revocation::CreatedBefore(before) => {
+                time = before.timestamp_micros().to_string();
+                (vec!["all", &time], "revoking all sessions".to_owned())
+            }
+            Revocation::All => (vec!["all"], "revoking all sessions".to_owned()),
+        };
+        let ended: i64 = self
+            .run(&self.scripts.revoke, &arguments, || context)
+            .await?;
+        // It belongs to another customer.
+        let is_anothers = ended < 0;
+        let invalidation = (!is_anothers).then(|| what.invalidation());
+        Ok(Revoked::new(ended > 0, invalidation))
     }
 
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let context = || format!("revoking customer {customer}");
-        let revoke = &self.scripts.revoke_customer;
-        self.run(revoke, &[customer.as_str()], context).await
-    }
-
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
         let context = || format!("listing customer {customer}");
         let list = &self.scripts.list;
         let records: Vec<(String, String)> = self.run(list, &[customer.as_str()], context).await?;
-        let mut list = records
+        let mut sessions = records
             .iter()
             .map(|(id, record)| read_record(id, customer.as_str(), record))
             .collect::<Result<Vec<_>, _>>()?;
-        list.sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
-        Ok(list)
+        sessions.sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
+        if let Some(cursor) = page.cursor() {
+            let place = (cursor.created_at, &cursor.id);
+            sessions.retain(|session| (session.created_at, &session.id) > place);
+        }
+        Ok(SessionPage::cut(sessions, page))
     }
 
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         check_customer(customer)?;
         let data = to_json(customer)?;
         let context = || format!("updating customer {}", customer.id);
         let update = &self.scripts.update_customer;
-        self.run(update, &[customer.id.as_str(), &data], context)
-            .await
+        let arguments = [customer.id.as_str(), &data];
+        let updated: u64 = self.run(update, &arguments, context).await?;
+        Ok(updated > 0)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -159,5 +225,9 @@ impl SessionRegistry for RedisStore {
                 return Ok(purged);
             }
         }
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        Self::check(self).await
     }
 }

@@ -12,20 +12,15 @@ macro_rules! customer_columns {
     };
 }
 
-/// The text after `ON CONFLICT (id) DO` that replaces a customer.
-macro_rules! replace_customer {
+/// The columns of a session `s` and its customer `c`, in the order in which
+/// [`session`](rows::session) reads them.
+macro_rules! session_columns {
     () => {
-        "UPDATE SET organization_id = excluded.organization_id, \
-         created_at = excluded.created_at, modified_at = excluded.modified_at, \
-         metadata = excluded.metadata, external_id = excluded.external_id, \
-         email = excluded.email, email_verified = excluded.email_verified, \
-         kind = excluded.kind, name = excluded.name, billing_name = excluded.billing_name, \
-         billing_address = excluded.billing_address, tax_id = excluded.tax_id, \
-         locale = excluded.locale, \
-         default_payment_method_id = excluded.default_payment_method_id, \
-         deleted_at = excluded.deleted_at, \
-         first_user_event_at = excluded.first_user_event_at, \
-         avatar_url = excluded.avatar_url"
+        "s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, \
+         c.id, c.organization_id, c.created_at, c.modified_at, \
+         CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
+         c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
+         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url"
     };
 }
 
@@ -40,31 +35,117 @@ mod store;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
+use self::rows::{Columns, Parameters};
+use super::error::{StoreError, limit_is_reached};
+use crate::{
+    customer::CustomerId,
+    registry::{Page, Revocation, SessionLimit},
+    session::{CustomerSession, SessionSummary},
+};
+
 /// The table of applied migrations, apart from that of the application's own.
 const MIGRATIONS_TABLE: &str = "customer_session_migrations";
 
-const LIST: &str = "SELECT id, customer_id, created_at, modified_at, expires_at \
-     FROM customer_sessions WHERE customer_id = $1 ORDER BY created_at, id";
+/// The columns of [`summary`](rows::summary), of a customer's sessions.
+macro_rules! sessions_of_customer {
+    () => {
+        "SELECT id, customer_id, created_at, modified_at, expires_at \
+         FROM customer_sessions WHERE customer_id = $1"
+    };
+}
+
+const LIST: &str = concat!(sessions_of_customer!(), " ORDER BY created_at, id LIMIT $2");
+const LIST_AFTER: &str = concat!(
+    sessions_of_customer!(),
+    " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
+);
+/// The sessions that count for a limit, oldest first.
+const LIVE: &str = concat!(
+    sessions_of_customer!(),
+    " AND expires_at > $2 ORDER BY created_at, id"
+);
 const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
+const REVOKE_OWNED: &str = "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2";
+const REVOKE_OTHERS: &str = "DELETE FROM customer_sessions WHERE customer_id = $1 AND id <> $2";
+const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created_at < $1";
+const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
 const REHASH: &str =
     "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
 const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
 const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
      VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
 
+/// Returns the statement that ends what a revocation describes, and its parameters.
+fn revocation<P: Parameters + Default>(what: &Revocation) -> (&'static str, P) {
+    match what {
+        Revocation::Session(session) => (REVOKE, rows::text_params(&[session.as_str()])),
+        Revocation::Owned { customer, session } => {
+            let ids = [session.as_str(), customer.as_str()];
+            (REVOKE_OWNED, rows::text_params(&ids))
+        }
+        Revocation::Others { customer, keep } => {
+            let ids = [customer.as_str(), keep.as_str()];
+            (REVOKE_OTHERS, rows::text_params(&ids))
+        }
+        Revocation::Customer(customer) => {
+            (REVOKE_CUSTOMER, rows::text_params(&[customer.as_str()]))
+        }
+        Revocation::CreatedBefore(time) => {
+            let mut parameters = P::default();
+            parameters.time(Some(*time));
+            (REVOKE_CREATED_BEFORE, parameters)
+        }
+        Revocation::All => (REVOKE_ALL, P::default()),
+    }
+}
+
+/// Returns what a revocation attempts, for its error.
+fn revoking(what: &Revocation) -> String {
+    match what {
+        Revocation::Session(session) | Revocation::Owned { session, .. } => {
+            format!("revoking session {session}")
+        }
+        Revocation::Others { customer, .. } | Revocation::Customer(customer) => {
+            format!("revoking customer {customer}")
+        }
+        Revocation::CreatedBefore(_) | Revocation::All => "revoking all sessions".to_owned(),
+    }
+}
+
+/// Returns the statement that reads a page, and its parameters but the last, the number of rows.
+fn list<P: Parameters + Default>(customer: &CustomerId, page: &Page) -> (&'static str, P) {
+    let mut parameters: P = rows::text_params(&[customer.as_str()]);
+    let Some(cursor) = page.cursor() else {
+        return (LIST, parameters);
+    };
+    parameters.time(Some(cursor.created_at));
+    parameters.text(Some(cursor.id.as_str()));
+    (LIST_AFTER, parameters)
+}
+
+/// Returns those of the `live` sessions that must end before `new` is added, oldest first.
+fn surplus(
+    live: &[impl Columns],
+    new: &CustomerSession,
+    limit: &SessionLimit,
+) -> Result<Vec<SessionSummary>, StoreError> {
+    let surplus = limit.surplus(live.len());
+    let surplus = surplus.ok_or_else(|| limit_is_reached(&new.id))?;
+    live.iter().take(surplus).map(rows::summary).collect()
+}
+
 /// Returns the statement that selects the session of any of `hashes` hashes and its customer, in
 /// the order in which [`rows::session`] reads them.
 fn find_statement(hashes: usize) -> String {
     let hashes: Vec<_> = (1..=hashes).map(|number| format!("${number}")).collect();
     format!(
-        "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, \
-         c.id, c.organization_id, c.created_at, c.modified_at, \
-         CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
-         c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
-         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
-         FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
-         WHERE s.token_hash IN ({})",
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
+             WHERE s.token_hash IN ({})"
+        ),
         hashes.join(", ")
     )
 }

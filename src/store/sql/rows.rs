@@ -5,6 +5,7 @@ use sqlx::Error;
 
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
+    registry::{Page, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::{ContextError, StoreError},
@@ -19,9 +20,10 @@ pub(super) trait Parameters {
     fn text(&mut self, text: Option<&str>);
     fn time(&mut self, time: Option<DateTime<Utc>>);
     fn flag(&mut self, flag: bool);
+    fn count(&mut self, count: u32);
 }
 
-/// The columns of a row, by their indexs.
+/// The columns of a row, by their indexes.
 pub(super) trait Columns {
     fn text(&self, index: usize) -> Result<Option<String>, Error>;
     fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error>;
@@ -118,7 +120,13 @@ pub(super) fn session(
     Ok((summary.into_session(token.clone(), customer), hash))
 }
 
-/// Reads a row of [`LIST`](super::LIST).
+/// Reads the rows of [`LIST`](super::LIST) or [`LIST_AFTER`](super::LIST_AFTER).
+pub(super) fn page(rows: &[impl Columns], page: &Page) -> Result<SessionPage, StoreError> {
+    let sessions = rows.iter().map(summary).collect::<Result<_, _>>()?;
+    Ok(SessionPage::cut(sessions, page))
+}
+
+/// Reads the columns of a session without its token and its customer.
 pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> {
     let id = session_id(row)?;
     let reader = Reader::new(row, &id);

@@ -6,15 +6,17 @@ use sqlx::{AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArgume
 use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
-    LIST, PEPPERS, REMEMBER_PEPPER,
+    PEPPERS, REMEMBER_PEPPER,
     error::store_error,
     find_statement,
     idle_connections::{IdleConnections, PooledConnection},
+    list,
     rows::{self, Columns, Parameters},
 };
 use crate::{
     customer::CustomerId,
-    session::{CustomerSession, SessionId, SessionSummary},
+    registry::{Page, SessionPage},
+    session::{CustomerSession, SessionId},
     store::{
         error::{ContextError, StoreError},
         pepper::{Peppers, TokenHash},
@@ -166,19 +168,21 @@ where
         Ok(row)
     }
 
-    /// Returns the sessions of a customer, oldest first.
+    /// Returns one page of a customer's sessions, oldest first.
     pub(super) async fn list(
         &self,
         pool: &Pool<DB>,
         customer: &CustomerId,
-    ) -> Result<Vec<SessionSummary>, StoreError> {
+        page: &Page,
+    ) -> Result<SessionPage, StoreError> {
         if !is_storable(customer.as_str()) {
-            return Ok(Vec::new());
+            return Ok(SessionPage::default());
         }
         let context = || format!("listing the sessions of customer {customer}");
-        let parameters = rows::text_params(&[customer.as_str()]);
-        let rows = self.fetch_all(pool, LIST, parameters, context).await?;
-        rows.iter().map(rows::summary).collect()
+        let (statement, mut parameters) = list::<DB::Arguments>(customer, page);
+        parameters.count(page.size() + 1);
+        let rows = self.fetch_all(pool, statement, parameters, context).await?;
+        rows::page(&rows, page)
     }
 
     /// Runs a statement that returns rows.

@@ -187,6 +187,7 @@ impl Changes {
                 customer,
                 version,
                 session,
+                is_new,
             } => {
                 if let Some(session) = session {
                     let (start, end) = (event.start, event.end);
@@ -199,8 +200,11 @@ impl Changes {
                         },
                     );
                 }
-                let writes = self.writes.entry(customer).or_default();
-                writes.push(write(version, session.is_some()));
+                // A customer that the store knew stays as it was.
+                if is_new || session.is_none() {
+                    let writes = self.writes.entry(customer).or_default();
+                    writes.push(write(version, session.is_some()));
+                }
             }
             What::Revoke { session, found } => {
                 let endings = self.endings.entry(session).or_default();
@@ -218,10 +222,10 @@ impl Changes {
             What::Update {
                 customer,
                 version,
-                sessions,
+                known,
             } => {
-                // Without a session there was nothing to replace.
-                let sure = sessions.is_some_and(|sessions| sessions > 0);
+                // A customer that was not known was not replaced.
+                let sure = known == Some(true);
                 self.writes
                     .entry(customer)
                     .or_default()
@@ -394,7 +398,7 @@ fn ended(changes: &Changes, event: &Event) -> Vec<u32> {
         } => vec![session],
         What::RevokeCustomer {
             customer,
-            ended: Some(1..),
+            ended: Some(()),
         } => {
             let sessions = changes.births.iter();
             sessions

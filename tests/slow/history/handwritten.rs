@@ -12,6 +12,7 @@ const ISSUED: What = What::Issue {
     customer: 7,
     version: 1,
     session: Some(1),
+    is_new: true,
 };
 const REVOKED: What = What::Revoke {
     session: 1,
@@ -47,15 +48,15 @@ fn refused(node: usize, start: u64) -> Event {
     asks(node, start, start + 1, Answer::Refused)
 }
 
-fn update(version: i64, sessions: Option<u64>) -> What {
+fn update(version: i64, known: Option<bool>) -> What {
     What::Update {
         customer: 7,
         version,
-        sessions,
+        known,
     }
 }
 
-fn revoke_all(ended: Option<u64>) -> What {
+fn revoke_all(ended: Option<()>) -> What {
     What::RevokeCustomer { customer: 7, ended }
 }
 
@@ -112,7 +113,7 @@ fn every_way_of_ending_counts() {
         session: 1,
         new: Some(Some(2)),
     };
-    for ending in [none, rotated, revoke_all(Some(1)), revoke_all(Some(0))] {
+    for ending in [none, rotated, revoke_all(Some(()))] {
         let first = at(1, 15, 18, IN_DOUBT);
         let events = [first, at(0, 20, 30, ending.clone()), let_in(0, 40)];
         assert_eq!(counts(&events), STALE, "{ending:?}");
@@ -159,10 +160,10 @@ fn after_a_change_of_unknown_outcome_the_session_may_be_dead_or_alive() {
 #[test]
 fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
     // Issued while it was under way: either is possible. Issued later: it is live.
-    let before = at(1, 4, 6, revoke_all(Some(3)));
+    let before = at(1, 4, 6, revoke_all(Some(())));
     assert_eq!(counts(&[before.clone(), let_in(1, 20)]), CLEAN);
     assert_eq!(counts(&[before, refused(1, 20)]), CLEAN);
-    let mut long_before = vec![at(1, 0, 1, revoke_all(Some(3)))];
+    let mut long_before = vec![at(1, 0, 1, revoke_all(Some(())))];
     long_before.push(at(
         0,
         10,
@@ -171,6 +172,7 @@ fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
             customer: 7,
             version: 2,
             session: Some(2),
+            is_new: true,
         },
     ));
     let answer = Answer::Refused;
@@ -193,7 +195,7 @@ fn a_session_created_by_a_rotation_is_checked_like_any_other() {
         at(0, start, start + 1, what)
     };
     let rotated = at(0, 20, 30, rotated);
-    let ended = at(0, 40, 50, revoke_all(Some(1)));
+    let ended = at(0, 40, 50, revoke_all(Some(())));
     let refused = of_second(35, Answer::Refused);
     assert_eq!(counts(&[rotated.clone(), refused]), REFUSED);
     let stale = of_second(51, Answer::LetIn { version: 1 });
@@ -202,33 +204,36 @@ fn a_session_created_by_a_rotation_is_checked_like_any_other() {
 
 #[test]
 fn an_old_customer_is_not_seen_after_an_update() {
-    let updated = at(0, 20, 30, update(2, Some(1)));
+    let updated = at(0, 20, 30, update(2, Some(true)));
     assert_eq!(counts(&[updated.clone(), let_in(0, 30)]), CLEAN);
     assert_eq!(counts(&[updated.clone(), let_in(0, 31)]), OUTDATED);
     assert_eq!(counts(&[updated.clone(), let_in(1, 1030)]), CLEAN);
     assert_eq!(counts(&[updated, let_in(1, 1031)]), OUTDATED);
-    // Issuing a session replaces the customer, too.
-    let issued = What::Issue {
-        customer: 7,
-        version: 2,
-        session: Some(2),
-    };
-    assert_eq!(counts(&[at(0, 20, 30, issued), let_in(0, 31)]), OUTDATED);
+    // Issuing a session adds a customer that the store does not know, and changes no other.
+    for (is_new, expected) in [(true, OUTDATED), (false, CLEAN)] {
+        let issued = What::Issue {
+            customer: 7,
+            version: 2,
+            session: Some(2),
+            is_new,
+        };
+        assert_eq!(counts(&[at(0, 20, 30, issued), let_in(0, 31)]), expected);
+    }
 }
 
 #[test]
 fn any_of_several_concurrent_updates_may_be_the_last() {
     let seen = asks(0, 60, 61, Answer::LetIn { version: 2 });
-    let first = |end| at(0, 20, end, update(2, Some(1)));
-    let second = at(0, 40, 50, update(3, Some(1)));
+    let first = |end| at(0, 20, end, update(2, Some(true)));
+    let second = at(0, 40, 50, update(3, Some(true)));
     assert_eq!(counts(&[first(30), second.clone(), seen.clone()]), OUTDATED);
     assert_eq!(counts(&[first(45), second.clone(), seen.clone()]), CLEAN);
     // One of unknown outcome may happen at any time.
     let in_doubt = at(0, 20, 30, update(2, None));
     assert_eq!(counts(&[in_doubt, second.clone(), seen.clone()]), CLEAN);
     // One of unknown outcome, or that found nothing to replace, replaces nothing for certain.
-    for sessions in [None, Some(0)] {
-        let second = at(0, 40, 50, update(3, sessions));
+    for known in [None, Some(false)] {
+        let second = at(0, 40, 50, update(3, known));
         assert_eq!(counts(&[first(30), second, seen.clone()]), CLEAN);
     }
     assert_eq!(counts(&[seen]), OUTDATED, "it was never written");
@@ -297,15 +302,16 @@ fn a_delay_is_counted_until_the_refusals_begin() {
     assert_eq!(delays(&[revoked.clone(), refused(1, 33)]), []);
     assert_eq!(delays(&[warm.clone(), revoked.clone()]), []);
     // A second end of an ended session is none.
-    let again = at(0, 40, 50, revoke_all(Some(1)));
+    let again = at(0, 40, 50, revoke_all(Some(())));
     let again = [warm.clone(), revoked.clone(), refused(1, 33), again];
     assert_eq!(delays(&again), [ms(3)]);
     // An operation on the customer that was over before this session was created did not end it.
-    let before = at(1, 5, 8, revoke_all(Some(2)));
+    let before = at(1, 5, 8, revoke_all(Some(())));
     let issued = What::Issue {
         customer: 7,
         version: 2,
         session: Some(1),
+        is_new: true,
     };
     let after = [before, at(0, 10, 12, issued), warm, revoked, refused(1, 33)];
     assert_eq!(delays(&after), [ms(3)]);

@@ -233,6 +233,9 @@ impl World {
         let issued = self
             .change(self.nodes[node].sessions.issue(data, HOUR))
             .await;
+        let stored = issued
+            .as_ref()
+            .map(|session| self::version(&session.customer));
         let known = issued.map(|session| self.know(&session));
         let session = known.as_ref().map(|known| known.number);
         self.note(
@@ -242,6 +245,7 @@ impl World {
                 customer,
                 version,
                 session,
+                is_new: stored == Some(version),
             },
         );
         let Some(known) = known else {
@@ -318,14 +322,14 @@ impl World {
             }
             _ => {
                 let (version, data) = self.new_version(&id);
-                let sessions = self.change(sessions.update_customer(&data)).await;
+                let known = self.change(sessions.update_customer(&data)).await;
                 self.note(
                     node,
                     start,
                     What::Update {
                         customer,
                         version,
-                        sessions,
+                        known,
                     },
                 );
                 return;

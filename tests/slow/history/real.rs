@@ -160,7 +160,7 @@ impl Run {
                     found: Some(true),
                     ..
                 } | What::RevokeCustomer {
-                    ended: Some(1..),
+                    ended: Some(()),
                     ..
                 } | What::Rotate {
                     new: Some(Some(_)),
@@ -175,14 +175,14 @@ impl Run {
                     | What::Revoke { found: None, .. }
                     | What::RevokeCustomer { ended: None, .. }
                     | What::Rotate { new: None, .. }
-                    | What::Update { sessions: None, .. }
+                    | What::Update { known: None, .. }
             )
         });
         let updates = count(&|what| {
             matches!(
                 what,
                 What::Update {
-                    sessions: Some(1..),
+                    known: Some(true),
                     ..
                 }
             )

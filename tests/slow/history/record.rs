@@ -21,11 +21,13 @@ pub(crate) enum What {
         session: u32,
         answer: Answer,
     },
-    /// Also replaces the customer.
+    /// Also adds the customer in this version, if the store does not know them.
     Issue {
         customer: u32,
         version: i64,
         session: Option<u32>,
+        /// Whether the answer has the customer in this version.
+        is_new: bool,
     },
     /// `Some(false)`: the store did not have it.
     Revoke {
@@ -34,18 +36,18 @@ pub(crate) enum What {
     },
     RevokeCustomer {
         customer: u32,
-        ended: Option<u64>,
+        ended: Option<()>,
     },
     /// `Some(None)`: the token opened no session.
     Rotate {
         session: u32,
         new: Option<Option<u32>>,
     },
-    /// `sessions` is the number of sessions that the customer has.
+    /// `known` is `Some(false)` if the store does not know the customer.
     Update {
         customer: u32,
         version: i64,
-        sessions: Option<u64>,
+        known: Option<bool>,
     },
 }
 

@@ -11,8 +11,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use customer_session::{
-    Customer, CustomerId, CustomerSession, SessionId, SessionRegistry, SessionStore,
-    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait,
+    Customer, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked, SessionId,
+    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, StoreError,
+    TokenFormat, async_trait,
 };
 
 use crate::rng::Rng;
@@ -104,35 +105,37 @@ impl SessionStore for NodeStore {
 
 #[async_trait]
 impl SessionRegistry for NodeStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        self.inner.insert(session).await?;
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        let inserted = self.inner.insert(session, limit).await?;
         self.maybe_panic();
-        Ok(())
+        Ok(inserted)
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         let replaced = self.inner.replace(old, new).await?;
         self.maybe_panic();
         Ok(replaced)
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        let revoked = self.inner.revoke(id).await?;
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        let revoked = self.inner.revoke(what).await?;
         self.maybe_panic();
         Ok(revoked)
     }
 
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let revoked = self.inner.revoke_customer(customer).await?;
-        self.maybe_panic();
-        Ok(revoked)
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.inner.list(customer, page).await
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.inner.list(customer).await
-    }
-
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         let updated = self.inner.update_customer(customer).await?;
         self.maybe_panic();
         Ok(updated)

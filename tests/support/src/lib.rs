@@ -15,9 +15,10 @@ use std::{
 };
 
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, SessionId,
-    SessionRegistry, SessionStore, SessionSummary, SessionToken, StoreError, TokenFormat,
-    async_trait, store::MemoryStore, testing::ManualClock,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, Inserted, Page,
+    Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
+    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    testing::ManualClock,
 };
 use tokio::sync::watch;
 
@@ -145,27 +146,31 @@ impl SessionStore for ProbeStore {
 
 #[async_trait]
 impl SessionRegistry for ProbeStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        self.inner.insert(session).await
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.inner.insert(session, limit).await
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         self.inner.replace(old, new).await
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        self.inner.revoke(id).await
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.inner.revoke(what).await
     }
 
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        self.inner.revoke_customer(customer).await
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.inner.list(customer, page).await
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.inner.list(customer).await
-    }
-
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         self.inner.update_customer(customer).await
     }
 
@@ -177,3 +182,40 @@ impl SessionRegistry for ProbeStore {
         self.inner.purge_expired(before, limit).await
     }
 }
+
+/// The calls that tests make most, in short.
+#[async_trait]
+pub trait RegistryExt: SessionRegistry {
+    /// Inserts a session without a limit, and returns it as stored.
+    async fn add(&self, session: &CustomerSession) -> Result<CustomerSession, StoreError> {
+        Ok(self.insert(session, None).await?.session)
+    }
+
+    /// Revokes one session.
+    async fn end(&self, session: &SessionId) -> Result<bool, StoreError> {
+        let what = Revocation::Session(session.clone());
+        Ok(self.revoke(&what).await?.any)
+    }
+
+    /// Revokes all sessions of a customer.
+    async fn end_customer(&self, customer: &CustomerId) -> Result<bool, StoreError> {
+        let what = Revocation::Customer(customer.clone());
+        Ok(self.revoke(&what).await?.any)
+    }
+
+    /// Returns all sessions of a customer.
+    async fn summaries(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        let mut sessions = Vec::new();
+        let mut page = Page::default();
+        loop {
+            let read = self.list(customer, &page).await?;
+            sessions.extend(read.sessions);
+            match read.next {
+                Some(cursor) => page = Page::after(cursor).with_size(Page::MAX_SIZE),
+                None => return Ok(sessions),
+            }
+        }
+    }
+}
+
+impl<S: SessionRegistry + ?Sized> RegistryExt for S {}

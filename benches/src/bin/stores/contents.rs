@@ -52,7 +52,7 @@ pub async fn known(store: &impl SessionRegistry) -> Vec<Known> {
     let mut known = Vec::with_capacity(KNOWN);
     for _ in 0..KNOWN {
         let session = session();
-        store.insert(&session).await.expect("inserted");
+        store.insert(&session, None).await.expect("inserted");
         let hash = hash(&session);
         known.push((session, hash));
     }
@@ -105,7 +105,7 @@ pub fn our_insert<'a, S: SessionRegistry>(runtime: &'a Runtime, store: &'a S) ->
     task(
         "ours",
         batch(runtime, new_ones, async |(session, _): Known| {
-            store.insert(&session).await.expect("inserted");
+            store.insert(&session, None).await.expect("inserted");
         }),
     )
 }

@@ -66,7 +66,7 @@ pub fn report<S: SessionRegistry + Clone>(
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 let mut last = session();
                 last.expires_at = Utc::now() - TimeDelta::seconds(1);
-                counted.insert(&last).await.expect("inserted");
+                counted.insert(&last, None).await.expect("inserted");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 if counted
                     .find(&last.token)

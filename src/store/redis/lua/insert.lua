@@ -1,7 +1,39 @@
--- ARGV: id, customer's id, hash, record, expires, customer.
-local id, customer, hash, record, expires, data = unpack(ARGV)
+-- ARGV: id, customer's id, hash, record, expires, customer; the moment at which the session is
+-- created, how many live sessions the customer may have (empty: any number), and what happens
+-- beyond that: 'end_oldest' or 'refuse'.
+-- Answers 'done', the customer, and the ids and records of the sessions that were ended.
+local id, customer, hash, record, expires, data, now, max, when_full = unpack(ARGV)
 local conflict = taken(id, hash)
-if conflict then return conflict end
+if conflict then return { conflict } end
+local key = customer_key(customer)
+data = redis.call('HGET', key, 'customer') or data
+local decoded, fields = pcall(cjson.decode, data)
+if not decoded or type(fields) ~= 'table' then
+  return redis.error_reply('DAMAGED the customer is not JSON')
+end
+if fields.deleted_at and fields.deleted_at ~= cjson.null then return { 'deleted' } end
+
+local answer = { 'done', data }
+if max ~= '' then
+  local live = {}
+  for _, session in ipairs(sessions_of(customer)) do
+    if session.expires > tonumber(now) then table.insert(live, session) end
+  end
+  local room = tonumber(max) - 1
+  if #live > room then
+    if when_full == 'refuse' then return { 'full' } end
+    table.sort(live, function(one, two)
+      if one.created ~= two.created then return one.created < two.created end
+      return one.id < two.id
+    end)
+    for place = 1, math.min(#live, #live - room) do
+      remove(live[place].id)
+      table.insert(answer, live[place].id)
+      table.insert(answer, live[place].record)
+    end
+  end
+end
 add(id, customer, hash, record, expires)
-redis.call('HSET', customer_key(customer), 'customer', data)
-return 'done'
+-- The customer as we know them.
+redis.call('HSETNX', key, 'customer', data)
+return answer

@@ -37,6 +37,35 @@ local function owner(id)
   return leads_to and string.sub(leads_to, 65), leads_to and string.sub(leads_to, 1, 64)
 end
 
+-- When a session was created, and when it expires. Damaged ones were created and expire first.
+local function times(record)
+  local created, expires = string.match(record, '^ (%-?%d+) %S+ (%-?%d+)$')
+  return tonumber(created or 0), tonumber(expires or 0)
+end
+
+-- The record of a session.
+local function record_of(id)
+  local customer = owner(id)
+  local kept = customer and redis.call('HGET', customer_key(customer), 'session:' .. id)
+  return kept and string.sub(kept, 65)
+end
+
+-- The sessions of a customer, in no order.
+local function sessions_of(customer)
+  local sessions = {}
+  local fields = redis.call('HGETALL', customer_key(customer))
+  for place = 1, #fields, 2 do
+    if string.sub(fields[place], 1, 8) == 'session:' then
+      local record = string.sub(fields[place + 1], 65)
+      local created, expires = times(record)
+      table.insert(sessions, {
+        id = string.sub(fields[place], 9), record = record, created = created, expires = expires,
+      })
+    end
+  end
+  return sessions
+end
+
 -- Whether it was there. What only led to it goes, too.
 local function remove(id)
   local customer, hash = owner(id)

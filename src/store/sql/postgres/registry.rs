@@ -2,19 +2,23 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, Row, postgres::PgArguments};
+use sqlx::{
+    Connection, Row,
+    postgres::{PgArguments, PgRow},
+};
 use tokio::time::timeout;
 
 use super::{PostgresStore, columns::bind};
 use crate::{
     customer::{Customer, CustomerId},
-    session::{CustomerSession, SessionId, SessionSummary},
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    session::{CustomerSession, SessionId},
     store::{
-        error::StoreError,
+        error::{StoreError, customer_is_deleted},
         sql::{
             self,
             error::store_error,
-            rows::{self, Parameters},
+            rows::{self, Columns, Parameters},
             store::{REHASH_TIMEOUT, within_time_limit},
         },
         traits::{SessionRegistry, SessionStore},
@@ -35,51 +39,91 @@ macro_rules! customer_values {
     };
 }
 
-pub(super) const INSERT: &str = concat!(
-    "WITH known AS (INSERT INTO customers (",
+/// What an added session returns of itself.
+macro_rules! insert_session {
+    ($from:literal) => {
+        concat!(
+            "INSERT INTO customer_sessions \
+             (id, token_hash, customer_id, created_at, modified_at, expires_at) \
+             SELECT $19, $20, $1, $21, $22, $23 FROM ",
+            $from,
+            " RETURNING id, token_hash, created_at, modified_at, expires_at"
+        )
+    };
+}
+
+/// Returns the session and the customer; the session is null if the customer is deleted. No row
+/// means that another insertion of the same customer came in between.
+const INSERT: &str = concat!(
+    "WITH known AS MATERIALIZED (SELECT ",
     customer_columns!(),
-    ") VALUES (",
+    " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
+     fresh AS (INSERT INTO customers (",
+    customer_columns!(),
+    ") SELECT ",
     customer_values!(),
-    ") ON CONFLICT (id) DO ",
-    replace_customer!(),
-    // No new version of a row that stays as it is. `json` has no equality, but its text has.
-    " WHERE customers::text <> excluded::text RETURNING id) \
-     INSERT INTO customer_sessions \
-     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
-     SELECT $19, $20, $1, $21, $22, $23 WHERE (SELECT count(*) FROM known) >= 0"
+    " WHERE NOT EXISTS (SELECT 1 FROM known) AND $16 IS NULL ON CONFLICT (id) DO NOTHING RETURNING ",
+    customer_columns!(),
+    "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
+    insert_session!("c WHERE c.deleted_at IS NULL"),
+    ") SELECT ",
+    session_columns!(),
+    " FROM c LEFT JOIN s ON true"
 );
 
-pub(super) const REPLACE: &str = concat!(
-    "WITH known AS MATERIALIZED (SELECT id FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
+/// Returns the session and the customer, or no row if the old session is gone. The session is null
+/// if an insertion of the same customer came in between.
+const REPLACE: &str = concat!(
+    "WITH known AS MATERIALIZED (SELECT ",
+    customer_columns!(),
+    " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
      old AS MATERIALIZED (SELECT id FROM customer_sessions \
      WHERE id = $24 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
      fresh AS (INSERT INTO customers (",
     customer_columns!(),
     ") SELECT ",
     customer_values!(),
-    " FROM old ON CONFLICT (id) DO NOTHING), \
-     new AS (INSERT INTO customer_sessions \
-     (id, token_hash, customer_id, created_at, modified_at, expires_at) \
-     SELECT $19, $20, $1, $21, $22, $23 FROM old RETURNING id) \
-     DELETE FROM customer_sessions WHERE id = $24 AND EXISTS (SELECT 1 FROM new)"
-);
-
-pub(super) const UPDATE_CUSTOMER: &str = concat!(
-    "WITH known AS (INSERT INTO customers (",
+    " FROM old WHERE NOT EXISTS (SELECT 1 FROM known) ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " WHERE EXISTS (SELECT 1 FROM customers WHERE id = $1) ON CONFLICT (id) DO ",
-    replace_customer!(),
-    " RETURNING id) SELECT count(*) FROM customer_sessions WHERE customer_id = $1"
+    "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
+    insert_session!("old CROSS JOIN c"),
+    "), gone AS (DELETE FROM customer_sessions WHERE id = $24 AND EXISTS (SELECT 1 FROM s)) SELECT ",
+    session_columns!(),
+    " FROM old LEFT JOIN c ON true LEFT JOIN s ON true"
 );
 
-/// Waits for rotations and insertions under way, so that the deletion that follows sees what
+const INSERT_CUSTOMER_IF_NEW: &str = concat!(
+    "INSERT INTO customers (",
+    customer_columns!(),
+    ") VALUES (",
+    customer_values!(),
+    ") ON CONFLICT (id) DO NOTHING"
+);
+
+const UPDATE_CUSTOMER: &str = concat!(
+    "UPDATE customers SET (",
+    customer_columns!(),
+    ") = (",
+    customer_values!(),
+    ") WHERE id = $1"
+);
+
+/// Waits for rotations and insertions under way, so that the statement that follows sees what
 /// they have added.
-pub(super) const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
+const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
+
+/// Waits for all writers under way and holds up new ones, but no lookup: a rotation during the
+/// deletion would carry a session over it.
+const LOCK_SESSIONS: &str = "LOCK TABLE customer_sessions IN SHARE ROW EXCLUSIVE MODE";
+
+/// Returns how many sessions ended, and how many of that id belong to another customer.
+const REVOKE_OWNED: &str = "WITH ended AS \
+     (DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2 RETURNING id) \
+     SELECT (SELECT count(*) FROM ended), \
+     (SELECT count(*) FROM customer_sessions WHERE id = $1 AND customer_id <> $2)";
 
 /// The array makes the planner look rows up by id. Several may purge at once.
-pub(super) const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
+const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
      SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
      FOR UPDATE SKIP LOCKED))";
 
@@ -102,6 +146,18 @@ impl PostgresStore {
         };
         within_time_limit(context, done).await
     }
+
+    /// Runs a statement that returns rows.
+    async fn fetch_all(
+        &self,
+        statement: &'static str,
+        parameters: PgArguments,
+        context: impl FnOnce() -> String,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let pool = self.pool().await?;
+        let rows = self.sql.fetch_all(pool, statement, parameters, context);
+        rows.await
+    }
 }
 
 #[async_trait]
@@ -122,75 +178,211 @@ impl SessionStore for PostgresStore {
     }
 }
 
-#[async_trait]
-impl SessionRegistry for PostgresStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
-        check_session(session)?;
+/// Attempts at adding a session while other requests add the same customer for the first time.
+const MAX_ATTEMPTS: u32 = 3;
+
+impl PostgresStore {
+    /// Binds a session and its customer.
+    fn parameters(&self, session: &CustomerSession) -> Result<PgArguments, StoreError> {
         let hash = self.sql.peppers.hash(&session.token);
         let mut parameters = rows::customer_params(&session.customer)?;
         rows::bind_session(&mut parameters, session, &hash);
-        let context = || format!("inserting session {}", session.id);
-        self.execute(INSERT, parameters, context).await?;
-        Ok(())
+        Ok(parameters)
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
-        check_session(new)?;
-        if !is_storable(old.as_str()) {
-            return Ok(false);
-        }
-        let hash = self.sql.peppers.hash(&new.token);
-        let mut parameters: PgArguments = rows::customer_params(&new.customer)?;
-        rows::bind_session(&mut parameters, new, &hash);
-        parameters.text(Some(old.as_str()));
-        let context = || format!("replacing session {old} with {}", new.id);
-        Ok(self.execute(REPLACE, parameters, context).await? > 0)
-    }
-
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        if !is_storable(id.as_str()) {
-            return Ok(false);
-        }
-        let context = || format!("revoking session {id}");
-        let id = rows::text_params(&[id.as_str()]);
-        Ok(self.execute(sql::REVOKE, id, context).await? > 0)
-    }
-
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
+    /// Adds a session in a transaction that first makes room for it. The customer's lock keeps
+    /// other insertions out from the counting to the commit.
+    async fn insert_limited(
+        &self,
+        session: &CustomerSession,
+        limit: &SessionLimit,
+    ) -> Result<Inserted, StoreError> {
         let pool = self.pool().await?;
-        if !is_storable(customer.as_str()) {
-            return Ok(0);
-        }
-        let revoked = async {
+        let customer: PgArguments = rows::customer_params(&session.customer)?;
+        let parameters = self.parameters(session)?;
+        let mut live: PgArguments = rows::text_params(&[session.customer_id.as_str()]);
+        live.time(Some(session.created_at));
+        let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
+            let put = sqlx::query_with(INSERT_CUSTOMER_IF_NEW, customer);
+            put.execute(&mut *transaction).await?;
+            let lock = sqlx::query(LOCK_CUSTOMER).bind(session.customer_id.as_str());
             lock.execute(&mut *transaction).await?;
-            let delete = sqlx::query(sql::REVOKE_CUSTOMER).bind(customer.as_str());
-            let revoked = delete.execute(&mut *transaction).await?;
+            let live = sqlx::query_with(sql::LIVE, live);
+            let live = live.fetch_all(&mut *transaction).await?;
+            let ended = match sql::surplus(&live, session, limit) {
+                Ok(ended) => ended,
+                Err(refused) => {
+                    transaction.rollback().await?;
+                    connection.return_to_pool();
+                    return Ok(Err(refused));
+                }
+            };
+            for session in &ended {
+                let revoke = sqlx::query(sql::REVOKE).bind(session.id.as_str());
+                revoke.execute(&mut *transaction).await?;
+            }
+            let insert = sqlx::query_with(INSERT, parameters);
+            let row = insert.fetch_one(&mut *transaction).await?;
+            if row.text(0)?.is_none() {
+                transaction.rollback().await?;
+                connection.return_to_pool();
+                return Ok(Err(customer_is_deleted(&session.id)));
+            }
             transaction.commit().await?;
             connection.return_to_pool();
-            Ok(revoked.rows_affected())
+            Ok(Ok((row, ended)))
         };
-        within_time_limit(|| format!("revoking customer {customer}"), revoked).await
+        let (row, ended) =
+            within_time_limit(|| format!("inserting session {}", session.id), inserting).await??;
+        let mut inserted = Inserted::new(rows::session(&row, &session.token)?.0);
+        inserted.ended = ended;
+        Ok(inserted)
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.sql.list(self.pool().await?, customer).await
+    /// Revokes behind a lock, so that no rotation carries a session over the deletion.
+    async fn revoke_locked(&self, what: &Revocation) -> Result<u64, StoreError> {
+        let pool = self.pool().await?;
+        let (delete, parameters) = sql::revocation::<PgArguments>(what);
+        let revoking = async {
+            let mut connection = self.sql.acquire(pool).await?;
+            let mut transaction = connection.as_mut().begin().await?;
+            let lock = match what {
+                Revocation::Others { customer, .. } | Revocation::Customer(customer) => {
+                    sqlx::query(LOCK_CUSTOMER).bind(customer.as_str())
+                }
+                _ => sqlx::query(LOCK_SESSIONS),
+            };
+            lock.execute(&mut *transaction).await?;
+            let delete = sqlx::query_with(delete, parameters);
+            let ended = delete.execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            connection.return_to_pool();
+            Ok(ended.rows_affected())
+        };
+        within_time_limit(|| sql::revoking(what), revoking).await
     }
 
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    /// Revokes a session if it is the customer's. Returns how many ended, and how many of that id
+    /// belong to another customer.
+    async fn revoke_owned(&self, what: &Revocation) -> Result<(i64, i64), StoreError> {
+        let (_, parameters) = sql::revocation(what);
+        let context = || sql::revoking(what);
+        let rows = self.fetch_all(REVOKE_OWNED, parameters, context).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+        let counts = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+        counts.map_err(|error| store_error(context(), error))
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for PostgresStore {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        check_session(session)?;
+        if let Some(limit) = limit {
+            return self.insert_limited(session, limit).await;
+        }
+        let context = || format!("inserting session {}", session.id);
+        for _ in 0..MAX_ATTEMPTS {
+            let rows = self
+                .fetch_all(INSERT, self.parameters(session)?, context)
+                .await?;
+            let Some(row) = rows.first() else {
+                continue;
+            };
+            if row
+                .text(0)
+                .map_err(|error| store_error(context(), error))?
+                .is_none()
+            {
+                return Err(customer_is_deleted(&session.id));
+            }
+            return Ok(Inserted::new(rows::session(row, &session.token)?.0));
+        }
+        Err(match session.customer.deleted_at {
+            Some(_) => customer_is_deleted(&session.id),
+            None => came_in_between(context()),
+        })
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_session(new)?;
+        if !is_storable(old.as_str()) {
+            return Ok(None);
+        }
+        let context = || format!("replacing session {old} with {}", new.id);
+        for _ in 0..MAX_ATTEMPTS {
+            let mut parameters = self.parameters(new)?;
+            parameters.text(Some(old.as_str()));
+            let rows = self.fetch_all(REPLACE, parameters, context).await?;
+            let Some(row) = rows.first() else {
+                return Ok(None);
+            };
+            if row
+                .text(0)
+                .map_err(|error| store_error(context(), error))?
+                .is_some()
+            {
+                return Ok(Some(rows::session(row, &new.token)?.0));
+            }
+        }
+        Err(came_in_between(context()))
+    }
+
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        let (ended, is_anothers) = match what {
+            Revocation::Session(session) if !is_storable(session.as_str()) => (false, false),
+            Revocation::Owned { customer, session }
+                if !is_storable(session.as_str()) || !is_storable(customer.as_str()) =>
+            {
+                (false, false)
+            }
+            Revocation::Customer(customer) | Revocation::Others { customer, .. }
+                if !is_storable(customer.as_str()) =>
+            {
+                (false, false)
+            }
+            // It cannot be there to be kept.
+            Revocation::Others { customer, keep } if !is_storable(keep.as_str()) => {
+                let all = Revocation::Customer(customer.clone());
+                (self.revoke_locked(&all).await? > 0, false)
+            }
+            Revocation::Session(_) => {
+                let (statement, parameters) = sql::revocation(what);
+                let context = || sql::revoking(what);
+                (
+                    self.execute(statement, parameters, context).await? > 0,
+                    false,
+                )
+            }
+            Revocation::Owned { .. } => {
+                let (ended, anothers) = self.revoke_owned(what).await?;
+                (ended > 0, anothers > 0)
+            }
+            _ => (self.revoke_locked(what).await? > 0, false),
+        };
+        let invalidation = (!is_anothers).then(|| what.invalidation());
+        Ok(Revoked::new(ended, invalidation))
+    }
+
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.sql.list(self.pool().await?, customer, page).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         check_customer(customer)?;
         let context = || format!("updating customer {}", customer.id);
         let parameters = rows::customer_params(customer)?;
-        let pool = self.pool().await?;
-        let rows = self
-            .sql
-            .fetch_all(pool, UPDATE_CUSTOMER, parameters, context);
-        let rows = rows.await?;
-        let sessions = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
-        let sessions = sessions.map_err(|error| store_error(context(), error))?;
-        Ok(sessions.unsigned_abs())
+        Ok(self.execute(UPDATE_CUSTOMER, parameters, context).await? > 0)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -200,4 +392,15 @@ impl SessionRegistry for PostgresStore {
         let context = || "purging expired sessions".to_owned();
         self.execute(PURGE, parameters, context).await
     }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        Self::check(self).await
+    }
+}
+
+/// Returns the error of an insertion that lost to others as often as it may.
+fn came_in_between(context: String) -> StoreError {
+    StoreError::unavailable(format!(
+        "{context}: other changes of its customer came in between"
+    ))
 }

@@ -20,6 +20,10 @@ impl Parameters for SqliteArguments {
     fn flag(&mut self, flag: bool) {
         bind(self, flag);
     }
+
+    fn count(&mut self, count: u32) {
+        bind(self, i64::from(count));
+    }
 }
 
 /// Appends a parameter of a type that can always be encoded.

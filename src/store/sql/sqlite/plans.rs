@@ -12,12 +12,18 @@ async fn no_statement_reads_a_whole_table() {
     for statement in [
         find.as_str(),
         sql::LIST,
+        sql::LIST_AFTER,
+        sql::LIVE,
         sql::REVOKE,
+        sql::REVOKE_OWNED,
+        sql::REVOKE_OTHERS,
         sql::REVOKE_CUSTOMER,
         sql::REHASH,
         registry::UPDATE_CUSTOMER,
         registry::COUNT_BY_ID,
-        registry::COUNT_BY_CUSTOMER,
+        registry::FIND_BY_HASH,
+        registry::IS_ANOTHERS,
+        registry::IS_DELETED,
         registry::PURGE,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));

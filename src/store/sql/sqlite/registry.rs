@@ -8,12 +8,14 @@ use tokio::time::timeout;
 use super::{SqliteStore, columns::bind, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
+    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
-        error::StoreError,
+        error::{StoreError, customer_is_deleted},
         pepper::TokenHash,
         sql::{
-            self, rows,
+            self,
+            rows::{self, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
         },
         traits::{SessionRegistry, SessionStore},
@@ -28,15 +30,6 @@ macro_rules! customer_values {
     };
 }
 
-pub(super) const UPSERT_CUSTOMER: &str = concat!(
-    "INSERT INTO customers (",
-    customer_columns!(),
-    ") VALUES (",
-    customer_values!(),
-    ") ON CONFLICT (id) DO ",
-    replace_customer!()
-);
-
 pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
     "INSERT INTO customers (",
     customer_columns!(),
@@ -46,12 +39,11 @@ pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
 );
 
 pub(super) const UPDATE_CUSTOMER: &str = concat!(
-    "INSERT INTO customers (",
+    "UPDATE customers SET (",
     customer_columns!(),
-    ") SELECT ",
+    ") = (",
     customer_values!(),
-    " WHERE EXISTS (SELECT 1 FROM customers WHERE id = $1) ON CONFLICT (id) DO ",
-    replace_customer!()
+    ") WHERE id = $1"
 );
 
 pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
@@ -60,8 +52,18 @@ pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
 
 pub(super) const COUNT_BY_ID: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
 
-pub(super) const COUNT_BY_CUSTOMER: &str =
-    "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
+/// The statement that selects the session of one hash.
+pub(super) const FIND_BY_HASH: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
+);
+
+pub(super) const IS_ANOTHERS: &str =
+    "SELECT count(*) FROM customer_sessions WHERE id = $1 AND customer_id <> $2";
+
+pub(super) const IS_DELETED: &str =
+    "SELECT count(*) FROM customers WHERE id = $1 AND deleted_at IS NOT NULL";
 
 pub(super) const PURGE: &str = "DELETE FROM customer_sessions WHERE id IN \
      (SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
@@ -85,6 +87,36 @@ impl WriteTransaction<'_> {
         self.execute(INSERT, parameters).await?;
         Ok(())
     }
+
+    /// Ends sessions of a customer until `new` fits, and returns them, oldest first.
+    async fn make_room(
+        &mut self,
+        new: &CustomerSession,
+        limit: &SessionLimit,
+    ) -> Result<Vec<SessionSummary>, StoreError> {
+        let mut parameters: SqliteArguments = rows::text_params(&[new.customer_id.as_str()]);
+        parameters.time(Some(new.created_at));
+        let live = self.fetch_all(sql::LIVE, parameters).await?;
+        let ended = sql::surplus(&live, new, limit)?;
+        for session in &ended {
+            let id = rows::text_params(&[session.id.as_str()]);
+            self.execute(sql::REVOKE, id).await?;
+        }
+        Ok(ended)
+    }
+
+    /// Reads back what was added under `hash`.
+    async fn stored(
+        &mut self,
+        hash: &TokenHash,
+        token: &SessionToken,
+    ) -> Result<CustomerSession, StoreError> {
+        let parameters: SqliteArguments = rows::text_params(&[hash]);
+        let rows = self.fetch_all(FIND_BY_HASH, parameters).await?;
+        let row = rows.first();
+        let row = row.ok_or_else(|| StoreError::corrupt("what was inserted is not there"))?;
+        Ok(rows::session(row, token)?.0)
+    }
 }
 
 #[async_trait]
@@ -105,26 +137,47 @@ impl SessionStore for SqliteStore {
 
 #[async_trait]
 impl SessionRegistry for SqliteStore {
-    async fn insert(&self, session: &CustomerSession) -> Result<(), StoreError> {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
         check_session(session)?;
         let customer = rows::customer_params(&session.customer)?;
         let hash = self.shared.sql.peppers.hash(&session.token);
         let mut transaction = self
             .begin(format!("inserting session {}", session.id))
             .await?;
-        transaction.execute(UPSERT_CUSTOMER, customer).await?;
+        let customer_id = session.customer_id.as_str();
+        transaction
+            .execute(INSERT_CUSTOMER_IF_NEW, customer)
+            .await?;
+        if transaction.count(IS_DELETED, &[customer_id]).await? > 0 {
+            return Err(customer_is_deleted(&session.id));
+        }
+        let ended = match limit {
+            Some(limit) => transaction.make_room(session, limit).await?,
+            None => Vec::new(),
+        };
         transaction.add(session, &hash).await?;
-        transaction.commit().await
+        let mut inserted = Inserted::new(transaction.stored(&hash, &session.token).await?);
+        inserted.ended = ended;
+        transaction.commit().await?;
+        Ok(inserted)
     }
 
-    async fn replace(&self, old: &SessionId, new: &CustomerSession) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
         check_session(new)?;
         let customer = rows::customer_params(&new.customer)?;
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
         let mut transaction = self.begin(context).await?;
-        if transaction.count(COUNT_BY_ID, old.as_str()).await? == 0 {
-            return Ok(false);
+        if transaction.count(COUNT_BY_ID, &[old.as_str()]).await? == 0 {
+            return Ok(None);
         }
         transaction
             .execute(INSERT_CUSTOMER_IF_NEW, customer)
@@ -132,42 +185,39 @@ impl SessionRegistry for SqliteStore {
         transaction.add(new, &hash).await?;
         let old = rows::text_params(&[old.as_str()]);
         transaction.execute(sql::REVOKE, old).await?;
+        let stored = transaction.stored(&hash, &new.token).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(stored))
     }
 
-    async fn revoke(&self, id: &SessionId) -> Result<bool, StoreError> {
-        let mut transaction = self.begin(format!("revoking session {id}")).await?;
-        let id = rows::text_params(&[id.as_str()]);
-        let revoked = transaction.execute(sql::REVOKE, id).await?;
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        let mut transaction = self.begin(sql::revoking(what)).await?;
+        let mut is_anothers = false;
+        if let Revocation::Owned { customer, session } = what {
+            let ids = [session.as_str(), customer.as_str()];
+            is_anothers = transaction.count(IS_ANOTHERS, &ids).await? > 0;
+        }
+        let (statement, parameters) = sql::revocation(what);
+        let ended = transaction.execute(statement, parameters).await?;
         transaction.commit().await?;
-        Ok(revoked > 0)
+        let invalidation = (!is_anothers).then(|| what.invalidation());
+        Ok(Revoked::new(ended > 0, invalidation))
     }
 
-    async fn revoke_customer(&self, customer: &CustomerId) -> Result<u64, StoreError> {
-        let mut transaction = self.begin(format!("revoking customer {customer}")).await?;
-        let customer = rows::text_params(&[customer.as_str()]);
-        let revoked = transaction.execute(sql::REVOKE_CUSTOMER, customer).await?;
-        transaction.commit().await?;
-        Ok(revoked)
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        let pool = self.pool().await?;
+        self.shared.sql.list(pool, customer, page).await
     }
 
-    async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        self.shared.sql.list(self.pool().await?, customer).await
-    }
-
-    async fn update_customer(&self, customer: &Customer) -> Result<u64, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         check_customer(customer)?;
         let parameters = rows::customer_params(customer)?;
         let mut transaction = self
             .begin(format!("updating customer {}", customer.id))
             .await?;
-        transaction.execute(UPDATE_CUSTOMER, parameters).await?;
-        let sessions = transaction
-            .count(COUNT_BY_CUSTOMER, customer.id.as_str())
-            .await?;
+        let updated = transaction.execute(UPDATE_CUSTOMER, parameters).await?;
         transaction.commit().await?;
-        Ok(sessions)
+        Ok(updated > 0)
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -178,5 +228,9 @@ impl SessionRegistry for SqliteStore {
         let purged = transaction.execute(PURGE, parameters).await?;
         transaction.commit().await?;
         Ok(purged)
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        Self::check(self).await
     }
 }

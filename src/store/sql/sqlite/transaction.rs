@@ -1,10 +1,16 @@
 //! Write transactions of SQLite, one at a time.
 
-use sqlx::{Connection, Error, Sqlite, SqlitePool, Transaction, sqlite::SqliteArguments};
+use sqlx::{
+    Connection, Error, Sqlite, SqlitePool, Transaction,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 use tokio::sync::SemaphorePermit;
 
 use super::SqliteStore;
-use crate::store::{error::StoreError, sql::error::store_error};
+use crate::store::{
+    error::StoreError,
+    sql::{error::store_error, rows::text_params},
+};
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit), it changes nothing.
 pub(super) struct WriteTransaction<'a> {
@@ -28,18 +34,30 @@ impl WriteTransaction<'_> {
         Ok(done.rows_affected())
     }
 
-    /// Runs a statement that counts rows by an id.
+    /// Runs a statement that counts rows by their ids.
     pub(super) async fn count(
         &mut self,
         statement: &'static str,
-        id: &str,
+        ids: &[&str],
     ) -> Result<u64, StoreError> {
-        let count: Result<i64, _> = sqlx::query_scalar(statement)
-            .bind(id)
-            .fetch_one(&mut *self.transaction)
-            .await;
+        let count: Result<i64, _> =
+            sqlx::query_scalar_with(statement, text_params::<SqliteArguments>(ids))
+                .fetch_one(&mut *self.transaction)
+                .await;
         let count = count.map_err(|error| store_error(self.context.as_str(), error))?;
         Ok(count.unsigned_abs())
+    }
+
+    /// Runs a statement that returns rows.
+    pub(super) async fn fetch_all(
+        &mut self,
+        statement: &'static str,
+        parameters: SqliteArguments,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let rows = sqlx::query_with(statement, parameters)
+            .fetch_all(&mut *self.transaction)
+            .await;
+        rows.map_err(|error| store_error(self.context.as_str(), error))
     }
 
     /// Commits the transaction.

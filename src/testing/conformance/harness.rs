@@ -1,4 +1,4 @@
-//! What the rules are checked with: sessions to insert, and words to look for them.
+//! What the rules are checked with: sessions to insert, and ways to look for them.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -7,17 +7,21 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use crate::{
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, TaxId},
     metadata::MetadataValue,
-    session::CustomerSession,
+    registry::{Inserted, Page, Revocation},
+    session::{CustomerSession, SessionId, SessionSummary},
     store::{SessionRegistry, StoreError, StoreErrorKind},
     token::TokenFormat,
 };
 
-pub(super) type Checked = Result<(), Broken>;
+/// Calls that race for one session or one customer.
+pub(super) const CONTENDERS: usize = 64;
 
-/// Why a rule is broken. It never holds a token.
-pub(super) struct Broken(pub(super) String);
+pub(super) type RuleResult = Result<(), Violation>;
 
-impl From<StoreError> for Broken {
+/// The way in which a rule is broken. It never holds a token.
+pub(super) struct Violation(pub(super) String);
+
+impl From<StoreError> for Violation {
     fn from(error: StoreError) -> Self {
         let cause = error
             .source()
@@ -26,29 +30,29 @@ impl From<StoreError> for Broken {
     }
 }
 
-pub(super) fn ensure(holds: bool, otherwise: impl Into<String>) -> Checked {
+pub(super) fn ensure(holds: bool, otherwise: impl Into<String>) -> RuleResult {
     if holds {
         Ok(())
     } else {
-        Err(Broken(otherwise.into()))
+        Err(Violation(otherwise.into()))
     }
 }
 
-pub(super) fn conflict<T: fmt::Debug>(answer: Result<T, StoreError>, what: &str) -> Checked {
+pub(super) fn conflict<T: fmt::Debug>(answer: Result<T, StoreError>, what: &str) -> RuleResult {
     match answer {
         Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(()),
-        other => Err(Broken(format!(
+        other => Err(Violation(format!(
             "{what}: Conflict was expected, not {other:?}"
         ))),
     }
 }
 
-pub(super) struct Kit<S> {
+pub(super) struct Harness<S> {
     pub(super) store: Arc<S>,
 }
 
-impl<S: SessionRegistry> Kit<S> {
-    /// A live session of a customer, with an id and a token of its own.
+impl<S: SessionRegistry> Harness<S> {
+    /// Creates a live session of a customer, with an id and a token of its own.
     pub(super) fn session(&self, customer: &str) -> CustomerSession {
         let now = Utc::now().trunc_subsecs(6);
         let mut data = CustomerData::new(customer, "org_conformance");
@@ -59,12 +63,15 @@ impl<S: SessionRegistry> Kit<S> {
         CustomerSession::new(new_id(), token, data, now + TimeDelta::hours(1))
     }
 
-    pub(super) async fn find(&self, session: &CustomerSession) -> Result<CustomerSession, Broken> {
+    pub(super) async fn find(
+        &self,
+        session: &CustomerSession,
+    ) -> Result<CustomerSession, Violation> {
         let found = self.store.find(&session.token).await?;
-        found.ok_or_else(|| Broken(format!("session {} is not found", session.id)))
+        found.ok_or_else(|| Violation(format!("session {} is not found", session.id)))
     }
 
-    pub(super) async fn is_found(&self, session: &CustomerSession) -> Checked {
+    pub(super) async fn is_found(&self, session: &CustomerSession) -> RuleResult {
         let found = self.find(session).await?;
         ensure(
             found.token == session.token,
@@ -79,7 +86,7 @@ impl<S: SessionRegistry> Kit<S> {
         )
     }
 
-    pub(super) async fn is_gone(&self, session: &CustomerSession, because: &str) -> Checked {
+    pub(super) async fn is_gone(&self, session: &CustomerSession, because: &str) -> RuleResult {
         let found = self.store.find(&session.token).await?;
         ensure(
             found.is_none(),
@@ -87,9 +94,36 @@ impl<S: SessionRegistry> Kit<S> {
         )
     }
 
-    pub(super) async fn forget(&self, sessions: &[&CustomerSession]) -> Checked {
+    /// Inserts a session without a limit.
+    pub(super) async fn insert(&self, session: &CustomerSession) -> Result<Inserted, StoreError> {
+        self.store.insert(session, None).await
+    }
+
+    pub(super) async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
+        let what = Revocation::Session(session.clone());
+        Ok(self.store.revoke(&what).await?.any)
+    }
+
+    /// Returns how many sessions the customer had.
+    pub(super) async fn revoke_customer(&self, customer: &CustomerId) -> Result<usize, StoreError> {
+        let before = self.list(customer).await?.len();
+        let what = Revocation::Customer(customer.clone());
+        self.store.revoke(&what).await?;
+        let after = self.list(customer).await?.len();
+        Ok(before.saturating_sub(after))
+    }
+
+    /// Returns the first page of a customer's sessions.
+    pub(super) async fn list(
+        &self,
+        customer: &CustomerId,
+    ) -> Result<Vec<SessionSummary>, StoreError> {
+        Ok(self.store.list(customer, &Page::default()).await?.sessions)
+    }
+
+    pub(super) async fn forget(&self, sessions: &[&CustomerSession]) -> RuleResult {
         for session in sessions {
-            self.store.revoke(&session.id).await?;
+            self.revoke(&session.id).await?;
         }
         Ok(())
     }
@@ -97,20 +131,20 @@ impl<S: SessionRegistry> Kit<S> {
 
 pub(super) fn joined<T>(
     outcome: Result<Result<T, StoreError>, tokio::task::JoinError>,
-) -> Result<T, Broken> {
+) -> Result<T, Violation> {
     match outcome {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Broken("the store panicked".to_owned())),
+        Err(_) => Err(Violation("the store panicked".to_owned())),
     }
 }
 
-/// Unlike any other, and no secret.
+/// Returns an identifier unlike any other. It is not a secret.
 pub(super) fn new_id() -> String {
     let token = TokenFormat::any().generate();
     format!("kit_{}", &token.expose()[4..24])
 }
 
-/// A customer with every field set and as much metadata as there may be.
+/// Returns a customer with every field set and as much metadata as there may be.
 pub(super) fn rich_customer(id: &CustomerId) -> Customer {
     let mut data = CustomerData::new(id.clone(), "org_conformance");
     let now = Utc::now().trunc_subsecs(6);

@@ -1,0 +1,333 @@
+//! What an application does with sessions: it issues, rotates, lists and ends them.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use zeroize::Zeroizing;
+
+use super::{CustomerSessions, DynCustomerSessions, settle::Settled};
+use crate::{
+    clock::END_OF_TIME,
+    customer::{Customer, CustomerId},
+    engine::{AuthenticateError, CacheLookup},
+    invalidation::Invalidation,
+    registry::{Page, Revocation, SessionPage},
+    session::{CustomerSession, SessionId, SessionSummary},
+    store::{SessionRegistry, StoreError},
+    token::SessionToken,
+};
+
+/// Methods that need a store that keeps sessions.
+///
+/// Those methods that change something finish even if their future is dropped half-way: once
+/// the store has been asked for the change, the cache follows it. They have no time limit of
+/// their own; when one is put around them, the change goes on in the background. If the store
+/// fails in the middle, the cache assumes that the change happened.
+impl<S: SessionRegistry> CustomerSessions<S> {
+    /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
+    /// the year 9999 at the latest).
+    ///
+    /// The answer holds the token; the store keeps only a hash of it, so this is the one
+    /// chance to hand it to the customer. A customer that the store knows stays as it is, and the
+    /// answer holds the customer as stored: [`update_customer`](Self::update_customer) changes
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// The store's; [`Conflict`](crate::StoreErrorKind::Conflict) if the customer is deleted, and
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the operating system has no
+    /// randomness.
+    pub fn issue(
+        &self,
+        customer: impl Into<Customer>,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
+        let session = self.new_session(customer.into(), ttl);
+        async move {
+            let (store, session) = (Arc::clone(&self.store), session?);
+            let inserted = self
+                .settle(None, async move {
+                    let inserted = store.insert(&session, None).await;
+                    let inserted = inserted.map_err(|error| error.without(&session.token))?;
+                    let ended = inserted.ended.into_iter();
+                    Ok(Settled {
+                        answer: inserted.session,
+                        invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
+                    })
+                })
+                .await?;
+            self.engine.forget_negative(&inserted.token);
+            Ok(inserted)
+        }
+    }
+
+    /// Exchanges a live session for a new one of the same customer, with a new id and token,
+    /// for `ttl` from now. The old token is refused from then on.
+    ///
+    /// The answer holds the customer as the store knows them. `None` means that the token opens
+    /// no live session, or that another request rotated it first.
+    ///
+    /// # Errors
+    ///
+    /// The store's. If the outcome is unknown, the cache forgets the old session.
+    pub async fn rotate(
+        &self,
+        token: &SessionToken,
+        ttl: Duration,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        if !self.engine.token_format().matches(token.expose()) {
+            return Ok(None);
+        }
+        // From the store: what is cached may be older than another node's rotation.
+        let old = match self.engine.lookup_uncached(token).await {
+            Ok(Some(old)) => old,
+            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
+            Err(AuthenticateError::Overloaded) => {
+                return Err(StoreError::unavailable("too many lookups are under way"));
+            }
+            Err(AuthenticateError::Store(error)) => return Err(error),
+        };
+        let new = self.new_session(old.customer.clone(), ttl)?;
+        let change = Invalidation::Session(old.id.clone());
+        let store = Arc::clone(&self.store);
+        self.settle(Some(change.clone()), async move {
+            let replaced = store.replace(&old.id, &new).await;
+            let answer = replaced.map_err(|error| error.without(&new.token))?;
+            let invalidations = vec![change];
+            Ok(Settled {
+                answer,
+                invalidations,
+            })
+        })
+        .await
+    }
+
+    /// Ends a session. Once this has returned, no request that starts later is let in by it.
+    ///
+    /// It ends any customer's session. If the id comes from a customer, use
+    /// [`revoke_owned`](Self::revoke_owned).
+    ///
+    /// `false` means that the store did not have it, which is not an error (RFC 7009,
+    /// section 2.2).
+    ///
+    /// # Errors
+    ///
+    /// The store's; the session may then still exist, but this cache has forgotten it.
+    #[doc(alias = "logout")]
+    #[doc(alias = "sign_out")]
+    pub async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
+        self.end(Revocation::Session(session.clone())).await
+    }
+
+    /// Ends a session if it belongs to `customer`: for "sign out this device", where the id comes
+    /// from the request. Otherwise as [`revoke`](Self::revoke); a session of another customer is
+    /// `false`, and stays.
+    ///
+    /// # Errors
+    ///
+    /// The store's; the session may then still exist, but this cache has forgotten it.
+    pub async fn revoke_owned(
+        &self,
+        customer: &CustomerId,
+        session: &SessionId,
+    ) -> Result<bool, StoreError> {
+        self.end(Revocation::Owned {
+            customer: customer.clone(),
+            session: session.clone(),
+        })
+        .await
+    }
+
+    /// Ends all sessions of a customer but `keep`: for "sign out everywhere else". If `keep` is not
+    /// one of the customer's sessions, all of them end.
+    ///
+    /// # Errors
+    ///
+    /// The store's; sessions may then still exist, but this cache has forgotten them.
+    pub async fn revoke_others(
+        &self,
+        customer: &CustomerId,
+        keep: &SessionId,
+    ) -> Result<(), StoreError> {
+        self.end(Revocation::Others {
+            customer: customer.clone(),
+            keep: keep.clone(),
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Ends the session that `token` opens, expired or not. `false` means that it opens none.
+    ///
+    /// # Errors
+    ///
+    /// The store's; the session may then still exist.
+    pub async fn revoke_token(&self, token: &SessionToken) -> Result<bool, StoreError> {
+        if !self.engine.token_format().matches(token.expose()) {
+            return Ok(false);
+        }
+        // Another node may have ended it, with its message still on the way.
+        let cached = match self.engine.lookup_cached(token.expose().as_bytes()) {
+            CacheLookup::Hit(authenticated) => {
+                let id = authenticated.session.session.id.clone();
+                Some(Invalidation::Session(id))
+            }
+            CacheLookup::NegativeHit | CacheLookup::Miss => None,
+        };
+        let (store, token) = (Arc::clone(&self.store), token.clone());
+        self.settle(cached.clone(), async move {
+            let revoke = async {
+                let Some(session) = store.find(&token).await? else {
+                    return Ok((false, Vec::new()));
+                };
+                let revoked = store.revoke(&Revocation::Session(session.id)).await?;
+                Ok((revoked.any, revoked.invalidations))
+            };
+            let revoked = revoke
+                .await
+                .map_err(|error: StoreError| error.without(&token));
+            let (answer, mut invalidations) = revoked?;
+            invalidations.extend(cached);
+            Ok(Settled {
+                answer,
+                invalidations,
+            })
+        })
+        .await
+    }
+
+    /// Ends all sessions of a customer.
+    ///
+    /// # Errors
+    ///
+    /// The store's; sessions may then still exist, but this cache has forgotten them.
+    pub async fn revoke_customer(&self, customer: &CustomerId) -> Result<(), StoreError> {
+        self.end(Revocation::Customer(customer.clone())).await?;
+        Ok(())
+    }
+
+    /// Ends all sessions of all customers.
+    ///
+    /// # Errors
+    ///
+    /// The store's; sessions may then still exist, but this cache has forgotten them.
+    pub async fn revoke_all(&self) -> Result<(), StoreError> {
+        self.end(Revocation::All).await?;
+        Ok(())
+    }
+
+    /// Ends all sessions with a `created_at` before `time`, of all customers. Sessions made by a
+    /// rotation count from the rotation.
+    ///
+    /// # Errors
+    ///
+    /// The store's; sessions may then still exist, but this cache has forgotten them.
+    pub async fn revoke_created_before(&self, time: DateTime<Utc>) -> Result<(), StoreError> {
+        self.end(Revocation::CreatedBefore(time)).await?;
+        Ok(())
+    }
+
+    /// Replaces a customer in all of the customer's sessions. Once this has returned, requests
+    /// that start later see the new customer.
+    ///
+    /// `false` means that the store does not know the customer.
+    ///
+    /// # Errors
+    ///
+    /// The store's; the cache then asks it again.
+    pub async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        let (store, customer) = (Arc::clone(&self.store), customer.detached());
+        let change = Invalidation::Customer(customer.id.clone());
+        self.settle(Some(change.clone()), async move {
+            Ok(Settled {
+                answer: store.update_customer(&customer).await?,
+                invalidations: vec![change],
+            })
+        })
+        .await
+    }
+
+    /// Returns all sessions of a customer, oldest first, expired ones included, without their
+    /// tokens.
+    ///
+    /// It reads page after page. Sessions that are added or ended meanwhile may be missing or
+    /// listed.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn list(&self, customer: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
+        let mut sessions = Vec::new();
+        let mut page = Page::default().with_size(Page::MAX_SIZE);
+        loop {
+            let read = self.store.list(customer, &page).await?;
+            sessions.extend(read.sessions);
+            match read.next {
+                Some(cursor) => page = Page::after(cursor).with_size(Page::MAX_SIZE),
+                None => return Ok(sessions),
+            }
+        }
+    }
+
+    /// Returns one page of a customer's sessions, as [`list`](Self::list) does all of them.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn list_page(
+        &self,
+        customer: &CustomerId,
+        page: &Page,
+    ) -> Result<SessionPage, StoreError> {
+        self.store.list(customer, page).await
+    }
+
+    /// Forgets the type of the store. The result shares the cache with all clones.
+    pub fn into_dyn(self) -> DynCustomerSessions {
+        let store: Arc<dyn SessionRegistry> = self.store;
+        CustomerSessions {
+            store: Arc::new(store),
+            engine: self.engine,
+        }
+    }
+
+    /// Ends sessions. Returns `true` if the store had at least one of them.
+    async fn end(&self, what: Revocation) -> Result<bool, StoreError> {
+        let store = Arc::clone(&self.store);
+        self.settle(Some(what.invalidation()), async move {
+            let revoked = store.revoke(&what).await?;
+            Ok(Settled {
+                answer: revoked.any,
+                invalidations: revoked.invalidations,
+            })
+        })
+        .await
+    }
+
+    fn new_session(
+        &self,
+        customer: Customer,
+        ttl: Duration,
+    ) -> Result<CustomerSession, StoreError> {
+        let mut random = Zeroizing::new([0; 16]);
+        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
+        let id = uuid::Builder::from_random_bytes(*random).into_uuid();
+        let token = self.engine.token_format().try_generate();
+        let token = token.map_err(StoreError::unavailable)?;
+        // Databases keep microseconds; what is stored must read back equal.
+        let now = self.engine.now().trunc_subsecs(6);
+        let customer = customer.detached();
+        let mut session = CustomerSession::new(id.to_string(), token, customer, after(now, ttl));
+        // The engine's clock, which a test may hold by hand.
+        session.created_at = now;
+        Ok(session)
+    }
+}
+
+/// Returns `now` and `ttl`, but no later than a time can be written down.
+fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(ttl)
+        .ok()
+        .and_then(|ttl| now.checked_add_signed(ttl))
+        .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
+}
