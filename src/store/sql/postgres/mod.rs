@@ -3,6 +3,7 @@
 mod columns;
 pub(in crate::store) mod invalidations;
 mod registry;
+mod revocation;
 mod server;
 
 use std::{fmt, sync::Arc, time::Duration};
