@@ -7,7 +7,7 @@ use crate::{session::SessionId, telemetry::with_causes, token::SessionToken};
 /// A store could not answer, or could not do what it was asked.
 ///
 /// `Display` says what failed in general; [`source`](Error::source) has the store's own
-/// error. Cloning costs one pointer, since everybody who waits for one lookup gets its error.
+/// error. Cloning copies one pointer, since all requests that wait for one lookup get its error.
 ///
 /// ```
 /// use customer_session::{StoreError, StoreErrorKind};
@@ -45,18 +45,18 @@ impl StoreError {
         Self::of_kind(StoreErrorKind::Conflict, source.into())
     }
 
-    /// What the store holds cannot be understood. Name the record by its id, never by its
-    /// token.
+    /// Creates the error of a record that cannot be understood. Name the record by its id, never by
+    /// its token.
     pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of_kind(StoreErrorKind::Corrupt, source.into())
     }
 
-    /// The store did not answer in time.
+    /// Creates the error of a store that did not answer in time.
     pub fn timeout(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of_kind(StoreErrorKind::Timeout, source.into())
     }
 
-    /// The store cannot be reached or refuses to work.
+    /// Creates the error of a store that cannot be reached or refuses to work.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of_kind(StoreErrorKind::Unavailable, source.into())
     }
@@ -69,24 +69,25 @@ impl StoreError {
         }
     }
 
-    /// Says when the store may be asked again, if it knows: a service with a rate limit does.
+    /// Adds the time after which the store may be asked again, as a service with a rate limit
+    /// tells it.
     ///
-    /// The client hears it as `Retry-After`. Such an error does not count for the circuit
-    /// breaker, since whoever counts requests is in order, and may have meant one caller alone.
+    /// The client gets it as `Retry-After`. Such an error does not count for the circuit breaker: a
+    /// service that counts requests works, and may have meant one caller alone.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
-    /// The same failure, with `secret` taken out of whatever the store said of it.
+    /// Removes `secret` from the text of the store's own error.
     pub(crate) fn without(self, secret: &SessionToken) -> Self {
         let secret = secret.expose();
         let text = with_causes(&*self.source);
         if !text.contains(secret) && !format!("{:?}", self.source).contains(secret) {
             return self;
         }
-        // What is that short stands in any text: taking it out would leave riddles.
+        // A token this short matches unrelated text; the whole text is redacted instead.
         let text = if secret.len() < 8 {
             "[redacted]".to_owned()
         } else {
@@ -98,12 +99,12 @@ impl StoreError {
         }
     }
 
-    /// What sort of failure this is.
+    /// Returns the sort of failure.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
 
-    /// When the store may be asked again, if it said so.
+    /// Returns the time after which the store may be asked again, if the store told it.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -113,7 +114,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             StoreErrorKind::Conflict => "the session conflicts with what the store holds",
-            StoreErrorKind::Corrupt => "the session store holds something unreadable",
+            StoreErrorKind::Corrupt => "the session store holds a record that cannot be read",
             StoreErrorKind::Timeout => "the session store did not answer in time",
             StoreErrorKind::Unavailable => "the session store is unavailable",
         })
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(error.retry_after(), Some(after));
         assert_eq!(
             with_causes(&error),
-            "the session store holds something unreadable: no row for [token], [token]"
+            "the session store holds a record that cannot be read: no row for [token], [token]"
         );
         assert!(!format!("{error:?}").contains("planted"));
 

@@ -22,14 +22,13 @@ use crate::{
     token::{SessionToken, TokenFormat},
 };
 
-/// Keeps sessions in memory: for trying things out, for tests, for a service that is one
-/// process and may forget everybody when it restarts.
+/// Keeps sessions in memory: for first steps, for tests, and for a service that is one
+/// process and may lose all sessions when it restarts.
 ///
 /// Clones share their sessions. Tokens themselves are not kept, only their SHA-256.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
-    /// Guards all of the tables together, so that every method is atomic. No method awaits
-    /// while it holds the lock.
+    /// Guards all tables together, so that every method is atomic. Never held across an await.
     tables: Arc<RwLock<Tables>>,
 }
 
@@ -55,7 +54,7 @@ struct Account {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }

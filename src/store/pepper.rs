@@ -1,4 +1,4 @@
-//! How tokens are kept at rest: as hashes under keys that the database does not hold.
+//! Tokens at rest: hashes under keys that the database does not have.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use sha2::{Digest, Sha256};
 use super::error::StoreError;
 use crate::token::SessionToken;
 
-/// The shortest pepper that is accepted, in bytes.
+/// Shortest accepted pepper, in bytes.
 const MIN_LEN: usize = 16;
 
-/// What a pepper's fingerprint is the hash of. No token has a space in it.
+/// Text whose hash is a pepper's fingerprint. No token contains a space.
 const FINGERPRINT_OF: &str = "customer-session pepper";
 
 /// The secrets under which a store keeps tokens: hex HMAC-SHA256(pepper, token), as Polar does.
 ///
-/// A pepper is configured, not stored: whoever gets hold of a copy of the database can neither
-/// use its hashes nor tell whether a token that he found elsewhere is in it, and whoever can
-/// write to the database cannot plant a session for a token of his own.
+/// A pepper is configured, not stored. A copy of the database is therefore of no use: its hashes do
+/// not open sessions, and do not tell whether a token found elsewhere is among them. An attacker
+/// who can write to the database cannot plant a session for a token of their own.
 ///
-/// Peppers form a ring: the first writes, all read, and a session that is found under an older one
-/// is kept under the first from then on. To change the pepper, first give it to all machines behind
-/// the old one, `Peppers::new(old).or(new)`; when they all read it, put it in front; and take the
-/// old one out when the last session kept under it has expired.
+/// Peppers form a ring: the first one writes, all of them read, and a session that is found under
+/// an older pepper is kept under the first from then on. To change the pepper, give the new one to
+/// all machines behind the old one, `Peppers::new(old).or(new)`. When all machines read it, put it
+/// first. Remove the old one when the last session kept under it has expired.
 ///
 /// ```
 /// use customer_session::store::Peppers;
@@ -47,60 +47,60 @@ enum Pepper {
 pub(super) type TokenHash = String;
 
 impl Peppers {
-    /// One pepper: 16 bytes at the least, 32 random ones at best. Stores refuse to work with a
-    /// shorter one.
+    /// Creates a ring of one pepper: at least 16 bytes, better 32 random ones. Stores refuse to work
+    /// with a shorter one.
     pub fn new(pepper: impl AsRef<[u8]>) -> Self {
         Self {
             ring: vec![Pepper::new(pepper.as_ref())],
         }
     }
 
-    /// No pepper: plain SHA-256.
+    /// Creates a ring without a pepper: plain SHA-256.
     ///
-    /// The tokens stay secret all the same, since nobody can guess 220 random bits. What you
-    /// give up: a copy of the database confirms a token that was found elsewhere, and one who
-    /// can write to the database can plant the hash of a token that he made.
+    /// The tokens stay secret all the same, since 220 random bits cannot be guessed. What you give
+    /// up: a copy of the database confirms a token that was found elsewhere, and an attacker who can
+    /// write to the database can plant the hash of a token that they made.
     pub fn none() -> Self {
         Self {
             ring: vec![Pepper::None],
         }
     }
 
-    /// Reads what was kept under `older`, too.
+    /// Also reads sessions kept under `older`.
     #[must_use]
     pub fn or(mut self, older: impl AsRef<[u8]>) -> Self {
         self.ring.push(Pepper::new(older.as_ref()));
         self
     }
 
-    /// Reads what was kept without a pepper, too.
+    /// Also reads sessions kept without a pepper.
     #[must_use]
     pub fn or_none(mut self) -> Self {
         self.ring.push(Pepper::None);
         self
     }
 
-    /// How many hashes a token has.
+    /// Returns the number of hashes of a token.
     pub(super) fn len(&self) -> usize {
         self.ring.len()
     }
 
-    /// The hash under which `token` is kept from now on.
+    /// Returns the hash under which `token` is kept from now on.
     pub(super) fn hash(&self, token: &SessionToken) -> TokenHash {
         self.ring[0].hash(token.expose())
     }
 
-    /// All the hashes under which `token` may be kept, the current one first.
+    /// Returns all hashes under which `token` may be kept, the current one first.
     pub(super) fn hashes(&self, token: &SessionToken) -> impl Iterator<Item = TokenHash> {
         self.ring.iter().map(|pepper| pepper.hash(token.expose()))
     }
 
-    /// What a database remembers of the peppers that it was written under, so that a wrong one
-    /// is noticed. Given what it remembers, answers what it should remember besides.
+    /// Compares the peppers with the fingerprints of those that a database was written under.
+    /// Returns the fingerprint that the database should keep too, if it is new.
     pub(super) fn verify(&self, known: &[String]) -> Result<Option<String>, StoreError> {
         if self.ring.iter().any(Pepper::is_too_short) {
             return Err(StoreError::unavailable(format!(
-                "a pepper is shorter than {MIN_LEN} bytes; is the variable it comes from set?"
+                "a pepper is shorter than {MIN_LEN} bytes; check that the variable it comes from is set"
             )));
         }
         let fingerprint = |pepper: &Pepper| pepper.hash(FINGERPRINT_OF)[..16].to_owned();
@@ -112,14 +112,14 @@ impl Peppers {
             || self.ring[1..]
                 .iter()
                 .map(fingerprint)
-                .any(|it| is_known(&it))
+                .any(|older| is_known(&older))
         {
             Ok(Some(current))
         } else {
             Err(StoreError::unavailable(
                 "these sessions were kept under another pepper than those given: give that one, \
-                 or put the new one in front of it with `Peppers::new(new).or(old)`; to sign \
-                 everybody out instead, remove all sessions and what is remembered of their peppers",
+                 or put the new one in front of it with `Peppers::new(new).or(old)`; to end all \
+                 sessions instead, delete them and the fingerprints of their peppers",
             ))
         }
     }

@@ -1,4 +1,4 @@
-//! When a source of invalidations tries its connection, and when it connects again.
+//! When a source of invalidations tests its connection, and when it reconnects.
 
 use std::time::Duration;
 
@@ -6,74 +6,74 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::invalidation::{Invalidation, SourceEvent};
 
-/// After so much silence the connection is tried.
-const SILENCE: Duration = Duration::from_secs(1);
+/// Silence after which the connection is tested.
+const MAX_SILENCE: Duration = Duration::from_secs(1);
 
-/// How long the answer to that may take, and how long connecting may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit of that test, and of connecting.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(1);
 
-/// Between two attempts to connect: doubling, from the first to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_millis(400);
+/// Pauses between two attempts to connect: doubled from the first to the last.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(400);
 
-/// What a source says for itself, and the times it goes by.
+/// The state of a source's connection: what it must report, and when it tests or reconnects.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
-    /// Said before anything that is heard.
-    first: Option<SourceEvent>,
-    /// When the connection is tried, if nothing is heard until then.
-    pub(super) due: Instant,
+    /// Reported before anything that arrives.
+    pending: Option<SourceEvent>,
+    /// Time at which the connection is tested, unless something arrives before.
+    pub(super) test_at: Instant,
     retry_at: Instant,
     pause: Duration,
 }
 
 impl Heartbeat {
-    /// Of a connection that has just been made: anything may have happened before.
-    pub(super) fn begin() -> Self {
+    /// Creates the state of a new connection: anything may have happened before it.
+    pub(super) fn connected() -> Self {
         let now = Instant::now();
         Self {
-            first: Some(Invalidation::All.into()),
-            due: now + SILENCE,
+            pending: Some(Invalidation::All.into()),
+            test_at: now + MAX_SILENCE,
             retry_at: now,
-            pause: FIRST_PAUSE,
+            pause: MIN_PAUSE,
         }
     }
 
-    /// What is to be said before anything else.
-    pub(super) fn first(&mut self) -> Option<SourceEvent> {
-        self.first.take()
+    /// Takes the event that comes before any other.
+    pub(super) fn take_pending(&mut self) -> Option<SourceEvent> {
+        self.pending.take()
     }
 
-    /// Something was heard.
-    pub(super) fn alive(&mut self) {
-        self.due = Instant::now() + SILENCE;
+    /// Records that the other end is there.
+    pub(super) fn on_alive(&mut self) {
+        self.test_at = Instant::now() + MAX_SILENCE;
     }
 
-    /// The connection is gone.
-    pub(super) fn lost(&mut self) {
-        self.first = Some(SourceEvent::Disconnected);
+    /// Records that the connection is lost.
+    pub(super) fn on_disconnect(&mut self) {
+        self.pending = Some(SourceEvent::Disconnected);
         self.retry_at = Instant::now();
-        self.pause = FIRST_PAUSE;
+        self.pause = MIN_PAUSE;
     }
 
     /// Waits until the next attempt to connect.
-    pub(super) async fn retry(&mut self) {
+    pub(super) async fn wait_for_retry(&mut self) {
         sleep_until(self.retry_at).await;
     }
 
-    /// An attempt to connect has failed.
-    pub(super) fn failed(&mut self) {
-        // So that nodes that lost their server together do not come back in step.
+    /// Records that an attempt to connect has failed.
+    pub(super) fn on_failed_attempt(&mut self) {
+        // Nodes that lost their server together must not reconnect in step.
         let jitter = Duration::from_micros(u64::from(random()) % 50_000);
         self.retry_at = Instant::now() + self.pause + jitter;
-        self.pause = (2 * self.pause).min(LAST_PAUSE);
+        self.pause = (2 * self.pause).min(MAX_PAUSE);
     }
 }
 
-/// Random enough for times.
+/// Returns a number that is random enough for pauses.
 fn random() -> u32 {
     let mut bytes = [0; 4];
-    // Without randomness they come back in step.
+    // Without randomness the nodes reconnect in step.
     let _ = getrandom::fill(&mut bytes);
     u32::from_ne_bytes(bytes)
 }

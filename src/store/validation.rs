@@ -1,17 +1,17 @@
-//! What every lasting store refuses to keep, and how it writes what is no plain text.
+//! Checks of what no database can keep, and structured fields as JSON.
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
 use crate::{customer::Customer, metadata::MetadataValue, session::CustomerSession};
 
-/// Whether a text can be kept. PostgreSQL has no NUL in its texts, and what one store refuses
-/// all of them refuse.
+/// Returns `true` if a text can be kept. PostgreSQL has no NUL in its texts, and what one store
+/// refuses all stores refuse.
 pub(super) fn is_storable(text: &str) -> bool {
     !text.contains('\0')
 }
 
-/// Refuses what would not come back as it is, and says which field it is in.
+/// Refuses a session that would not come back as it is; the error names the field.
 pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError> {
     if !is_storable(session.id.as_str()) {
         return Err(StoreError::corrupt("a session id holds a NUL character"));
@@ -23,7 +23,7 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     check_fields(&session.customer).map_err(refuse)
 }
 
-/// [`check_session`] for a customer alone.
+/// Refuses a customer that would not come back as it is; the error names the field.
 pub(super) fn check_customer(customer: &Customer) -> Result<(), StoreError> {
     check_fields(customer)
         .map_err(|why| StoreError::corrupt(format!("customer {:?}: {why}", customer.id.as_str())))
@@ -44,8 +44,14 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
         ("customer.type", Some(kind.as_str())),
         ("customer.name", customer.name.as_deref()),
         ("customer.billing_name", customer.billing_name.as_deref()),
-        ("customer.tax_id", tax_id.map(|it| it.value.as_str())),
-        ("customer.tax_id", tax_id.map(|it| it.format.as_str())),
+        (
+            "customer.tax_id",
+            tax_id.map(|tax_id| tax_id.value.as_str()),
+        ),
+        (
+            "customer.tax_id",
+            tax_id.map(|tax_id| tax_id.format.as_str()),
+        ),
         ("customer.locale", customer.locale.as_deref()),
         (
             "customer.default_payment_method_id",
@@ -53,13 +59,19 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
         ),
         ("customer.avatar_url", customer.avatar_url.as_deref()),
     ];
-    let address = address.into_iter().flat_map(|it| {
-        let country = Some(it.country.as_str());
-        [&it.line1, &it.line2, &it.postal_code, &it.city, &it.state]
-            .map(|line| line.as_deref())
-            .into_iter()
-            .chain([country])
-            .map(|line| ("customer.billing_address", line))
+    let address = address.into_iter().flat_map(|address| {
+        let country = Some(address.country.as_str());
+        [
+            &address.line1,
+            &address.line2,
+            &address.postal_code,
+            &address.city,
+            &address.state,
+        ]
+        .map(|line| line.as_deref())
+        .into_iter()
+        .chain([country])
+        .map(|line| ("customer.billing_address", line))
     });
     for (field, text) in texts.into_iter().chain(address) {
         if text.is_some_and(|text| !is_storable(text)) {
@@ -73,7 +85,7 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
             _ if !is_storable(key) => "a key with a NUL character",
             MetadataValue::String(text) if !is_storable(text) => "a NUL character",
             MetadataValue::Float(number) if !number.is_finite() => "a number that is not finite",
-            // JSON's readers take larger ones for fractions.
+            // Readers of JSON take larger ones for fractions.
             MetadataValue::Integer(number)
                 if i64::try_from(*number).is_err() && u64::try_from(*number).is_err() =>
             {
@@ -88,15 +100,15 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
     Ok(())
 }
 
-/// A structured field as JSON.
+/// Writes a structured field as JSON.
 pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(StoreError::corrupt)
 }
 
-/// A structured field from JSON. The error tells where it is damaged, not what is there.
+/// Reads a structured field from JSON. The error says where it is corrupt, never what stands there.
 pub(super) fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     serde_json::from_str(json).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        format!("it is no valid JSON of its kind at line {line}, column {column}")
+        format!("it is not valid JSON of its kind at line {line}, column {column}")
     })
 }

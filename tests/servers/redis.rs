@@ -190,7 +190,7 @@ async fn a_damaged_record_is_named() {
     let key = format!("{}customer:{}", keys.prefix, session.customer_id);
     let field = format!("session:{}", session.id);
     let corrupt = StoreErrorKind::Corrupt;
-    let says = [session.id.as_str(), "damaged"];
+    let says = [session.id.as_str(), "corrupt"];
 
     let customer: String = raw.hget(&key, "customer").await.expect("there");
     let _: () = raw

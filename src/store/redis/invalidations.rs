@@ -1,10 +1,9 @@
-//! Hears from Redis what other nodes, or anybody, have changed among its keys.
+//! Invalidations from Redis: what any client has changed among its keys.
 //!
-//! By the server's own client tracking, in broadcast mode, rather than by messages that the
-//! scripts publish: it also tells of keys that are deleted by hand or lost with `FLUSHALL`, and
-//! it tells before the writer has its answer. For that a revocation takes about a tenth of a
-//! millisecond longer. The keys that are tracked are named after identifiers; those named
-//! after the hash of a token are not among them.
+//! They come from the server's client tracking in broadcast mode, not from messages that the
+//! scripts publish: tracking also reports keys that are deleted by hand or lost with `FLUSHALL`,
+//! and it reports before the writer has its answer. It makes a revocation about 100 µs slower. The
+//! tracked keys are named after identifiers; those named after the hash of a token are not tracked.
 
 use std::{
     fmt,
@@ -24,30 +23,30 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::server::{PREFIX, check_server, failed};
+use super::server::{PREFIX, check_server, store_error};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Heartbeat, PATIENCE},
+        reconnect::{Heartbeat, TIME_LIMIT},
     },
 };
 
-/// So many messages wait to be applied. What comes beyond becomes one `All`.
-const MOST_WAITING: usize = 8192;
+/// Messages that may wait to be applied; more of them become one `All`.
+const MAX_QUEUED: usize = 8192;
 
-/// Hears what changes among the keys of a [`RedisStore`](super::RedisStore), whoever changes it.
+/// Receives what any client changes among the keys of a [`RedisStore`](super::RedisStore).
 ///
-/// The source has a connection of its own, tries it once a second, and when it is lost says so
-/// ([`Disconnected`](SourceEvent::Disconnected)) and connects again by itself. Dropping it closes the
+/// The source has a connection of its own and tests it once a second. When it is lost, the source says so
+/// ([`Disconnected`](SourceEvent::Disconnected)) and reconnects by itself. Dropping it closes the
 /// connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for the
 /// store. A replica is refused.
 ///
-/// Keys that are named after the hash of a token are not tracked: whoever deletes such a key by
-/// hand, and not the session's or the customer's, is not heard.
+/// Keys that are named after the hash of a token are not tracked: deleting such a key by hand, and
+/// not the session's or the customer's, goes unnoticed.
 ///
-/// A customer's sessions share one key, so that whatever happens to one of them, a new one
-/// included, has the customer's other sessions looked up once more on each node.
+/// A customer's sessions share one key. Any change of one of them, a new one included, therefore
+/// makes each node look up the customer's other sessions once more.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, RedisInvalidations, RedisStore}};
@@ -68,7 +67,7 @@ pub struct RedisInvalidations {
     waiting: Vec<SourceEvent>,
 }
 
-/// A connection on which the server sends what changes. It is closed when it is dropped.
+/// A connection on which the server sends changes. Dropping it closes it.
 struct Link {
     connection: MultiplexedConnection,
     messages: Receiver<PushInfo>,
@@ -81,23 +80,23 @@ impl RedisInvalidations {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the server
-    /// cannot be reached or refuses.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
+    /// server cannot be reached or refuses.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let client = Client::open(url).map_err(|error| {
-            let context = "this is no URL of a Redis server; one looks like redis://host:6379";
-            failed(context, error)
+            let context = "this is not the URL of a Redis server, such as redis://host:6379";
+            store_error(context, error)
         })?;
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone();
         let settings = settings.set_protocol(redis::ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))
-            .map_err(|error| failed("preparing to connect to Redis", error))?;
+            .map_err(|error| store_error("preparing to connect to Redis", error))?;
         Self::listening(client, PREFIX.to_owned()).await
     }
 
-    /// What the names of all keys begin with, as for
-    /// [`RedisStore::key_prefix`](super::RedisStore::key_prefix). It begins to listen anew.
+    /// Sets the prefix of all keys, as [`RedisStore::key_prefix`](super::RedisStore::key_prefix) does,
+    /// and opens another connection for it.
     ///
     /// # Errors
     ///
@@ -112,18 +111,18 @@ impl RedisInvalidations {
             client,
             prefix,
             link: Some(link),
-            heartbeat: Heartbeat::begin(),
+            heartbeat: Heartbeat::connected(),
             waiting: Vec::new(),
         })
     }
 
-    fn lose(&mut self) {
+    fn disconnect(&mut self) {
         self.link = None;
         self.waiting.clear();
-        self.heartbeat.lost();
+        self.heartbeat.on_disconnect();
     }
 
-    /// Writes down what a message of the server says.
+    /// Reads a message of the server, and queues what it says.
     fn read(&mut self, message: PushInfo) {
         if message.kind != PushKind::Invalidate {
             return self.waiting.push(SourceEvent::Malformed);
@@ -158,12 +157,12 @@ impl RedisInvalidations {
 
 impl Link {
     async fn new(client: &Client, prefix: &str) -> Result<Self, RedisError> {
-        let (sender, messages) = channel(MOST_WAITING);
+        let (sender, messages) = channel(MAX_QUEUED);
         let overflowed = Arc::new(AtomicBool::new(false));
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            .set_push_sender(note_down(sender, Arc::clone(&overflowed)));
+            .set_connection_timeout(Some(TIME_LIMIT))
+            .set_response_timeout(Some(TIME_LIMIT))
+            .set_push_sender(queue_or_overflow(sender, Arc::clone(&overflowed)));
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
@@ -181,7 +180,7 @@ impl Link {
     }
 }
 
-/// A connection to a server that will do, within the time for it.
+/// Connects to a server that is fit for use, within the time limit.
 async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
     let context = || {
         let address = client.get_connection_info().addr();
@@ -189,17 +188,17 @@ async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
     };
     let connecting = async {
         let link = Link::new(client, prefix).await;
-        let mut link = link.map_err(|error| failed(context(), error))?;
+        let mut link = link.map_err(|error| store_error(context(), error))?;
         check_server(&mut link.connection).await?;
         Ok(link)
     };
-    timeout(PATIENCE, connecting)
+    timeout(TIME_LIMIT, connecting)
         .await
         .unwrap_or_else(|elapsed| Err(StoreError::timeout(ContextError::new(context(), elapsed))))
 }
 
-/// Passes messages on without ever waiting; what finds no room is remembered as a gap.
-fn note_down(
+/// Passes messages on without ever waiting; one that finds no room is recorded as a gap.
+fn queue_or_overflow(
     sender: Sender<PushInfo>,
     overflowed: Arc<AtomicBool>,
 ) -> impl Fn(PushInfo) -> Result<(), RedisError> + Send + Sync + 'static {
@@ -215,42 +214,43 @@ fn note_down(
 impl InvalidationSource for RedisInvalidations {
     async fn recv(&mut self) -> Option<SourceEvent> {
         loop {
-            if let Some(first) = self.heartbeat.first() {
-                return Some(first);
+            if let Some(event) = self.heartbeat.take_pending() {
+                return Some(event);
             }
             if let Some(waiting) = self.waiting.pop() {
                 return Some(waiting);
             }
             let Some(link) = &mut self.link else {
-                self.heartbeat.retry().await;
+                self.heartbeat.wait_for_retry().await;
                 match connect(&self.client, &self.prefix).await {
                     Ok(link) => {
                         self.link = Some(link);
-                        self.heartbeat = Heartbeat::begin();
+                        self.heartbeat = Heartbeat::connected();
                     }
-                    Err(_) => self.heartbeat.failed(),
+                    Err(_) => self.heartbeat.on_failed_attempt(),
                 }
                 continue;
             };
             if link.overflowed.swap(false, Relaxed) {
-                // What waits is part of it. What comes from here on is not thrown away.
+                // `All` covers what waits already. What arrives after this is kept.
                 while link
                     .messages
                     .try_recv()
-                    .is_ok_and(|it| it.kind != PushKind::Disconnection)
+                    .is_ok_and(|message| message.kind != PushKind::Disconnection)
                 {}
                 return Some(Invalidation::All.into());
             }
-            match timeout_at(self.heartbeat.due, link.messages.recv()).await {
+            match timeout_at(self.heartbeat.test_at, link.messages.recv()).await {
                 Ok(Some(message)) if message.kind != PushKind::Disconnection => {
-                    self.heartbeat.alive();
+                    self.heartbeat.on_alive();
                     self.read(message);
                 }
-                Ok(_gone) => self.lose(),
-                // A replica that has lost its master answers, too, and tells nothing.
-                Err(_silent) => match timeout(PATIENCE, check_server(&mut link.connection)).await {
-                    Ok(Ok(())) => self.heartbeat.alive(),
-                    _ => self.lose(),
+                Ok(_gone) => self.disconnect(),
+                // A replica that has lost its primary answers too, and reports no changes.
+                Err(_silent) => match timeout(TIME_LIMIT, check_server(&mut link.connection)).await
+                {
+                    Ok(Ok(())) => self.heartbeat.on_alive(),
+                    _ => self.disconnect(),
                 },
             }
         }

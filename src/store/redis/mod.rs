@@ -19,19 +19,18 @@ use redis::{
 
 use self::{
     scripts::Scripts,
-    server::{Checked, PREFIX, check_server, failed},
+    server::{HealthCheck, PREFIX, check_server, store_error},
 };
 use crate::store::{error::StoreError, pepper::Peppers};
 
-/// Keeps sessions in Redis 6.2 or newer, or in Valkey: shared by several machines.
+/// Keeps sessions in Redis 6.2 or newer, or in Valkey, for several machines.
 ///
-/// Every method is one script, which the server runs as a whole; purging is several short ones.
-/// Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`];
-/// while something is amiss every method fails and says what to do. [`check`](Self::check) does
-/// that at once. Clones share their connection,
-/// which comes back by itself when it is lost.
+/// Every method is one script, which the server runs as a whole. Before its first answer, and every
+/// ten seconds, the store checks the server and the [`Peppers`]; while something is wrong with them,
+/// every method fails and says what to do. [`check`](Self::check) checks at once. Clones share their
+/// connection, which reconnects by itself.
 ///
-/// How much survives a crash is the server's business: with `appendonly yes` and
+/// The server decides how much survives a crash. With `appendonly yes` and
 /// `appendfsync always` every revocation that has returned does, with `everysec` those of the
 /// last second may be undone, and without a file all sessions are gone.
 ///
@@ -51,7 +50,7 @@ pub struct RedisStore {
     prefix: Arc<str>,
     peppers: Arc<Peppers>,
     scripts: Arc<Scripts>,
-    checked: Arc<Checked>,
+    health_check: Arc<HealthCheck>,
 }
 
 impl RedisStore {
@@ -59,18 +58,18 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, or if the server
-    /// cannot be reached or refuses.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
+    /// server cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
         let client = Client::open(url).map_err(|error| {
-            let context = "this is no URL of a Redis server; one looks like redis://host:6379";
-            failed(context, error)
+            let context = "this is not the URL of a Redis server, such as redis://host:6379";
+            store_error(context, error)
         })?;
         let target = format!(
             "connecting to Redis at {}",
             client.get_connection_info().addr()
         );
-        // A server that is down is reported soon, and tried again by the next request.
+        // A server that is down is reported soon, and asked again by the next request.
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(2)
             .set_max_delay(Duration::from_millis(200))
@@ -78,28 +77,28 @@ impl RedisStore {
             .set_response_timeout(Some(Duration::from_secs(2)));
         let connection = ConnectionManager::new_with_config(client, config).await;
         Ok(Self::new(
-            connection.map_err(|error| failed(target, error))?,
+            connection.map_err(|error| store_error(target, error))?,
             peppers,
         ))
     }
 
-    /// Uses a connection. It should have a response timeout.
+    /// Uses `connection`, which should have a response timeout.
     pub fn new(connection: ConnectionManager, peppers: Peppers) -> Self {
         Self {
             connection,
             prefix: PREFIX.into(),
             peppers: peppers.into(),
             scripts: Scripts::new().into(),
-            checked: Arc::default(),
+            health_check: Arc::default(),
         }
     }
 
-    /// What the names of all keys begin with; `{customer_sessions}:` unless told. On a cluster
-    /// it needs a part in braces, which keeps the keys together.
+    /// Sets the prefix of all keys; `{customer_sessions}:` by default. On a cluster it needs a part in
+    /// braces, which keeps the keys together.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into().into();
-        self.checked = Arc::default();
+        self.health_check = Arc::default();
         self
     }
 
@@ -107,7 +106,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// What is amiss, and what to do.
+    /// What is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let mut connection = self.connection.clone();
         check_server(&mut connection).await?;
@@ -116,7 +115,7 @@ impl RedisStore {
             .arg(&key)
             .query_async(&mut connection)
             .await
-            .map_err(|error| failed("reading the fingerprints of the peppers", error))?;
+            .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
         if let Some(fingerprint) = self.peppers.verify(&known)? {
             let mut remember = redis::cmd("SADD");
             let remembered: Result<(), _> = remember
@@ -124,12 +123,13 @@ impl RedisStore {
                 .arg(fingerprint)
                 .query_async(&mut connection)
                 .await;
-            remembered.map_err(|error| failed("writing the fingerprint of a pepper", error))?;
+            remembered
+                .map_err(|error| store_error("writing the fingerprint of a pepper", error))?;
         }
         Ok(())
     }
 
-    /// Runs a script, once everything was found to be as it should.
+    /// Runs a script once the server and the peppers were found to be right.
     async fn run<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -137,9 +137,9 @@ impl RedisStore {
         context: impl FnOnce() -> String,
     ) -> Result<T, StoreError> {
         let now = Instant::now();
-        if self.checked.is_due(now) {
+        if self.health_check.is_due(now) {
             let checked = self.check().await;
-            self.checked.set(checked.is_ok().then_some(now));
+            self.health_check.set(checked.is_ok().then_some(now));
             checked?;
         }
         let mut call = script.key(&*self.prefix);
@@ -148,9 +148,9 @@ impl RedisStore {
         }
         let answer = call.invoke_async(&mut self.connection.clone()).await;
         answer.map_err(|error| {
-            // Whoever answers next may be another server.
-            self.checked.set(None);
-            failed(context(), error)
+            // The next answer may come from another server.
+            self.health_check.set(None);
+            store_error(context(), error)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What of a session is kept behind the hash of its token.
+//! A session's times as text, kept behind the hash of its token.
 
 use chrono::DateTime;
 
@@ -7,7 +7,7 @@ use crate::{
     store::error::StoreError,
 };
 
-/// What of a session is kept behind the hash of its token.
+/// Writes the times of a session.
 pub(super) fn write_record(session: &CustomerSession) -> String {
     let modified = session
         .modified_at
@@ -20,21 +20,22 @@ pub(super) fn write_record(session: &CustomerSession) -> String {
     )
 }
 
+/// Reads what [`write_record`] has written.
 pub(super) fn read_record(
     id: &str,
     customer: &str,
     record: &str,
 ) -> Result<SessionSummary, StoreError> {
-    let damaged = || StoreError::corrupt(format!("session {id}: its record is damaged"));
+    let corrupt = || StoreError::corrupt(format!("session {id}: its record is corrupt"));
     let time = |text: &str| text.parse().ok().and_then(DateTime::from_timestamp_micros);
     let mut fields = record.split_ascii_whitespace();
-    let mut next = || fields.next().ok_or_else(damaged);
+    let mut next = || fields.next().ok_or_else(corrupt);
     let (created, modified, expires) = (next()?, next()?, next()?);
-    let created_at = time(created).ok_or_else(damaged)?;
-    let expires_at = time(expires).ok_or_else(damaged)?;
+    let created_at = time(created).ok_or_else(corrupt)?;
+    let expires_at = time(expires).ok_or_else(corrupt)?;
     let mut summary = SessionSummary::new(id, customer, created_at, expires_at);
     if modified != "-" {
-        summary.modified_at = Some(time(modified).ok_or_else(damaged)?);
+        summary.modified_at = Some(time(modified).ok_or_else(corrupt)?);
     }
     Ok(summary)
 }
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_record_is_noticed() {
+    fn a_corrupt_record_is_noticed() {
         assert!(read_record("ses_1", "cus_1", " 1 - 3").is_ok());
         for record in [
             "",

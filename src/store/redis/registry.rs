@@ -23,10 +23,10 @@ use crate::{
     token::{SessionToken, TokenFormat},
 };
 
-/// How long a lookup may take over keeping a session under another pepper.
-const REWRITE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Time a lookup may spend on keeping a session under the current pepper.
+const REHASH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The largest integer that a sorted set tells from its neighbours: a moment in the year 2255.
+/// Largest integer that the scores of a sorted set hold exactly: a time in the year 2255.
 const MAX_SCORE: i64 = 1 << 53;
 
 impl RedisStore {
@@ -87,7 +87,7 @@ impl SessionStore for RedisStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         let hashes: Vec<_> = self.peppers.hashes(token).collect();
         let arguments: Vec<_> = hashes.iter().map(String::as_str).collect();
-        let context = || "looking a session up".to_owned();
+        let context = || "looking up a session".to_owned();
         let find = &self.scripts.find;
         let found: Option<(usize, String, String, String)> =
             self.run(find, &arguments, context).await?;
@@ -97,11 +97,11 @@ impl SessionStore for RedisStore {
         let customer = read_customer(&id, &customer)?;
         let summary = read_record(&id, customer.id.as_str(), &record)?;
         if let Some(old) = place.checked_sub(1).filter(|place| *place > 0) {
-            // Should it fail, the next lookup tries again.
+            // If this fails, the next lookup tries again.
             let arguments = [&id, customer.id.as_str(), &hashes[0], &hashes[old]];
             let rewrite = &self.scripts.rewrite;
             let rewritten = self.run::<u64>(rewrite, &arguments, context);
-            let _ = timeout(REWRITE_TIMEOUT, rewritten).await;
+            let _ = timeout(REHASH_TIMEOUT, rewritten).await;
         }
         Ok(Some(summary.into_session(token.clone(), customer)))
     }

@@ -1,4 +1,4 @@
-//! What runs inside Redis: see `lua/keys.lua` for the keys.
+//! The scripts that run inside Redis; `lua/keys.lua` describes the keys.
 
 use redis::Script;
 

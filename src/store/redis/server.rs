@@ -1,4 +1,4 @@
-//! Whether a Redis server will do, and what its errors mean.
+//! Checks whether a Redis server is fit for use, and what its errors mean.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,28 +9,28 @@ use redis::{RedisError, aio::ConnectionLike};
 
 use crate::store::error::{ContextError, StoreError};
 
-/// The oldest server that the scripts were written for; Valkey says that it is Redis 7.2.
+/// Oldest supported server. Valkey reports that it is Redis 7.2.
 const MIN_VERSION: (u32, u32) = (6, 2);
 
-/// In braces, so that all keys are in one slot of a cluster.
+/// Prefix of all keys, in braces, so that they share one slot of a cluster.
 pub(super) const PREFIX: &str = "{customer_sessions}:";
-/// After which the server is checked again: it may have become a replica.
-const CHECKED_FOR: Duration = Duration::from_secs(10);
+/// Time after which the server is checked again: it may have become a replica.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When everything was last found to be as it should.
+/// The time of the last successful check.
 #[derive(Debug, Default)]
-pub(super) struct Checked {
-    /// Guards a moment; nobody awaits while holding it.
+pub(super) struct HealthCheck {
+    /// Guards a time. Never held across an await.
     last: Mutex<Option<Instant>>,
 }
 
-impl Checked {
-    /// Whether whoever asks must check first. While one checks again, the others go on.
+impl HealthCheck {
+    /// Returns `true` if the caller must check first. While one caller checks again, the others go on.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match *last {
             None => true,
-            Some(checked) if now.saturating_duration_since(checked) >= CHECKED_FOR => {
+            Some(checked) if now.saturating_duration_since(checked) >= CHECK_INTERVAL => {
                 *last = Some(now);
                 true
             }
@@ -38,17 +38,18 @@ impl Checked {
         }
     }
 
-    pub(super) fn set(&self, found_good: Option<Instant>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = found_good;
+    /// Records the time of a successful check, or that the next call must check.
+    pub(super) fn set(&self, succeeded_at: Option<Instant>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = succeeded_at;
     }
 }
 
-/// What an error of the driver means, met when the store tried to do something.
-pub(super) fn failed(context: impl Into<String>, error: RedisError) -> StoreError {
+/// Converts an error of the driver; `context` says what was attempted.
+pub(super) fn store_error(context: impl Into<String>, error: RedisError) -> StoreError {
     let context = context.into();
     if error.is_timeout() {
         StoreError::timeout(ContextError::new(context, error))
-    } else if matches!(error.code(), Some("WRONGTYPE" | "DAMAGED"))
+    } else if matches!(error.code(), Some("WRONGTYPE" | "CORRUPT"))
         || error.kind() == redis::ErrorKind::UnexpectedReturnType
     {
         StoreError::corrupt(ContextError::new(context, error))
@@ -57,14 +58,14 @@ pub(super) fn failed(context: impl Into<String>, error: RedisError) -> StoreErro
     }
 }
 
-/// Refuses a server that will not do.
+/// Refuses a server that is too old, a replica, or evicts sessions.
 pub(super) async fn check_server(connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
-    let context = "asking Redis what it is (this needs the right to run INFO)";
+    let context = "asking Redis for its version (this takes the right to run INFO)";
     let info = redis::cmd("INFO").query_async::<String>(connection).await;
-    check_info(&info.map_err(|error| failed(context, error))?)
+    check_info(&info.map_err(|error| store_error(context, error))?)
 }
 
-/// What `INFO` says that matters here.
+/// Checks the answer to `INFO`.
 fn check_info(info: &str) -> Result<(), StoreError> {
     let field = |name: &str| {
         let mut lines = info.lines().filter_map(|line| line.split_once(':'));
@@ -91,7 +92,7 @@ fn check_info(info: &str) -> Result<(), StoreError> {
     }
     match field("maxmemory_policy") {
         Some(policy) if policy.starts_with("allkeys") => Err(StoreError::unavailable(format!(
-            "this server throws sessions away when its memory is full (maxmemory-policy is \
+            "this server evicts sessions when its memory is full (maxmemory-policy is \
              {policy}); set it to noeviction, or to one of the volatile ones"
         ))),
         _ => Ok(()),
@@ -104,16 +105,16 @@ mod tests {
 
     #[test]
     fn the_server_is_checked_again_now_and_then_by_one() {
-        let checked = Checked::default();
+        let checked = HealthCheck::default();
         let now = Instant::now();
         assert!(
             checked.is_due(now) && checked.is_due(now),
             "all wait for the first"
         );
         checked.set(Some(now));
-        assert!(!checked.is_due(now + CHECKED_FOR / 2));
-        assert!(checked.is_due(now + CHECKED_FOR));
-        assert!(!checked.is_due(now + CHECKED_FOR), "the others go on");
+        assert!(!checked.is_due(now + CHECK_INTERVAL / 2));
+        assert!(checked.is_due(now + CHECK_INTERVAL));
+        assert!(!checked.is_due(now + CHECK_INTERVAL), "the others go on");
         checked.set(None);
         assert!(checked.is_due(now));
     }

@@ -4,7 +4,7 @@ for place = 1, #ARGV do
   local leads_to = redis.call('GET', token_key(hash))
   if leads_to then
     local cut = string.find(leads_to, '\0', 1, true)
-    if not cut then return redis.error_reply('DAMAGED a key `token:` leads nowhere') end
+    if not cut then return redis.error_reply('CORRUPT a key `token:` leads nowhere') end
     local id = string.sub(leads_to, 1, cut - 1)
     local key = customer_key(string.sub(leads_to, cut + 1))
     local found = redis.call('HMGET', key, 'session:' .. id, 'customer')

@@ -1,4 +1,4 @@
-//! Hears from PostgreSQL what other nodes, or anybody, have changed in its tables.
+//! Invalidations from PostgreSQL: what any client has changed in its tables.
 
 use std::fmt;
 
@@ -17,12 +17,12 @@ use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Heartbeat, PATIENCE},
+        reconnect::{Heartbeat, TIME_LIMIT},
         sql::error::store_error,
     },
 };
 
-/// Where changes are announced, if all the triggers are there that do it.
+/// Selects the channel on which changes are announced, if all triggers exist that announce them.
 const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text \
      FROM (SELECT to_regclass('customer_sessions') AS sessions, \
      to_regclass('customers') AS customers) AS tables \
@@ -32,14 +32,12 @@ const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text
      OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
      'customers_updated', 'customers_truncated'))) = 6";
 
-/// Hears what changes in the tables of a [`PostgresStore`](super::PostgresStore), whoever
-/// changes it.
+/// Receives what any client changes in the tables of a [`PostgresStore`](super::PostgresStore).
 ///
-/// Triggers in the database, which
-/// [`migrate`](super::PostgresStore::migrate) has put there, announce each change in the
-/// transaction that makes it, so that a row that is deleted by hand counts, too. The source has
-/// a connection of its own, tries it once a second, and when it is lost says so
-/// ([`Disconnected`](SourceEvent::Disconnected)) and connects again by itself. Dropping it closes the
+/// Triggers, which [`migrate`](super::PostgresStore::migrate) creates, announce each change in the
+/// transaction that makes it, so that a row deleted by hand counts too. The source has a
+/// connection of its own and tests it once a second. When it is lost, the source says so
+/// ([`Disconnected`](SourceEvent::Disconnected)) and reconnects by itself. Dropping it closes the
 /// connection. What is written while triggers are off (`session_replication_role = replica`,
 /// logical replication) is not announced.
 ///
@@ -62,7 +60,7 @@ pub struct PostgresInvalidations {
     channel: String,
     listener: Option<PgListener>,
     heartbeat: Heartbeat,
-    /// To end, a listener takes a task.
+    /// Dropping a listener takes a task.
     runtime: Handle,
 }
 
@@ -72,8 +70,8 @@ impl PostgresInvalidations {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is none, if the server
-    /// cannot be reached or refuses, or if the triggers are not there.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if the
+    /// server cannot be reached or refuses, or if the triggers are missing.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options = server::options(url)?;
         let (listener, channel) = listen(&options).await?;
@@ -81,17 +79,17 @@ impl PostgresInvalidations {
             options,
             channel,
             listener: Some(listener),
-            heartbeat: Heartbeat::begin(),
+            heartbeat: Heartbeat::connected(),
             runtime: Handle::current(),
         })
     }
 
-    fn lose(&mut self) {
+    fn disconnect(&mut self) {
         self.listener = None;
-        self.heartbeat.lost();
+        self.heartbeat.on_disconnect();
     }
 
-    /// What a message of the database says.
+    /// Reads a message of the database.
     fn read(&self, channel: &str, payload: &str) -> SourceEvent {
         if channel != self.channel {
             return SourceEvent::Malformed;
@@ -104,21 +102,23 @@ impl PostgresInvalidations {
         }
     }
 
-    /// Tries the connection, and whether changes are still announced where it listens: the tables
-    /// may have been made anew. Whatever is announced meanwhile the driver keeps.
+    /// Returns `true` if the connection works and changes are still announced on its channel: the
+    /// tables may have been created again. The driver keeps what is announced meanwhile.
     async fn is_alive(&mut self) -> bool {
         let Some(listener) = &mut self.listener else {
             return false;
         };
         let channel = listener.fetch_optional(CHANNEL);
-        match timeout(PATIENCE, channel).await {
-            Ok(Ok(Some(row))) => row.try_get(0).is_ok_and(|it: String| it == self.channel),
+        match timeout(TIME_LIMIT, channel).await {
+            Ok(Ok(Some(row))) => row
+                .try_get(0)
+                .is_ok_and(|channel: String| channel == self.channel),
             _ => false,
         }
     }
 }
 
-/// A connection that listens, and to what.
+/// Connects a listener, and returns it with its channel.
 async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), StoreError> {
     let context = || {
         let (host, port) = (options.get_host(), options.get_port());
@@ -142,10 +142,10 @@ async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), Stor
         listener.listen(&channel).await?;
         Ok(Some((listener, channel)))
     };
-    match timeout(PATIENCE, connecting).await {
+    match timeout(TIME_LIMIT, connecting).await {
         Ok(Ok(Some(listening))) => Ok(listening),
         Ok(Ok(None)) => Err(StoreError::unavailable(
-            "the triggers that announce changes are not there; run `PostgresStore::migrate`",
+            "the triggers that announce changes are missing; run `PostgresStore::migrate`",
         )),
         Ok(Err(error)) => Err(store_error(context(), error)),
         Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
@@ -156,28 +156,30 @@ async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), Stor
 impl InvalidationSource for PostgresInvalidations {
     async fn recv(&mut self) -> Option<SourceEvent> {
         loop {
-            if let Some(first) = self.heartbeat.first() {
-                return Some(first);
+            if let Some(event) = self.heartbeat.take_pending() {
+                return Some(event);
             }
             match &mut self.listener {
-                Some(listener) => match timeout_at(self.heartbeat.due, listener.try_recv()).await {
-                    Ok(Ok(Some(message))) => {
-                        self.heartbeat.alive();
-                        return Some(self.read(message.channel(), message.payload()));
+                Some(listener) => {
+                    match timeout_at(self.heartbeat.test_at, listener.try_recv()).await {
+                        Ok(Ok(Some(message))) => {
+                            self.heartbeat.on_alive();
+                            return Some(self.read(message.channel(), message.payload()));
+                        }
+                        Ok(Ok(None) | Err(_)) => self.disconnect(),
+                        Err(_silent) if self.is_alive().await => self.heartbeat.on_alive(),
+                        Err(_silent) => self.disconnect(),
                     }
-                    Ok(Ok(None) | Err(_)) => self.lose(),
-                    Err(_silent) if self.is_alive().await => self.heartbeat.alive(),
-                    Err(_silent) => self.lose(),
-                },
+                }
                 None => {
-                    self.heartbeat.retry().await;
+                    self.heartbeat.wait_for_retry().await;
                     match listen(&self.options).await {
                         Ok((listener, channel)) => {
                             self.listener = Some(listener);
                             self.channel = channel;
-                            self.heartbeat = Heartbeat::begin();
+                            self.heartbeat = Heartbeat::connected();
                         }
-                        Err(_) => self.heartbeat.failed(),
+                        Err(_) => self.heartbeat.on_failed_attempt(),
                     }
                 }
             }
@@ -185,7 +187,7 @@ impl InvalidationSource for PostgresInvalidations {
     }
 }
 
-/// It may be dropped where there is no runtime, or none any more.
+/// The source may be dropped outside a runtime, or after its runtime has ended.
 impl Drop for PostgresInvalidations {
     fn drop(&mut self) {
         let _there = self.runtime.enter();

@@ -1,20 +1,20 @@
-//! Where a PostgreSQL server is, and whether it will do.
+//! Checks whether a PostgreSQL server is fit for use.
 
 use sqlx::{Error, postgres::PgConnectOptions};
 
 use crate::store::{error::StoreError, sql::error::store_error};
 
-/// The oldest server that the statements below were written for.
+/// Oldest supported server.
 const MIN_VERSION: i32 = 13;
 
 pub(super) const IS_REPLICA: &str = "this server is a replica, which would bring revoked sessions back for as \
      long as it lags behind; connect to the primary";
 
-/// Version, isolation of transactions, and whether it is a replica.
+/// Selects the version, the isolation of transactions, and whether it is a replica.
 pub(super) const PROPERTIES: &str = "SELECT current_setting('server_version_num')::int4, \
      current_setting('transaction_isolation'), pg_is_in_recovery()";
 
-/// What a URL says of how to connect.
+/// Parses a URL.
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let parsed = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         url.parse::<PgConnectOptions>()
@@ -25,13 +25,14 @@ pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     };
     parsed.map_err(|error| {
         store_error(
-            "this is no URL of a PostgreSQL database; one looks like \
+            "this is not the URL of a PostgreSQL database, such as \
              postgres://user:password@host:5432/database",
             error,
         )
     })
 }
 
+/// Refuses a server that is too old, a replica, or isolates transactions too much.
 pub(super) fn check_server(
     version: i32,
     isolation: &str,
