@@ -1,4 +1,4 @@
-//! One call to Polar, and what may go wrong with it.
+//! One call to Polar, and its errors.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,26 +14,27 @@ use zeroize::Zeroizing;
 use super::rate_limit::{Caller, RateLimits};
 use crate::store::error::{ContextError, StoreError};
 
-/// No answer of Polar's is anywhere near as long.
-const LONGEST_ANSWER: usize = 1 << 20;
+/// Longest answer that is read. Polar's are far shorter.
+const MAX_ANSWER_LEN: usize = 1 << 20;
 
-/// For how long Polar counts requests, should it not say how long to wait.
+/// Wait after a 429 without `Retry-After`: Polar counts calls per minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-const US: &str = concat!("customer-session/", env!("CARGO_PKG_VERSION"));
+/// The name that calls carry in `User-Agent`.
+const CLIENT_NAME: &str = concat!("customer-session/", env!("CARGO_PKG_VERSION"));
 
-/// Polar, as one organization reaches it.
-pub(super) struct Upstream {
+/// The HTTP client of one organization.
+pub(super) struct PolarClient {
     pub(super) client: Client,
     pub(super) base_url: Url,
-    /// The organization's credential, as it stands in the header; marked as sensitive.
+    /// The header of the organization's credential, marked as sensitive.
     pub(super) credential: HeaderValue,
-    /// For one call, body included; `None`: no limit.
+    /// Time limit of one call, body included; `None` is no limit.
     pub(super) timeout: Option<Duration>,
     pub(super) limits: RateLimits,
 }
 
-/// What is asked.
+/// A request to be sent.
 pub(super) struct Call<'a> {
     context: &'static str,
     caller: Caller<'a>,
@@ -58,41 +59,40 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The segments of the path. An empty one at the end makes a slash at the end.
+    /// Sets the segments of the path. An empty last one makes a slash at the end.
     pub(super) fn at<const N: usize>(mut self, path: [&'a str; N]) -> Self {
         self.path = path.to_vec();
         self
     }
 }
 
-/// What Polar answered, unless that says that it could not.
-pub(super) struct Answer {
+/// An answer with a status below 500.
+pub(super) struct PolarAnswer {
     pub(super) status: StatusCode,
     context: &'static str,
     is_to_organization: bool,
-    /// It may hold a token.
+    /// It may contain a token.
     body: Zeroizing<Vec<u8>>,
 }
 
-impl Upstream {
-    /// Refuses whoever has been told to wait.
+impl PolarClient {
+    /// Fails while `caller` must wait.
     pub(super) fn check_limit(&self, caller: Caller<'_>) -> Result<(), StoreError> {
         match self.limits.wait(caller) {
             None => Ok(()),
             Some(left) => Err(StoreError::unavailable(
-                "Polar has been asked too often and is left alone until it may be asked again",
+                "Polar's rate limit is reached; no calls are made until it ends",
             )
             .with_retry_after(left)),
         }
     }
 
-    /// Asks, and reads the answer to its end. Statuses that concern the call itself, those below
-    /// 500, are for the caller to judge.
+    /// Sends a request, and reads the answer to its end. The caller judges statuses below 500.
     pub(super) async fn send(
         &self,
         call: Call<'_>,
         json: Option<Vec<u8>>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<PolarAnswer, StoreError> {
         let Call {
             context, caller, ..
         } = call;
@@ -102,10 +102,10 @@ impl Upstream {
             .client
             .request(call.method, url.clone())
             .header(ACCEPT, HeaderValue::from_static("application/json"))
-            .header(USER_AGENT, HeaderValue::from_static(US));
+            .header(USER_AGENT, HeaderValue::from_static(CLIENT_NAME));
         request = match caller {
             Caller::Organization => request.header(AUTHORIZATION, self.credential.clone()),
-            // It marks the header as sensitive by itself.
+            // `bearer_auth` marks the header as sensitive.
             Caller::Customer { token, .. } => request.bearer_auth(token.expose()),
         };
         if let Some(timeout) = self.timeout {
@@ -120,24 +120,25 @@ impl Upstream {
         if *response.url() != url {
             return Err(refused(
                 context,
-                "the client that was handed in has followed a redirect; build it with \
+                "the client given to the builder has followed a redirect; build it with \
                  redirect::Policy::none()",
             ));
         }
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let said = retry_after(response.headers(), self.limits.now()).unwrap_or(DEFAULT_WAIT);
-            let wait = self.limits.impose(caller, said);
-            return Err(refused(context, "it was asked too often").with_retry_after(wait));
+            let told = retry_after(response.headers(), self.limits.now()).unwrap_or(DEFAULT_WAIT);
+            let wait = self.limits.record_limit(caller, told);
+            return Err(refused(context, "Polar's rate limit is reached").with_retry_after(wait));
         }
         if status.is_redirection() {
-            let text = format!("it answered {status}, which is not followed: check the base URL");
+            let text =
+                format!("Polar answered {status}; redirects are not followed, check the base URL");
             return Err(refused(context, text));
         }
         if status.is_server_error() {
-            return Err(refused(context, format!("it answered {status}")));
+            return Err(refused(context, format!("Polar answered {status}")));
         }
-        Ok(Answer {
+        Ok(PolarAnswer {
             status,
             context,
             is_to_organization: matches!(caller, Caller::Organization),
@@ -147,7 +148,7 @@ impl Upstream {
 
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base_url.clone();
-        // Never an error: the builder takes nothing else than http and https.
+        // Never an error: the builder accepts http and https alone.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -155,8 +156,8 @@ impl Upstream {
     }
 }
 
-impl Answer {
-    /// What a successful answer says.
+impl PolarAnswer {
+    /// Reads a successful answer; any other status is an error.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
         if self.status.is_success() {
             self.parse()
@@ -165,29 +166,33 @@ impl Answer {
         }
     }
 
+    /// Reads the body, whatever the status.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            // What serde says of it quotes the answer, which may hold a token.
+            // The text of serde's error quotes the answer, which may contain a token.
             let (line, column) = (error.line(), error.column());
             let text = match error.classify() {
-                serde_json::error::Category::Data => "is not what it should be",
+                serde_json::error::Category::Data => "has another shape than expected",
                 serde_json::error::Category::Eof => "ends too soon",
-                _ => "is no JSON",
+                _ => "is not JSON",
             };
             let text = format!("the answer {text}, at line {line}, column {column}");
             StoreError::corrupt(ContextError::new(self.context, text))
         })
     }
 
-    /// Why an answer with this status is of no use.
+    /// Returns the error of an answer with an unexpected status.
     pub(super) fn unexpected(&self) -> StoreError {
         let hint = match self.status {
             _ if !self.is_to_organization => "",
-            StatusCode::UNAUTHORIZED => ": is the organization access token right?",
-            StatusCode::FORBIDDEN => ": has the organization access token the scopes it needs?",
+            StatusCode::UNAUTHORIZED => ": check the organization access token",
+            StatusCode::FORBIDDEN => ": check the scopes of the organization access token",
             _ => "",
         };
-        refused(self.context, format!("it answered {}{hint}", self.status))
+        refused(
+            self.context,
+            format!("Polar answered {}{hint}", self.status),
+        )
     }
 }
 
@@ -205,7 +210,7 @@ fn unanswered(context: &'static str, error: reqwest::Error) -> StoreError {
     }
 }
 
-/// The whole body, unless it is too long.
+/// Reads the whole body, unless it is too long.
 async fn read(
     context: &'static str,
     mut response: Response,
@@ -215,7 +220,7 @@ async fn read(
         let chunk = response.chunk().await;
         match chunk.map_err(|error| unanswered(context, error))? {
             None => return Ok(body),
-            Some(chunk) if chunk.len() > LONGEST_ANSWER - body.len() => {
+            Some(chunk) if chunk.len() > MAX_ANSWER_LEN - body.len() => {
                 let text = "the answer is longer than 1 MiB";
                 return Err(StoreError::corrupt(ContextError::new(context, text)));
             }
@@ -224,7 +229,7 @@ async fn read(
     }
 }
 
-/// RFC 9110, section 10.2.3: seconds, or a date.
+/// Reads `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     match value.parse() {

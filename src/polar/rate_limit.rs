@@ -1,4 +1,4 @@
-//! Who has asked Polar too often, and is not to ask before when.
+//! Rate limits that Polar has told.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{clock::Clock, session::SessionId, token::SessionToken};
 
-/// What Polar is asked with. It counts requests for each by itself.
+/// The credential of a call. Polar counts the calls of each separately.
 #[derive(Clone, Copy)]
 pub(super) enum Caller<'a> {
     Organization,
@@ -20,21 +20,21 @@ pub(super) enum Caller<'a> {
     },
 }
 
-/// So many customers' limits are kept in mind. Beyond them a call is tried, and Polar says no.
-const MOST_REMEMBERED: usize = 4096;
+/// Customers whose limits are remembered. The calls of others are made, and refused by Polar.
+const MAX_CUSTOMERS: usize = 4096;
 
-/// Nobody is made to wait longer, whatever the answer says.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// Longest wait, whatever the answer says.
+const MAX_WAIT: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct RateLimits {
     clock: Arc<dyn Clock>,
-    /// Guards who waits until when. Held to look or to write, never across an await.
-    waiting: Mutex<Waiting>,
+    /// Guards the limits. Never held across an await.
+    limits: Mutex<Limits>,
 }
 
-/// Moments of the monotonic clock.
+/// Times of the monotonic clock at which the limits end.
 #[derive(Default)]
-struct Waiting {
+struct Limits {
     organization: Option<Duration>,
     customers: HashMap<SessionId, Duration>,
 }
@@ -43,46 +43,50 @@ impl RateLimits {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
-            waiting: Mutex::default(),
+            limits: Mutex::default(),
         }
     }
 
-    /// How long this caller has to wait.
+    /// Returns how long `caller` must wait, if it must.
     pub(super) fn wait(&self, caller: Caller<'_>) -> Option<Duration> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let until = match caller {
-            Caller::Organization => waiting.organization,
-            Caller::Customer { session, .. } => waiting.customers.get(session).copied(),
+            Caller::Organization => limits.organization,
+            Caller::Customer { session, .. } => limits.customers.get(session).copied(),
         };
-        drop(waiting);
+        drop(limits);
         let left = until?.saturating_sub(self.clock.monotonic());
         (!left.is_zero()).then_some(left)
     }
 
-    /// The wall-clock time, for dates until which to wait.
+    /// Returns the wall-clock time, for limits that end at a date.
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }
 
-    /// Polar has told this caller to wait. For how long it will have to: a shorter wait does not
-    /// end a longer one.
-    pub(super) fn impose(&self, caller: Caller<'_>, wait: Duration) -> Duration {
+    /// Records that Polar has told `caller` to wait, and returns how long it must: a shorter wait
+    /// does not end a longer one.
+    pub(super) fn record_limit(&self, caller: Caller<'_>, wait: Duration) -> Duration {
         let now = self.clock.monotonic();
-        let until = now.saturating_add(wait.min(LONGEST));
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = now.saturating_add(wait.min(MAX_WAIT));
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let until = match caller {
             Caller::Organization => {
-                let until = waiting.organization.map_or(until, |it| it.max(until));
-                waiting.organization = Some(until);
+                let until = limits
+                    .organization
+                    .map_or(until, |earlier| earlier.max(until));
+                limits.organization = Some(until);
                 until
             }
             Caller::Customer { session, .. } => {
-                let customers = &mut waiting.customers;
-                let until = customers.get(session).map_or(until, |it| until.max(*it));
-                if customers.len() >= MOST_REMEMBERED {
+                let customers = &mut limits.customers;
+                let until = customers
+                    .get(session)
+                    .map_or(until, |earlier| until.max(*earlier));
+                if customers.len() >= MAX_CUSTOMERS {
                     customers.retain(|_, until| *until > now);
                 }
-                if customers.len() < MOST_REMEMBERED {
+                if customers.len() < MAX_CUSTOMERS {
                     customers.insert(session.clone(), until);
                 }
                 until
@@ -113,8 +117,12 @@ mod tests {
             token: &token,
             session,
         });
-        assert_eq!(limits.impose(one, MINUTE), MINUTE);
-        assert_eq!(limits.impose(one, MINUTE / 60), MINUTE, "the longer counts");
+        assert_eq!(limits.record_limit(one, MINUTE), MINUTE);
+        assert_eq!(
+            limits.record_limit(one, MINUTE / 60),
+            MINUTE,
+            "the longer counts"
+        );
         assert_eq!(limits.wait(one), Some(MINUTE));
         assert_eq!(limits.wait(other), None);
         assert_eq!(limits.wait(Caller::Organization), None);
@@ -127,22 +135,28 @@ mod tests {
     #[test]
     fn waits_and_memory_are_bounded() {
         let (limits, clock) = limits();
-        assert_eq!(limits.impose(Caller::Organization, Duration::MAX), LONGEST);
-        assert_eq!(limits.impose(Caller::Organization, MINUTE), LONGEST);
-        assert_eq!(limits.wait(Caller::Organization), Some(LONGEST));
+        assert_eq!(
+            limits.record_limit(Caller::Organization, Duration::MAX),
+            MAX_WAIT
+        );
+        assert_eq!(limits.record_limit(Caller::Organization, MINUTE), MAX_WAIT);
+        assert_eq!(limits.wait(Caller::Organization), Some(MAX_WAIT));
         let token = SessionToken::new("token");
-        let impose = |number: usize| {
+        let is_recorded = |number: usize| {
             let session = SessionId::from(number.to_string());
             let caller = Caller::Customer {
                 token: &token,
                 session: &session,
             };
-            limits.impose(caller, MINUTE);
+            limits.record_limit(caller, MINUTE);
             limits.wait(caller).is_some()
         };
-        assert!((0..MOST_REMEMBERED).all(impose));
-        assert!(!impose(MOST_REMEMBERED), "there is no room");
+        assert!((0..MAX_CUSTOMERS).all(is_recorded));
+        assert!(!is_recorded(MAX_CUSTOMERS), "there is no room");
         clock.advance(MINUTE);
-        assert!(impose(MOST_REMEMBERED), "the others need not wait any more");
+        assert!(
+            is_recorded(MAX_CUSTOMERS),
+            "the others need not wait any more"
+        );
     }
 }

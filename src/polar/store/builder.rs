@@ -1,4 +1,4 @@
-//! How Polar is reached.
+//! Settings of a `PolarStore`.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,11 +7,11 @@ use http::HeaderValue;
 use reqwest::{Client, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::{PolarStore, strangers};
+use super::{PolarStore, foreign_customers};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
-    polar::{client::Upstream, rate_limit::RateLimits},
+    polar::{client::PolarClient, rate_limit::RateLimits},
 };
 
 /// Longest time that sessions are taken to last.
@@ -30,8 +30,8 @@ pub struct PolarStoreBuilder {
 }
 
 impl PolarStore {
-    /// Sets out to build a store, from an organization access token. It needs the scope
-    /// `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
+    /// Returns a builder for a store that uses an organization access token. The token needs the
+    /// scope `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
     pub fn builder(organization_access_token: impl Into<String>) -> PolarStoreBuilder {
         PolarStoreBuilder::new(organization_access_token.into())
     }
@@ -49,15 +49,15 @@ impl PolarStoreBuilder {
         }
     }
 
-    /// Where Polar is: [`PolarStore::PRODUCTION`] by default, [`PolarStore::SANDBOX`], or a proxy
-    /// of your own. It must be `https`, or `http` on this machine.
+    /// Sets the URL of Polar's API: [`PolarStore::PRODUCTION`] by default, [`PolarStore::SANDBOX`],
+    /// or a proxy of your own. It must be `https`, or `http` on this machine.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.base_url = url.into();
         self
     }
 
-    /// How long one call to Polar may take, its answer's body included; 2 seconds by default.
-    /// Zero: no limit.
+    /// Sets the time limit of one call to Polar, the body of the answer included; 2 seconds by
+    /// default. Zero means no limit.
     ///
     /// A lookup takes one round of calls and one call more, and has
     /// [`store_timeout`](crate::CustomerSessionsBuilder::store_timeout) for it all.
@@ -66,17 +66,17 @@ impl PolarStoreBuilder {
         self
     }
 
-    /// How long Polar's sessions last from their creation; one hour by default, as Polar has it.
-    /// Polar tells when a session ends, not when it began: `created_at` is derived with this.
+    /// Sets how long Polar's sessions last; one hour by default, as at Polar. Polar tells when a
+    /// session ends, not when it began: `created_at` is derived from this.
     pub fn session_ttl(mut self, ttl: Duration) -> Self {
         self.session_ttl = ttl;
         self
     }
 
-    /// The client to use, with the TLS, the proxies and the connections that you choose.
+    /// Sets the HTTP client, with TLS, proxies and connections of your choice.
     ///
     /// Build it with [`redirect::Policy::none`]. A client that follows redirects has sent the request
-    /// elsewhere by the time its answer is refused, and one that was led back is not noticed.
+    /// elsewhere before its answer is refused; if it was redirected back, that goes unnoticed.
     /// The client that the store makes itself has TLS by the feature `rustls`, a default one, and
     /// uses the system's proxies unless the base URL is on this machine.
     pub fn client(mut self, client: Client) -> Self {
@@ -84,8 +84,7 @@ impl PolarStoreBuilder {
         self
     }
 
-    /// Where the time comes from that rate limits are waited for;
-    /// [`SystemClock`] by default.
+    /// Sets the clock by which rate limits end; [`SystemClock`] by default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -105,14 +104,14 @@ impl PolarStoreBuilder {
         };
         let session_ttl = TimeDelta::from_std(self.session_ttl).unwrap_or(MAX_SESSION_TTL);
         Ok(PolarStore {
-            upstream: Arc::new(Upstream {
+            client: Arc::new(PolarClient {
                 client,
                 base_url,
                 credential,
                 timeout: Some(self.timeout).filter(|limit| !limit.is_zero()),
                 limits: RateLimits::new(self.clock),
             }),
-            strangers: strangers(),
+            foreign_customers: foreign_customers(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })
     }
@@ -190,7 +189,7 @@ impl fmt::Debug for PolarStoreBuilder {
     }
 }
 
-/// Such a URL is refused, but only when the store is built.
+/// Hides a URL with a user, which is refused only when the store is built.
 fn without_user(url: &str) -> &str {
     if url.contains('@') {
         "(with a user)"

@@ -1,4 +1,4 @@
-//! Opening a customer session at Polar.
+//! Creating a customer session at Polar.
 
 use std::{error::Error, fmt};
 
@@ -10,14 +10,14 @@ use super::PolarStore;
 use crate::{
     customer::CustomerId,
     polar::{
-        client::{Answer, Call},
+        client::{Call, PolarAnswer},
         rate_limit::Caller,
     },
     session::CustomerSession,
     store::error::StoreError,
 };
 
-/// For whom a session is opened.
+/// The customer of a session to be created.
 ///
 /// ```
 /// use customer_session::{CustomerId, polar::CustomerRef};
@@ -36,7 +36,7 @@ pub enum CustomerRef {
 }
 
 impl CustomerRef {
-    /// The customer with this identifier in your own system.
+    /// Refers to the customer with this id in your own system.
     pub fn external(id: impl Into<String>) -> Self {
         Self::External(id.into())
     }
@@ -54,7 +54,7 @@ impl From<&CustomerId> for CustomerRef {
     }
 }
 
-/// What may be said of a session to be opened. Everything is optional.
+/// Settings of a session to be created. All are optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SessionOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,26 +66,26 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Nothing in particular.
+    /// Creates settings without a value.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where Polar's customer portal leads back to.
+    /// Sets the URL that Polar's customer portal leads back to.
     #[must_use]
     pub fn return_url(mut self, url: impl Into<String>) -> Self {
         self.return_url = Some(url.into());
         self
     }
 
-    /// The member of a team, by Polar's identifier. A team has sessions of its members alone.
+    /// Sets the member of a team by Polar's id. In a team only members have sessions.
     #[must_use]
     pub fn member_id(mut self, id: impl Into<String>) -> Self {
         self.member_id = Some(id.into());
         self
     }
 
-    /// The member of a team, by the identifier in your own system.
+    /// Sets the member of a team by the id in your own system.
     #[must_use]
     pub fn external_member_id(mut self, id: impl Into<String>) -> Self {
         self.external_member_id = Some(id.into());
@@ -93,25 +93,25 @@ impl SessionOptions {
     }
 }
 
-/// A session that Polar has just opened.
+/// A session that Polar has just created.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CreatedSession {
-    /// The session, with its token, which Polar tells this once.
+    /// The session with its token, which Polar never tells again.
     pub session: CustomerSession,
-    /// Where Polar's customer portal leads back to.
+    /// The URL that Polar's customer portal leads back to.
     pub return_url: Option<String>,
-    /// Where the customer finds Polar's portal, already signed in.
+    /// The URL of Polar's customer portal, with the customer signed in.
     pub customer_portal_url: Option<PortalUrl>,
 }
 
-/// A URL that holds the session's token, and is as secret. `Debug` does not show it.
+/// A URL that contains the session's token, and is as secret. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct PortalUrl(Zeroizing<String>);
 
 impl PortalUrl {
-    /// The URL itself. Send the customer there; do not log it.
+    /// Returns the URL itself. Send the customer there; do not log it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -139,9 +139,9 @@ struct Request<'a> {
     options: &'a SessionOptions,
 }
 
-/// What stands in Polar's answer beside the session.
+/// The URLs in Polar's answer.
 #[derive(Deserialize)]
-struct Beside {
+struct PortalLinks {
     #[serde(default)]
     return_url: Option<String>,
     #[serde(default)]
@@ -149,7 +149,7 @@ struct Beside {
 }
 
 impl PolarStore {
-    /// Opens a session for a customer. Polar lets it last an hour.
+    /// Creates a session for a customer. At Polar it lasts an hour.
     ///
     /// In an organization with members the token is that of the customer's only member, or of the
     /// one that [`member_id`](SessionOptions::member_id) names.
@@ -169,8 +169,8 @@ impl PolarStore {
     /// # Errors
     ///
     /// [`CreateError::Invalid`] if Polar does not accept the request, with the fields that are
-    /// wrong: the customer is unknown, say. Else the store's error; the session may then have
-    /// been opened all the same, and ends by itself.
+    /// wrong, for example an unknown customer. Otherwise the store's error; then the session may
+    /// have been created all the same, and ends by itself.
     pub async fn create(
         &self,
         customer: impl Into<CustomerRef>,
@@ -187,45 +187,45 @@ impl PolarStore {
             options: &options,
         });
         let request = request.map_err(StoreError::unavailable)?;
-        // Without the slash at the end Polar answers with a redirect.
-        let call = Call::post("opening a customer session at Polar", Caller::Organization).at([
+        // Without the slash at the end Polar answers a redirect.
+        let call = Call::post("creating a customer session at Polar", Caller::Organization).at([
             "v1",
             "customer-sessions",
             "",
         ]);
-        let answer = self.upstream.send(call, Some(request)).await?;
+        let answer = self.client.send(call, Some(request)).await?;
         if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
             return Err(invalid(&answer, &customer));
         }
         let session: CustomerSession = answer.read()?;
-        self.strangers.invalidate(&session.customer_id);
-        let beside: Beside = answer.read()?;
+        self.foreign_customers.invalidate(&session.customer_id);
+        let links: PortalLinks = answer.read()?;
         Ok(CreatedSession {
             session,
-            return_url: beside.return_url,
-            customer_portal_url: beside.customer_portal_url,
+            return_url: links.return_url,
+            customer_portal_url: links.customer_portal_url,
         })
     }
 }
 
-/// Why Polar has not opened a session.
+/// The reason why Polar has not created a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// Polar does not accept what was asked for.
+    /// Polar refuses the request.
     Invalid(Vec<FieldError>),
-    /// Polar cannot be reached, does not answer, or answers what cannot be understood.
+    /// Polar cannot be reached, does not answer in time, or its answer cannot be read.
     Store(StoreError),
 }
 
-/// What is wrong with one field of a request.
+/// The error of one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldError {
-    /// The field by its name in Polar's API, such as `customer_id`; with dots if it lies within
-    /// another, empty if the request as a whole is meant.
+    /// The name of the field in Polar's API, such as `customer_id`; with dots for a nested one,
+    /// empty for the request as a whole.
     pub field: String,
-    /// What Polar says of it.
+    /// Polar's message.
     pub message: String,
 }
 
@@ -241,7 +241,7 @@ impl fmt::Display for CreateError {
                 }
                 Ok(())
             }
-            Self::Store(_) => f.write_str("Polar has not opened a session"),
+            Self::Store(_) => f.write_str("Polar has not created a session"),
         }
     }
 }
@@ -261,7 +261,7 @@ impl From<StoreError> for CreateError {
     }
 }
 
-fn invalid(answer: &Answer, customer: &CustomerRef) -> CreateError {
+fn invalid(answer: &PolarAnswer, customer: &CustomerRef) -> CreateError {
     #[derive(Deserialize)]
     struct Problem {
         detail: Vec<Detail>,
@@ -281,9 +281,9 @@ fn invalid(answer: &Answer, customer: &CustomerRef) -> CreateError {
         Ok(problem) => problem,
         Err(_) => return CreateError::Store(answer.unexpected()),
     };
-    // Polar tries a request as each of the kinds that it knows, and names the kind before the field.
+    // Polar validates a request as each kind that it knows, and names the kind before the field.
     let is_external = matches!(customer, CustomerRef::External(_));
-    let is_kind = |part: &str| part.starts_with(|it: char| it.is_ascii_uppercase());
+    let is_kind = |part: &str| part.starts_with(|first: char| first.is_ascii_uppercase());
     let mut errors = Vec::new();
     for detail in problem.detail {
         let place = detail.loc.into_iter().map(|place| match place {
@@ -292,7 +292,7 @@ fn invalid(answer: &Answer, customer: &CustomerRef) -> CreateError {
         });
         let place: Vec<_> = place.skip_while(|part| part == "body").collect();
         let kind = place.first().filter(|part| is_kind(part));
-        // What is wrong with it as the other kind is of no interest.
+        // Errors of the other kind do not matter.
         if kind.is_some_and(|kind| kind.contains("External") != is_external) {
             continue;
         }

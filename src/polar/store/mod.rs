@@ -1,7 +1,7 @@
-//! The customer sessions that Polar issues.
+//! Lookups of the customer sessions that Polar issues.
 //!
-//! Polar tells whose token it is in three calls: two with the customer's token, at once, and one
-//! with the organization's own, which alone tells whether the customer is one of ours.
+//! A lookup takes three calls: two at once with the customer's token, and one with the
+//! organization's own, which alone tells whether the customer belongs to the organization.
 
 pub(super) mod builder;
 pub(super) mod create_session;
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    client::{Answer, Call, Upstream},
+    client::{Call, PolarAnswer, PolarClient},
     rate_limit::Caller,
 };
 use crate::{
@@ -28,15 +28,15 @@ use crate::{
 
 /// Accepts the customer sessions that Polar issues for one organization.
 ///
-/// A lookup asks Polar three times: until when the session lasts and whose it is, both at once
-/// with the customer's token, then for the customer, with the organization's. The last is what
-/// keeps others' customers out: Polar's customer endpoints let a live token of *any* organization
-/// in, and do not name the organization. Behind a
+/// A lookup makes three calls: for the session's end and for its customer's id, both at once with
+/// the customer's token, then for the customer, with the organization's. The last one keeps the
+/// customers of other organizations out: Polar's customer endpoints accept a live token of *any*
+/// organization, and do not name the organization. Behind a
 /// [`CustomerSessionLayer`](crate::CustomerSessionLayer) only a token that is not cached is looked
-/// up, and one that Polar cannot have issued never is.
+/// up, and a token that Polar cannot have issued never is.
 ///
 /// Polar has no endpoint that lists or revokes sessions, so this is a
-/// [`SessionStore`], not a registry. [`create`](Self::create) opens a session.
+/// [`SessionStore`], not a registry. [`create`](Self::create) creates a session.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, polar::PolarStore};
@@ -52,7 +52,7 @@ use crate::{
 ///
 /// # What Polar does not tell
 ///
-/// Of a session that it has not just created, Polar tells neither identifier nor time of creation.
+/// Of a session that it has not just created, Polar tells neither the id nor the time of creation.
 /// They are derived, and the same at each lookup:
 ///
 /// - `id` is `polar-` and 32 hexadecimal digits of the token's SHA-256. It is *not* the identifier
@@ -63,87 +63,87 @@ use crate::{
 ///
 /// # What becomes of Polar's answers
 ///
-/// | Polar answers | a lookup says |
+/// | Polar answers | a lookup returns |
 /// |---|---|
 /// | 401 to the customer's token | no session |
-/// | 404 or 410 for the customer | no session: another organization's, or deleted; which it stays, so for a minute Polar is not asked for this customer again |
-/// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, a quarter of an hour at the most; until then it is not asked again, with this token, or at all if it was the organization's |
+/// | 404 or 410 for the customer | no session: another organization's, or deleted; for a minute Polar is not asked for this customer again |
+/// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, at most a quarter of an hour; until then no calls are made with this token, or none at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
-/// | nothing, in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
-/// | what cannot be read, or more than 1 MiB | [`Corrupt`](crate::StoreErrorKind::Corrupt) |
+/// | nothing in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
+/// | an unreadable body, or more than 1 MiB | [`Corrupt`](crate::StoreErrorKind::Corrupt) |
 ///
-/// The guide's page [`polar`](crate::guide::polar) has the whole of it.
+/// The guide's page [`polar`](crate::guide::polar) has the details.
 #[derive(Clone)]
 pub struct PolarStore {
-    upstream: Arc<Upstream>,
+    client: Arc<PolarClient>,
     session_ttl: TimeDelta,
-    strangers: Strangers,
+    foreign_customers: ForeignCustomers,
 }
 
-/// Customers who are not ours, and will not be. Each costs one of the calls that Polar allows the
-/// organization, so whoever has many tokens of others could use these up.
-type Strangers = Cache<CustomerId, ()>;
+/// Customers of other organizations, and deleted ones. Each lookup of one takes one of the calls that
+/// Polar allows the organization, so a client with many foreign tokens could use these up.
+type ForeignCustomers = Cache<CustomerId, ()>;
 
-fn strangers() -> Strangers {
+fn foreign_customers() -> ForeignCustomers {
     Cache::builder()
         .max_capacity(10_000)
         .time_to_live(Duration::from_secs(60))
         .build()
 }
 
-/// Until when a session lasts. (`GET /v1/customer-portal/customer-session/introspect`)
+/// The end of a session (`GET /v1/customer-portal/customer-session/introspect`).
 #[derive(Deserialize)]
 struct Introspection {
     expires_at: DateTime<Utc>,
 }
 
-/// Whose a session is. (`GET /v1/customer-portal/customers/me`)
+/// The customer's id of a session (`GET /v1/customer-portal/customers/me`).
 #[derive(Deserialize)]
 struct Identity {
     id: CustomerId,
 }
 
-/// That there is no such customer.
+/// The answer for a customer that does not exist.
 #[derive(Deserialize)]
 struct NotFound {
     error: String,
 }
 
 impl PolarStore {
-    /// Polar itself; the default.
+    /// Polar's production API, the default.
     pub const PRODUCTION: &str = "https://api.polar.sh";
 
-    /// Polar's place for trying things out, with accounts and tokens of its own.
+    /// Polar's sandbox, with accounts and tokens of its own.
     pub const SANDBOX: &str = "https://sandbox-api.polar.sh";
 
-    /// What the customer's own token tells: until when, and who.
+    /// Returns the session's end and its customer's id, as the customer's token tells them.
     async fn introspect(
         &self,
         token: &SessionToken,
         id: &SessionId,
     ) -> Result<Option<(DateTime<Utc>, CustomerId)>, StoreError> {
         let caller = Caller::Customer { token, session: id };
-        let expiry = Call::get("asking Polar until when a session lasts", caller).at([
+        let expiry = Call::get("asking Polar for the end of a session", caller).at([
             "v1",
             "customer-portal",
             "customer-session",
             "introspect",
         ]);
-        let identity = Call::get("asking Polar whose session it is", caller).at([
+        let identity = Call::get("asking Polar for the customer of a session", caller).at([
             "v1",
             "customer-portal",
             "customers",
             "me",
         ]);
-        // A verdict of either is one, whatever becomes of the other.
-        let is_refusal = |answer: &Result<Answer, StoreError>| {
+        // A refusal by either call decides, whatever becomes of the other.
+        let is_refusal = |answer: &Result<PolarAnswer, StoreError>| {
             answer
                 .as_ref()
-                .is_ok_and(|it| it.status == StatusCode::UNAUTHORIZED)
+                .is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
         };
-        let mut expiry = pin!(self.upstream.send(expiry, None));
-        let mut identity = pin!(self.upstream.send(identity, None));
+        let mut expiry = pin!(self.client.send(expiry, None));
+        let mut identity = pin!(self.client.send(identity, None));
         let (expiry, identity) = tokio::select! {
             first = &mut expiry => match is_refusal(&first) {
                 true => return Ok(None),
@@ -157,8 +157,8 @@ impl PolarStore {
         if is_refusal(&expiry) || is_refusal(&identity) {
             return Ok(None);
         }
-        // Of two that say when to come back, the later.
-        let wait = |answer: &Result<Answer, StoreError>| {
+        // If both have to wait, the longer wait counts.
+        let wait = |answer: &Result<PolarAnswer, StoreError>| {
             answer.as_ref().err().and_then(StoreError::retry_after)
         };
         let (expiry, identity) = match (expiry, identity) {
@@ -169,20 +169,20 @@ impl PolarStore {
         Ok(Some((expiry.expires_at, identity.id)))
     }
 
-    /// The customer, if the organization has it.
+    /// Returns the customer, if it belongs to the organization.
     async fn customer(&self, id: &CustomerId) -> Result<Option<Customer>, StoreError> {
         let id_in_path = path_segment(id)?;
-        if self.strangers.contains_key(id) {
+        if self.foreign_customers.contains_key(id) {
             return Ok(None);
         }
         let call = Call::get("asking Polar for a customer", Caller::Organization);
         let call = call.at(["v1", "customers", id_in_path]);
-        let answer = self.upstream.send(call, None).await?;
+        let answer = self.client.send(call, None).await?;
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            // Anybody between Polar and us may say 404; only Polar's word is kept.
-            let said: Result<NotFound, _> = answer.parse();
-            if said.is_ok_and(|it| it.error == "ResourceNotFound") {
-                self.strangers.insert(id.clone(), ());
+            // A proxy may answer 404 too; only Polar's own answer is remembered.
+            let reason: Result<NotFound, _> = answer.parse();
+            if reason.is_ok_and(|reason| reason.error == "ResourceNotFound") {
+                self.foreign_customers.insert(id.clone(), ());
             }
             return Ok(None);
         }
@@ -202,8 +202,8 @@ impl SessionStore for PolarStore {
             return Ok(None);
         }
         let id = derived_id(token);
-        // Whoever cannot be asked to the end is not asked at all.
-        self.upstream.check_limit(Caller::Organization)?;
+        // A lookup that cannot be completed is not begun.
+        self.client.check_limit(Caller::Organization)?;
         let Some((expires_at, customer_id)) = self.introspect(token, &id).await? else {
             return Ok(None);
         };
@@ -225,12 +225,12 @@ impl SessionStore for PolarStore {
 impl fmt::Debug for PolarStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolarStore")
-            .field("base_url", &self.upstream.base_url.as_str())
+            .field("base_url", &self.client.base_url.as_str())
             .finish_non_exhaustive()
     }
 }
 
-/// An identifier for a session that Polar does not name. It gives nothing of the token away: that
+/// Derives an id for a session whose id Polar does not tell. It reveals nothing of the token, which
 /// has 220 random bits.
 fn derived_id(token: &SessionToken) -> SessionId {
     let mut digest = Sha256::new();
@@ -239,7 +239,7 @@ fn derived_id(token: &SessionToken) -> SessionId {
     format!("polar-{}", hex::encode(&digest.finalize()[..16])).into()
 }
 
-/// What Polar calls a customer becomes part of a path, and must not lead anywhere else.
+/// Returns a customer's id as one segment of a path, which must not lead anywhere else.
 fn path_segment(id: &CustomerId) -> Result<&str, StoreError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let id = id.as_str();
@@ -247,7 +247,7 @@ fn path_segment(id: &CustomerId) -> Result<&str, StoreError> {
         Ok(id)
     } else {
         Err(StoreError::corrupt(
-            "what Polar calls a customer is no identifier",
+            "Polar told a customer's id that cannot be part of a path",
         ))
     }
 }

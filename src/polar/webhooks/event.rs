@@ -1,4 +1,4 @@
-//! What Polar's webhooks tell.
+//! The events of Polar's webhooks.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use crate::{
     invalidation::Invalidation,
 };
 
-/// What a delivery of Polar's tells. Its signature has been verified.
+/// The event of a delivery whose signature was verified.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
@@ -18,7 +18,7 @@ pub struct Event {
     pub kind: EventKind,
     /// When it happened.
     pub timestamp: DateTime<Utc>,
-    /// Whom it concerns, if it names a customer.
+    /// The customer that it concerns, if it names one.
     pub customer_id: Option<CustomerId>,
     /// The customer as it is now, in the events about customers. After
     /// [`CustomerDeleted`](EventKind::CustomerDeleted) its `external_id` is `None`.
@@ -55,8 +55,8 @@ impl From<String> for EventKind {
 }
 
 impl Event {
-    /// What is no longer to be trusted after it: the customer, when it was changed or deleted, or
-    /// one of its members was. `None`: nothing that is cached has changed.
+    /// Returns what must no longer be trusted: the customer, after it or one of its members was changed
+    /// or deleted. `None` means that nothing cached has changed.
     pub fn invalidation(&self) -> Option<Invalidation> {
         let concerns_sessions = match &self.kind {
             EventKind::CustomerCreated => false,
@@ -70,7 +70,7 @@ impl Event {
         customer.map(Invalidation::Customer)
     }
 
-    /// `None`: it cannot be read.
+    /// Reads an event; `None` if the body cannot be read.
     pub(super) fn read(id: &str, body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope {
@@ -91,12 +91,12 @@ impl Event {
         }
         let envelope: Envelope = serde_json::from_slice(body).ok()?;
         let (customer_id, customer) = match envelope.r#type {
-            // What it tells is Polar's to change.
+            // Polar may change the shape of these events.
             EventKind::Other(_) => {
                 let of: Option<Of<OfCustomer>> = serde_json::from_slice(body).ok();
                 (of.map(|of| of.data.customer_id), None)
             }
-            // Whom it concerns must be known, even where the rest cannot be read.
+            // The customer's id is required, even where the rest cannot be read.
             _ => {
                 let of: Of<Named> = serde_json::from_slice(body).ok()?;
                 let whole: Option<Of<Customer>> = serde_json::from_slice(body).ok();

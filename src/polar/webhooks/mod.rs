@@ -1,4 +1,4 @@
-//! Whether a delivery comes from Polar, now, and for the first time.
+//! Verification of Polar's webhooks: a delivery comes from Polar, is recent, and is the first.
 
 pub(super) mod event;
 mod secret;
@@ -25,18 +25,18 @@ use crate::{
     config_error::ConfigError,
 };
 
-/// So many deliveries are remembered. Polar would have to send 300 a second to get there.
-const MOST_REMEMBERED: usize = 100_000;
+/// Deliveries that are remembered; reached at 300 a second.
+const MAX_REMEMBERED: usize = 100_000;
 
-/// A header with more signatures than that, or a longer identifier, is not Polar's.
-const MOST_SIGNATURES: usize = 16;
-const LONGEST_ID: usize = 256;
+/// Signatures in a header that are compared, and the longest id that is accepted.
+const MAX_SIGNATURES: usize = 16;
+const MAX_ID_LEN: usize = 256;
 
 /// Verifies the deliveries of Polar's webhooks.
 ///
-/// Polar signs as the Standard Webhooks describe it, but for secrets that were made before September
-/// 2026: with these the key is the whole secret as it is shown, prefix included, not what its base64
-/// stands for. Both are accepted; the older secrets are not valid base64, and so have one key only.
+/// Polar signs as Standard Webhooks describes. For secrets created before September 2026 the key is
+/// the whole secret as it is shown, prefix included, not what its base64 stands for. Both kinds are
+/// accepted; an older secret is not valid base64, so it has one key only.
 ///
 /// Give [`service`](Self::service) a route, or verify in a handler of your own:
 ///
@@ -45,11 +45,11 @@ const LONGEST_ID: usize = 256;
 /// use http::HeaderMap;
 ///
 /// fn receive(webhooks: &Webhooks, headers: &HeaderMap, body: &[u8]) -> Result<Event, WebhookError> {
-///     webhooks.verify(headers, body) // the body as it came, not parsed and written anew
+///     webhooks.verify(headers, body) // the bytes of the body as they arrived
 /// }
 /// ```
 ///
-/// Clones share what they remember.
+/// Clones share the deliveries that they remember.
 #[derive(Clone)]
 pub struct Webhooks {
     keys: Vec<Hmac<Sha256>>,
@@ -84,37 +84,38 @@ impl Webhooks {
         Ok(self)
     }
 
-    /// By how much a delivery's time may differ from ours; 5 minutes by default, and to the second.
-    /// For as long its identifier is remembered.
+    /// Sets by how much a delivery's time may differ from the clock's; 5 minutes by default, at most a
+    /// day. The ids of deliveries are remembered as long.
     #[must_use]
     pub fn tolerance(mut self, tolerance: Duration) -> Self {
         let longest = TimeDelta::days(1);
-        self.tolerance = TimeDelta::from_std(tolerance).map_or(longest, |it| it.min(longest));
+        self.tolerance =
+            TimeDelta::from_std(tolerance).map_or(longest, |tolerance| tolerance.min(longest));
         self
     }
 
-    /// Where the time comes from; [`SystemClock`] by default.
+    /// Sets the clock; [`SystemClock`] by default.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// What a delivery tells, if Polar sent it, not long ago, and it was not accepted before.
+    /// Returns the event of a delivery that Polar has sent recently and that was not accepted before.
     ///
-    /// `body` must be what came over the network, byte for byte.
+    /// `body` must be the body as it arrived, byte for byte.
     ///
     /// # Errors
     ///
-    /// [`WebhookError`]. Nothing that has failed is remembered, but what has succeeded is: should
-    /// what you do with it fail, call [`forget`](Self::forget), and Polar may send it again.
+    /// [`WebhookError`]. An accepted delivery is remembered. If your own handling of it fails, call
+    /// [`forget`](Self::forget), so that Polar may send it again.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Event, WebhookError> {
         let event = self.verify_under_way(headers, body)?;
         self.applied(&event);
         Ok(event)
     }
 
-    /// What can be said before the body is there.
+    /// Checks the headers, before the body is read.
     pub(super) fn check_head(headers: &HeaderMap) -> Result<(), WebhookError> {
         let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
         names
@@ -122,7 +123,7 @@ impl Webhooks {
             .try_for_each(|name| header(headers, name).map(drop))
     }
 
-    /// [`verify`](Self::verify), but until [`applied`](Self::applied) it is under way.
+    /// Verifies a delivery that is under way until [`applied`](Self::applied) is called.
     pub(super) fn verify_under_way(
         &self,
         headers: &HeaderMap,
@@ -131,7 +132,7 @@ impl Webhooks {
         let id = header(headers, "webhook-id")?;
         let timestamp = header(headers, "webhook-timestamp")?;
         let signatures = header(headers, "webhook-signature")?;
-        if id.is_empty() || id.len() > LONGEST_ID {
+        if id.is_empty() || id.len() > MAX_ID_LEN {
             return Err(WebhookError::UnusableHeader("webhook-id"));
         }
         let sent = seconds(timestamp).ok_or(WebhookError::UnusableHeader("webhook-timestamp"))?;
@@ -143,7 +144,7 @@ impl Webhooks {
             return Err(WebhookError::OutOfTime);
         }
         let event = Event::read(id, body).ok_or(WebhookError::Unreadable)?;
-        self.seen.note(id, sent + self.tolerance, now)?;
+        self.seen.record(id, sent + self.tolerance, now)?;
         Ok(event)
     }
 
@@ -151,16 +152,18 @@ impl Webhooks {
         self.seen.applied(&event.id);
     }
 
-    /// Lets a delivery come again that was verified, but could not be worked off.
+    /// Lets a delivery come again that was verified, but could not be handled.
     pub fn forget(&self, event: &Event) {
         self.seen.forget(&event.id);
     }
 
-    /// Whether one of the signatures is that of one of our keys. All are tried, so that the time
-    /// it takes tells nothing.
+    /// Returns `true` if one of the signatures was made with one of the keys. All are compared, so
+    /// that the time this takes reveals nothing.
     fn is_signed(&self, head: &[&str; 2], body: &[u8], signatures: &str) -> bool {
-        let given = signatures.split(' ').take(MOST_SIGNATURES);
-        let given: Vec<_> = given.filter_map(|it| it.strip_prefix("v1,")).collect();
+        let given = signatures.split(' ').take(MAX_SIGNATURES);
+        let given: Vec<_> = given
+            .filter_map(|signature| signature.strip_prefix("v1,"))
+            .collect();
         let mut is_signed = false;
         for key in &self.keys {
             let mut mac = key.clone();
@@ -169,16 +172,16 @@ impl Webhooks {
                 mac.update(b".");
             }
             mac.update(body);
-            let right = STANDARD.encode(mac.finalize().into_bytes());
+            let expected = STANDARD.encode(mac.finalize().into_bytes());
             for signature in &given {
-                is_signed |= constant_time_eq(signature.as_bytes(), right.as_bytes());
+                is_signed |= constant_time_eq(signature.as_bytes(), expected.as_bytes());
             }
         }
         is_signed
     }
 }
 
-/// The one value of a header.
+/// Returns the only value of a header.
 fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, WebhookError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().ok_or(WebhookError::MissingHeader(name))?;
@@ -188,7 +191,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Web
     }
 }
 
-/// Whole seconds since 1970, in digits alone.
+/// Reads whole seconds since 1970, written in digits alone.
 fn seconds(timestamp: &str) -> Option<DateTime<Utc>> {
     let is_plain = timestamp.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = timestamp.parse().ok().filter(|_| is_plain)?;
@@ -204,10 +207,10 @@ impl fmt::Debug for Webhooks {
     }
 }
 
-/// The deliveries that were accepted.
+/// The accepted deliveries.
 #[derive(Default)]
 struct Seen {
-    /// Guards what is known of each. Held to look or to write, never across an await.
+    /// Guards the deliveries by id. Never held across an await.
     deliveries: Mutex<HashMap<String, Delivery>>,
 }
 
@@ -217,19 +220,27 @@ struct Delivery {
 }
 
 impl Seen {
-    /// Writes a delivery down, if it is the first with this identifier.
-    fn note(&self, id: &str, until: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), WebhookError> {
+    /// Records a delivery, if it is the first with this id.
+    fn record(
+        &self,
+        id: &str,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), WebhookError> {
         let mut seen = self.lock();
-        // Later its timestamp refuses it.
-        match seen.get(id).filter(|it| it.remembered_until >= now) {
-            Some(it) if it.is_applied => return Err(WebhookError::Replayed),
+        // After that time its timestamp is refused.
+        match seen
+            .get(id)
+            .filter(|delivery| delivery.remembered_until >= now)
+        {
+            Some(delivery) if delivery.is_applied => return Err(WebhookError::Replayed),
             Some(_) => return Err(WebhookError::NotApplied),
             None => {}
         }
-        if seen.len() >= seen.capacity().min(MOST_REMEMBERED) {
-            seen.retain(|_, it| it.remembered_until >= now);
+        if seen.len() >= seen.capacity().min(MAX_REMEMBERED) {
+            seen.retain(|_, delivery| delivery.remembered_until >= now);
         }
-        if seen.len() >= MOST_REMEMBERED {
+        if seen.len() >= MAX_REMEMBERED {
             return Err(WebhookError::TooMany);
         }
         let delivery = Delivery {
@@ -257,33 +268,33 @@ impl Seen {
     }
 }
 
-/// Why a delivery is not accepted.
+/// The reason why a delivery is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WebhookError {
-    /// A header that each delivery has is not there.
+    /// A header that every delivery has is missing.
     MissingHeader(&'static str),
-    /// A header is there twice, or holds what it cannot.
+    /// A header is there twice, or its value is not valid.
     UnusableHeader(&'static str),
-    /// None of its signatures was made with one of our secrets.
+    /// None of its signatures was made with one of the secrets.
     WrongSignature,
-    /// It was sent too long ago, or its clock or ours is wrong.
+    /// It was sent too long ago, or one of the clocks is wrong.
     OutOfTime,
     /// It was accepted before.
     Replayed,
-    /// What it tells cannot be read.
+    /// Its body cannot be read.
     Unreadable,
     /// It is longer than 1 MiB.
     TooLong,
-    /// More deliveries were accepted than can be remembered.
+    /// More deliveries were accepted recently than can be remembered.
     TooMany,
-    /// It is right, but nobody listens to what it tells, or not in time, or not yet.
+    /// It is genuine, but it was not applied: no listener is running, or it did not answer in time.
     NotApplied,
 }
 
 impl WebhookError {
-    /// What to answer. Whatever is not a success, Polar sends again, ten times in all; so what was
-    /// accepted before is none, and has no effect.
+    /// Returns the status to answer with. Polar repeats what is not answered with a success, up to ten
+    /// times; a delivery that was accepted before is therefore answered with 200, and has no effect.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingHeader(_) | Self::UnusableHeader(_) | Self::Unreadable => {
@@ -301,14 +312,16 @@ impl fmt::Display for WebhookError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::MissingHeader(name) => return write!(f, "the header {name} is missing"),
-            Self::UnusableHeader(name) => return write!(f, "the header {name} is unusable"),
+            Self::UnusableHeader(name) => return write!(f, "the header {name} is not valid"),
             Self::WrongSignature => "the signature is wrong",
             Self::OutOfTime => "the timestamp is too far from now",
-            Self::Replayed => "it was accepted before",
+            Self::Replayed => "the delivery was accepted before",
             Self::Unreadable => "the body cannot be read",
             Self::TooLong => "the body is too long",
-            Self::TooMany => "too many deliveries were accepted lately",
-            Self::NotApplied => "nobody listens to what it tells",
+            Self::TooMany => "too many deliveries were accepted recently",
+            Self::NotApplied => {
+                "the delivery was not applied: check that `CustomerSessions::listen` is running"
+            }
         })
     }
 }

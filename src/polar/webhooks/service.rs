@@ -1,4 +1,4 @@
-//! Where Polar sends its webhooks, and who hears of them.
+//! The route that Polar sends its webhooks to, and the source of their invalidations.
 
 use std::{
     convert::Infallible,
@@ -29,21 +29,21 @@ use crate::{
     telemetry,
 };
 
-/// Polar's own deliveries have a few KiB.
-const LONGEST_BODY: usize = 1 << 20;
+/// Longest body that is read. Polar's deliveries have a few KiB.
+const MAX_BODY_LEN: usize = 1 << 20;
 
-/// Polar waits ten seconds for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit of reading a body, and of applying an event. Polar waits ten seconds for an answer.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// So many deliveries wait to be applied; the next ones wait for a place.
-const MOST_WAITING: usize = 256;
+/// Deliveries that may wait to be applied; more of them wait for a place.
+const MAX_QUEUED: usize = 256;
 
 impl Webhooks {
-    /// A service for the route that Polar sends to, and the source of the invalidations that come
-    /// in there.
+    /// Returns a service for the route that Polar sends to, and the source of the invalidations that
+    /// arrive there.
     ///
-    /// A delivery is answered when what it tells has been applied: then whoever asks finds the
-    /// customer changed, or is refused.
+    /// A delivery is answered after its event was applied: requests that start later see the changed
+    /// customer, or are refused.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -64,7 +64,7 @@ impl Webhooks {
     /// # }
     /// ```
     pub fn service(self) -> (WebhookService, PolarInvalidations) {
-        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED);
         let service = WebhookService {
             webhooks: self,
             sender,
@@ -72,13 +72,13 @@ impl Webhooks {
         let source = PolarInvalidations {
             has_begun: false,
             receiver,
-            taken: None,
+            unreported: None,
         };
         (service, source)
     }
 }
 
-/// An invalidation, and whom to tell when it has been applied.
+/// An invalidation, and the channel that reports that it was applied.
 struct Delivery {
     invalidation: Invalidation,
     applied: oneshot::Sender<()>,
@@ -87,9 +87,8 @@ struct Delivery {
 /// Receives Polar's webhooks: for [`Router::route_service`] in axum, or anything that takes a
 /// Tower service.
 ///
-/// It answers 200 when a delivery has been applied, was applied before, or tells nothing that
-/// concerns sessions; else the [status](WebhookError::status) of what is wrong. Clones share
-/// everything.
+/// It answers 200 if a delivery was applied, was applied before, or does not concern sessions;
+/// otherwise the [status](WebhookError::status) of the error. Clones share everything.
 ///
 /// [`Router::route_service`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.route_service
 #[derive(Clone)]
@@ -99,9 +98,9 @@ pub struct WebhookService {
 }
 
 impl WebhookService {
-    /// Verifies a delivery and has what it tells applied, in a handler of your own that has
-    /// further use for the event. Should that fail, call [`forget`](Self::forget) and answer with
-    /// an error: Polar comes again with the same delivery.
+    /// Verifies a delivery and applies its event, in a handler of your own that needs the event too.
+    /// If your own handling fails, call [`forget`](Self::forget) and answer with an error, so that
+    /// Polar sends the delivery again.
     ///
     /// # Errors
     ///
@@ -112,12 +111,12 @@ impl WebhookService {
             self.webhooks.applied(&event);
             return Ok(event);
         };
-        // Also if the caller gives up half-way.
+        // This also happens if the caller drops the future.
         let unless_applied = ForgetOnDrop {
             webhooks: &self.webhooks,
             event: Some(&event),
         };
-        match timeout(PATIENCE, self.apply(invalidation)).await {
+        match timeout(TIME_LIMIT, self.apply(invalidation)).await {
             Ok(Some(())) => {
                 unless_applied.disarm();
                 self.webhooks.applied(&event);
@@ -156,7 +155,7 @@ impl WebhookService {
         let (head, body) = request.into_parts();
         let received = async {
             Webhooks::check_head(&head.headers)?;
-            let body = timeout(PATIENCE, Limited::new(body, LONGEST_BODY).collect()).await;
+            let body = timeout(TIME_LIMIT, Limited::new(body, MAX_BODY_LEN).collect()).await;
             match body.map_err(|_| WebhookError::Unreadable)? {
                 Ok(body) => self.receive(&head.headers, &body.to_bytes()).await,
                 Err(error) if error.is::<LengthLimitError>() => Err(WebhookError::TooLong),
@@ -183,7 +182,7 @@ fn answer(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     response
 }
 
-/// Lets a delivery come again that was not applied.
+/// Lets a delivery that was not applied come again.
 struct ForgetOnDrop<'a> {
     webhooks: &'a Webhooks,
     event: Option<&'a Event>,
@@ -231,21 +230,21 @@ impl fmt::Debug for WebhookService {
     }
 }
 
-/// What comes in at a [`WebhookService`]. Hand it to
-/// [`CustomerSessions::listen`](crate::CustomerSessions::listen), and spawn that: while nobody
-/// listens, deliveries are answered with 503, and Polar sends them again later.
+/// The invalidations that arrive at a [`WebhookService`]. Pass it to
+/// [`CustomerSessions::listen`](crate::CustomerSessions::listen), and spawn that: without a running
+/// listener deliveries are answered with 503, and Polar sends them again later.
 pub struct PolarInvalidations {
     has_begun: bool,
     receiver: mpsc::Receiver<Delivery>,
-    /// Whom to tell when the next is asked for: then the last has been applied.
-    taken: Option<oneshot::Sender<()>>,
+    /// Reports that the last invalidation was applied, when the next one is received.
+    unreported: Option<oneshot::Sender<()>>,
 }
 
 #[async_trait]
 impl InvalidationSource for PolarInvalidations {
     async fn recv(&mut self) -> Option<SourceEvent> {
-        if let Some(applied) = self.taken.take() {
-            // Whoever waited for it may have given up.
+        if let Some(applied) = self.unreported.take() {
+            // The request that waited for it may be gone.
             let _ = applied.send(());
         }
         if !std::mem::replace(&mut self.has_begun, true) {
@@ -255,7 +254,7 @@ impl InvalidationSource for PolarInvalidations {
             invalidation,
             applied,
         } = self.receiver.recv().await?;
-        self.taken = Some(applied);
+        self.unreported = Some(applied);
         Some(invalidation.into())
     }
 }

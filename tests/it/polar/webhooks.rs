@@ -435,7 +435,7 @@ async fn a_delivery_that_was_applied_has_no_second_effect() {
     // Polar did not get the answer. It must not retry for hours.
     let (status, said) = send(third).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(said, "it was accepted before");
+    assert_eq!(said, "the delivery was accepted before");
     assert_eq!(scene.sessions.statistics().invalidations, invalidations);
 }
 
