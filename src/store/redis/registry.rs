@@ -49,8 +49,8 @@ impl RedisStore {
         let mut arguments = vec![id, customer_id, &hash, &record, &score, &customer];
         arguments.extend(more);
         let answer: Vec<String> = self.run(script, &arguments, &context).await?;
-        let damaged = || StoreError::corrupt(format!("{}: the answer is damaged", context()));
-        let (outcome, rest) = answer.split_first().ok_or_else(damaged)?;
+        let corrupt = || StoreError::corrupt(format!("{}: the answer is damaged", context()));
+        let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
         match outcome.as_str() {
             "done" => {}
             "absent" => return Ok(None),
@@ -63,7 +63,7 @@ impl RedisStore {
                 )));
             }
         }
-        let (customer, ended) = rest.split_first().ok_or_else(damaged)?;
+        let (customer, ended) = rest.split_first().ok_or_else(corrupt)?;
         let customer = read_customer(id, customer)?;
         let stored = read_record(id, customer_id, &record)?;
         let mut inserted = Inserted::new(stored.into_session(session.token.clone(), customer));
@@ -78,7 +78,7 @@ impl RedisStore {
 
 fn read_customer(session: &str, customer: &str) -> Result<Customer, StoreError> {
     from_json(customer).map_err(|why| {
-        StoreError::corrupt(format!("session {session}: its customer is damaged: {why}"))
+        StoreError::corrupt(format!("session {session}: its customer is corrupt: {why}"))
     })
 }
 
