@@ -4,6 +4,8 @@
 //! Each has its length and its seed in the environment; its module names them. By hand:
 //! `HISTORY_SECONDS=600 scripts/test --test slow history:: -- --nocapture`.
 
+#[cfg(all(unix, feature = "postgres", feature = "redis"))]
+mod delays;
 mod flood;
 #[cfg(unix)]
 mod history;
