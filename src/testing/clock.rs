@@ -34,7 +34,7 @@ struct Time {
 }
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     pub fn new(now: DateTime<Utc>) -> Self {
         Self {
             time: Arc::new(Mutex::new(Time {

@@ -93,9 +93,9 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
     }
 }
 
-/// Asserts that nobody gets past the door of these paths without a session: each is asked with
-/// the usual methods, without a credential and with one that was never issued, and must answer
-/// 401 (or 405, where it does not know the method, but 401 to one method at least).
+/// Asserts that these paths refuse requests without a session. Each is asked with the usual methods,
+/// without a credential and with one that was never issued. It must answer 401, or 405 to a method
+/// that it does not know, but 401 to at least one method.
 ///
 /// ```
 /// use axum::{Router, routing::get};

@@ -87,7 +87,7 @@ impl Entry for CachedSession {
 }
 
 impl Entry for NegativeEntry {
-    /// An unknown token is not kept, only its hash.
+    /// Returns `true`: an unknown token is not kept, only its hash.
     fn is_for(&self, _: &[u8]) -> bool {
         true
     }

@@ -34,7 +34,7 @@ impl<S: SessionRegistry> Harness<S> {
         );
         report.add(
             "an update adds no customer",
-            self.update_adds_nobody().await,
+            self.update_adds_no_customer().await,
         );
         report.add(
             "inserting a session changes no customer",
@@ -140,7 +140,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.forget(&[&sessions[0], &sessions[1], &other]).await
     }
 
-    async fn update_adds_nobody(&self) -> RuleResult {
+    async fn update_adds_no_customer(&self) -> RuleResult {
         let session = self.session(&new_id());
         let unknown = rich_customer(&session.customer_id);
         let is_known = self.store.update_customer(&unknown).await?;

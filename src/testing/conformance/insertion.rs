@@ -71,7 +71,7 @@ impl<S: SessionRegistry> Harness<S> {
             format!("{session:?} was inserted, the answer is {inserted:?}"),
         )?;
         self.is_found(&session).await?;
-        // And a customer of whom next to nothing is known.
+        // And a customer without optional fields.
         let plain = self.session(&new_id());
         self.insert(&plain).await?;
         self.is_found(&plain).await?;
@@ -80,7 +80,7 @@ impl<S: SessionRegistry> Harness<S> {
 
     async fn unknown_opens_nothing(&self) -> RuleResult {
         let unknown = self.session(&new_id());
-        self.is_gone(&unknown, "nobody inserted it").await
+        self.is_gone(&unknown, "it was never inserted").await
     }
 
     async fn tokens_are_exact(&self) -> RuleResult {

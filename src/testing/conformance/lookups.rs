@@ -272,7 +272,8 @@ async fn are_dead<S: SessionStore>(store: &S, dead: &[SessionToken]) -> RuleResu
     Ok(())
 }
 
-/// The layer refuses a session that has expired, so that a store need not.
+/// Checks that no live session was found. The layer refuses a session that has expired, so that a
+/// store need not.
 fn is_dead(found: Option<CustomerSession>, because: &str) -> RuleResult {
     match found {
         Some(session) if session.is_live_at(Utc::now()) => Err(Violation(format!(
