@@ -1,4 +1,4 @@
-//! The public face, used as other programs use it: what compiles here must go on compiling.
+//! The public API as other programs use it: what compiles here must go on compiling.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -27,11 +27,11 @@ where
 {
 }
 fn json<T: Serialize + DeserializeOwned>() {}
-fn sent<T: Send>(it: T) -> T {
-    it
+fn sent<T: Send>(value: T) -> T {
+    value
 }
-fn sent_for_good<T: Send + 'static>(it: T) -> T {
-    it
+fn spawned<T: Send + 'static>(value: T) -> T {
+    value
 }
 
 /// Neither `Clone` nor `Debug`, as a store may be.
@@ -188,7 +188,7 @@ async fn every_public_call_has_its_signature() {
     let done: Result<(), StoreError> = sent(sessions.revoke_all()).await;
     done.expect("revoked");
     let sessions: DynCustomerSessions = sessions.into_dyn();
-    let listening = sent_for_good(sessions.listen(Never));
+    let listening = spawned(sessions.listen(Never));
     let Statistics {
         hits: _,
         lookups,

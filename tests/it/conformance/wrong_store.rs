@@ -1,4 +1,4 @@
-//! The conformance kit finds nothing wrong with a right store, and in a wrong one what is wrong.
+//! A store with one mistake of each kind.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,14 +6,12 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     Customer, CustomerData, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked,
     SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary,
-    SessionToken, StoreError, TokenFormat, async_trait,
-    store::MemoryStore,
-    testing::{Conformance, Fault, FaultyStore, LookupTokens, conformance, conformance_of_lookups},
+    SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
 };
 
 /// Ways to get a store wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Mistake {
+pub(crate) enum Mistake {
     ForgetsExpiry,
     RevokesLazily,
     LosesConcurrentInsertions,
@@ -48,16 +46,16 @@ enum Mistake {
 
 /// A right store with one mistake.
 #[derive(Clone)]
-struct Wrong {
+pub(crate) struct Wrong {
     inner: MemoryStore,
     mistake: Mistake,
     last: Arc<Mutex<Option<CustomerSession>>>,
     replaced: Arc<Mutex<Vec<CustomerSession>>>,
-    all: Arc<Mutex<Vec<CustomerSession>>>,
+    pub(crate) all: Arc<Mutex<Vec<CustomerSession>>>,
 }
 
 impl Wrong {
-    fn new(mistake: Mistake) -> Self {
+    pub(crate) fn new(mistake: Mistake) -> Self {
         Self {
             inner: MemoryStore::new(),
             mistake,
@@ -79,15 +77,19 @@ impl SessionStore for Wrong {
         let mut found = self.inner.find(token).await?;
         if found.is_none() && self.is(IgnoresCase) {
             let all = self.all.lock().expect("no panic").clone();
-            let same =
-                |it: &&CustomerSession| it.token.expose().eq_ignore_ascii_case(token.expose());
+            let same = |session: &&CustomerSession| {
+                session.token.expose().eq_ignore_ascii_case(token.expose())
+            };
             if let Some(other) = all.iter().find(same) {
                 found = self.inner.find(&other.token).await?;
             }
         }
         if found.is_none() && self.is(ReplaysAfterRotation) {
             let replaced = self.replaced.lock().expect("no panic");
-            found = replaced.iter().find(|it| it.token == *token).cloned();
+            found = replaced
+                .iter()
+                .find(|session| session.token == *token)
+                .cloned();
         }
         if let Some(session) = &mut found {
             match self.mistake {
@@ -125,7 +127,7 @@ fn folded(id: &str) -> String {
 }
 
 impl Wrong {
-    /// Whether the customer of a session is deleted.
+    /// Returns `true` if the customer of a session is deleted.
     async fn is_deleted(&self, session: &CustomerSession) -> Result<bool, StoreError> {
         let of_customer = |other: &&CustomerSession| other.customer_id == session.customer_id;
         let all = self.all.lock().expect("no panic").clone();
@@ -327,292 +329,5 @@ impl SessionRegistry for Wrong {
             }
             _ => self.inner.purge_expired(before, limit).await,
         }
-    }
-}
-
-#[tokio::test]
-async fn the_memory_store_keeps_the_contract() {
-    let report = conformance(MemoryStore::new()).await;
-    println!("{report}");
-    report.assert_passed();
-    conformance(Arc::new(MemoryStore::new()))
-        .await
-        .assert_passed();
-    assert!(report.rules().count() >= 31);
-}
-
-#[tokio::test]
-async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
-    use Mistake::*;
-    for (mistake, rule) in [
-        (ForgetsExpiry, "an expired session keeps its end"),
-        (RevokesLazily, "a revoked session is gone at once"),
-        (
-            LosesConcurrentInsertions,
-            "concurrent insertions are all kept",
-        ),
-        (ReplacesTheCustomer, "a session is found as it was inserted"),
-        (MixesUpCustomers, "each session has its own customer"),
-        (ReplaysAfterRotation, "replacing ends the old session"),
-        (LetsManyRotationsWin, "replacing has one winner"),
-        (
-            RotationUndoesUpdate,
-            "replacing keeps the customer that the store knows",
-        ),
-        (TruncatesMicroseconds, "times are kept to the microsecond"),
-        (SwallowsErrors, "a taken id or token is a conflict"),
-        (ForgetsTheToken, "a session is found as it was inserted"),
-        (IgnoresCase, "tokens are told apart by every character"),
-        (
-            PurgesWithoutLimit,
-            "purging removes what has expired, in batches",
-        ),
-        (
-            PurgesTooLate,
-            "purging removes what has expired, in batches",
-        ),
-        (
-            RevokesOneOfACustomer,
-            "revoking a customer ends all their sessions",
-        ),
-        (
-            UpdatesNobody,
-            "an update reaches all sessions of the customer",
-        ),
-        (LeaksTokensThroughList, "a list shows no token"),
-        (ListsNewestFirst, "a list is of one customer, oldest first"),
-        (StripsText, "text is kept or refused, never changed"),
-        (
-            RevokesForeignSessions,
-            "a session of another customer is not revoked",
-        ),
-        (RevokesTheKeptSession, "revoking the others keeps one"),
-        (
-            RevokesTooMuchByTime,
-            "sessions are revoked by the time of their creation",
-        ),
-        (HidesWhatItEnded, "a revocation names what it ended"),
-        (IgnoresTheLimit, "a limit ends the oldest sessions"),
-        (IgnoresTheLimit, "a limit refuses a new session"),
-        (
-            CountsBeforeItWaits,
-            "a limit holds for concurrent insertions",
-        ),
-        (RepeatsItself, "pages hold every session once, oldest first"),
-        (
-            ChangesTheCustomer,
-            "inserting a session changes no customer",
-        ),
-        (AcceptsDeletedCustomers, "a deleted customer is refused"),
-        (FoldsIdentifiers, "identifiers are told apart by every byte"),
-        (AddsCustomers, "an update adds no customer"),
-    ] {
-        let report = conformance(Wrong::new(mistake)).await;
-        assert!(
-            report.failures().contains(&rule),
-            "{mistake:?} slipped through\n{report}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_report_names_what_is_broken_and_shows_no_token() {
-    let wrong = Wrong::new(Mistake::TruncatesMicroseconds);
-    let report = conformance(wrong.clone()).await;
-    let text = format!("{report}{report:?}");
-    assert!(text.contains("FAILED  times are kept to the microsecond: created_at was"));
-    for session in &*wrong.all.lock().expect("no panic") {
-        assert!(!text.contains(session.token.expose()), "{text}");
-    }
-}
-
-#[tokio::test]
-#[should_panic(expected = "the store breaks its contract")]
-async fn a_broken_store_fails_its_test() {
-    conformance(Wrong::new(Mistake::IgnoresCase))
-        .await
-        .assert_passed();
-}
-
-#[tokio::test]
-async fn a_store_that_does_not_work_at_all_breaks_every_rule() {
-    let store = FaultyStore::new(MemoryStore::new());
-    store.fail_with(Fault::Error);
-    let report = conformance(store).await;
-    assert_eq!(report.failures().len(), report.rules().count(), "{report}");
-}
-
-/// Ways to get a store wrong that only looks sessions up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum LookupMistake {
-    Nothing,
-    FindsNothing,
-    ForgetsTheToken,
-    MixesUpCustomers,
-    OpensOneSession,
-    IgnoresCase,
-    InventsSessions,
-    BreaksWhenDropped,
-    AnswersFromBefore,
-    RevivesTheDead,
-    HasAnotherFormat,
-    MixesUpConcurrentLookups,
-}
-
-/// A table that another program fills: no rules of ours for its identifiers or its times.
-struct Table {
-    rows: Mutex<Vec<(String, CustomerSession)>>,
-    mistake: LookupMistake,
-    under_way: Mutex<Vec<String>>,
-    cache: Mutex<Vec<CustomerSession>>,
-}
-
-impl Table {
-    fn new(mistake: LookupMistake) -> (Self, LookupTokens) {
-        let mut rows = Vec::new();
-        for (number, hours) in [(1, 1), (2, 1), (3, 1), (4, -1)] {
-            let token = SessionToken::new(format!("legacy-Token-{number}"));
-            let customer = CustomerData::new(format!("{number}00"), "org");
-            let end = Utc::now() + TimeDelta::hours(hours);
-            let mut session =
-                CustomerSession::new(number.to_string(), token.clone(), customer, end);
-            session.created_at = session.created_at.trunc_subsecs(0);
-            rows.push((token.expose().to_owned(), session));
-        }
-        let token = |number| SessionToken::new(format!("legacy-Token-{number}"));
-        let tokens = LookupTokens::live([token(1), token(2), token(3)])
-            .expired([token(4)])
-            .revoked([token(5)]);
-        let table = Self {
-            rows: Mutex::new(rows),
-            mistake,
-            under_way: Mutex::default(),
-            cache: Mutex::default(),
-        };
-        (table, tokens)
-    }
-
-    fn row(&self, token: &str) -> Option<CustomerSession> {
-        use LookupMistake::*;
-        let rows = self.rows.lock().expect("no panic");
-        let row = |wanted: &str| {
-            let row = rows.iter().find(|(token, _)| token.as_str() == wanted);
-            row.map(|(_, session)| session.clone())
-        };
-        match self.mistake {
-            FindsNothing => None,
-            OpensOneSession => rows.first().map(|(_, session)| session.clone()),
-            IgnoresCase => {
-                let is_same =
-                    |(other, _): &&(String, CustomerSession)| other.eq_ignore_ascii_case(token);
-                rows.iter()
-                    .find(is_same)
-                    .map(|(_, session)| session.clone())
-            }
-            InventsSessions => {
-                let customer = CustomerData::new("1", "org");
-                let end = Utc::now() + TimeDelta::hours(1);
-                row(token).or_else(|| {
-                    let token = SessionToken::new(token);
-                    Some(CustomerSession::new("1", token, customer, end))
-                })
-            }
-            AnswersFromBefore => {
-                let mut cache = self.cache.lock().expect("no panic");
-                if let Some(session) = cache.iter().find(|old| old.token.expose() == token) {
-                    return Some(session.clone());
-                }
-                let found = row(token);
-                cache.extend(found.clone());
-                found
-            }
-            _ => row(token),
-        }
-    }
-}
-
-#[async_trait]
-impl SessionStore for Table {
-    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        use LookupMistake::*;
-        let mut wanted = token.expose().to_owned();
-        if matches!(self.mistake, BreaksWhenDropped | MixesUpConcurrentLookups) {
-            self.under_way
-                .lock()
-                .expect("no panic")
-                .push(wanted.clone());
-            tokio::task::yield_now().await;
-            let mut under_way = self.under_way.lock().expect("no panic");
-            // Answers come in the order of the questions, unless one was dropped or overtaken.
-            if self.mistake == BreaksWhenDropped {
-                wanted = under_way.remove(0);
-            } else {
-                wanted = under_way.pop().expect("ours is there");
-            }
-        }
-        let mut found = self.row(&wanted);
-        if let Some(session) = &mut found {
-            match self.mistake {
-                ForgetsTheToken => session.token = SessionToken::new("forgotten"),
-                MixesUpCustomers => session.customer_id = "100".into(),
-                RevivesTheDead => session.expires_at = Utc::now() + TimeDelta::hours(1),
-                _ => session.token = token.clone(),
-            }
-        }
-        Ok(found)
-    }
-
-    fn token_format(&self) -> TokenFormat {
-        match self.mistake {
-            LookupMistake::HasAnotherFormat => TokenFormat::new("cst_"),
-            _ => TokenFormat::any(),
-        }
-    }
-}
-
-async fn check_lookups(mistake: LookupMistake) -> Conformance {
-    let (table, tokens) = Table::new(mistake);
-    let table = Arc::new(table);
-    conformance_of_lookups(Arc::clone(&table), tokens, async |token: SessionToken| {
-        let mut rows = table.rows.lock().expect("no panic");
-        rows.retain(|(row, _)| row != token.expose());
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_store_over_an_existing_table_keeps_the_contract() {
-    let report = check_lookups(LookupMistake::Nothing).await;
-    report.assert_passed();
-    assert_eq!(report.rules().count(), 9);
-}
-
-#[tokio::test]
-async fn each_mistake_of_a_lookup_is_caught_by_the_rule_meant_for_it() {
-    use LookupMistake::*;
-    for (mistake, rule) in [
-        (FindsNothing, "a live token opens its session"),
-        (ForgetsTheToken, "a live token opens its session"),
-        (MixesUpCustomers, "a live token opens its session"),
-        (HasAnotherFormat, "a live token opens its session"),
-        (OpensOneSession, "each token opens a session of its own"),
-        (
-            MixesUpConcurrentLookups,
-            "concurrent lookups are not mixed up",
-        ),
-        (InventsSessions, "an unknown token opens nothing"),
-        (IgnoresCase, "tokens are told apart by every character"),
-        (BreaksWhenDropped, "a lookup that is dropped does no harm"),
-        (RevivesTheDead, "an expired token opens nothing live"),
-        (InventsSessions, "a revoked token opens nothing live"),
-        (AnswersFromBefore, "a revoked session is gone at once"),
-    ] {
-        let report = check_lookups(mistake).await;
-        assert!(
-            report.failures().contains(&rule),
-            "{mistake:?} slipped through\n{report}"
-        );
-        assert!(!format!("{report}").contains("legacy-Token"), "{report}");
     }
 }
