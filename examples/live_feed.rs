@@ -11,7 +11,7 @@ mod server;
 #[path = "common/shared_store.rs"]
 mod shared_store;
 
-use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
+use std::{error::Error, process::ExitCode, time::Duration};
 
 use axum::{
     Router,
@@ -27,16 +27,13 @@ use axum::{
     routing::{get, post},
 };
 use customer_session::{
-    CurrentSession, CustomerData, CustomerSessions, SessionEnd, SessionLifetime, SessionRegistry,
-    StoreError, store::MemoryStore,
+    CurrentSession, CustomerData, CustomerSessions, DynCustomerSessions, SessionEnd,
+    SessionLifetime, StoreError, store::MemoryStore,
 };
 use futures_util::{Stream, stream};
 use tokio::time::interval;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Sessions in any store, so that handlers need not be generic.
-type Sessions = CustomerSessions<Arc<dyn SessionRegistry>>;
 
 /// The page shows both streams. Its token is behind the `#`, which no browser sends.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>live feed</title>
@@ -112,7 +109,7 @@ async fn events(lifetime: SessionLifetime) -> Sse<impl Stream<Item = Result<Even
 }
 
 async fn sign_out(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     session: CurrentSession,
 ) -> Result<StatusCode, StoreError> {
     sessions.revoke(&session.id).await?;
@@ -128,8 +125,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let sessions = match std::env::var("STORE") {
         Ok(url) => shared_store::open(&url).await?,
         Err(_) => {
-            let store = Arc::new(MemoryStore::new()) as Arc<dyn SessionRegistry>;
-            CustomerSessions::builder(store).build()
+            let store = MemoryStore::new();
+            CustomerSessions::builder(store).build().into_dyn()
         }
     };
     let customer = CustomerData::new("cus_jane", "org_acme");

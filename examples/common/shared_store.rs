@@ -1,9 +1,9 @@
 //! Sessions that several machines share, in PostgreSQL or Redis.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 use customer_session::{
-    CustomerSessions, InvalidationSource, SessionRegistry,
+    CustomerSessions, DynCustomerSessions, InvalidationSource, SessionRegistry,
     store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
 };
 
@@ -13,9 +13,7 @@ mod peppers;
 use peppers::peppers;
 
 /// Opens the store at `url`, and starts what a machine that shares it must do in the background.
-pub(crate) async fn open(
-    url: &str,
-) -> Result<CustomerSessions<Arc<dyn SessionRegistry>>, Box<dyn Error>> {
+pub(crate) async fn open(url: &str) -> Result<DynCustomerSessions, Box<dyn Error>> {
     match url.split(':').next() {
         Some("postgres" | "postgresql") => {
             let store = PostgresStore::connect(url, peppers()).await?;
@@ -33,9 +31,8 @@ pub(crate) async fn open(
 fn start(
     store: impl SessionRegistry,
     source: impl InvalidationSource + 'static,
-) -> CustomerSessions<Arc<dyn SessionRegistry>> {
-    let store = Arc::new(store) as Arc<dyn SessionRegistry>;
-    let sessions = CustomerSessions::builder(store).build();
+) -> DynCustomerSessions {
+    let sessions = CustomerSessions::builder(store).build().into_dyn();
     // Without this, a session that another machine revokes stays in the cache for a minute.
     tokio::spawn(sessions.listen(source));
     tokio::spawn(sessions.purge(Duration::from_secs(600)));

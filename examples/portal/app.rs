@@ -1,6 +1,6 @@
 //! The application, the same for every store.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,16 +10,12 @@ use axum::{
     routing::{get, post},
 };
 use customer_session::{
-    CurrentSession, Customer, CustomerData, CustomerSessions, SessionRegistry, SessionSummary,
-    StoreError,
+    CurrentSession, Customer, CustomerData, DynCustomerSessions, SessionSummary, StoreError,
 };
 use serde::Deserialize;
 use tokio::{net::TcpListener, signal};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// Sessions in any store, so that handlers need not be generic.
-type Sessions = CustomerSessions<Arc<dyn SessionRegistry>>;
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -29,7 +25,7 @@ struct Credentials {
 
 /// Opens a session. This is the only answer that holds the token.
 async fn sign_in(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, StoreError> {
     let Some(customer) = check(&credentials) else {
@@ -58,7 +54,7 @@ async fn me(customer: Customer) -> Json<Customer> {
 
 /// Lists where the customer is signed in. A summary holds no token.
 async fn list(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     customer: Customer,
 ) -> Result<Json<Vec<SessionSummary>>, StoreError> {
     Ok(Json(sessions.list(&customer.id).await?))
@@ -66,7 +62,7 @@ async fn list(
 
 /// Exchanges the token for a new one. The old one is refused from then on.
 async fn rotate(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     session: CurrentSession,
 ) -> Result<Response, StoreError> {
     Ok(match sessions.rotate(&session.token, DAY).await? {
@@ -76,7 +72,7 @@ async fn rotate(
 }
 
 async fn sign_out(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     session: CurrentSession,
 ) -> Result<StatusCode, StoreError> {
     sessions.revoke(&session.id).await?;
@@ -84,14 +80,17 @@ async fn sign_out(
 }
 
 async fn sign_out_everywhere(
-    State(sessions): State<Sessions>,
+    State(sessions): State<DynCustomerSessions>,
     customer: Customer,
 ) -> Result<StatusCode, StoreError> {
     sessions.revoke_customer(&customer.id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn serve(sessions: Sessions, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+pub(crate) async fn serve(
+    sessions: DynCustomerSessions,
+    listener: TcpListener,
+) -> Result<(), Box<dyn Error>> {
     // So that the printed lines have a token.
     let session = sessions.issue(jane(), DAY).await?;
 

@@ -10,9 +10,9 @@ mod peppers;
 #[path = "../common/server.rs"]
 mod server;
 
-use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
+use std::{error::Error, process::ExitCode, time::Duration};
 
-use customer_session::{CustomerSessions, SessionRegistry, store::SqliteStore};
+use customer_session::{CustomerSessions, store::SqliteStore};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,8 +23,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let url = std::env::var("STORE").unwrap_or_else(|_| "sqlite:portal.db".to_owned());
     let store = SqliteStore::connect(&url, peppers::peppers()).await?;
     store.migrate().await?;
-    let store = Arc::new(store) as Arc<dyn SessionRegistry>;
-    let sessions = CustomerSessions::builder(store).build();
+    let sessions = CustomerSessions::builder(store).build().into_dyn();
     tokio::spawn(sessions.purge(Duration::from_secs(600)));
     app::serve(sessions, server::bind().await?).await
 }
