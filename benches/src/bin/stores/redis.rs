@@ -123,11 +123,15 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
             call.arg(session.id.as_str())
                 .arg(session.customer_id.as_str());
             call.arg(hash).arg(record).arg(expires).arg(customer);
-            let done: String = call
+            // Created now, and no limit of sessions.
+            call.arg(session.created_at.timestamp_micros())
+                .arg("")
+                .arg("");
+            let answer: Vec<String> = call
                 .invoke_async(&mut connection.clone())
                 .await
                 .expect("inserted");
-            assert_eq!(done, "done");
+            assert_eq!(answer[0], "done");
         }
     };
     task("raw", batch(runtime, new_ones, insert))
