@@ -15,7 +15,8 @@ pub use self::{
         },
     },
     webhooks::{
-        WebhookError, Webhooks,
+        Webhooks,
+        error::WebhookError,
         event::{Event, EventKind},
         service::{PolarInvalidations, WebhookService},
     },

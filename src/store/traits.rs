@@ -24,10 +24,10 @@ use crate::{
 ///   `customer.id`. The layer refuses an answer for another token or with a mixed-up customer
 ///   as [`Corrupt`](crate::StoreErrorKind::Corrupt).
 /// - **Candid.** "There is no such session" is `Ok(None)`. "I cannot tell" is an error, which
-///   the client hears as 503: an outage must not sign everybody out.
+///   the client gets as 503: an outage must not sign anyone out.
 /// - **Unjudging.** An expired session may be returned as it is; the layer judges it.
 /// - **Cancel-safe.** The future may be dropped at any await, when the time allowed for a
-///   lookup is over or nobody waits for the answer any more.
+///   lookup is over or no caller waits for the answer any more.
 /// - **Discreet.** Neither errors nor logs hold the token. Keep only a hash of it, a keyed one
 ///   if the sessions outlive the process.
 ///

@@ -3,7 +3,11 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::{customer::Customer, metadata::MetadataValue, session::CustomerSession};
+use crate::{
+    customer::Customer,
+    metadata::{Metadata, MetadataValue},
+    session::CustomerSession,
+};
 
 /// Returns `true` if a text can be kept. PostgreSQL has no NUL in its texts, and what one store
 /// refuses all stores refuse.
@@ -80,7 +84,11 @@ fn check_fields(customer: &Customer) -> Result<(), String> {
             ));
         }
     }
-    for (key, value) in &customer.metadata {
+    check_metadata(&customer.metadata)
+}
+
+fn check_metadata(metadata: &Metadata) -> Result<(), String> {
+    for (key, value) in metadata {
         let why = match value {
             _ if !is_storable(key) => "a key with a NUL character",
             MetadataValue::String(text) if !is_storable(text) => "a NUL character",

@@ -1,32 +1,25 @@
 //! Verification of Polar's webhooks: a delivery comes from Polar, is recent, and is the first.
 
+mod deliveries;
+pub(super) mod error;
 pub(super) mod event;
 mod secret;
 pub(super) mod service;
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
 use constant_time_eq::constant_time_eq;
 use hmac::{Hmac, Mac};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use sha2::Sha256;
 
-use self::{event::Event, secret::signing_keys};
+use self::{deliveries::Deliveries, error::WebhookError, event::Event, secret::signing_keys};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
 };
-
-/// Deliveries that are remembered; reached at 300 a second.
-const MAX_REMEMBERED: usize = 100_000;
 
 /// Signatures in a header that are compared, and the longest id that is accepted.
 const MAX_SIGNATURES: usize = 16;
@@ -55,7 +48,7 @@ pub struct Webhooks {
     keys: Vec<Hmac<Sha256>>,
     tolerance: TimeDelta,
     clock: Arc<dyn Clock>,
-    seen: Arc<Seen>,
+    seen: Arc<Deliveries>,
 }
 
 impl Webhooks {
@@ -206,124 +199,3 @@ impl fmt::Debug for Webhooks {
             .finish_non_exhaustive()
     }
 }
-
-/// The accepted deliveries.
-#[derive(Default)]
-struct Seen {
-    /// Guards the deliveries by id. Never held across an await.
-    deliveries: Mutex<HashMap<String, Delivery>>,
-}
-
-struct Delivery {
-    remembered_until: DateTime<Utc>,
-    is_applied: bool,
-}
-
-impl Seen {
-    /// Records a delivery, if it is the first with this id.
-    fn record(
-        &self,
-        id: &str,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<(), WebhookError> {
-        let mut seen = self.lock();
-        // After that time its timestamp is refused.
-        match seen
-            .get(id)
-            .filter(|delivery| delivery.remembered_until >= now)
-        {
-            Some(delivery) if delivery.is_applied => return Err(WebhookError::Replayed),
-            Some(_) => return Err(WebhookError::NotApplied),
-            None => {}
-        }
-        if seen.len() >= seen.capacity().min(MAX_REMEMBERED) {
-            seen.retain(|_, delivery| delivery.remembered_until >= now);
-        }
-        if seen.len() >= MAX_REMEMBERED {
-            return Err(WebhookError::TooMany);
-        }
-        let delivery = Delivery {
-            remembered_until: until,
-            is_applied: false,
-        };
-        seen.insert(id.to_owned(), delivery);
-        Ok(())
-    }
-
-    fn applied(&self, id: &str) {
-        if let Some(delivery) = self.lock().get_mut(id) {
-            delivery.is_applied = true;
-        }
-    }
-
-    fn forget(&self, id: &str) {
-        self.lock().remove(id);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Delivery>> {
-        self.deliveries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The reason why a delivery is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WebhookError {
-    /// A header that every delivery has is missing.
-    MissingHeader(&'static str),
-    /// A header is there twice, or its value is not valid.
-    UnusableHeader(&'static str),
-    /// None of its signatures was made with one of the secrets.
-    WrongSignature,
-    /// It was sent too long ago, or one of the clocks is wrong.
-    OutOfTime,
-    /// It was accepted before.
-    Replayed,
-    /// Its body cannot be read.
-    Unreadable,
-    /// It is longer than 1 MiB.
-    TooLong,
-    /// More deliveries were accepted recently than can be remembered.
-    TooMany,
-    /// It is genuine, but it was not applied: no listener is running, or it did not answer in time.
-    NotApplied,
-}
-
-impl WebhookError {
-    /// Returns the status to answer with. Polar repeats what is not answered with a success, up to ten
-    /// times; a delivery that was accepted before is therefore answered with 200, and has no effect.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::MissingHeader(_) | Self::UnusableHeader(_) | Self::Unreadable => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::WrongSignature | Self::OutOfTime => StatusCode::FORBIDDEN,
-            Self::Replayed => StatusCode::OK,
-            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooMany | Self::NotApplied => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
-impl fmt::Display for WebhookError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MissingHeader(name) => return write!(f, "the header {name} is missing"),
-            Self::UnusableHeader(name) => return write!(f, "the header {name} is not valid"),
-            Self::WrongSignature => "the signature is wrong",
-            Self::OutOfTime => "the timestamp is too far from now",
-            Self::Replayed => "the delivery was accepted before",
-            Self::Unreadable => "the body cannot be read",
-            Self::TooLong => "the body is too long",
-            Self::TooMany => "too many deliveries were accepted recently",
-            Self::NotApplied => {
-                "the delivery was not applied: check that `CustomerSessions::listen` is running"
-            }
-        })
-    }
-}
-
-impl Error for WebhookError {}

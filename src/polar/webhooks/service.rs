@@ -23,7 +23,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{WebhookError, Webhooks, event::Event};
+use super::{Webhooks, error::WebhookError, event::Event};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     telemetry,
