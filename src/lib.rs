@@ -130,7 +130,7 @@ mod telemetry;
 pub mod testing;
 mod token;
 
-/// The atomics of the marks; `tests/loom.rs` puts loom's in their place.
+/// The atomics of the revocation table; `tests/loom.rs` puts loom's in their place.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 }

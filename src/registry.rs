@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, str::FromStr};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 
 use crate::{
     customer::CustomerId,
@@ -253,9 +253,18 @@ impl FromStr for PageCursor {
             return Err(InvalidCursor);
         }
         Ok(Self {
-            created_at: created_at.parse().map_err(|_| InvalidCursor)?,
+            created_at: in_range(created_at.parse().map_err(|_| InvalidCursor)?)?,
             id: id.into(),
         })
+    }
+}
+
+/// Refuses times that a database cannot express.
+fn in_range(time: DateTime<Utc>) -> Result<DateTime<Utc>, InvalidCursor> {
+    if (0..=9999).contains(&time.year()) {
+        Ok(time)
+    } else {
+        Err(InvalidCursor)
     }
 }
 
@@ -321,6 +330,10 @@ mod tests {
             assert_eq!(text.parse::<PageCursor>(), Err(InvalidCursor), "{text:?}");
         }
         assert!(format!("{time}~a\0").parse::<PageCursor>().is_err());
+        for year in ["-5000", "+12000"] {
+            let far = format!("{year}-01-01T00:00:00Z~ses_1");
+            assert_eq!(far.parse::<PageCursor>(), Err(InvalidCursor), "{far}");
+        }
         let cursor: PageCursor = format!("{time}~a~b").parse().expect("a cursor");
         assert_eq!(cursor.id.as_str(), "a~b");
     }

@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) breaker_cooldown: Duration,
     /// Zero: no limit.
     pub(crate) max_concurrent_lookups: usize,
+    /// `None`: as the capacity demands.
+    pub(crate) stripes: Option<usize>,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             store_timeout: Duration::from_secs(2),
             breaker_cooldown: Duration::from_millis(500),
             max_concurrent_lookups: 1024,
+            stripes: None,
         }
     }
 
@@ -73,8 +76,8 @@ impl Config {
 
     /// Returns the number of stripes of the revocation table, a power of two.
     pub(crate) fn stripes(&self) -> usize {
-        let stripes = self.cache_capacity.clamp(MIN_STRIPES, MAX_STRIPES);
-        stripes.next_power_of_two() as usize
+        let by_capacity = self.cache_capacity.clamp(MIN_STRIPES, MAX_STRIPES) as usize;
+        self.stripes.unwrap_or(by_capacity).next_power_of_two()
     }
 }
 

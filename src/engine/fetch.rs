@@ -132,6 +132,15 @@ impl Engine {
         Ok(session.map(|session| Arc::clone(&session.session)))
     }
 
+    /// Returns the session that `token` opens according to the store, live or not. The lookup is not
+    /// counted, not limited in number, and not cached: it is part of a change.
+    pub(crate) async fn find(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.upstream.find(token, self.config.store_timeout()).await
+    }
+
     /// Joins the lookup in flight for `token`, or starts one.
     fn join_or_start(
         self: &Arc<Self>,

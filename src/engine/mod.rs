@@ -44,6 +44,7 @@ pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::Sessi
 use crate::{
     clock::{MonotonicTime, TimeSource},
     invalidation::Invalidation,
+    session::CustomerSession,
     store::SessionStore,
     telemetry::{Counters, Statistics},
     token::{SessionToken, TokenFormat},
@@ -79,15 +80,10 @@ pub(crate) struct Authenticated {
 
 impl Engine {
     pub(crate) fn new(store: Arc<dyn SessionStore>, config: Config) -> Arc<Self> {
-        let stripes = config.stripes();
-        Self::with_stripes(store, config, stripes)
-    }
-
-    fn with_stripes(store: Arc<dyn SessionStore>, config: Config, stripes: usize) -> Arc<Self> {
         Arc::new_cyclic(|engine| Self {
             clock: TimeSource::new(config.clock.clone()),
             cache: SessionCache::new(&config),
-            revocations: Revocations::new(stripes),
+            revocations: Revocations::new(config.stripes()),
             upstream: Upstream::new(store, &config),
             counters: Counters::default(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
@@ -169,6 +165,17 @@ impl Engine {
     pub(crate) fn forget_negative(&self, token: &SessionToken) {
         self.cache
             .forget_negative(self.cache.key(token.expose().as_bytes()));
+    }
+
+    /// Returns the cached session of `token`, whether or not it may be used.
+    pub(crate) fn cached_session(&self, token: &SessionToken) -> Option<Arc<CustomerSession>> {
+        let token = token.expose().as_bytes();
+        let hash = self.cache.hash64(token);
+        let read = |cached: &Arc<CachedSession>| cached.is_for(token).then(|| Arc::clone(cached));
+        let cached = self.cache.front(hash, read);
+        let cached = cached.or_else(|| self.cache.session(self.cache.hash128(hash, token)));
+        let cached = cached.filter(|cached| cached.is_for(token))?;
+        Some(Arc::clone(&cached.session))
     }
 
     /// Drops from the cache what is of no use any more.

@@ -31,7 +31,7 @@ pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
     extensions.insert(lifetime.into_customer());
 }
 
-/// RevocationTable a request as anonymous.
+/// Marks a request as anonymous.
 pub(super) fn insert_anonymous(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
     extensions.insert(Anonymous(Arc::clone(config)));
 }

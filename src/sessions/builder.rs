@@ -108,6 +108,14 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         self
     }
 
+    /// Sets the number of stripes of the revocation table, for tests of what happens when sessions
+    /// share one.
+    #[doc(hidden)]
+    pub fn revocation_stripes(mut self, stripes: usize) -> Self {
+        self.config.stripes = Some(stripes);
+        self
+    }
+
     /// Sets the format of the tokens that are issued and looked up; that of the store by default.
     pub fn token_format(mut self, format: TokenFormat) -> Self {
         self.config.token_format = format;

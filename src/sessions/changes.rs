@@ -9,7 +9,7 @@ use super::{CustomerSessions, DynCustomerSessions, settle::Settled};
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
-    engine::{AuthenticateError, CacheLookup},
+    engine::AuthenticateError,
     invalidation::Invalidation,
     registry::{Page, Revocation, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
@@ -166,34 +166,15 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         if !self.engine.token_format().matches(token.expose()) {
             return Ok(false);
         }
+        if let Some(session) = self.engine.find(token).await? {
+            return self.end(Revocation::Session(session.id)).await;
+        }
         // Another node may have ended it, with its message still on the way.
-        let cached = match self.engine.lookup_cached(token.expose().as_bytes()) {
-            CacheLookup::Hit(authenticated) => {
-                let id = authenticated.session.session.id.clone();
-                Some(Invalidation::Session(id))
-            }
-            CacheLookup::NegativeHit | CacheLookup::Miss => None,
-        };
-        let (store, token) = (Arc::clone(&self.store), token.clone());
-        self.settle(cached.clone(), async move {
-            let revoke = async {
-                let Some(session) = store.find(&token).await? else {
-                    return Ok((false, Vec::new()));
-                };
-                let revoked = store.revoke(&Revocation::Session(session.id)).await?;
-                Ok((revoked.any, revoked.invalidations))
-            };
-            let revoked = revoke
-                .await
-                .map_err(|error: StoreError| error.without(&token));
-            let (answer, mut invalidations) = revoked?;
-            invalidations.extend(cached);
-            Ok(Settled {
-                answer,
-                invalidations,
-            })
-        })
-        .await
+        if let Some(session) = self.engine.cached_session(token) {
+            let ended = Invalidation::Session(session.id.clone());
+            self.engine.invalidate(&ended);
+        }
+        Ok(false)
     }
 
     /// Ends all sessions of a customer.
@@ -206,7 +187,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         Ok(())
     }
 
-    /// Ends all sessions of all customers.
+    /// Ends all sessions of all customers. It takes the store time in proportion to their number.
     ///
     /// # Errors
     ///
@@ -217,7 +198,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 
     /// Ends all sessions with a `created_at` before `time`, of all customers. Sessions made by a
-    /// rotation count from the rotation.
+    /// rotation count from the rotation. It takes the store time in proportion to their number.
     ///
     /// # Errors
     ///
@@ -294,11 +275,19 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Ends sessions. Returns `true` if the store had at least one of them.
     async fn end(&self, what: Revocation) -> Result<bool, StoreError> {
         let store = Arc::clone(&self.store);
-        self.settle(Some(what.invalidation()), async move {
+        let asked_for = what.invalidation();
+        self.settle(Some(asked_for.clone()), async move {
             let revoked = store.revoke(&what).await?;
+            let mut invalidations = revoked.invalidations;
+            // Recorded even if the store does not report it, unless the session is not the
+            // customer's: a client must not be able to invalidate the sessions of others.
+            let is_foreign = matches!(what, Revocation::Owned { .. }) && !revoked.any;
+            if !is_foreign && !invalidations.contains(&asked_for) {
+                invalidations.push(asked_for);
+            }
             Ok(Settled {
                 answer: revoked.any,
-                invalidations: revoked.invalidations,
+                invalidations,
             })
         })
         .await

@@ -23,13 +23,13 @@ use crate::{
 /// - **Complete.** The answer carries the `token` that was asked for, and `customer_id` equals
 ///   `customer.id`. The layer refuses an answer for another token or with a mixed-up customer
 ///   as [`Corrupt`](crate::StoreErrorKind::Corrupt).
-/// - **Candid.** "There is no such session" is `Ok(None)`. "I cannot tell" is an error, which
-///   the client gets as 503: an outage must not sign anyone out.
-/// - **Unjudging.** An expired session may be returned as it is; the layer judges it.
-/// - **Cancel-safe.** The future may be dropped at any await, when the time allowed for a
-///   lookup is over or no caller waits for the answer any more.
-/// - **Discreet.** Neither errors nor logs hold the token. Keep only a hash of it, a keyed one
-///   if the sessions outlive the process.
+/// - **Errors are not "not found".** "There is no such session" is `Ok(None)`. A store that cannot
+///   tell returns an error, which is answered with 503: an outage must not sign customers out.
+/// - **Expiry is the layer's job.** An expired session may be returned as it is.
+/// - **Cancel-safe.** The future may be dropped at any await: the time allowed for a lookup may be
+///   over, or no request waits for it any more.
+/// - **No secrets in errors.** Neither errors nor logs hold the token. Keep only a hash of it, and a
+///   keyed one if the sessions outlive the process.
 ///
 /// A panic is caught and treated as an error.
 ///
@@ -74,7 +74,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Returns the format of the tokens this store can know; the layer refuses others without
     /// asking.
     ///
-    /// The default is [`TokenFormat::any`]. It is read once, when the engine is built.
+    /// The default is [`TokenFormat::any`]. It is read once, by `CustomerSessions::builder`.
     fn token_format(&self) -> TokenFormat {
         TokenFormat::any()
     }
@@ -95,7 +95,8 @@ pub trait SessionStore: Send + Sync + 'static {
 ///   databases compare text otherwise unless a column is declared as binary.
 /// - Times are kept to the microsecond at least.
 /// - A customer that the store knows looks the same in all of their sessions, and only
-///   [`update_customer`](SessionRegistry::update_customer) changes them.
+///   [`update_customer`](SessionRegistry::update_customer) changes them. A store may forget a
+///   customer, a deleted one too, once the last of their sessions is gone.
 /// - A store shared by several machines announces what it revoked or changed as
 ///   [`Invalidation`]s, if it can in the same transaction.
 #[diagnostic::on_unimplemented(
@@ -141,7 +142,9 @@ pub trait SessionRegistry: SessionStore {
 
     /// Removes the sessions that `what` describes, those inserted a moment ago included.
     ///
-    /// It is not an error if there are none (RFC 7009, section 2.2).
+    /// It is not an error if there are none (RFC 7009, section 2.2). The answer names what the
+    /// engine must no longer trust, with identifiers as they are stored; also what was asked for and
+    /// was not there, since another node may have ended it a moment ago.
     ///
     /// # Errors
     ///

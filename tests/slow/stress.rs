@@ -261,9 +261,9 @@ async fn new_session(sessions: &CustomerSessions<Faulty>, rng: &Rng) -> Customer
     sessions.issue(customer, HOUR).await.expect("issued")
 }
 
-/// Runs the load for `seconds`. `capacity` also sets the number of stripes of the revocation
-/// table: the smaller, the more sessions share one.
-async fn stress(capacity: u64, seconds: u64, seed: u64) {
+/// Runs the load for `seconds`, with a cache of `capacity` sessions and a revocation table of as many
+/// stripes: the smaller, the more sessions share one.
+async fn stress(capacity: u32, seconds: u64, seed: u64) {
     let rng = Arc::new(Rng::new(seed));
     let store = Faulty {
         inner: MemoryStore::new(),
@@ -272,7 +272,8 @@ async fn stress(capacity: u64, seconds: u64, seed: u64) {
     let sessions = CustomerSessions::builder(store)
         .store_timeout(STORE_TIMEOUT)
         .cache_ttl(Duration::from_millis(200))
-        .cache_capacity(capacity)
+        .cache_capacity(capacity.into())
+        .revocation_stripes(capacity as usize)
         .build();
     let mut slots = Vec::new();
     for _ in 0..SLOTS {

@@ -9,7 +9,7 @@ local key = customer_key(customer)
 data = redis.call('HGET', key, 'customer') or data
 local decoded, fields = pcall(cjson.decode, data)
 if not decoded or type(fields) ~= 'table' then
-  return redis.error_reply('DAMAGED the customer is not JSON')
+  return redis.error_reply('CORRUPT the customer is not JSON')
 end
 if fields.deleted_at and fields.deleted_at ~= cjson.null then return { 'deleted' } end
 
