@@ -49,7 +49,7 @@ impl RedisStore {
         let mut arguments = vec![id, customer_id, &hash, &record, &score, &customer];
         arguments.extend(more);
         let answer: Vec<String> = self.run(script, &arguments, &context).await?;
-        let corrupt = || StoreError::corrupt(format!("{}: the answer is damaged", context()));
+        let corrupt = || StoreError::corrupt(format!("{}: the answer is corrupt", context()));
         let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
         match outcome.as_str() {
             "done" => {}

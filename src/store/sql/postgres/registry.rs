@@ -27,11 +27,11 @@ use crate::{
     token::{SessionToken, TokenFormat},
 };
 
-// Changes are one statement each, so that each is atomic and one round trip. A subquery in a
-// condition is evaluated first: that is how the customer's row is locked before a session's, by
-// the same sort of lock in all of them, so that none waits for another in a circle.
+// Each change is one statement, so that it is atomic and takes one round trip. A subquery in a
+// condition is evaluated first: all statements thus lock the customer's row before a session's, with
+// the same kind of lock, so that they cannot deadlock.
 
-/// The customer as given, with JSON told from text.
+/// The parameters of a customer, with casts for JSON.
 macro_rules! customer_values {
     () => {
         "$1, $2, $3, $4, CAST($5 AS json), $6, $7, $8, $9, $10, $11, CAST($12 AS json), \
@@ -39,7 +39,7 @@ macro_rules! customer_values {
     };
 }
 
-/// What an added session returns of itself.
+/// The columns that an insertion of a session returns.
 macro_rules! insert_session {
     ($from:literal) => {
         concat!(
