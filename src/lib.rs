@@ -106,7 +106,7 @@
 //! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
 //! | `polar` | `PolarStore` and the module `polar`: the customer sessions that Polar issues |
 //! | `rustls` (default) | TLS for the client that `PolarStore` makes itself; nothing without `polar` |
-//! | `testing` | the module `testing`: `ManualClock`, `conformance`, `FaultyStore`, `SignedIn`, `assert_protected` |
+//! | `testing` | the module `testing`: `ManualClock`, `conformance` and `conformance_of_lookups`, `FaultyStore`, `SignedIn`, `assert_protected` |
 //! | `full` | all of these but `testing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -60,7 +60,7 @@ impl Serialize for MetadataValue {
                 (_, Ok(value)) => serializer.serialize_u64(value),
                 _ => serializer.serialize_i128(*value),
             },
-            // JSON would turn these into null, and null is no metadata.
+            // JSON would turn these into null, which is not a metadata value.
             Self::Float(value) if !value.is_finite() => Err(serde::ser::Error::custom(
                 "a metadata number must be finite",
             )),

@@ -50,7 +50,8 @@ const OUTSIDE: &[&str] = &["lib", "store/sql/sqlite/plans"];
 /// Modules of `lib.rs` itself that any layer may name.
 const OF_THE_CRATE: &[&str] = &["sync", "guide"];
 
-const MAX_LINES: usize = 450;
+/// Most lines of a file, its tests left out.
+const MAX_LINES: usize = 400;
 
 /// The files of one crate, by module path: `store/memory` for `memory.rs` in `store`, `store`
 /// for `store/mod.rs`.
@@ -414,7 +415,8 @@ fn features_are_chosen_in_few_places() {
             may.contains(&module.as_str()) || !chooses,
             "{module} looks at features"
         );
-        let lines = text.lines().count();
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
+        let lines = code.unwrap_or_default().lines().count();
         assert!(
             lines <= MAX_LINES,
             "{module} has {lines} lines: is it one concept?"

@@ -10,7 +10,11 @@ mod sync {
 }
 
 #[path = "../src/engine/revocations/table.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the model uses a part of the file"
+)]
 mod table;
 
 use loom::{

@@ -17,11 +17,11 @@ pub(crate) mod config;
 mod error;
 mod fetch;
 pub(crate) mod revocations;
+mod session_watch;
 #[cfg(test)]
 mod tests;
 pub(crate) mod upstream;
 pub(crate) mod watch;
-mod watching;
 
 use std::{
     sync::{Arc, Weak},

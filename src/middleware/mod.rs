@@ -8,9 +8,13 @@ mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
-// Only the extractors read the mark of an anonymous request. It is inserted without them too,
-// since a feature never changes what happens.
-#[cfg_attr(not(feature = "axum"), allow(dead_code))]
+#[cfg_attr(
+    not(feature = "axum"),
+    allow(
+        dead_code,
+        reason = "the extractors alone read the mark of an anonymous request; features never change behaviour"
+    )
+)]
 pub(crate) mod identity;
 #[cfg(feature = "axum")]
 mod into_response;

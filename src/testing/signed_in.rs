@@ -112,7 +112,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 ///
 /// # Panics
 ///
-/// If a path answers anything else, with a list of all that do; or if a path is no path.
+/// If a path answers anything else, with a list of all that do; or if a path is not a valid path.
 pub async fn assert_protected<S, B>(service: S, paths: impl IntoIterator<Item = impl AsRef<str>>)
 where
     S: Service<Request<String>, Response = Response<B>> + Clone,
@@ -136,7 +136,7 @@ where
                 *request.method_mut() = method.clone();
                 match path.as_ref().parse() {
                     Ok(uri) => *request.uri_mut() = uri,
-                    Err(error) => panic!("{:?} is no path: {error}", path.as_ref()),
+                    Err(error) => panic!("{:?} is not a valid path: {error}", path.as_ref()),
                 }
                 let with = match credential {
                     Some(token) => {

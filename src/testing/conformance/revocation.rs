@@ -100,7 +100,10 @@ impl<S: SessionRegistry> Harness<S> {
         self.is_found(&foreign).await?;
         self.is_found(&own).await?;
         let revoked = self.store.revoke(&owned(&own)).await?;
-        ensure(revoked.any, "revoking a session of one's own said `false`")?;
+        ensure(
+            revoked.any,
+            "revoking a session of the same customer returned `false`",
+        )?;
         self.is_gone(&own, "its customer revoked it").await?;
         let revoked = self.store.revoke(&owned(&own)).await?;
         ensure(!revoked.any, "revoking it again said `true`")?;
