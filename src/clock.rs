@@ -91,6 +91,7 @@ impl TimeSource {
     /// Returns the wall-clock time in microseconds since 1970 for a monotonic time that was read just
     /// now. It is up to two ticks ahead, never behind. A jump of the wall clock is noticed within a
     /// millisecond, or at the next tick.
+    #[inline]
     pub(crate) fn wall_micros(&self, now: MonotonicTime) -> i64 {
         if let Some(clock) = &self.custom {
             return clock.now().timestamp_micros();
@@ -100,6 +101,7 @@ impl TimeSource {
         })
     }
 
+    #[inline]
     pub(crate) fn monotonic_now(&self) -> MonotonicTime {
         MonotonicTime::default() + monotonic(self.custom.as_deref()).saturating_sub(self.start)
     }
@@ -129,6 +131,7 @@ impl Default for WallClock {
 impl WallClock {
     /// Returns the wall-clock time at the monotonic time `passed`. `read_exact` returns the exact
     /// wall-clock time and the length of a tick.
+    #[inline]
     fn at(&self, passed: i64, read_exact: impl FnOnce() -> (i64, i64)) -> i64 {
         if passed.saturating_sub(self.read_at.load(Acquire)) < OFFSET_MAX_AGE {
             return passed + self.offset.load(Relaxed);

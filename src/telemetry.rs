@@ -98,6 +98,7 @@ impl Counters {
     /// Counts a hit, and returns `true` for one in 32 of those that count on the same cache line.
     /// Different `shard_bits` count on different cache lines, so that cores which serve different
     /// customers do not wait for each other.
+    #[inline]
     pub(crate) fn hit(&self, shard_bits: usize) -> bool {
         self.hits[shard_bits % STRIPES].0.0.fetch_add(1, Relaxed) % 32 == 0
     }

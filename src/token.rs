@@ -39,6 +39,7 @@ impl SessionToken {
     }
 
     /// Returns `true` if this is `token`, in time that depends on the lengths alone.
+    #[inline]
     pub(crate) fn is(&self, token: &[u8]) -> bool {
         constant_time_eq(self.0.as_bytes(), token)
     }
@@ -155,6 +156,7 @@ impl TokenFormat {
     }
 
     /// Checks the part of [`accepts`](Self::accepts) that is cheap: length and prefix.
+    #[inline]
     pub(crate) fn has_shape(&self, token: &[u8]) -> bool {
         match &self.prefixes {
             None => token.len() <= Self::MAX_LEN,
@@ -216,6 +218,7 @@ fn all(bytes: &[u8], is_good: impl Fn(u8) -> bool) -> bool {
 }
 
 /// Returns what follows `prefix`, if it has the length of random characters and checksum.
+#[inline]
 fn without_prefix<'a>(
     token: &'a [u8],
     prefix: &str,

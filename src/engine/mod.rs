@@ -92,6 +92,7 @@ impl Engine {
     }
 
     /// Looks `token` up in the cache. Never waits, and takes none of our locks.
+    #[inline]
     pub(crate) fn lookup_cached(self: &Arc<Self>, token: &[u8]) -> CacheLookup {
         // A cached token was checked in full when it was looked up in the store.
         if !self.config.token_format.has_shape(token) {

@@ -13,6 +13,7 @@ use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifet
 pub(super) struct Anonymous(pub(super) Arc<LayerConfig>);
 
 /// Removes an identity that another layer, or an attacker who found a way, has left.
+#[inline]
 pub(crate) fn remove(extensions: &mut Extensions) {
     if extensions.is_empty() {
         return;
@@ -26,6 +27,7 @@ pub(crate) fn remove(extensions: &mut Extensions) {
 ///
 /// The handle of the customer also carries the [`SessionLifetime`]. An extension of its own would
 /// cost one more allocation for each request.
+#[inline]
 pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
     extensions.insert(Arc::clone(lifetime.session()));
     extensions.insert(lifetime.into_customer());

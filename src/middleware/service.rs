@@ -110,6 +110,7 @@ where
 }
 
 /// Decides about a request by its credential and the cache, without waiting.
+#[inline]
 fn decide(
     config: &LayerConfig,
     method: &Method,

@@ -72,6 +72,7 @@ impl SessionLifetime {
         extensions.get::<Customer>()?.context().map(Self::new)
     }
 
+    #[inline]
     pub(crate) fn new(cached: Arc<CachedSession>) -> Self {
         Self { cached }
     }
@@ -81,6 +82,7 @@ impl SessionLifetime {
     }
 
     /// Returns the session's customer, whose handle carries this lifetime.
+    #[inline]
     pub(crate) fn into_customer(self) -> Customer {
         Customer::in_session(self.cached)
     }

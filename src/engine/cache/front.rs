@@ -33,6 +33,7 @@ impl FrontCache {
     }
 
     /// Returns what `read` makes of the session under `hash`.
+    #[inline]
     pub(super) fn get<T>(
         &self,
         hash: TokenHash64,
@@ -85,6 +86,7 @@ impl FrontCache {
         }
     }
 
+    #[inline]
     fn bucket(&self, hash: TokenHash64) -> Option<&Bucket> {
         self.buckets
             .get(hash.shard_bits() & self.buckets.len().wrapping_sub(1))

@@ -14,11 +14,13 @@ pub(crate) struct TokenHash128(pub(super) u128);
 pub(crate) struct TokenHash64(pub(super) u64);
 
 impl TokenHash128 {
+    #[inline]
     pub(crate) fn half(self) -> TokenHash64 {
         TokenHash64((self.0 >> 64) as u64)
     }
 
     /// Returns bits that choose a shard.
+    #[inline]
     pub(crate) fn shard_bits(self) -> usize {
         self.half().shard_bits()
     }
@@ -26,6 +28,7 @@ impl TokenHash128 {
 
 impl TokenHash64 {
     /// Returns bits that choose a shard.
+    #[inline]
     pub(crate) fn shard_bits(self) -> usize {
         self.0 as usize
     }

@@ -56,6 +56,7 @@ impl SessionCache {
         self.hash128(self.hash64(token), token)
     }
 
+    #[inline]
     pub(crate) fn hash64(&self, token: &[u8]) -> TokenHash64 {
         TokenHash64(self.hashers[0].hash_one(token))
     }
@@ -68,6 +69,7 @@ impl SessionCache {
 
     /// Returns what `read` makes of the session under `hash` in the front cache. `read` must compare
     /// the token.
+    #[inline]
     pub(crate) fn front<T>(
         &self,
         hash: TokenHash64,

@@ -13,6 +13,7 @@ const MAX_VALUE_LEN: usize = TokenFormat::MAX_LEN + SCHEME.len() + 64;
 /// Reads the credential in `Authorization`.
 ///
 /// No other header is read: a header that names an identity could be forged.
+#[inline]
 pub(super) fn read(headers: &HeaderMap) -> Credential<&[u8]> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Credential::None;
@@ -27,6 +28,7 @@ pub(super) fn read(headers: &HeaderMap) -> Credential<&[u8]> {
 }
 
 /// Parses `auth-scheme 1*SP token68`, the scheme in any case (RFC 9110, section 11.4).
+#[inline]
 fn parse(value: &[u8]) -> Credential<&[u8]> {
     // A fast path for what nearly every client sends. The code below gives the same result.
     match value.strip_prefix(b"Bearer ") {
