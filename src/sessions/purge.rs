@@ -17,7 +17,7 @@ use crate::{
 
 /// Sessions that the store removes in one call: enough to get on, few enough to hold no lock for
 /// long.
-const BATCH: u32 = 50;
+const BATCH: u32 = 10;
 
 /// Bounds of the pause after a full batch, which is as long as the batch took: half of the time
 /// the store serves lookups alone.
@@ -53,12 +53,16 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let engine = Arc::downgrade(&self.engine);
         async move {
             tokio::time::sleep(every.mul_f64(random())).await;
+            let mut is_first_batch = true;
             loop {
                 let started = Instant::now();
                 // Held for one batch at a time, so that the last other owner is the last.
                 let purged = match (store.upgrade(), engine.upgrade()) {
                     (Some(store), Some(engine)) => {
-                        engine.run_pending_tasks();
+                        // Once a round: it looks at the whole cache.
+                        if is_first_batch {
+                            engine.run_pending_tasks();
+                        }
                         let batch = store.purge_expired(engine.now(), BATCH);
                         match timeout(BATCH_TIMEOUT, catch_panic(batch)).await {
                             Ok(Ok(purged)) => purged,
@@ -68,10 +72,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     }
                     _ => return,
                 };
+                let is_full = matches!(purged, Ok(purged) if purged >= u64::from(BATCH));
+                is_first_batch = !is_full;
                 let wait = match purged {
-                    Ok(purged) if purged >= u64::from(BATCH) => {
-                        started.elapsed().clamp(MIN_PAUSE, MAX_PAUSE)
-                    }
+                    Ok(_) if is_full => started.elapsed().clamp(MIN_PAUSE, MAX_PAUSE),
                     Ok(_) => every.mul_f64(0.9 + 0.2 * random()),
                     Err(error) => {
                         telemetry::purge_failed(&error);
@@ -84,7 +88,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 }
 
-/// From 0 to 1, for jitter: the standard library seeds its hashes at random.
+/// Returns a number from 0 to 1, for jitter. The standard library seeds its hashes at random.
 fn random() -> f64 {
     let bits = RandomState::new().hash_one(());
     bits as f64 / u64::MAX as f64
