@@ -21,7 +21,7 @@ pub enum Invalidation {
     All,
 }
 
-/// What an [`InvalidationSource`] reports: a change in the store, or its own state.
+/// An event from an [`InvalidationSource`]: a change in the store, or its own state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceEvent {
@@ -33,7 +33,7 @@ pub enum SourceEvent {
     /// A message that merely arrives is not such an answer, since it may have been under way for
     /// long. The event changes nothing yet in what is trusted.
     Alive {
-        /// When the source asked, not when the answer arrived.
+        /// Time of the question, not of the answer.
         asked_at: Instant,
     },
     /// The source has lost its connection and may be missing changes. Until it reports
@@ -50,7 +50,7 @@ impl From<Invalidation> for SourceEvent {
     }
 }
 
-/// Where the invalidations of other nodes come from: a database's notifications, a message
+/// A source of the invalidations of other nodes: a database's notifications, a message
 /// bus, a webhook.
 ///
 /// Hand it to [`CustomerSessions::listen`](crate::CustomerSessions::listen).

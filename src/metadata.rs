@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What the merchant keeps with a customer, by key.
+/// The merchant's own data about a customer, by key.
 pub type Metadata = BTreeMap<String, MetadataValue>;
 
 /// A value in [`Metadata`].

@@ -53,13 +53,13 @@ impl Revocation {
     }
 }
 
-/// What a revocation did.
+/// The result of a revocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revoked {
     /// `true` if at least one session was ended.
     pub any: bool,
-    /// What this node must no longer trust, with identifiers as they are stored.
+    /// Invalidations that this node must record, with identifiers as they are stored.
     ///
     /// It names the session or the customer that was asked for even if nothing was ended:
     /// another node may have ended it a moment ago, and its message may still be on the way.
@@ -85,11 +85,11 @@ impl Revoked {
 pub struct SessionLimit {
     /// The number of live sessions, the new one included.
     pub max: u32,
-    /// What happens to a new session beyond that.
+    /// Treatment of a new session beyond that.
     pub when_full: WhenFull,
 }
 
-/// What happens when a customer has as many sessions as a [`SessionLimit`] allows.
+/// The treatment of a new session when a customer has as many as a [`SessionLimit`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -128,7 +128,7 @@ impl SessionLimit {
     }
 }
 
-/// What an insertion did.
+/// The result of an insertion.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Inserted {
@@ -221,7 +221,7 @@ impl Default for Page {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct PageCursor {
-    /// When the session was created.
+    /// Time of creation of the session.
     pub created_at: DateTime<Utc>,
     /// Identifier of the session.
     pub id: SessionId,
@@ -287,7 +287,7 @@ impl Error for InvalidCursor {}
 pub struct SessionPage {
     /// The sessions, oldest first.
     pub sessions: Vec<SessionSummary>,
-    /// Where the next page begins; `None` after the last one.
+    /// Beginning of the next page; `None` after the last one.
     pub next: Option<PageCursor>,
 }
 

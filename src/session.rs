@@ -36,10 +36,10 @@ string_id! {
 pub struct CustomerSession {
     /// Identifier of the session.
     pub id: SessionId,
-    /// When the session was created.
+    /// Time of creation.
     #[serde(alias = "createdAt")]
     pub created_at: DateTime<Utc>,
-    /// When the session was last changed.
+    /// Time of the last change.
     #[serde(alias = "modifiedAt", default)]
     pub modified_at: Option<DateTime<Utc>>,
     /// The secret that opens it.
@@ -97,9 +97,9 @@ pub struct SessionSummary {
     pub id: SessionId,
     /// Identifies the customer.
     pub customer_id: CustomerId,
-    /// When the session was created.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When the session was last changed.
+    /// Time of the last change.
     pub modified_at: Option<DateTime<Utc>>,
     /// The first moment at which the session is no longer accepted.
     pub expires_at: DateTime<Utc>,

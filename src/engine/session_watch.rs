@@ -40,7 +40,7 @@ impl Watch for Weak<Engine> {
     }
 }
 
-/// What a stream knows of its session between two checks.
+/// The state of a watched session between two checks.
 struct Watched {
     expires_at: DateTime<Utc>,
     /// End of the session if the store keeps failing.

@@ -12,11 +12,11 @@ use crate::{
     telemetry,
 };
 
-/// What a change of the store made of the sessions.
+/// The result of a change in the store.
 pub(super) struct Settled<T> {
     /// The answer to the caller.
     pub(super) answer: T,
-    /// What must no longer be trusted, exactly.
+    /// Invalidations to record.
     pub(super) invalidations: Vec<Invalidation>,
 }
 

@@ -30,7 +30,7 @@ pub enum StoreErrorKind {
     /// A session cannot be added beside what the store holds: its id or its token exists already,
     /// its customer is deleted, or a [`SessionLimit`](crate::SessionLimit) refuses it.
     Conflict,
-    /// What the store holds cannot be understood.
+    /// A record in the store cannot be read.
     Corrupt,
     /// The store did not answer in time; a write may have happened or not.
     Timeout,

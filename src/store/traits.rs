@@ -68,7 +68,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When the store cannot tell, with the kind that fits; see [`StoreErrorKind`](crate::StoreErrorKind).
+    /// If the store cannot tell, with the kind that fits; see [`StoreErrorKind`](crate::StoreErrorKind).
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError>;
 
     /// Returns the format of the tokens this store can know; the layer refuses others without
@@ -148,7 +148,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// When the store cannot tell.
+    /// If the store cannot tell.
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError>;
 
     /// Returns one page of a customer's sessions, ordered by `created_at` and `id`, oldest first,
@@ -156,7 +156,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// When the store cannot tell.
+    /// If the store cannot tell.
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError>;
 
     /// Replaces a customer in all of the customer's sessions. Returns `false` if the store does
@@ -164,7 +164,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// When the store cannot tell.
+    /// If the store cannot tell.
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError>;
 
     /// Removes at most `limit` sessions with `expires_at <= before`, and returns how many it
@@ -172,7 +172,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// When the store cannot tell.
+    /// If the store cannot tell.
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
 
     /// Tells the other nodes of a change that was not made through this store.
@@ -181,7 +181,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// When the other nodes may not have been told.
+    /// If the other nodes may not have been told.
     async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
         let _ = invalidation;
         Ok(())
@@ -193,7 +193,7 @@ pub trait SessionRegistry: SessionStore {
     ///
     /// # Errors
     ///
-    /// What is wrong, and what to do.
+    /// An error that says what is wrong, and what to do.
     async fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -70,7 +70,7 @@ impl<S> Layer<S> for SignedIn {
     }
 }
 
-/// What [`SignedIn`] makes of a service.
+/// The service that [`SignedIn`] makes.
 #[derive(Clone, Debug)]
 pub struct SignedInService<S> {
     inner: S,

@@ -57,7 +57,7 @@ pub(crate) struct NegativeEntry {
     pub(crate) fresh_until: MonotonicTime,
 }
 
-/// What the engine's guard must know of an entry.
+/// The properties of an entry that the engine's guard checks.
 pub(crate) trait Entry {
     /// Returns `true` if this is the entry of `token`.
     fn is_for(&self, token: &[u8]) -> bool;

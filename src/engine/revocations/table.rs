@@ -26,7 +26,7 @@ pub(crate) struct Stripes {
     customer: u32,
 }
 
-/// What an invalidation concerns.
+/// The target of an invalidation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
     Session(&'a str),

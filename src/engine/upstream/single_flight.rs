@@ -62,7 +62,7 @@ pub(crate) struct SharedLookup {
     task: OnceLock<AbortHandle>,
 }
 
-/// What the caller that starts a lookup needs for it.
+/// The parts of a new lookup that the caller who starts it needs.
 pub(crate) struct Leader {
     pub(crate) id: LookupId,
     pub(crate) epoch: Epoch,

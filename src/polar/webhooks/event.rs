@@ -14,9 +14,9 @@ use crate::{
 pub struct Event {
     /// Identifies the delivery: Polar repeats one under the same identifier.
     pub id: String,
-    /// What has happened.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// When it happened.
+    /// Time of the event.
     pub timestamp: DateTime<Utc>,
     /// The customer that it concerns, if it names one.
     pub customer_id: Option<CustomerId>,
@@ -25,7 +25,7 @@ pub struct Event {
     pub customer: Option<Customer>,
 }
 
-/// What has happened.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(from = "String")]
 #[non_exhaustive]

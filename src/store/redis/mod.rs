@@ -106,7 +106,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// What is wrong, and what to do.
+    /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let mut connection = self.connection.clone();
         check_server(&mut connection).await?;

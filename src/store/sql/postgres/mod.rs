@@ -135,7 +135,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// What is wrong, and what to do.
+    /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         let (version, isolation, is_replica): (i32, String, bool) =
             sqlx::query_as(server::PROPERTIES)

@@ -134,7 +134,7 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// What is wrong, and what to do.
+    /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.shared.sql.check_peppers().await
     }
