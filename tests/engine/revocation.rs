@@ -544,3 +544,63 @@ async fn sessions_of_any_store_are_one_type() {
         "one cache"
     );
 }
+
+#[tokio::test]
+async fn a_revocation_that_the_store_does_not_report_is_recorded() {
+    use customer_session::{
+        Customer, CustomerId, Inserted, Page, Revocation, Revoked, SessionId, SessionLimit,
+        SessionPage, SessionRegistry, SessionToken, StoreError, store::MemoryStore,
+    };
+
+    /// Ends sessions, and does not say which.
+    struct Silent(MemoryStore);
+
+    #[async_trait]
+    impl SessionStore for Silent {
+        async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+            self.0.find(token).await
+        }
+    }
+
+    #[async_trait]
+    impl SessionRegistry for Silent {
+        async fn insert(
+            &self,
+            session: &CustomerSession,
+            limit: Option<&SessionLimit>,
+        ) -> Result<Inserted, StoreError> {
+            self.0.insert(session, limit).await
+        }
+        async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+            Ok(Revoked::new(self.0.revoke(what).await?.any, []))
+        }
+        async fn replace(
+            &self,
+            _: &SessionId,
+            _: &CustomerSession,
+        ) -> Result<Option<CustomerSession>, StoreError> {
+            unreachable!()
+        }
+        async fn list(&self, _: &CustomerId, _: &Page) -> Result<SessionPage, StoreError> {
+            unreachable!()
+        }
+        async fn update_customer(&self, _: &Customer) -> Result<bool, StoreError> {
+            unreachable!()
+        }
+        async fn purge_expired(
+            &self,
+            _: chrono::DateTime<chrono::Utc>,
+            _: u32,
+        ) -> Result<u64, StoreError> {
+            unreachable!()
+        }
+    }
+
+    let sessions = CustomerSessions::builder(Silent(MemoryStore::new())).build();
+    let customer = CustomerData::new("cus_1", "org_1");
+    let session = sessions.issue(customer, HOUR).await.expect("issued");
+    sessions.authenticate(&session.token).await.expect("live");
+    assert!(sessions.revoke(&session.id).await.expect("an answer"));
+    let answer = sessions.authenticate(&session.token).await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
