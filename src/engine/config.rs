@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{clock::Clock, token::TokenFormat};
 
-/// The longest time that a caller waits for the store, where no store timeout is set.
+/// The longest time that a lookup takes and a caller waits, where no store timeout is set.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest store timeout that is told from none: what is added to a time must not overflow it.
@@ -27,7 +27,7 @@ pub(crate) struct Config {
     pub(crate) cache_capacity: u64,
     pub(crate) negative_ttl: Duration,
     pub(crate) stale_if_error: Duration,
-    /// Zero: no limit.
+    /// Zero: [`DEFAULT_WAIT`].
     pub(crate) store_timeout: Duration,
     /// Zero: the circuit breaker never opens.
     pub(crate) breaker_cooldown: Duration,
@@ -59,7 +59,7 @@ impl Config {
         (!self.store_timeout.is_zero()).then_some(self.store_timeout)
     }
 
-    /// Returns how long a caller waits for the store at most, even without a store timeout.
+    /// Returns how long a lookup takes and a caller waits for it at most, even without a store timeout.
     pub(crate) fn wait_limit(&self) -> Duration {
         self.store_timeout().unwrap_or(DEFAULT_WAIT).min(MAX_WAIT)
     }

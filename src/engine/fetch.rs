@@ -1,14 +1,12 @@
 //! How a request gets an answer from the store: it joins the lookup in flight for its token or
 //! starts one, and uses the result if it is still current.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
+    sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
 
@@ -94,16 +92,22 @@ impl Engine {
         token: &SessionToken,
     ) -> Result<Authenticated, AuthenticateError> {
         let key = self.cache.key(token.expose().as_bytes());
-        let limit = self
-            .config
-            .store_timeout()
-            .and_then(|limit| Instant::now().checked_add(limit));
+        let limit = Instant::now() + self.config.wait_limit();
         // The first lookup ends by its own timeout, unless its runtime stands still. Those after it
         // share what is left of the time.
-        let mut deadline = limit.and_then(|limit| limit.checked_add(DEADLINE_SLACK));
+        let mut deadline = limit + DEADLINE_SLACK;
         for _ in 0..MAX_LOOKUP_ATTEMPTS {
             let lookup = self.join_or_start(key, token)?;
-            let result = self.wait_until(deadline, lookup.result()).await??;
+            let until = deadline.min(lookup.deadline);
+            let result = match timeout_at(until, lookup.result()).await {
+                Ok(result) => result?,
+                // Its runtime stands still, and another may do better.
+                Err(_) if Instant::now() < deadline => continue,
+                Err(elapsed) => {
+                    self.counters.store_errors.add_one();
+                    return Err(StoreError::timeout(elapsed).into());
+                }
+            };
             if self.may_land(&result, token.expose().as_bytes()) {
                 let session = self.live(result).ok_or(AuthenticateError::InvalidToken)?;
                 return Ok(Authenticated {
@@ -121,13 +125,18 @@ impl Engine {
     /// Returns the live session that `token` opens according to the store, whatever is cached. The
     /// lookup is not shared, and its result is not cached.
     pub(crate) async fn lookup_uncached(
-        &self,
+        self: &Arc<Self>,
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
-        let _permit = self.upstream.permit()?;
-        let ticket = self.upstream.ticket(self.clock.monotonic_now())?;
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let prepared = self.prepare()?;
         let epoch = self.revocations.table.current_epoch();
-        let result = self.fetch(token, epoch, ticket).await?;
+        let (engine, token) = (Arc::clone(self), token.clone());
+        // A task: like any lookup, it finishes and keeps its permit until then.
+        let lookup = runtime.spawn(telemetry::in_current_span(async move {
+            engine.fetch(&token, epoch, prepared).await
+        }));
+        let result = lookup.await.map_err(StoreError::unavailable)??;
         let session = self.live(result);
         Ok(session.map(|session| Arc::clone(&session.session)))
     }
@@ -138,46 +147,55 @@ impl Engine {
         &self,
         token: &SessionToken,
     ) -> Result<Option<CustomerSession>, StoreError> {
-        self.upstream.find(token, self.config.store_timeout()).await
+        self.upstream.find(token, self.config.wait_limit()).await
     }
 
-    /// Joins the lookup in flight for `token`, or starts one.
+    /// Joins the lookup in flight for `token`, or starts one, which finishes whatever becomes of the
+    /// caller.
     fn join_or_start(
         self: &Arc<Self>,
         key: TokenHash128,
         token: &SessionToken,
-    ) -> Result<Arc<SharedLookup>, AuthenticateError> {
+    ) -> Result<SharedLookup, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let table = &self.revocations.table;
-        let mut ticket = None;
+        let deadline = Instant::now() + self.config.wait_limit() + DEADLINE_SLACK;
         let flights = &self.upstream.flights;
-        let (lookup, leader) = flights.join_or_lead(key, table.oldest_usable(), || {
-            let permit = self.upstream.permit()?;
-            ticket = Some(self.upstream.ticket(self.clock.monotonic_now())?);
-            Ok::<_, AuthenticateError>((table.current_epoch(), permit))
-        })?;
-        if let Some((leader, ticket)) = leader.zip(ticket) {
+        let (lookup, leader) =
+            flights.join_or_lead(key, table.oldest_usable(), deadline, || {
+                let prepared = self.prepare()?;
+                Ok::<_, AuthenticateError>((table.current_epoch(), prepared))
+            })?;
+        if let Some(leader) = leader {
             let guard = LookupGuard {
                 engine: Arc::clone(self),
                 key,
                 id: leader.id,
-                lookup: Arc::downgrade(&lookup),
             };
             let token = token.clone();
-            let task = runtime.spawn(telemetry::in_current_span(async move {
-                let result = guard.engine.fetch(&token, leader.epoch, ticket).await;
+            runtime.spawn(telemetry::in_current_span(async move {
+                let engine = &guard.engine;
+                let result = engine.fetch(&token, leader.epoch, leader.prepared).await;
                 if let Ok(result) = &result {
-                    if guard.engine.may_land(result, token.expose().as_bytes()) {
-                        guard.engine.cache.insert(key, result.clone());
+                    if engine.may_land(result, token.expose().as_bytes()) {
+                        engine.cache.insert(key, result.clone());
                     }
                 }
                 // Deregistered before the waiters wake: a later caller starts a new lookup.
                 drop(guard);
                 leader.result.send_replace(Some(result));
             }));
-            lookup.set_task(task.abort_handle());
         }
         Ok(lookup)
+    }
+
+    /// Takes what a lookup needs: permission of the circuit breaker, and a permit.
+    fn prepare(&self) -> Result<Prepared, AuthenticateError> {
+        Ok(Prepared {
+            // First, so that an outage is not taken for overload.
+            ticket: self.upstream.ticket(self.clock.monotonic_now())?,
+            permit: self.upstream.permit()?,
+        })
     }
 
     /// Asks the store, within the store timeout, and makes an entry of its answer.
@@ -185,7 +203,7 @@ impl Engine {
         &self,
         token: &SessionToken,
         epoch: Epoch,
-        ticket: Ticket,
+        prepared: Prepared,
     ) -> Result<LookupResult, StoreError> {
         self.counters.lookups.add_one();
         let start = LookupStart {
@@ -193,9 +211,10 @@ impl Engine {
             monotonic: self.clock.monotonic_now(),
             wall: self.clock.now(),
         };
-        let timeout = self.config.store_timeout();
-        let answer = self.upstream.find(token, timeout).await;
+        let answer = self.upstream.find(token, self.config.wait_limit()).await;
+        let Prepared { ticket, permit } = prepared;
         ticket.report_answer(&answer, self.clock.monotonic_now());
+        drop(permit);
         let found = answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             telemetry::lookup_failed(error);
@@ -256,17 +275,10 @@ impl Engine {
         if !session.refresh.take_turn(now, pause) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
         // A refusal or a failure is made good by a later attempt, or by the request that finds the
         // session too old.
-        if let Ok(lookup) = self.join_or_start(key, &session.session.token) {
+        if self.join_or_start(key, &session.session.token).is_ok() {
             self.counters.refreshes.add_one();
-            // A lookup without a waiter is aborted.
-            runtime.spawn(telemetry::in_current_span(async move {
-                let _ = lookup.result().await;
-            }));
         }
     }
 
@@ -281,36 +293,24 @@ impl Engine {
             _ => None,
         }
     }
-
-    /// Waits for `future`, until `deadline` at most.
-    async fn wait_until<F: Future>(
-        &self,
-        deadline: Option<Instant>,
-        future: F,
-    ) -> Result<F::Output, StoreError> {
-        match deadline {
-            Some(deadline) => timeout_at(deadline, future).await.map_err(|elapsed| {
-                self.counters.store_errors.add_one();
-                StoreError::timeout(elapsed)
-            }),
-            None => Ok(future.await),
-        }
-    }
 }
 
-/// Deregisters a lookup and returns its permit when it is dropped.
+/// Permissions of a lookup that is about to ask the store.
+struct Prepared {
+    ticket: Ticket,
+    /// Kept until the store has answered; `None` if there is no limit.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Deregisters a lookup when it is dropped.
 struct LookupGuard {
     engine: Arc<Engine>,
     key: TokenHash128,
     id: LookupId,
-    lookup: Weak<SharedLookup>,
 }
 
 impl Drop for LookupGuard {
     fn drop(&mut self) {
         self.engine.upstream.flights.remove(self.key, self.id);
-        if let Some(lookup) = self.lookup.upgrade() {
-            lookup.return_permit();
-        }
     }
 }

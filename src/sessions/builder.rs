@@ -85,16 +85,17 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     ///
     /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) counts as a success, since
     /// the store has answered. An error that says
-    /// [when to try again](crate::StoreError::with_retry_after) does not count at all. Nor does a
-    /// lookup whose callers have all left, so a time limit around requests should be longer than
-    /// [`store_timeout`](Self::store_timeout).
+    /// [when to try again](crate::StoreError::with_retry_after) does not count at all.
     pub fn breaker_cooldown(mut self, cooldown: Duration) -> Self {
         self.config.breaker_cooldown = cooldown;
         self
     }
 
     /// Sets how long a lookup may take, and how long a request waits for lookups; 2 seconds by
-    /// default. Zero is no limit.
+    /// default. Zero is a minute, and the longest is a day.
+    ///
+    /// A lookup that has begun finishes within this time, and its answer is cached, whether or not
+    /// its request is still there. A request that is dropped and sent again joins it.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.config.store_timeout = limit;
         self

@@ -56,7 +56,7 @@ async fn a_hundred_requests_for_one_cold_token_are_one_lookup() {
 }
 
 #[tokio::test]
-async fn when_all_fifty_callers_leave_nothing_is_left_behind() {
+async fn when_all_fifty_callers_leave_the_lookup_finishes_and_is_cached() {
     let (store, sessions, session) = one_session().await;
     store.shut();
     let mut requests = JoinSet::new();
@@ -65,13 +65,14 @@ async fn when_all_fifty_callers_leave_nothing_is_left_behind() {
         requests.spawn(async move { sessions.authenticate(&token).await.map(drop) });
     }
     store.has_read(1).await;
-    assert_eq!(sessions.statistics().lookups_in_flight, 1);
     requests.shutdown().await;
-    idle(&sessions).await;
+    assert_eq!(sessions.statistics().lookups_in_flight, 1);
 
     store.open();
-    sessions.authenticate(&session.token).await.expect("live");
-    assert_eq!(store.lookups(), 2);
+    idle(&sessions).await;
+    let hit = poll_once(sessions.authenticate(&session.token)).expect("cached");
+    hit.expect("live");
+    assert_eq!(store.lookups(), 1);
 }
 
 #[tokio::test]
@@ -213,21 +214,103 @@ fn outside_a_runtime_the_answer_is_an_error_not_a_panic() {
 }
 
 #[tokio::test]
-async fn the_permit_of_a_request_that_leaves_is_back_at_once() {
+async fn five_hundred_dropped_requests_with_one_token_are_one_lookup() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .max_concurrent_lookups(4)
+        .build();
+    let unknown = TokenFormat::new("cst_").generate();
+    store.shut();
+    for _ in 0..500 {
+        // Polled once, so that it sets out, and dropped.
+        let answer = poll_once(sessions.authenticate(&unknown));
+        assert!(answer.is_none(), "{answer:?}");
+        yield_now().await;
+    }
+    assert_eq!(store.lookups(), 1);
+    store.open();
+    idle(&sessions).await;
+    let answer = poll_once(sessions.authenticate(&unknown)).expect("remembered");
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+    assert_eq!(store.lookups(), 1);
+}
+
+#[tokio::test]
+async fn a_lookup_keeps_its_permit_when_its_request_leaves() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .max_concurrent_lookups(4)
+        .build();
+    let issued = sessions.issue(customer("cus_1"), HOUR).await;
+    let session = issued.expect("issued");
+    store.shut();
+    for number in 0..500 {
+        let token = TokenFormat::new("cst_").generate();
+        let left = async {
+            if number % 2 == 0 {
+                sessions.authenticate(&token).await.map(drop)
+            } else {
+                sessions.rotate(&token, HOUR).await.map(drop)?;
+                Ok(())
+            }
+        };
+        let _ = poll_once(left);
+        yield_now().await;
+    }
+    assert!((1..=4).contains(&store.lookups()), "{}", store.lookups());
+    store.open();
+    idle(&sessions).await;
+    sessions.authenticate(&session.token).await.expect("live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_given_up_even_without_a_timeout() {
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .store_timeout(Duration::ZERO)
         .max_concurrent_lookups(1)
         .build();
-    store.shut();
-    let (one, two) = (
-        TokenFormat::new("cst_").generate(),
-        TokenFormat::new("cst_").generate(),
-    );
-    for token in [&one, &two, &one] {
-        // Polled once, so that it sets out, and dropped: the next has the permit.
-        let answer = poll_once(sessions.authenticate(token));
-        assert!(answer.is_none(), "{answer:?}");
+    let issued = sessions.issue(customer("cus_1"), HOUR).await;
+    let session = issued.expect("issued");
+    store.fault(Fault::Hang);
+    let left = poll_once(sessions.authenticate(&session.token));
+    assert!(left.is_none(), "it waits");
+    let waited = tokio::time::timeout(2 * HOUR, sessions.authenticate(&session.token)).await;
+    let answer = waited.expect("bounded");
+    assert!(matches!(answer, Err(AuthenticateError::Store(_))));
+    idle(&sessions).await;
+    store.fault(None);
+    sessions.authenticate(&session.token).await.expect("live");
+}
+
+/// One runtime per core, of which one computes: here it does not run at all.
+#[test]
+fn a_lookup_on_a_busy_thread_keeps_others_waiting_until_its_deadline_and_no_longer() {
+    let limit = Duration::from_millis(200);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    let (busy, idle) = (runtime(), runtime());
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(Arc::clone(&store))
+        .store_timeout(limit)
+        .build();
+    let issued = idle.block_on(sessions.issue(customer("cus_1"), HOUR));
+    let session = issued.expect("issued");
+    {
+        let _busy = busy.enter();
+        assert!(poll_once(sessions.authenticate(&session.token)).is_none());
     }
+    idle.block_on(async {
+        tokio::time::sleep(limit / 2).await;
+        // It joins the lookup, and makes one of its own in what is left of its time.
+        let joined = sessions.authenticate(&session.token).await;
+        joined.expect("live");
+    });
+    assert_eq!(store.lookups(), 1, "the busy thread has made none");
 }
 
 #[test]

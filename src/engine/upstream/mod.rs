@@ -50,20 +50,17 @@ impl Upstream {
         }
     }
 
-    /// Asks the store for the session that `token` opens, and waits for `limit` at most (`None`:
-    /// without a limit). Returns an error for a panic and for an answer that breaks the contract.
+    /// Asks the store for the session that `token` opens, and waits for `limit` at most. Returns an
+    /// error for a panic and for an answer that breaks the contract.
     pub(crate) async fn find(
         &self,
         token: &SessionToken,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<Option<CustomerSession>, StoreError> {
         let answer = catch_panic(async {
-            match limit {
-                Some(limit) => timeout(limit, self.store.find(token))
-                    .await
-                    .unwrap_or_else(|elapsed| Err(StoreError::timeout(elapsed))),
-                None => self.store.find(token).await,
-            }
+            timeout(limit, self.store.find(token))
+                .await
+                .unwrap_or_else(|elapsed| Err(StoreError::timeout(elapsed)))
         });
         let found = answer
             .await

@@ -1,20 +1,17 @@
 //! One lookup per token: a request for a token that is being looked up waits for that lookup.
 //!
-//! A lookup runs in a task of its own, so that one caller that leaves does not stop the others. It
-//! belongs to its waiters: when the last of them leaves, it is aborted.
+//! A lookup runs in a task of its own, and finishes whoever leaves: the store works on what it was
+//! asked in any case, so its answer may as well be cached, and its permit says how many there are.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     engine::{
@@ -46,67 +43,67 @@ pub(crate) struct SingleFlight {
 struct InFlight {
     id: LookupId,
     epoch: Epoch,
-    lookup: Weak<SharedLookup>,
+    lookup: SharedLookup,
 }
 
 /// Tells a lookup from a later one for the same token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LookupId(u64);
 
-/// A lookup as its waiters see it. Dropping the last handle aborts it.
+/// A lookup as its waiters see it.
+#[derive(Clone)]
 pub(crate) struct SharedLookup {
     result: watch::Receiver<Option<SharedResult>>,
-    /// Returned when the lookup ends or the last waiter leaves, whichever is first. The mutex is
-    /// held to take it.
-    permit: Mutex<Option<OwnedSemaphorePermit>>,
-    task: OnceLock<AbortHandle>,
+    /// The time by which it has ended, unless its runtime stands still. Nothing waits for it longer.
+    pub(crate) deadline: Instant,
 }
 
 /// The parts of a new lookup that the caller who starts it needs.
-pub(crate) struct Leader {
+pub(crate) struct Leader<T> {
     pub(crate) id: LookupId,
     pub(crate) epoch: Epoch,
     pub(crate) result: watch::Sender<Option<SharedResult>>,
+    pub(crate) prepared: T,
 }
 
 impl SingleFlight {
-    /// Returns the lookup in flight for `key`, unless it began before `not_before`; else registers a
-    /// new one, which the caller must start outside the lock: a task that ends at once deregisters
-    /// itself, which needs the lock.
+    /// Returns the lookup in flight for `key`, unless it began before `not_before` or is past its
+    /// deadline; else registers a new one, which the caller must start outside the lock: a task that
+    /// ends at once deregisters itself, which needs the lock.
     ///
-    /// `prepare` provides the epoch and the permit of a new lookup.
-    pub(crate) fn join_or_lead<E>(
+    /// `prepare` provides the epoch of a new lookup, and what else its leader needs.
+    pub(crate) fn join_or_lead<T, E>(
         &self,
         key: TokenHash128,
         not_before: Epoch,
-        prepare: impl FnOnce() -> Result<(Epoch, Option<OwnedSemaphorePermit>), E>,
-    ) -> Result<(Arc<SharedLookup>, Option<Leader>), E> {
+        deadline: Instant,
+        prepare: impl FnOnce() -> Result<(Epoch, T), E>,
+    ) -> Result<(SharedLookup, Option<Leader<T>>), E> {
         let mut shard = self.shard(key);
-        let in_flight = shard
-            .get(&key)
-            .filter(|in_flight| in_flight.epoch >= not_before)
-            .and_then(|in_flight| in_flight.lookup.upgrade());
-        if let Some(lookup) = in_flight {
-            return Ok((lookup, None));
-        }
-        let (epoch, permit) = prepare()?;
-        let (sender, receiver) = watch::channel(None);
-        let lookup = Arc::new(SharedLookup {
-            result: receiver,
-            permit: Mutex::new(permit),
-            task: OnceLock::new(),
+        let in_flight = shard.get(&key).filter(|in_flight| {
+            in_flight.epoch >= not_before && Instant::now() < in_flight.lookup.deadline
         });
+        if let Some(in_flight) = in_flight {
+            return Ok((in_flight.lookup.clone(), None));
+        }
+        let (epoch, prepared) = prepare()?;
+        let (sender, receiver) = watch::channel(None);
+        let lookup = SharedLookup {
+            result: receiver,
+            deadline,
+        };
         let id = LookupId(self.next_id.fetch_add(1, Relaxed));
         let in_flight = InFlight {
             id,
             epoch,
-            lookup: Arc::downgrade(&lookup),
+            lookup: lookup.clone(),
         };
         shard.insert(key, in_flight);
         let leader = Leader {
             id,
             epoch,
             result: sender,
+            prepared,
         };
         Ok((lookup, Some(leader)))
     }
@@ -134,18 +131,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SharedLookup {
-    /// Records the task, so that dropping the last waiter aborts it.
-    pub(crate) fn set_task(&self, task: AbortHandle) {
-        // The leader alone calls this, once.
-        let _ = self.task.set(task);
-    }
-
-    pub(crate) fn return_permit(&self) {
-        lock(&self.permit).take();
-    }
-
-    /// Waits for the result. The caller keeps its handle meanwhile, since dropping the last one
-    /// aborts the lookup.
+    /// Waits for the result.
     pub(crate) async fn result(&self) -> SharedResult {
         let mut receiver = self.result.clone();
         match receiver.wait_for(Option::is_some).await.as_deref() {
@@ -153,14 +139,6 @@ impl SharedLookup {
             _ => Err(StoreError::unavailable(
                 "the lookup ended without an answer: its runtime has shut down",
             )),
-        }
-    }
-}
-
-impl Drop for SharedLookup {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
         }
     }
 }
