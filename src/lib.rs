@@ -178,7 +178,7 @@ pub use self::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
-    details::SessionDetails,
+    details::{NewSession, SessionDetails},
     engine::{AuthenticateError, CacheStatus, SessionEnd},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},

@@ -11,12 +11,16 @@ use crate::{
 };
 
 /// The sessions that a revocation ends.
+///
+/// A session is named by its id, or by that of a session that it has replaced: an id leads to the
+/// live session of its *family*, which is a session and all that took its place by
+/// [`replace`](crate::SessionRegistry::replace).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Revocation {
-    /// One session, whichever customer it belongs to.
+    /// The session that an id leads to, whichever customer it belongs to.
     Session(SessionId),
-    /// One session, if it belongs to this customer.
+    /// The session that an id leads to, if it belongs to this customer.
     Owned {
         /// The customer that the session must belong to.
         customer: CustomerId,
@@ -27,12 +31,14 @@ pub enum Revocation {
     Others {
         /// The customer whose sessions end.
         customer: CustomerId,
-        /// The session to keep. If it is not one of the customer's, all of them end.
+        /// The session to keep, or one that it has replaced. If it is not one of the customer's,
+        /// all of them end.
         keep: SessionId,
     },
     /// All sessions of a customer.
     Customer(CustomerId),
-    /// All sessions with a `created_at` before this time, of every customer.
+    /// All sessions with a `created_at` before this time, of every customer. A session that has
+    /// replaced another counts by its own time.
     CreatedBefore(DateTime<Utc>),
     /// All sessions of every customer.
     All,
@@ -61,8 +67,11 @@ pub struct Revoked {
     pub any: bool,
     /// Invalidations that this node must record, with identifiers as they are stored.
     ///
-    /// It names the session or the customer that was asked for even if nothing was ended:
-    /// another node may have ended it a moment ago, and its message may still be on the way.
+    /// It names every session that was ended, by its id or its customer, and the session or the
+    /// customer that was asked for even if nothing was ended: another node may have ended it a
+    /// moment ago, and its message may still be on the way. For the same reason it names the
+    /// customer of a replaced session whose successor is gone. It is empty if the session belongs
+    /// to another customer.
     pub invalidations: Vec<Invalidation>,
 }
 
@@ -73,6 +82,25 @@ impl Revoked {
             any,
             invalidations: invalidations.into_iter().collect(),
         }
+    }
+
+    /// Creates the answer to a revocation of the session that `asked_for` leads to: `ended`, if
+    /// there was one. `customer` is that of a session that was replaced.
+    pub(crate) fn of_session(
+        asked_for: &SessionId,
+        ended: Option<SessionId>,
+        customer: Option<CustomerId>,
+    ) -> Self {
+        let any = ended.is_some();
+        let mut invalidations = vec![Invalidation::Session(asked_for.clone())];
+        match (ended, customer) {
+            (Some(ended), _) if ended == *asked_for => {}
+            (Some(ended), _) => invalidations.push(Invalidation::Session(ended)),
+            // The successor is gone, and its id may be forgotten.
+            (None, Some(customer)) => invalidations.push(Invalidation::Customer(customer)),
+            (None, None) => {}
+        }
+        Self::new(any, invalidations)
     }
 }
 

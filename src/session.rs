@@ -128,6 +128,12 @@ impl SessionSummary {
         }
     }
 
+    /// Returns the time until which the ids that this session has replaced must lead to it.
+    pub(crate) fn family_end(&self) -> DateTime<Utc> {
+        let end = self.details.ends_at.unwrap_or(self.expires_at);
+        end.max(self.expires_at)
+    }
+
     /// Joins the summary with what it leaves out. `customer` must be the session's customer.
     pub(crate) fn into_session(self, token: SessionToken, customer: Customer) -> CustomerSession {
         CustomerSession {

@@ -9,6 +9,7 @@ use super::{CustomerSessions, DynCustomerSessions, settle::Settled};
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
+    details::NewSession,
     engine::AuthenticateError,
     invalidation::Invalidation,
     registry::{Page, Revocation, SessionPage},
@@ -25,7 +26,8 @@ use crate::{
 /// fails in the middle, the cache assumes that the change happened.
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
-    /// the year 9999 at the latest).
+    /// the year 9999 at the latest). Rotations do not extend it; [`issue_with`](Self::issue_with)
+    /// opens sessions that they do extend.
     ///
     /// The answer holds the token; the store keeps only a hash of it, so this is the one
     /// chance to hand it to the customer. A customer that the store knows stays as it is, and the
@@ -42,7 +44,25 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         customer: impl Into<Customer>,
         ttl: Duration,
     ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        let session = self.new_session(customer.into(), ttl);
+        self.issue_with(customer, NewSession::new(ttl))
+    }
+
+    /// Opens a session as [`issue`](Self::issue) does, with more to say about it: for example how
+    /// long rotations may extend it, which is never beyond its
+    /// [`ends_at`](crate::SessionDetails::ends_at).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`issue`](Self::issue).
+    pub fn issue_with(
+        &self,
+        customer: impl Into<Customer>,
+        new: NewSession,
+    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
+        let end = new.max_lifetime;
+        let session = self.new_session(customer.into(), new.ttl, |now| {
+            end.map(|lifetime| after(now, lifetime))
+        });
         async move {
             let (store, session) = (Arc::clone(&self.store), session?);
             let inserted = self
@@ -62,9 +82,13 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 
     /// Exchanges a live session for a new one of the same customer, with a new id and token,
-    /// for `ttl` from now. The old token is refused from then on.
+    /// for `ttl` from now, but never beyond its end: the
+    /// [`ends_at`](crate::SessionDetails::ends_at) of the old session, or its `expires_at` if it
+    /// has none. So a stolen token cannot be rotated without end; give sessions that should live
+    /// longer an end with [`issue_with`](Self::issue_with). The old token is refused from then on.
     ///
-    /// The answer holds the customer as the store knows them. `None` means that the token opens
+    /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
+    /// any id that it had ends it. The answer holds the customer as the store knows them. `None` means that the token opens
     /// no live session, or that another request rotated it first.
     ///
     /// # Errors
@@ -87,7 +111,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             }
             Err(AuthenticateError::Store(error)) => return Err(error),
         };
-        let new = self.new_session(old.customer.clone(), ttl)?;
+        let end = old.details.ends_at.unwrap_or(old.expires_at);
+        let new = self.new_session(old.customer.clone(), ttl, |_| Some(end))?;
         let change = Invalidation::Session(old.id.clone());
         let store = Arc::clone(&self.store);
         self.settle(Some(change.clone()), async move {
@@ -104,9 +129,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
     /// Ends a session. Once this has returned, no request that starts later is let in by it.
     ///
-    /// It ends any customer's session. If the id comes from a customer, use
-    /// [`revoke_owned`](Self::revoke_owned).
+    /// **For staff, and for the session of the request itself:** it ends any customer's session.
+    /// If the id comes from a client, use [`revoke_owned`](Self::revoke_owned).
     ///
+    /// A session that was exchanged by [`rotate`](Self::rotate) is ended by any id that it had.
     /// `false` means that the store did not have it, which is not an error (RFC 7009,
     /// section 2.2).
     ///
@@ -121,7 +147,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
     /// Ends a session if it belongs to `customer`: for "sign out this device", where the id comes
     /// from the request. Otherwise as [`revoke`](Self::revoke); a session of another customer is
-    /// `false`, and stays.
+    /// `false`, and stays. Answer `false` with 404, so that a client cannot tell which ids exist.
     ///
     /// # Errors
     ///
@@ -138,8 +164,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         .await
     }
 
-    /// Ends all sessions of a customer but `keep`: for "sign out everywhere else". If `keep` is not
-    /// one of the customer's sessions, all of them end.
+    /// Ends all sessions of a customer but `keep`: for "sign out everywhere else". A session that was
+    /// exchanged by [`rotate`](Self::rotate) is kept by any id that it had. If `keep` is not one of
+    /// the customer's sessions, all of them end.
     ///
     /// # Errors
     ///
@@ -293,10 +320,13 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         .await
     }
 
+    /// Creates a session that expires after `ttl`, or at the end that `end` returns for the
+    /// present time if that is earlier.
     fn new_session(
         &self,
         customer: Customer,
         ttl: Duration,
+        end: impl FnOnce(DateTime<Utc>) -> Option<DateTime<Utc>>,
     ) -> Result<CustomerSession, StoreError> {
         let mut random = Zeroizing::new([0; 16]);
         getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
@@ -306,9 +336,13 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         // Databases keep microseconds; what is stored must read back equal.
         let now = self.engine.now().trunc_subsecs(6);
         let customer = customer.detached();
-        let mut session = CustomerSession::new(id.to_string(), token, customer, after(now, ttl));
+        let expires_at = after(now, ttl);
+        let ends_at = end(now).unwrap_or(expires_at);
+        let expires_at = expires_at.min(ends_at);
+        let mut session = CustomerSession::new(id.to_string(), token, customer, expires_at);
         // The engine's clock, which a test may hold by hand.
         session.created_at = now;
+        session.details.ends_at = Some(ends_at);
         Ok(session)
     }
 }

@@ -91,12 +91,21 @@ pub trait SessionStore: Send + Sync + 'static {
 ///   [`find`](SessionStore::find) sees it.
 /// - On an error the outcome may be unknown; the engine then assumes that it happened
 ///   wherever that is the safe assumption.
-/// - Identifiers compare byte for byte: `ABC` is not `abc`, and a trailing blank counts. Some
-///   databases compare text otherwise unless a column is declared as binary.
+/// - Identifiers compare byte for byte, in every method: `ABC` is not `abc`, a trailing blank
+///   counts, and `{ABC}` is not `ABC`. Some databases compare text otherwise unless a column is
+///   declared as binary, and a `uuid` column takes all spellings of one for the same. The engine
+///   records the identifier that it was given: if the store ended another one, that session would
+///   be let in from the cache.
 /// - Times are kept to the microsecond at least.
 /// - A customer that the store knows looks the same in all of their sessions, and only
 ///   [`update_customer`](SessionRegistry::update_customer) changes them. A store may forget a
-///   customer, a deleted one too, once the last of their sessions is gone.
+///   customer once the last of their sessions is gone, but not that a customer is deleted: such a
+///   customer gets no session until an update says that it is not deleted any more.
+/// - A session's [`ends_at`](crate::SessionDetails::ends_at) is kept like its times.
+/// - A session and those that took its place by [`replace`](SessionRegistry::replace) are a family.
+///   A replaced id leads to the live session of its family until the family has ended: until the
+///   `ends_at` of its last session, or `expires_at` if it has none. Revoking or keeping a replaced
+///   id means that session, and a concurrent `replace` does not carry a session over a revocation.
 /// - A store shared by several machines announces what it revoked or changed as
 ///   [`Invalidation`]s, if it can in the same transaction.
 #[diagnostic::on_unimplemented(
@@ -128,7 +137,8 @@ pub trait SessionRegistry: SessionStore {
     /// was not there.
     ///
     /// The customer stays as the store knows them: `new.customer` was read before, and may have
-    /// been changed or deleted since.
+    /// been changed or deleted since. `new` is a session of the same customer, and belongs to the
+    /// family of `old`.
     ///
     /// # Errors
     ///
@@ -140,7 +150,8 @@ pub trait SessionRegistry: SessionStore {
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError>;
 
-    /// Removes the sessions that `what` describes, those inserted a moment ago included.
+    /// Removes the sessions that `what` describes, those inserted a moment ago included, and the
+    /// successors of replaced ones.
     ///
     /// It is not an error if there are none (RFC 7009, section 2.2). The answer names what the
     /// engine must no longer trust, with identifiers as they are stored; also what was asked for and
@@ -167,8 +178,9 @@ pub trait SessionRegistry: SessionStore {
     /// If the store cannot tell.
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError>;
 
-    /// Removes at most `limit` sessions with `expires_at <= before`, and returns how many it
-    /// removed. Lookups go on meanwhile.
+    /// Removes at most `limit` sessions with `expires_at <= before`, and then what is kept of
+    /// replaced sessions whose family has ended by then. Returns how many records it removed;
+    /// fewer than `limit` means that none are left. Lookups go on meanwhile.
     ///
     /// # Errors
     ///

@@ -6,4 +6,5 @@ mod fixture;
 mod lifetime;
 mod outage_policy;
 mod revocation;
+mod rotation;
 mod single_flight;

@@ -9,11 +9,11 @@ use customer_session::{
     CustomerData, CustomerId, CustomerKind, CustomerRejection, CustomerSession,
     CustomerSessionLayer, CustomerSessionService, CustomerSessions, CustomerSessionsBuilder,
     DynCustomerSessions, Inserted, InvalidCursor, Invalidation, InvalidationSource, Metadata,
-    MetadataValue, OrganizationId, Page, PageCursor, Rejection, RejectionKind, RequestHead,
-    ResponseBody, Revocation, Revoked, SessionCookie, SessionDetails, SessionId, SessionLimit,
-    SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken, SourceEvent,
-    Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull, async_trait,
-    store::MemoryStore, testing::ManualClock,
+    MetadataValue, NewSession, OrganizationId, Page, PageCursor, Rejection, RejectionKind,
+    RequestHead, ResponseBody, Revocation, Revoked, SessionCookie, SessionDetails, SessionId,
+    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
+    SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull,
+    async_trait, store::MemoryStore, testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -64,7 +64,7 @@ impl Clock for Fixed {
 #[test]
 fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
-    plain::<SessionDetails>();
+    plain::<(SessionDetails, NewSession)>();
     plain::<(Revocation, Revoked, Inserted, SessionLimit, WhenFull)>();
     plain::<(Page, PageCursor, SessionPage, InvalidCursor)>();
     plain::<Customer>();
@@ -148,6 +148,12 @@ async fn every_public_call_has_its_signature() {
     let hour = Duration::from_secs(3600);
     let data = CustomerData::new("cus_1", "org_1");
     let session: CustomerSession = sent(sessions.issue(data, hour)).await.expect("issued");
+    let new = NewSession::new(hour).max_lifetime(24 * hour);
+    let longer: Result<CustomerSession, StoreError> =
+        sent(sessions.issue_with(session.customer.clone(), new)).await;
+    let longer = longer.expect("issued");
+    assert_eq!(longer.details.ends_at, Some(longer.created_at + 24 * hour));
+    assert!(sessions.revoke(&longer.id).await.expect("revoked"));
     let found: Result<Arc<CustomerSession>, AuthenticateError> =
         sent(sessions.authenticate(&session.token)).await;
     found.expect("live");
@@ -173,7 +179,7 @@ async fn every_public_call_has_its_signature() {
         sent(sessions.rotate(&token, hour)).await;
     assert!(rotated.expect("rotated").is_some());
     let revoked: Result<bool, StoreError> = sent(sessions.revoke(&id)).await;
-    assert!(!revoked.expect("gone already"));
+    assert!(revoked.expect("its successor is there"));
     let revoked: Result<bool, StoreError> = sent(sessions.revoke_owned(&customer_id, &id)).await;
     assert!(!revoked.expect("gone already"));
     let revoked: Result<bool, StoreError> = sent(sessions.revoke_token(&token)).await;

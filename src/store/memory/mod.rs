@@ -1,10 +1,10 @@
 //! Sessions in this process's memory.
 
+mod families;
 mod tables;
 
 use std::{
     fmt,
-    ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -27,7 +27,9 @@ use crate::{
 /// Keeps sessions in memory: for first steps, for tests, and for a service that is one
 /// process and may lose all sessions when it restarts.
 ///
-/// Clones share their sessions. Tokens themselves are not kept, only their SHA-256.
+/// Clones share their sessions. Tokens themselves are not kept, only their SHA-256. A customer is
+/// forgotten with the last of their sessions, unless it is deleted: identifiers of deleted
+/// customers are kept as long as the store.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     /// Guards all tables together, so that every method is atomic. Never held across an await.
@@ -108,65 +110,23 @@ impl SessionRegistry for MemoryStore {
             return Ok(None);
         }
         tables.check_new(new, &hash)?;
-        let customer = tables.known(new);
-        tables.remove(old);
-        Ok(Some(tables.add(new, hash, customer)))
+        Ok(Some(tables.replace(old, new, hash)))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        let mut tables = self.write();
-        let (ids, is_foreign) = tables.covered(what);
-        for id in &ids {
-            tables.remove(id);
-        }
-        let invalidation = (!is_foreign).then(|| what.invalidation());
-        Ok(Revoked::new(!ids.is_empty(), invalidation))
+        Ok(self.write().revoke(what))
     }
 
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
-        let tables = self.read();
-        let sessions = tables.customers.get(customer);
-        let sessions = sessions.map(|account| {
-            let cursor = page.cursor().cloned();
-            let begin = cursor.map_or(Bound::Unbounded, |cursor| {
-                Bound::Excluded((cursor.created_at, cursor.id))
-            });
-            account.sessions.range((begin, Bound::Unbounded))
-        });
-        let sessions = sessions
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, id)| tables.sessions.get(id))
-            .map(|row| row.summary.clone());
-        let one_more = usize::try_from(page.size()).unwrap_or(usize::MAX);
-        let sessions = sessions.take(one_more.saturating_add(1)).collect();
-        Ok(SessionPage::cut(sessions, page))
+        Ok(SessionPage::cut(self.read().list(customer, page), page))
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
-        let mut tables = self.write();
-        let account = tables.customers.get_mut(&customer.id);
-        let is_known = account.is_some();
-        if let Some(account) = account {
-            account.customer = customer.clone();
-        }
-        Ok(is_known)
+        Ok(self.write().update_customer(customer))
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut tables = self.write();
-        let mut purged = 0;
-        while purged < u64::from(limit) {
-            match tables.by_expiry.first() {
-                Some((expires_at, id)) if *expires_at <= before => {
-                    let id = id.clone();
-                    tables.remove(&id);
-                    purged += 1;
-                }
-                _ => break,
-            }
-        }
-        Ok(purged)
+        Ok(self.write().purge(before, limit))
     }
 }
 

@@ -1,12 +1,16 @@
 //! The tables of a store in memory.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Bound,
+};
 
 use chrono::{DateTime, Utc};
 
+use super::families::Families;
 use crate::{
-    customer::{Customer, CustomerId},
-    registry::{Revocation, SessionLimit},
+    customer::{Customer, CustomerData, CustomerId},
+    registry::{Page, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId, SessionSummary},
     store::error::{StoreError, limit_is_reached},
 };
@@ -16,20 +20,21 @@ pub(super) type TokenHash = [u8; 32];
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) sessions: HashMap<SessionId, Row>,
-    pub(super) by_token: HashMap<TokenHash, SessionId>,
-    pub(super) by_expiry: BTreeSet<(DateTime<Utc>, SessionId)>,
-    pub(super) customers: HashMap<CustomerId, Account>,
+    by_token: HashMap<TokenHash, SessionId>,
+    by_expiry: BTreeSet<(DateTime<Utc>, SessionId)>,
+    customers: HashMap<CustomerId, Account>,
+    families: Families,
 }
 
 pub(super) struct Row {
-    pub(super) token_hash: TokenHash,
-    pub(super) summary: SessionSummary,
+    token_hash: TokenHash,
+    summary: SessionSummary,
 }
 
-/// A customer with at least one session.
-pub(super) struct Account {
-    pub(super) customer: Customer,
-    pub(super) sessions: BTreeSet<(DateTime<Utc>, SessionId)>,
+/// A customer with at least one session, or one that is deleted.
+struct Account {
+    customer: Customer,
+    sessions: BTreeSet<(DateTime<Utc>, SessionId)>,
 }
 
 impl Tables {
@@ -39,12 +44,31 @@ impl Tables {
         Some((&row.summary, &account.customer))
     }
 
+    /// Returns the sessions of a page, and one more if there is one, oldest first.
+    pub(super) fn list(&self, customer: &CustomerId, page: &Page) -> Vec<SessionSummary> {
+        let Some(account) = self.customers.get(customer) else {
+            return Vec::new();
+        };
+        let begin = page.cursor().cloned().map_or(Bound::Unbounded, |cursor| {
+            Bound::Excluded((cursor.created_at, cursor.id))
+        });
+        let one_more = usize::try_from(page.size()).unwrap_or(usize::MAX);
+        account
+            .sessions
+            .range((begin, Bound::Unbounded))
+            .filter_map(|(_, id)| self.sessions.get(id))
+            .map(|row| row.summary.clone())
+            .take(one_more.saturating_add(1))
+            .collect()
+    }
+
     pub(super) fn check_new(
         &self,
         session: &CustomerSession,
         hash: &TokenHash,
     ) -> Result<(), StoreError> {
-        if self.sessions.contains_key(&session.id) {
+        // An id that leads to a family leads to no other session.
+        if self.sessions.contains_key(&session.id) || self.families.of(&session.id).is_some() {
             return Err(StoreError::conflict(format!(
                 "session id {} is taken",
                 session.id
@@ -89,40 +113,56 @@ impl Tables {
         Ok(live.into_iter().take(surplus).cloned().collect())
     }
 
-    /// Returns the sessions that a revocation ends, and `true` if it is for a session of another
-    /// customer.
-    pub(super) fn covered(&self, what: &Revocation) -> (Vec<SessionId>, bool) {
-        let of_customer = |customer, keep: Option<&SessionId>| {
-            let account = self.customers.get(customer);
-            let sessions = account.into_iter().flat_map(|account| &account.sessions);
-            let ids = sessions.map(|(_, id)| id);
-            ids.filter(|id| Some(*id) != keep).cloned().collect()
-        };
-        let of_all = |is_covered: &dyn Fn(&SessionSummary) -> bool| {
-            let rows = self.sessions.iter();
-            let rows = rows.filter(|(_, row)| is_covered(&row.summary));
-            rows.map(|(id, _)| id.clone()).collect()
-        };
-        match what {
-            Revocation::Session(id) => (
-                self.sessions
-                    .get(id)
-                    .map(|_| id.clone())
-                    .into_iter()
-                    .collect(),
-                false,
-            ),
-            Revocation::Owned { customer, session } => match self.sessions.get(session) {
-                Some(row) if row.summary.customer_id != *customer => (Vec::new(), true),
-                row => (row.map(|_| session.clone()).into_iter().collect(), false),
-            },
-            Revocation::Others { customer, keep } => (of_customer(customer, Some(keep)), false),
-            Revocation::Customer(customer) => (of_customer(customer, None), false),
-            Revocation::CreatedBefore(time) => {
-                (of_all(&|summary| summary.created_at < *time), false)
+    /// Ends the sessions that `what` describes.
+    pub(super) fn revoke(&mut self, what: &Revocation) -> Revoked {
+        let ids = match what {
+            Revocation::Session(id) => return self.revoke_one(id, None),
+            Revocation::Owned { customer, session } => {
+                return self.revoke_one(session, Some(customer));
             }
-            Revocation::All => (of_all(&|_| true), false),
+            Revocation::Others { customer, keep } => {
+                self.of_customer(customer, Some(self.families.current(keep)))
+            }
+            Revocation::Customer(customer) => self.of_customer(customer, None),
+            Revocation::CreatedBefore(time) => self.of_all(|summary| summary.created_at < *time),
+            Revocation::All => self.of_all(|_| true),
+        };
+        for id in &ids {
+            self.remove(id);
         }
+        Revoked::new(!ids.is_empty(), [what.invalidation()])
+    }
+
+    /// Ends the session that `id` leads to, if it belongs to `customer`.
+    fn revoke_one(&mut self, id: &SessionId, customer: Option<&CustomerId>) -> Revoked {
+        let family = self.families.of(id);
+        let current = self.families.current(id).clone();
+        let owner = match self.sessions.get(&current) {
+            Some(row) => Some(&row.summary.customer_id),
+            None => family.map(|family| &family.customer),
+        };
+        if owner
+            .zip(customer)
+            .is_some_and(|(owner, customer)| owner != customer)
+        {
+            return Revoked::default();
+        }
+        let owner = owner.filter(|_| current != *id).cloned();
+        let ended = self.remove(&current).then_some(current);
+        Revoked::of_session(id, ended, owner)
+    }
+
+    fn of_customer(&self, customer: &CustomerId, keep: Option<&SessionId>) -> Vec<SessionId> {
+        let account = self.customers.get(customer);
+        let sessions = account.into_iter().flat_map(|account| &account.sessions);
+        let ids = sessions.map(|(_, id)| id);
+        ids.filter(|id| Some(*id) != keep).cloned().collect()
+    }
+
+    fn of_all(&self, is_covered: impl Fn(&SessionSummary) -> bool) -> Vec<SessionId> {
+        let rows = self.sessions.iter();
+        let rows = rows.filter(|(_, row)| is_covered(&row.summary));
+        rows.map(|(id, _)| id.clone()).collect()
     }
 
     /// Adds a session of `customer`, and returns it as stored.
@@ -159,6 +199,29 @@ impl Tables {
         stored
     }
 
+    /// Puts `new` in the place of `old`, and returns it as stored.
+    pub(super) fn replace(
+        &mut self,
+        old: &SessionId,
+        new: &CustomerSession,
+        token_hash: TokenHash,
+    ) -> CustomerSession {
+        let customer = self.known(new);
+        self.remove(old);
+        self.families.replace(old, &SessionSummary::from(new));
+        self.add(new, token_hash, customer)
+    }
+
+    /// Replaces a customer. Returns `false` if it is not known.
+    pub(super) fn update_customer(&mut self, customer: &Customer) -> bool {
+        let Some(account) = self.customers.get_mut(&customer.id) else {
+            return false;
+        };
+        account.customer = customer.clone();
+        self.forget_without_sessions(&customer.id);
+        true
+    }
+
     pub(super) fn remove(&mut self, id: &SessionId) -> bool {
         let Some((id, row)) = self.sessions.remove_entry(id) else {
             return false;
@@ -173,10 +236,48 @@ impl Tables {
         self.by_expiry.remove(&(expires_at, id.clone()));
         if let Some(account) = self.customers.get_mut(&customer_id) {
             account.sessions.remove(&(created_at, id));
-            if account.sessions.is_empty() {
-                self.customers.remove(&customer_id);
-            }
+            self.forget_without_sessions(&customer_id);
         }
         true
+    }
+
+    /// Forgets a customer that has no session. Of a deleted one it remembers that it is deleted:
+    /// otherwise a sign-in that read it before would bring it back.
+    fn forget_without_sessions(&mut self, id: &CustomerId) {
+        let Some(account) = self.customers.get_mut(id) else {
+            return;
+        };
+        if !account.sessions.is_empty() {
+            return;
+        }
+        let customer = &account.customer;
+        let Some(deleted_at) = customer.deleted_at else {
+            self.customers.remove(id);
+            return;
+        };
+        let mut tombstone = CustomerData::new(id.clone(), customer.organization_id.clone());
+        tombstone.deleted_at = Some(deleted_at);
+        account.customer = tombstone.into();
+    }
+
+    /// Removes up to `limit` sessions and families that have ended by `before`.
+    pub(super) fn purge(&mut self, before: DateTime<Utc>, limit: u32) -> u64 {
+        let limit = u64::from(limit);
+        let mut purged = 0;
+        while purged < limit {
+            match self.by_expiry.first() {
+                Some((expires_at, id)) if *expires_at <= before => {
+                    let id = id.clone();
+                    self.remove(&id);
+                    purged += 1;
+                }
+                _ => break,
+            }
+        }
+        // A family does not end before its last session expires, which is gone by now.
+        while purged < limit && self.families.remove_ended(before) {
+            purged += 1;
+        }
+        purged
     }
 }
