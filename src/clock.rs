@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc, LazyLock,
         atomic::{
-            AtomicI64,
+            AtomicI64, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -27,19 +27,24 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Returns the time since a fixed point. It never goes back, whatever [`now`](Clock::now) does.
     ///
-    /// The default reads the operating system's monotonic clock. A clock for tests overrides it, so
-    /// that the age of cached sessions is set by hand too.
+    /// The default reads the operating system's monotonic clock; on Linux it counts the time for
+    /// which the machine was suspended. A clock for tests overrides it, so that the age of cached
+    /// sessions is set by hand too.
     fn monotonic(&self) -> Duration {
-        ORIGIN.elapsed()
+        ORIGIN.elapsed() + suspended()
     }
 }
 
 /// The operating system's clocks.
 ///
-/// On Linux the engine reads the time of the kernel's last tick, which costs a fifth as much. A
-/// tick takes 4 milliseconds on most machines, and 10 at most. So a session may end up to two ticks
-/// early, but never late, and a cached session may be used one tick longer than
-/// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl).
+/// On Linux the engine reads the time of the kernel's last tick, which costs a fifth as much as the
+/// exact time. A tick takes 4 milliseconds on most machines, and 10 at most; so a cached session may
+/// be used one tick longer than [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl). Whether a
+/// session has expired is decided by the exact time.
+///
+/// The monotonic clock counts the time for which the machine was suspended, as the system tells it
+/// (`CLOCK_BOOTTIME` on Linux) or as a jump of the wall clock by more than a second shows it. A
+/// suspension is noticed at the kernel's next tick.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -58,14 +63,18 @@ pub(crate) const END_OF_TIME: DateTime<Utc> =
 
 /// The clocks that the engine reads: the system's, or a user's.
 ///
-/// Reading a clock is a good part of the cost of a hit, so a hit reads one: the wall clock is the
-/// monotonic clock plus an offset, which is read again each millisecond.
+/// Reading a clock is a good part of the cost of a hit, so a hit reads one that moves in ticks. What
+/// the others add to it is read again each millisecond.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
     /// The monotonic time when this was created.
     start: Duration,
-    wall: WallClock,
+    offsets: Offsets,
 }
+
+/// Time before a deadline at which the exact clock is read: a tick was seen to come 18 ms late, and
+/// may be later on a machine whose processors are held up.
+const CLOCK_MARGIN: i64 = 100_000;
 
 impl TimeSource {
     /// Creates a source that reads `custom`, or the system's clocks if it is `None`.
@@ -73,7 +82,7 @@ impl TimeSource {
         Self {
             start: monotonic(custom.as_deref()),
             custom,
-            wall: WallClock::default(),
+            offsets: Offsets::default(),
         }
     }
 
@@ -88,59 +97,137 @@ impl TimeSource {
         }
     }
 
-    /// Returns the wall-clock time in microseconds since 1970 for a monotonic time that was read just
-    /// now. It is up to two ticks ahead, never behind. A jump of the wall clock is noticed within a
-    /// millisecond, or at the next tick.
+    /// Returns `true` before `deadline`, in microseconds since 1970, by the wall clock. `now` was
+    /// read just now. A jump of the wall clock is noticed within a millisecond, or at the next tick.
     #[inline]
-    pub(crate) fn wall_micros(&self, now: MonotonicTime) -> i64 {
+    pub(crate) fn is_before(&self, now: MonotonicTime, deadline: i64) -> bool {
         if let Some(clock) = &self.custom {
-            return clock.now().timestamp_micros();
+            return clock.now().timestamp_micros() < deadline;
         }
-        self.wall.at((now.0 / 1000) as i64, || {
-            (Utc::now().timestamp_micros(), tick().as_micros() as i64)
-        })
+        self.offsets
+            .is_before(now, deadline, || Utc::now().timestamp_micros())
     }
 
     #[inline]
     pub(crate) fn monotonic_now(&self) -> MonotonicTime {
-        MonotonicTime::default() + monotonic(self.custom.as_deref()).saturating_sub(self.start)
+        let passed = monotonic(self.custom.as_deref()).saturating_sub(self.start);
+        let passed = MonotonicTime::default() + passed;
+        if self.custom.is_some() {
+            return passed;
+        }
+        self.offsets.adjust(passed, exact_times)
+    }
+
+    /// Returns the engine's time at `instant`, or `None` if the engine is younger, or the machine was
+    /// suspended since. On a clock that is not the system's, the engine is as old as the instant.
+    pub(crate) fn at(&self, instant: Instant) -> Option<MonotonicTime> {
+        let ago = nanos(instant.elapsed());
+        if self.custom.is_some() {
+            return Some(MonotonicTime(self.monotonic_now().0.saturating_sub(ago)));
+        }
+        self.offsets.read_again();
+        let at = MonotonicTime(self.monotonic_now().0.checked_sub(ago)?);
+        (at >= self.offsets.resumed_at()).then_some(at)
     }
 }
 
-/// A wall clock derived from a monotonic clock that moves in ticks. All values are microseconds.
-struct WallClock {
-    /// Lead over the monotonic clock, and two ticks more: time goes on until the next tick, which may
-    /// be a little late.
-    offset: AtomicI64,
-    /// Monotonic time at which the offset was read.
-    read_at: AtomicI64,
+/// The lead of other clocks over the one that a hit reads.
+struct Offsets {
+    /// Nanoseconds for which the machine was suspended. It never decreases.
+    suspended: AtomicU64,
+    /// The same as the system told it at the last reading.
+    reported: AtomicU64,
+    /// Lead of the wall clock, in microseconds; `NEVER_READ` before the first reading.
+    wall: AtomicI64,
+    /// Time of the next reading on the clock that a hit reads, in nanoseconds.
+    read_next: AtomicU64,
+    /// Time at which the last suspension was noticed, in nanoseconds of the engine's clock.
+    resumed_at: AtomicU64,
 }
 
-/// Microseconds until the offset between the clocks is read again.
-const OFFSET_MAX_AGE: i64 = 1000;
+/// The exact clocks at one moment.
+struct ExactTimes {
+    /// Microseconds since 1970.
+    wall: i64,
+    /// Nanoseconds for which the machine was suspended since it was started, as the system tells.
+    suspended: u64,
+}
 
-impl Default for WallClock {
+/// Nanoseconds until the offsets are read again.
+const OFFSET_MAX_AGE: u64 = 1_000_000;
+
+/// The lead of the wall clock before the first reading.
+const NEVER_READ: i64 = i64::MIN;
+
+/// Longest time, in nanoseconds, that is not taken for a suspension: the two clocks are read one
+/// after the other, and the wall clock may be corrected a little.
+const MAX_CORRECTION: u64 = 1_000_000_000;
+
+impl Default for Offsets {
     fn default() -> Self {
         Self {
-            offset: AtomicI64::new(0),
-            read_at: AtomicI64::new(i64::MIN),
+            suspended: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+            wall: AtomicI64::new(NEVER_READ),
+            read_next: AtomicU64::new(0),
+            resumed_at: AtomicU64::new(0),
         }
     }
 }
 
-impl WallClock {
-    /// Returns the wall-clock time at the monotonic time `passed`. `read_exact` returns the exact
-    /// wall-clock time and the length of a tick.
+impl Offsets {
+    /// Returns the engine's time for `passed`, which was just read from the clock of a hit.
     #[inline]
-    fn at(&self, passed: i64, read_exact: impl FnOnce() -> (i64, i64)) -> i64 {
-        if passed.saturating_sub(self.read_at.load(Acquire)) < OFFSET_MAX_AGE {
-            return passed + self.offset.load(Relaxed);
+    fn adjust(&self, passed: MonotonicTime, read: impl FnOnce() -> ExactTimes) -> MonotonicTime {
+        if passed.0 >= self.read_next.load(Acquire) {
+            self.update(passed, &read());
         }
-        let (now, tick) = read_exact();
-        let now = now + 2 * tick;
-        self.offset.store(now - passed, Relaxed);
-        self.read_at.store(passed, Release);
-        now
+        MonotonicTime(passed.0.saturating_add(self.suspended.load(Relaxed)))
+    }
+
+    /// Returns `true` before `deadline`. Near it the exact clock decides.
+    #[inline]
+    fn is_before(&self, now: MonotonicTime, deadline: i64, exact: impl FnOnce() -> i64) -> bool {
+        let wall = (now.0 / 1000) as i64 + self.wall.load(Relaxed);
+        wall.saturating_add(CLOCK_MARGIN) < deadline || exact() < deadline
+    }
+
+    /// Has the offsets read again at the next use.
+    fn read_again(&self) {
+        self.read_next.store(0, Release);
+    }
+
+    fn resumed_at(&self) -> MonotonicTime {
+        MonotonicTime(self.resumed_at.load(Acquire))
+    }
+
+    /// Takes over what was read. If two callers do so at once, a suspension may count twice: what
+    /// was cached is then a little older than it should be.
+    #[cold]
+    fn update(&self, passed: MonotonicTime, times: &ExactTimes) {
+        let wall = self.wall.load(Acquire);
+        let reported = self.reported.fetch_max(times.suspended, Relaxed);
+        let since_last = times.suspended.saturating_sub(reported);
+        let before = self.suspended.load(Relaxed);
+        let wall_at =
+            |suspended: u64| times.wall - ((passed.0.saturating_add(suspended)) / 1000) as i64;
+        let mut suspended = 0;
+        if wall != NEVER_READ {
+            suspended = since_last;
+            let jump = wall_at(before + suspended).saturating_sub(wall);
+            let jump = u64::try_from(jump).unwrap_or(0).saturating_mul(1000);
+            if jump > MAX_CORRECTION {
+                suspended += jump;
+            }
+        }
+        let total = self.suspended.fetch_add(suspended, Relaxed) + suspended;
+        self.wall.store(wall_at(total), Release);
+        if suspended > MAX_CORRECTION / 1000 {
+            let now = passed.0.saturating_add(total);
+            self.resumed_at.fetch_max(now, Release);
+        }
+        let next = passed.0.saturating_add(OFFSET_MAX_AGE);
+        self.read_next.store(next, Release);
     }
 }
 
@@ -170,6 +257,18 @@ impl Add<Duration> for MonotonicTime {
     }
 }
 
+/// Returns the exact clocks.
+fn exact_times() -> ExactTimes {
+    ExactTimes {
+        suspended: nanos(suspended()),
+        wall: Utc::now().timestamp_micros(),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Returns the time since a fixed point.
 fn monotonic(custom: Option<&dyn Clock>) -> Duration {
     match custom {
@@ -187,11 +286,18 @@ fn ticks() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Returns the length of a tick.
+/// Returns how long the machine was suspended since it was started.
 #[cfg(target_os = "linux")]
-fn tick() -> Duration {
-    let time = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+fn suspended() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let read = |clock| {
+        let time = clock_gettime(clock);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    // In this order a pause between the two readings does not look like a suspension.
+    let since_boot = read(ClockId::Boottime);
+    since_boot.saturating_sub(read(ClockId::Monotonic))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -199,8 +305,9 @@ fn ticks() -> Duration {
     ORIGIN.elapsed()
 }
 
+/// Returns zero: the system does not tell.
 #[cfg(not(target_os = "linux"))]
-fn tick() -> Duration {
+fn suspended() -> Duration {
     Duration::ZERO
 }
 
@@ -208,39 +315,115 @@ fn tick() -> Duration {
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
+    fn times(wall: i64, suspended: u64) -> ExactTimes {
+        ExactTimes { wall, suspended }
+    }
+
+    fn at(nanos: u64) -> MonotonicTime {
+        MonotonicTime(nanos)
+    }
+
     #[test]
-    fn the_wall_clock_is_never_behind_and_at_most_two_ticks_ahead() {
-        // A kernel that ticks every 4 ms, up to 3 ms late, and a wall clock that is 7 s ahead.
-        const TICK: i64 = 4000;
-        let wall = WallClock::default();
-        let mut reads = 0;
+    fn near_a_deadline_the_exact_clock_decides() {
+        // A kernel whose ticks come up to 60 ms late, and a wall clock that is 7 s ahead.
+        const DEADLINE: i64 = 7_500_000;
+        let offsets = Offsets::default();
+        let mut exact = 0;
         for real in (0..1_000_000).step_by(50) {
-            let late = real / TICK * 777 % 3000;
-            let passed = (real - late).div_euclid(TICK) * TICK;
-            let told = wall.at(passed.max(0), || {
-                reads += 1;
-                (7_000_000 + real, TICK)
+            let passed = at((real - real % 61_000) as u64 * 1000);
+            let now = offsets.adjust(passed, || times(7_000_000 + real, 0));
+            let is_before = offsets.is_before(now, DEADLINE, || {
+                exact += 1;
+                7_000_000 + real
             });
-            let ahead = told - 7_000_000 - real;
-            assert!((0..=2 * TICK).contains(&ahead), "{ahead} at {real}");
+            assert_eq!(is_before, 7_000_000 + real < DEADLINE, "{real}");
         }
-        assert!(reads <= 1_000_000 / TICK, "one per tick");
+        // From 100 ms before the deadline, and after it, when the session is of no use any more.
+        assert!((10_000..14_000).contains(&exact), "{exact}");
     }
 
     #[test]
     fn a_jump_of_the_wall_clock_is_noticed() {
-        let wall = WallClock::default();
-        assert_eq!(wall.at(0, || (5_000_000, 0)), 5_000_000);
-        assert_eq!(wall.at(999, || unreachable!("relied on")), 5_000_999);
-        assert_eq!(wall.at(1000, || (1_000_000, 0)), 1_000_000);
-        assert_eq!(wall.at(1500, || unreachable!("relied on")), 1_000_500);
+        let offsets = Offsets::default();
+        let exact = || unreachable!("far from the deadline");
+        let now = offsets.adjust(at(0), || times(5_000_000, 0));
+        assert!(offsets.is_before(now, 9_000_000, exact));
+        let now = offsets.adjust(at(999_000), || unreachable!("read a moment ago"));
+        assert!(offsets.is_before(now, 9_000_000, exact));
+        let now = offsets.adjust(at(1_000_000), || times(9_000_000, 0));
+        assert!(!offsets.is_before(now, 9_000_000, || 9_000_000));
+        // Back again: the engine's own clock goes on.
+        let later = offsets.adjust(at(2_000_000), || times(5_002_000, 0));
+        assert!(offsets.is_before(later, 9_000_000, exact));
+        assert!(later > now);
+    }
+
+    #[test]
+    fn a_suspension_counts_as_time_passed() {
+        let offsets = Offsets::default();
+        let adjust =
+            |passed, wall, suspended| offsets.adjust(at(passed), || times(wall, suspended));
+        // The machine slept for a while before the engine was built.
+        assert_eq!(adjust(0, 1_000_000, 40 * SECOND), at(0));
+        assert_eq!(offsets.resumed_at(), at(0));
+        // The two clocks are not read at the same moment.
+        assert_eq!(adjust(SECOND, 2_000_000, 40 * SECOND + 80), at(SECOND + 80));
+        assert_eq!(offsets.resumed_at(), at(0));
+        // Ten seconds, which the wall clock shows too; they count once.
+        assert_eq!(
+            adjust(2 * SECOND, 13_000_000, 50 * SECOND + 80),
+            at(12 * SECOND + 80)
+        );
+        assert_eq!(offsets.resumed_at(), at(12 * SECOND + 80));
+        assert_eq!(
+            adjust(3 * SECOND, 14_000_000, 50 * SECOND + 80),
+            at(13 * SECOND + 80)
+        );
+    }
+
+    #[test]
+    fn a_pause_that_only_the_wall_clock_shows_counts_too() {
+        let offsets = Offsets::default();
+        let adjust = |passed, wall| offsets.adjust(at(passed), || times(wall, 0));
+        assert_eq!(adjust(0, 1_000_000), at(0));
+        // A small correction is none.
+        assert_eq!(adjust(SECOND, 2_900_000), at(SECOND));
+        // A virtual machine was stopped for an hour: its clock was set when it went on.
+        let hour = 3600 * SECOND;
+        assert_eq!(adjust(2 * SECOND, 3_603_900_000), at(2 * SECOND + hour));
+        assert_eq!(offsets.resumed_at(), at(2 * SECOND + hour));
+        assert_eq!(adjust(3 * SECOND, 3_604_900_000), at(3 * SECOND + hour));
     }
 
     #[test]
     fn the_system_clocks_are_read() {
         let source = TimeSource::new(None);
-        let off = source.wall_micros(source.monotonic_now()) - Utc::now().timestamp_micros();
-        assert!(off.abs() < 1_000_000, "{off}");
+        let now = Utc::now().timestamp_micros();
+        assert!(source.is_before(source.monotonic_now(), now + 60_000_000));
+        assert!(!source.is_before(source.monotonic_now(), now));
+        let before = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(TimeSource::new(None).at(before).is_none(), "it is younger");
+        let asked = source.at(Instant::now()).expect("no suspension");
+        assert!(source.monotonic_now().since(asked) < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_session_is_not_let_in_a_moment_after_its_end_nor_refused_a_moment_before() {
+        let source = TimeSource::new(None);
+        let end = Utc::now().timestamp_micros() + 30_000;
+        loop {
+            let before = Utc::now().timestamp_micros();
+            let is_before = source.is_before(source.monotonic_now(), end);
+            let after = Utc::now().timestamp_micros();
+            assert!(is_before || after >= end, "refused too early");
+            assert!(!is_before || before < end, "let in too late");
+            if before >= end + 1000 {
+                break;
+            }
+        }
     }
 
     #[test]

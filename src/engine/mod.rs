@@ -283,7 +283,7 @@ impl Engine {
     /// Returns `true` before the session's end, by the wall clock.
     #[inline]
     fn is_unexpired(&self, session: &CachedSession, now: MonotonicTime) -> bool {
-        self.clock.wall_micros(now) < session.expires_at
+        self.clock.is_before(now, session.expires_at)
     }
 
     /// Returns `true` if a hit could still use the cached session.
