@@ -45,8 +45,10 @@ pub struct Statistics {
     pub breaker_opened: u64,
     /// `true` while the circuit breaker is open or half-open.
     pub breaker_open: bool,
-    /// Sources of invalidations that are disconnected now. While there is one, every request asks
-    /// the store.
+    /// Sources of invalidations that are listened to now.
+    pub sources_listening: u64,
+    /// Those of them that are disconnected now, or have answered no question for two seconds. While
+    /// there is one, every request asks the store.
     pub sources_disconnected: u64,
     /// Lookups in flight now.
     pub lookups_in_flight: u64,
@@ -159,7 +161,18 @@ pub(crate) fn purge_failed(error: &dyn Error) {
 
 pub(crate) fn source_ended() {
     #[cfg(feature = "tracing")]
-    tracing::info!("the source of invalidations has ended");
+    tracing::warn!(
+        "a source of invalidations has ended; from now on a change on another node goes unnoticed \
+         until what is cached is looked up again"
+    );
+}
+
+pub(crate) fn source_panicked() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "a source of invalidations has panicked and is not listened to any more; from now on a \
+         change on another node goes unnoticed until what is cached is looked up again"
+    );
 }
 
 pub(crate) fn source_disconnected() {

@@ -33,6 +33,10 @@ pub(crate) struct Config {
     pub(crate) breaker_cooldown: Duration,
     /// Zero: no limit.
     pub(crate) max_concurrent_lookups: usize,
+    /// If `true`, the cache is used only while a source of invalidations is heard.
+    pub(crate) requires_source: bool,
+    /// Sessions are purged so long after they have expired.
+    pub(crate) purge_margin: Duration,
     /// `None`: as the capacity demands.
     pub(crate) stripes: Option<usize>,
 }
@@ -50,6 +54,8 @@ impl Config {
             store_timeout: Duration::from_secs(2),
             breaker_cooldown: Duration::from_millis(500),
             max_concurrent_lookups: 1024,
+            requires_source: false,
+            purge_margin: Duration::from_secs(24 * 60 * 60),
             stripes: None,
         }
     }
@@ -92,6 +98,8 @@ impl fmt::Debug for Config {
             .field("store_timeout", &self.store_timeout)
             .field("breaker_cooldown", &self.breaker_cooldown)
             .field("max_concurrent_lookups", &self.max_concurrent_lookups)
+            .field("requires_source", &self.requires_source)
+            .field("purge_margin", &self.purge_margin)
             .finish_non_exhaustive()
     }
 }

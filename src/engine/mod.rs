@@ -25,10 +25,10 @@ pub(crate) mod watch;
 
 use std::{
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use self::{
     cache::{
@@ -36,7 +36,7 @@ use self::{
         entry::{CachedSession, Entry, LookupResult},
     },
     config::Config,
-    revocations::Revocations,
+    revocations::{Revocations, sources::SourceId},
     upstream::Upstream,
     watch::Watcher,
 };
@@ -83,7 +83,7 @@ impl Engine {
         Arc::new_cyclic(|engine| Self {
             clock: TimeSource::new(config.clock.clone()),
             cache: SessionCache::new(&config),
-            revocations: Revocations::new(config.stripes()),
+            revocations: Revocations::new(config.stripes(), config.requires_source),
             upstream: Upstream::new(store, &config),
             counters: Counters::default(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
@@ -145,16 +145,38 @@ impl Engine {
         self.counters.invalidations.add_one();
     }
 
+    /// Begins to listen to a source.
+    pub(crate) fn add_source(&self) -> SourceId {
+        self.revocations.add_source()
+    }
+
+    /// Ends listening to a source.
+    pub(crate) fn remove_source(&self, id: SourceId) {
+        self.revocations.remove_source(id);
+    }
+
+    /// Records that a source is heard.
+    pub(crate) fn on_source_heard(&self, id: SourceId) {
+        self.revocations.on_heard(id);
+    }
+
     /// Stops the use of the cache, since a source of invalidations is disconnected.
-    pub(crate) fn on_disconnect(&self) {
-        self.revocations.on_disconnect();
+    pub(crate) fn on_disconnect(&self, id: SourceId) {
+        self.revocations.on_disconnect(id);
     }
 
     /// Allows the use of what is looked up from now on. What was cached before must be looked up
     /// again, but is kept for `stale_if_error`.
-    pub(crate) fn on_reconnect(&self) {
-        self.revocations.on_reconnect();
+    pub(crate) fn on_reconnect(&self, id: SourceId) {
+        self.revocations.on_reconnect(id);
         self.counters.invalidations.add_one();
+    }
+
+    /// Records that a question which a source asked at `asked_at` has been answered. An answer from
+    /// before the machine was suspended says nothing of the time since.
+    pub(crate) fn on_answer(&self, id: SourceId, asked_at: Instant) {
+        let asked_at = self.clock.at(asked_at);
+        self.revocations.on_answer(id, asked_at);
     }
 
     /// Counts a message of a source that could not be read.
@@ -199,6 +221,13 @@ impl Engine {
         self.clock.now()
     }
 
+    /// Returns the time before which a session must have ended to be purged.
+    pub(crate) fn purge_before(&self) -> DateTime<Utc> {
+        let margin = TimeDelta::from_std(self.config.purge_margin).ok();
+        let before = margin.and_then(|margin| self.now().checked_sub_signed(margin));
+        before.unwrap_or(DateTime::<Utc>::MIN_UTC)
+    }
+
     pub(crate) fn token_format(&self) -> &TokenFormat {
         &self.config.token_format
     }
@@ -206,7 +235,11 @@ impl Engine {
     pub(crate) fn statistics(&self) -> Statistics {
         let mut statistics = self.counters.snapshot();
         self.upstream.add_statistics(&mut statistics);
-        statistics.sources_disconnected = self.revocations.sources_disconnected();
+        let now = self.clock.monotonic_now();
+        (
+            statistics.sources_listening,
+            statistics.sources_disconnected,
+        ) = self.revocations.sources(now);
         (statistics.cached_sessions, statistics.negative_entries) = self.cache.len();
         statistics
     }
@@ -220,7 +253,7 @@ impl Engine {
         now: MonotonicTime,
     ) -> Option<Authenticated> {
         let is_usable = is_fresh(session, now)
-            && self.is_trusted(session)
+            && self.is_trusted(session, now)
             && self.is_current(&**session, token)
             && self.is_unexpired(session, now);
         if !is_usable {
@@ -276,8 +309,8 @@ impl Engine {
 
     /// Returns `true` if no invalidation can have been missed since the session was read.
     #[inline]
-    fn is_trusted(&self, session: &CachedSession) -> bool {
-        self.revocations.table.is_trusted(session.epoch)
+    fn is_trusted(&self, session: &CachedSession, now: MonotonicTime) -> bool {
+        self.revocations.is_trusted(session.epoch, now)
     }
 
     /// Returns `true` before the session's end, by the wall clock.

@@ -165,8 +165,9 @@ const CHANGES: [Change; 5] = [
     |engine, session| engine.invalidate(&Invalidation::Customer(session.customer_id.clone())),
     |engine, _| engine.invalidate(&Invalidation::All),
     |engine, _| {
-        engine.on_disconnect();
-        engine.on_reconnect();
+        let source = engine.add_source();
+        engine.on_disconnect(source);
+        engine.on_reconnect(source);
     },
 ];
 

@@ -75,6 +75,28 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         self
     }
 
+    /// Sets whether the cache is used only while a source of invalidations is heard; `false` by
+    /// default.
+    ///
+    /// With `true`, every request asks the store until the first source that this engine
+    /// [listens](CustomerSessions::listen) to has reported something other than
+    /// [`Disconnected`](crate::SourceEvent::Disconnected), and again after the last source has
+    /// ended: at no time can a revocation on another node go unnoticed for `cache_ttl`. A service
+    /// that does not listen then has no cache.
+    pub fn require_source(mut self, is_required: bool) -> Self {
+        self.config.requires_source = is_required;
+        self
+    }
+
+    /// Sets how long after its end a session is removed by [`purge`](CustomerSessions::purge); a day
+    /// by default.
+    ///
+    /// A node whose clock is ahead by less than that deletes no live session. Zero trusts the clocks.
+    pub fn purge_margin(mut self, margin: Duration) -> Self {
+        self.config.purge_margin = margin;
+        self
+    }
+
     /// Sets how long the circuit breaker stays open after ten lookups in a row have failed; 500
     /// milliseconds by default. Zero turns the breaker off.
     ///

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, revocations::sources::SourceId},
     invalidation::{Invalidation, SourceEvent},
     telemetry,
 };
 
-/// The engine's side of one source. Dropping it while the source is disconnected ends the
-/// suspension of the cache: from then on `cache_ttl` bounds how long a change goes unnoticed.
+/// The engine's side of one source. Dropping it ends what the source has said of itself: from then
+/// on `cache_ttl` bounds how long a change goes unnoticed, unless the cache requires a source.
 pub(crate) struct Listener {
     engine: Arc<Engine>,
+    id: SourceId,
+    is_heard: bool,
     is_disconnected: bool,
     has_warned: bool,
 }
@@ -19,7 +21,9 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         Self {
+            id: engine.add_source(),
             engine,
+            is_heard: false,
             is_disconnected: false,
             has_warned: false,
         }
@@ -31,13 +35,14 @@ impl Listener {
             SourceEvent::Disconnected if self.is_disconnected => {}
             SourceEvent::Disconnected => {
                 self.is_disconnected = true;
-                self.engine.on_disconnect();
+                self.engine.on_disconnect(self.id);
                 telemetry::source_disconnected();
             }
             // What is cached must be looked up again, but is not dropped: if the store fails
             // meanwhile, it is as good as it was during the gap.
             SourceEvent::Invalidate(Invalidation::All) if self.is_disconnected => {
-                self.reconnect();
+                self.is_disconnected = false;
+                self.engine.on_reconnect(self.id);
                 telemetry::source_reconnected();
             }
             SourceEvent::Invalidate(invalidation) => self.engine.invalidate(invalidation),
@@ -48,21 +53,21 @@ impl Listener {
                     telemetry::malformed_message();
                 }
             }
-            // Trust does not depend on it yet.
-            SourceEvent::Alive { .. } => {}
+            SourceEvent::Alive { asked_at } => self.engine.on_answer(self.id, *asked_at),
         }
-    }
-
-    fn reconnect(&mut self) {
-        self.is_disconnected = false;
-        self.engine.on_reconnect();
+        let vouches = !matches!(event, SourceEvent::Disconnected | SourceEvent::Malformed);
+        if vouches && !self.is_heard {
+            self.is_heard = true;
+            self.engine.on_source_heard(self.id);
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.is_disconnected {
-            self.reconnect();
+        self.engine.remove_source(self.id);
+        if std::thread::panicking() {
+            telemetry::source_panicked();
         }
     }
 }

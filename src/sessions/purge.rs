@@ -33,6 +33,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Removes expired sessions from the store `every` so often (a second at least), and has the
     /// cache drop what is of no use.
     ///
+    /// A session is removed when it has been expired for a
+    /// [day](super::CustomerSessionsBuilder::purge_margin), so that a node whose clock is wrong
+    /// deletes no live session of the others. The SQL stores and Redis also ask the server's clock.
+    ///
     /// Nothing runs until the application spawns the returned future. The intervals vary by a
     /// tenth, and the first by all of it, so that machines that start together do not purge
     /// together. Expired sessions are refused whether they are purged or not.
@@ -63,7 +67,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                         if is_first_batch {
                             engine.run_pending_tasks();
                         }
-                        let batch = store.purge_expired(engine.now(), BATCH);
+                        let batch = store.purge_expired(engine.purge_before(), BATCH);
                         match timeout(BATCH_TIMEOUT, catch_panic(batch)).await {
                             Ok(Ok(purged)) => purged,
                             Ok(Err(Panicked)) => Err(StoreError::unavailable("the store panicked")),

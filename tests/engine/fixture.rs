@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder,
-    testing::ManualClock,
+    AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, SourceEvent,
+    Statistics, testing::ManualClock,
 };
-use test_support::{HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
+use test_support::{ChannelSource, HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// The lifetime of a cached answer.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
@@ -44,10 +45,35 @@ impl Fixture {
         self.sessions.authenticate(&self.session.token).await
     }
 
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.sessions.statistics()
+    }
+
+    /// Starts to listen to a source, which goes on until the connection is dropped.
+    pub(crate) fn listen(&self) -> Connection {
+        let (sender, source) = ChannelSource::new();
+        let listening = tokio::spawn(self.sessions.listen(source));
+        Connection { sender, listening }
+    }
+
     /// Revokes the session in the store without telling the engine.
     pub(crate) async fn revoke_behind_its_back(&self) {
         let revoked = self.store.inner.end(&self.session.id).await;
         assert!(revoked.expect("an answer"), "it was live");
+    }
+}
+
+/// The other end of a source.
+pub(crate) struct Connection {
+    sender: mpsc::UnboundedSender<SourceEvent>,
+    pub(crate) listening: JoinHandle<()>,
+}
+
+impl Connection {
+    /// Sends an event and waits until it has been applied.
+    pub(crate) async fn send(&self, event: impl Into<SourceEvent>) {
+        self.sender.send(event.into()).expect("a listener");
+        settle().await;
     }
 }
 

@@ -8,3 +8,4 @@ mod outage_policy;
 mod revocation;
 mod rotation;
 mod single_flight;
+mod sources;

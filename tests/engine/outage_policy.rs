@@ -12,11 +12,11 @@ use std::{
 use axum::body::Body;
 use customer_session::{
     AuthenticateError, CacheStatus, CustomerSession, CustomerSessions, Invalidation, Rejection,
-    RejectionKind, SessionStore, SessionToken, SourceEvent, Statistics, StoreError, async_trait,
+    RejectionKind, SessionStore, SessionToken, SourceEvent, StoreError, async_trait,
     store::MemoryStore,
 };
 use http::{Request, Response, StatusCode, header::RETRY_AFTER};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::fixture::{Builder, Fixture, MILLISECOND, TTL, settle};
@@ -50,31 +50,6 @@ impl Fixture {
             self.authenticate().await,
             Err(AuthenticateError::InvalidToken)
         )
-    }
-
-    fn statistics(&self) -> Statistics {
-        self.sessions.statistics()
-    }
-
-    /// Starts to listen to a source, which goes on until the connection is dropped.
-    fn listen(&self) -> Connection {
-        let (sender, source) = ChannelSource::new();
-        let listening = tokio::spawn(self.sessions.listen(source));
-        Connection { sender, listening }
-    }
-}
-
-/// The other end of a source.
-struct Connection {
-    sender: mpsc::UnboundedSender<SourceEvent>,
-    listening: tokio::task::JoinHandle<()>,
-}
-
-impl Connection {
-    /// Sends an event and waits until it has been applied.
-    async fn send(&self, event: impl Into<SourceEvent>) {
-        self.sender.send(event.into()).expect("a listener");
-        settle().await;
     }
 }
 

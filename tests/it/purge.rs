@@ -34,6 +34,7 @@ async fn expired_sessions_are_removed_and_no_others() {
     let faulty = FaultyStore::new(Arc::clone(&store));
     let sessions = CustomerSessions::builder(faulty.clone())
         .clock(clock.clone())
+        .purge_margin(Duration::ZERO)
         .build();
     issue(&sessions, 2500, HOUR).await;
     issue(&sessions, 10, HOUR * 2).await;
@@ -67,6 +68,7 @@ async fn purging_may_be_stopped_at_any_time() {
     let faulty = FaultyStore::new(Arc::clone(&store));
     let sessions = CustomerSessions::builder(faulty)
         .clock(clock.clone())
+        .purge_margin(Duration::ZERO)
         .build();
     issue(&sessions, 2500, HOUR).await;
     clock.advance(HOUR);
@@ -81,6 +83,31 @@ async fn purging_may_be_stopped_at_any_time() {
     assert!(left > 0 && left % 10 == 0, "whole batches: {left} are left");
     let purge = tokio::spawn(sessions.purge(Duration::ZERO));
     tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(count(&store).await, 0);
+    purge.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_deletes_no_live_session() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    let (store, right, ahead) = (Arc::new(MemoryStore::new()), clock(), clock());
+    let good = CustomerSessions::builder(Arc::clone(&store))
+        .clock(right.clone())
+        .build();
+    let bad = CustomerSessions::builder(Arc::clone(&store))
+        .clock(ahead.clone())
+        .build();
+    let session = good.issue(customer("cus_1"), HOUR).await.expect("issued");
+    ahead.advance(DAY - Duration::from_secs(1));
+    let purge = tokio::spawn(bad.purge(EVERY));
+    tokio::time::sleep(EVERY * 3).await;
+    let answer = good.authenticate(&session.token).await;
+    assert!(answer.is_ok(), "its clock is ahead, and it purges");
+
+    // What has been expired for a day by its clock is purged.
+    ahead.advance(HOUR + Duration::from_secs(1));
+    tokio::time::sleep(EVERY * 3).await;
     assert_eq!(count(&store).await, 0);
     purge.abort();
 }

@@ -1,13 +1,33 @@
 //! Revocations and other changes that this node knows of: its own, and those of other nodes.
 
+pub(crate) mod sources;
 pub(crate) mod table;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::Duration,
+};
 
 use tokio::sync::{Notify, futures::Notified};
 
-use self::table::{RevocationTable, Target};
-use crate::invalidation::Invalidation;
+use self::{
+    sources::{SourceId, Sources},
+    table::{Epoch, RevocationTable, Target},
+};
+use crate::{clock::MonotonicTime, invalidation::Invalidation};
+
+/// Time for which the answer of a source vouches that no invalidation was missed, counted from the
+/// question.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// The end of the lease if no source has one.
+const WITHOUT_END: u64 = u64::MAX;
 
 /// Shards of the notifications about sessions, and of those about customers; a power of two.
 const NOTIFY_SHARDS: usize = 1024;
@@ -15,22 +35,39 @@ const NOTIFY_SHARDS: usize = 1024;
 /// The revocation table, and the notifications for streams that watch their session.
 pub(crate) struct Revocations {
     pub(crate) table: RevocationTable,
-    sessions: Box<[Notify]>,
-    customers: Box<[Notify]>,
-    /// Guards the number of sources that are disconnected. Held to count, and to change whether the
-    /// cache is trusted; never across an await.
-    disconnected: Mutex<u64>,
+    session_changes: Box<[Notify]>,
+    customer_changes: Box<[Notify]>,
+    /// End of the first lease to end, in nanoseconds of the engine's clock.
+    lease_end: AtomicU64,
+    /// If `true`, the cache is used only while a source is heard.
+    requires_source: bool,
+    /// Guards the sources. Held to change them together with whether the cache is trusted; never
+    /// across an await.
+    sources: Mutex<Trust>,
+}
+
+/// The sources, and what follows from them.
+#[derive(Default)]
+struct Trust {
+    sources: Sources,
+    is_suspended: bool,
 }
 
 impl Revocations {
-    pub(crate) fn new(stripes: usize) -> Self {
+    /// Creates a table with `stripes` entries. If `requires_source`, nothing cached is trusted before
+    /// a source is heard.
+    pub(crate) fn new(stripes: usize, requires_source: bool) -> Self {
         let shards = || (0..NOTIFY_SHARDS).map(|_| Notify::new()).collect();
-        Self {
+        let revocations = Self {
             table: RevocationTable::new(stripes),
-            sessions: shards(),
-            customers: shards(),
-            disconnected: Mutex::default(),
-        }
+            session_changes: shards(),
+            customer_changes: shards(),
+            lease_end: AtomicU64::new(WITHOUT_END),
+            requires_source,
+            sources: Mutex::default(),
+        };
+        revocations.change_sources(|_| ());
+        revocations
     }
 
     /// Records a change, and notifies the streams that it may concern. To be called when the change
@@ -43,7 +80,8 @@ impl Revocations {
             }
             Invalidation::Customer(id) => {
                 self.table.record(Target::Customer(id.as_str()));
-                self.shard(&self.customers, id.as_str()).notify_waiters();
+                self.shard(&self.customer_changes, id.as_str())
+                    .notify_waiters();
             }
             Invalidation::All => {
                 self.table.record(Target::All);
@@ -56,47 +94,91 @@ impl Revocations {
     /// customer, counted from when they are enabled or first polled.
     pub(crate) fn changes(&self, session: &str, customer: &str) -> [Notified<'_>; 2] {
         [
-            self.shard(&self.sessions, session).notified(),
-            self.shard(&self.customers, customer).notified(),
+            self.shard(&self.session_changes, session).notified(),
+            self.shard(&self.customer_changes, customer).notified(),
         ]
     }
 
-    pub(crate) fn sources_disconnected(&self) -> u64 {
-        *self.lock_disconnected()
+    /// Returns `true` if no invalidation can have been missed since an answer of `epoch` was read.
+    #[inline]
+    pub(crate) fn is_trusted(&self, epoch: Epoch, now: MonotonicTime) -> bool {
+        self.table.is_trusted(epoch) && now.as_nanos() < self.lease_end.load(Acquire)
     }
 
-    /// Suspends the use of the cache: a source may be missing changes.
-    pub(crate) fn on_disconnect(&self) {
-        let mut disconnected = self.lock_disconnected();
-        *disconnected += 1;
-        self.table.suspend_trust();
+    /// Adds a source, which has yet to be heard.
+    pub(crate) fn add_source(&self) -> SourceId {
+        self.change_sources(Sources::add)
     }
 
-    /// Resumes the use of what is looked up from now on, if this was the last disconnected source.
-    pub(crate) fn on_reconnect(&self) {
-        let mut disconnected = self.lock_disconnected();
-        *disconnected -= 1;
-        if *disconnected == 0 {
-            self.table.resume_trust();
-        }
-        drop(disconnected);
+    /// Removes a source: what it would have reported goes unnoticed from now on.
+    pub(crate) fn remove_source(&self, id: SourceId) {
+        self.change_sources(|sources| sources.remove(id));
         self.notify_all();
     }
 
+    /// Records that a source is heard.
+    pub(crate) fn on_heard(&self, id: SourceId) {
+        self.change_sources(|sources| sources.set_heard(id));
+    }
+
+    /// Suspends the use of the cache: a source may be missing changes.
+    pub(crate) fn on_disconnect(&self, id: SourceId) {
+        self.change_sources(|sources| sources.set_disconnected(id, true));
+    }
+
+    /// Resumes the use of what is looked up from now on, if this was the last disconnected source.
+    pub(crate) fn on_reconnect(&self, id: SourceId) {
+        self.change_sources(|sources| sources.set_disconnected(id, false));
+        self.notify_all();
+    }
+
+    /// Records that a question which was asked at `asked_at` has been answered, after everything
+    /// that was announced before. `None`: it was asked too long ago to vouch for anything.
+    pub(crate) fn on_answer(&self, id: SourceId, asked_at: Option<MonotonicTime>) {
+        let end = asked_at.map_or(MonotonicTime::default(), |asked_at| asked_at + LEASE);
+        self.change_sources(|sources| sources.extend_lease(id, end));
+    }
+
+    /// Returns the number of sources, and of those that are not heard at `now`.
+    pub(crate) fn sources(&self, now: MonotonicTime) -> (u64, u64) {
+        let trust = self.lock_sources();
+        (trust.sources.len(), trust.sources.silent(now))
+    }
+
+    /// Changes the sources, and suspends or resumes the use of the cache as they demand.
+    fn change_sources<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
+        let mut trust = self.lock_sources();
+        let changed = change(&mut trust.sources);
+        let sources = &trust.sources;
+        let lease_end = sources
+            .lease_end()
+            .map_or(WITHOUT_END, MonotonicTime::as_nanos);
+        self.lease_end.store(lease_end, Release);
+        let is_unheard = self.requires_source && !sources.is_any_heard();
+        let must_suspend = is_unheard || sources.is_any_disconnected();
+        if must_suspend && !trust.is_suspended {
+            self.table.suspend_trust();
+        } else if trust.is_suspended && !must_suspend {
+            self.table.resume_trust();
+        }
+        trust.is_suspended = must_suspend;
+        changed
+    }
+
     fn notify_session(&self, id: &str) {
-        self.shard(&self.sessions, id).notify_waiters();
+        self.shard(&self.session_changes, id).notify_waiters();
     }
 
     fn notify_all(&self) {
-        self.sessions.iter().for_each(Notify::notify_waiters);
+        self.session_changes.iter().for_each(Notify::notify_waiters);
     }
 
     fn shard<'a>(&self, shards: &'a [Notify], id: &str) -> &'a Notify {
         &shards[self.table.hash(id) & (NOTIFY_SHARDS - 1)]
     }
 
-    fn lock_disconnected(&self) -> MutexGuard<'_, u64> {
-        let disconnected = self.disconnected.lock();
-        disconnected.unwrap_or_else(PoisonError::into_inner)
+    fn lock_sources(&self) -> MutexGuard<'_, Trust> {
+        let sources = self.sources.lock();
+        sources.unwrap_or_else(PoisonError::into_inner)
     }
 }
