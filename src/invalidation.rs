@@ -27,13 +27,14 @@ pub enum Invalidation {
 pub enum SourceEvent {
     /// Something changed in the store.
     Invalidate(Invalidation),
-    /// An answer to a question that the source itself asked: its connection works, and every
-    /// change announced before `asked_at` has been reported.
+    /// The answer to a question that the source itself asked: its connection works, and the source
+    /// has reported every change that was announced before `asked_at`.
     ///
-    /// A message that merely arrives is not such an answer, since it may have been under way for
-    /// long. The event changes nothing yet in what is trusted.
+    /// It extends the lease on which cached sessions are let in: two seconds from `asked_at`. A
+    /// message that merely arrives extends nothing, since it may have waited in a buffer for hours
+    /// while the node was suspended or its connection was dead.
     Alive {
-        /// Time of the question, not of the answer.
+        /// Time just before the question was sent, not the time of the answer.
         asked_at: Instant,
     },
     /// The source has lost its connection and may be missing changes. Until it reports
@@ -61,6 +62,15 @@ impl From<Invalidation> for SourceEvent {
 ///   fell behind) reports [`Invalidation::All`] first.
 /// - A source that learns that it is disconnected reports [`SourceEvent::Disconnected`] at once,
 ///   and [`Invalidation::All`] when it is connected again.
+/// - A source that can ask the other end a question does so at least once a second, whether messages
+///   arrive or not, and reports [`SourceEvent::Alive`] when the answer has come. Before that it
+///   reports every message that came before the answer. The first `Alive` follows the first
+///   [`Invalidation::All`]. An answer that does not come within a second means that the source is
+///   disconnected.
+/// - Once a source has reported `Alive`, it has a lease of two seconds, counted from each question
+///   that was answered. When the lease runs out, each request asks the store until the next `Alive`.
+///   A source that never reports `Alive`, such as a channel, has no lease: it is relied on until it
+///   reports `Disconnected`.
 /// - [`recv`](InvalidationSource::recv) is cancel-safe: an event that was not returned is
 ///   returned by a later call.
 ///

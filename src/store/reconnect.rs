@@ -1,57 +1,73 @@
-//! When a source of invalidations tests its connection, and when it reconnects.
+//! When a source of invalidations asks whether it still hears, and when it reconnects.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, error::Elapsed, sleep_until, timeout};
 
 use crate::invalidation::{Invalidation, SourceEvent};
 
-/// Silence after which the connection is tested.
-const MAX_SILENCE: Duration = Duration::from_secs(1);
+/// Time from one question to the next: below a second, so that a timer which is late is in time.
+const QUESTION_INTERVAL: Duration = Duration::from_millis(900);
 
-/// Time limit of that test, and of connecting.
+/// Time limit of an answer, and of connecting.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pauses between two attempts to connect: doubled from the first to the last.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
-/// The state of a source's connection: what it must report, and when it tests or reconnects.
+/// The state of a source's connection: what it must report, and when it asks or reconnects.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     /// Reported before anything that arrives.
-    pending: Option<SourceEvent>,
-    /// Time at which the connection is tested, unless something arrives before.
-    pub(super) test_at: Instant,
+    pending: VecDeque<SourceEvent>,
+    /// Time of the next question.
+    ask_at: Instant,
     retry_at: Instant,
     pause: Duration,
 }
 
 impl Heartbeat {
-    /// Creates the state of a new connection: anything may have happened before it.
-    pub(super) fn connected() -> Self {
-        let now = Instant::now();
+    /// Creates the state of a new connection, which has answered a question asked at `asked_at`:
+    /// anything may have happened before it.
+    pub(super) fn connected(asked_at: std::time::Instant) -> Self {
         Self {
-            pending: Some(Invalidation::All.into()),
-            test_at: now + MAX_SILENCE,
-            retry_at: now,
+            pending: [Invalidation::All.into(), SourceEvent::Alive { asked_at }].into(),
+            ask_at: Instant::from_std(asked_at) + QUESTION_INTERVAL,
+            retry_at: Instant::now(),
             pause: MIN_PAUSE,
         }
     }
 
     /// Takes the event that comes before any other.
     pub(super) fn take_pending(&mut self) -> Option<SourceEvent> {
-        self.pending.take()
+        self.pending.pop_front()
     }
 
-    /// Records that the other end is there.
-    pub(super) fn on_alive(&mut self) {
-        self.test_at = Instant::now() + MAX_SILENCE;
+    /// Returns the time of the next question.
+    pub(super) fn ask_at(&self) -> Instant {
+        self.ask_at
+    }
+
+    /// Returns `true` if a question is due, and sets the time of the one after it.
+    pub(super) fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = now >= self.ask_at;
+        if is_due {
+            self.ask_at = now + QUESTION_INTERVAL;
+        }
+        is_due
     }
 
     /// Records that the connection is lost.
     pub(super) fn on_disconnect(&mut self) {
-        self.pending = Some(SourceEvent::Disconnected);
+        self.pending = [SourceEvent::Disconnected].into();
         self.retry_at = Instant::now();
         self.pause = MIN_PAUSE;
     }
@@ -64,16 +80,62 @@ impl Heartbeat {
     /// Records that an attempt to connect has failed.
     pub(super) fn on_failed_attempt(&mut self) {
         // Nodes that lost their server together must not reconnect in step.
-        let jitter = Duration::from_micros(u64::from(random()) % 50_000);
+        let jitter = Duration::from_micros(random() % 50_000);
         self.retry_at = Instant::now() + self.pause + jitter;
         self.pause = (2 * self.pause).min(MAX_PAUSE);
     }
 }
 
-/// Returns a number that is random enough for pauses.
-fn random() -> u32 {
-    let mut bytes = [0; 4];
+/// A question under way. It is kept from one call of `recv` to the next, so that dropping such a
+/// call loses no answer.
+pub(super) struct Question<T> {
+    /// Time before the question was sent.
+    pub(super) asked_at: std::time::Instant,
+    answer: Pin<Box<dyn Future<Output = Result<T, Elapsed>> + Send>>,
+}
+
+impl<T: 'static> Question<T> {
+    /// Asks a question, whose answer must come within the [`TIME_LIMIT`].
+    pub(super) fn new(answer: impl Future<Output = T> + Send + 'static) -> Self {
+        Self {
+            asked_at: std::time::Instant::now(),
+            answer: Box::pin(timeout(TIME_LIMIT, answer)),
+        }
+    }
+}
+
+impl<T> Question<T> {
+    /// Waits for the answer. Must not be called after it has come. Cancel-safe.
+    pub(super) async fn answer(&mut self) -> Result<T, Elapsed> {
+        self.answer.as_mut().await
+    }
+}
+
+/// The output of the first of two futures.
+pub(super) enum Either<A, B> {
+    First(A),
+    Second(B),
+}
+
+/// Waits for the first of two futures. If both are ready, it is `first`.
+pub(super) async fn either<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> Either<A, B> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = first.as_mut().poll(context) {
+            return Poll::Ready(Either::First(output));
+        }
+        second.as_mut().poll(context).map(Either::Second)
+    })
+    .await
+}
+
+/// Returns a number that is random enough for pauses and names.
+pub(super) fn random() -> u64 {
+    let mut bytes = [0; 8];
     // Without randomness the nodes reconnect in step.
     let _ = getrandom::fill(&mut bytes);
-    u32::from_ne_bytes(bytes)
+    u64::from_ne_bytes(bytes)
 }

@@ -13,6 +13,8 @@ mod portal;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod signs_of_life;
 #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis")))]
 mod skipped;
 #[cfg(feature = "sqlite")]

@@ -7,10 +7,12 @@
 
 use std::{
     fmt,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use async_trait::async_trait;
@@ -28,7 +30,7 @@ use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Heartbeat, TIME_LIMIT},
+        reconnect::{Either, Heartbeat, Question, TIME_LIMIT, either},
     },
 };
 
@@ -37,10 +39,13 @@ const MAX_QUEUED: usize = 8192;
 
 /// Receives what any client changes among the keys of a [`RedisStore`](super::RedisStore).
 ///
-/// The source has a connection of its own and tests it once a second. When it is lost, the source says so
-/// ([`Disconnected`](SourceEvent::Disconnected)) and reconnects by itself. Dropping it closes the
-/// connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for the
-/// store. A replica is refused.
+/// The source has a connection of its own. Once a second it asks the server a question, while it goes
+/// on hearing, and reports that it is [`Alive`](SourceEvent::Alive) when the answer has come, and
+/// what came before the answer has been reported. If there is no answer within a second, or if the
+/// server has become a replica, the source reports that it is
+/// [`Disconnected`](SourceEvent::Disconnected), and reconnects by itself. Dropping the source closes
+/// the connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for
+/// the store. A replica is refused.
 ///
 /// Keys that are named after the hash of a token are not tracked: deleting such a key by hand, and
 /// not the session's or the customer's, goes unnoticed.
@@ -72,6 +77,28 @@ struct Link {
     connection: MultiplexedConnection,
     messages: Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
+    question: Option<Question<Result<(), StoreError>>>,
+    answer: Option<Answered>,
+}
+
+/// An answer that waits for the messages that came before it.
+struct Answered {
+    asked_at: Instant,
+    /// How many of these messages are queued.
+    queued: usize,
+}
+
+/// Something that has come over a [`Link`].
+enum Received {
+    Message(PushInfo),
+    /// The answer to a question asked at this time.
+    Answer(Instant),
+    /// Messages were lost for want of room.
+    Overflow,
+    /// Nothing, although it is time for the next question.
+    Nothing,
+    /// The link is of no use any more.
+    Lost,
 }
 
 impl RedisInvalidations {
@@ -106,14 +133,25 @@ impl RedisInvalidations {
     }
 
     async fn listening(client: Client, prefix: String) -> Result<Self, StoreError> {
-        let link = connect(&client, &prefix).await?;
+        let (link, asked_at) = connect(&client, &prefix).await?;
         Ok(Self {
             client,
             prefix,
             link: Some(link),
-            heartbeat: Heartbeat::connected(),
+            heartbeat: Heartbeat::connected(asked_at),
             waiting: Vec::new(),
         })
+    }
+
+    async fn reconnect(&mut self) {
+        self.heartbeat.wait_for_retry().await;
+        match connect(&self.client, &self.prefix).await {
+            Ok((link, asked_at)) => {
+                self.link = Some(link);
+                self.heartbeat = Heartbeat::connected(asked_at);
+            }
+            Err(_) => self.heartbeat.on_failed_attempt(),
+        }
     }
 
     fn disconnect(&mut self) {
@@ -176,12 +214,87 @@ impl Link {
             connection,
             messages,
             overflowed,
+            question: None,
+            answer: None,
         })
+    }
+
+    /// Asks the server whether it is fit for use. A replica that has lost its primary answers other
+    /// questions too, and reports no changes.
+    fn start_question(&mut self) {
+        let mut connection = self.connection.clone();
+        self.question = Some(Question::new(
+            async move { check_server(&mut connection).await },
+        ));
+    }
+
+    fn is_asking(&self) -> bool {
+        self.question.is_some() || self.answer.is_some()
+    }
+
+    /// Waits for what comes next, until `ask_at` if no question is under way. Cancel-safe.
+    async fn recv(&mut self, ask_at: tokio::time::Instant) -> Received {
+        loop {
+            if self.overflowed.swap(false, Relaxed) {
+                self.skip_queued();
+                return Received::Overflow;
+            }
+            if let Some(answer) = self.answer.take_if(|answer| answer.queued == 0) {
+                return Received::Answer(answer.asked_at);
+            }
+            let is_asking = self.is_asking();
+            let answered = answered(&mut self.question);
+            let next = either(answered, self.messages.recv());
+            let next = if is_asking {
+                Ok(next.await)
+            } else {
+                timeout_at(ask_at, next).await
+            };
+            match next {
+                // The driver queues messages and answers in the order in which they arrive.
+                Ok(Either::First(Some(asked_at))) => {
+                    let queued = self.messages.len();
+                    self.answer = Some(Answered { asked_at, queued });
+                }
+                Ok(Either::Second(Some(message))) if message.kind != PushKind::Disconnection => {
+                    if let Some(answer) = &mut self.answer {
+                        answer.queued = answer.queued.saturating_sub(1);
+                    }
+                    return Received::Message(message);
+                }
+                Ok(_gone) => return Received::Lost,
+                Err(_elapsed) => return Received::Nothing,
+            }
+        }
+    }
+
+    /// Drops the queued messages. What arrives after this is kept.
+    fn skip_queued(&mut self) {
+        while self
+            .messages
+            .try_recv()
+            .is_ok_and(|message| message.kind != PushKind::Disconnection)
+        {}
+        if let Some(answer) = &mut self.answer {
+            answer.queued = 0;
+        }
     }
 }
 
-/// Connects to a server that is fit for use, within the time limit.
-async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
+/// Waits for the answer to a question, and returns the time at which it was asked; `None` if the
+/// answer is a bad one, or does not come in time. Waits for ever if there is no question.
+async fn answered(question: &mut Option<Question<Result<(), StoreError>>>) -> Option<Instant> {
+    let Some(asked) = question else {
+        return pending().await;
+    };
+    let (answer, asked_at) = (asked.answer().await, asked.asked_at);
+    *question = None;
+    matches!(answer, Ok(Ok(()))).then_some(asked_at)
+}
+
+/// Connects to a server that is fit for use, within the time limit. Returns the time at which the
+/// server was asked whether it is, too.
+async fn connect(client: &Client, prefix: &str) -> Result<(Link, Instant), StoreError> {
     let context = || {
         let address = client.get_connection_info().addr();
         format!("listening to Redis at {address}")
@@ -189,8 +302,9 @@ async fn connect(client: &Client, prefix: &str) -> Result<Link, StoreError> {
     let connecting = async {
         let link = Link::new(client, prefix).await;
         let mut link = link.map_err(|error| store_error(context(), error))?;
+        let asked_at = Instant::now();
         check_server(&mut link.connection).await?;
-        Ok(link)
+        Ok((link, asked_at))
     };
     timeout(TIME_LIMIT, connecting)
         .await
@@ -221,37 +335,19 @@ impl InvalidationSource for RedisInvalidations {
                 return Some(waiting);
             }
             let Some(link) = &mut self.link else {
-                self.heartbeat.wait_for_retry().await;
-                match connect(&self.client, &self.prefix).await {
-                    Ok(link) => {
-                        self.link = Some(link);
-                        self.heartbeat = Heartbeat::connected();
-                    }
-                    Err(_) => self.heartbeat.on_failed_attempt(),
-                }
+                self.reconnect().await;
                 continue;
             };
-            if link.overflowed.swap(false, Relaxed) {
-                // `All` covers what waits already. What arrives after this is kept.
-                while link
-                    .messages
-                    .try_recv()
-                    .is_ok_and(|message| message.kind != PushKind::Disconnection)
-                {}
-                return Some(Invalidation::All.into());
+            if !link.is_asking() && self.heartbeat.is_due() {
+                link.start_question();
             }
-            match timeout_at(self.heartbeat.test_at, link.messages.recv()).await {
-                Ok(Some(message)) if message.kind != PushKind::Disconnection => {
-                    self.heartbeat.on_alive();
-                    self.read(message);
-                }
-                Ok(_gone) => self.disconnect(),
-                // A replica that has lost its primary answers too, and reports no changes.
-                Err(_silent) => match timeout(TIME_LIMIT, check_server(&mut link.connection)).await
-                {
-                    Ok(Ok(())) => self.heartbeat.on_alive(),
-                    _ => self.disconnect(),
-                },
+            match link.recv(self.heartbeat.ask_at()).await {
+                Received::Message(message) => self.read(message),
+                Received::Answer(asked_at) => return Some(SourceEvent::Alive { asked_at }),
+                // It covers what was queued already.
+                Received::Overflow => return Some(Invalidation::All.into()),
+                Received::Nothing => {}
+                Received::Lost => self.disconnect(),
             }
         }
     }

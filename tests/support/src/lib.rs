@@ -5,6 +5,8 @@ mod events;
 #[cfg(unix)]
 mod example;
 #[cfg(unix)]
+pub mod pooler;
+#[cfg(unix)]
 pub mod proxy;
 #[cfg(unix)]
 pub mod servers;

@@ -1,10 +1,10 @@
 //! Invalidations from PostgreSQL: what any client has changed in its tables.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use async_trait::async_trait;
 use sqlx::{
-    Executor as _, Row as _,
+    Error, Executor as _, Row as _,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::{
@@ -12,34 +12,36 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::server;
+use super::{
+    probe::{CHANNEL, Probe},
+    server,
+};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Heartbeat, TIME_LIMIT},
+        reconnect::{Either, Heartbeat, TIME_LIMIT, either},
         sql::error::store_error,
     },
 };
 
-/// Selects the channel on which changes are announced, if all triggers exist that announce them.
-const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text \
-     FROM (SELECT to_regclass('customer_sessions') AS sessions, \
-     to_regclass('customers') AS customers) AS tables \
-     WHERE (SELECT count(*) FROM pg_trigger WHERE tgenabled IN ('O', 'A') \
-     AND (tgrelid = tables.sessions AND tgname IN ('customer_sessions_deleted', \
-     'customer_sessions_updated', 'customer_sessions_truncated') \
-     OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
-     'customers_updated', 'customers_truncated'))) = 6";
+/// Why a listener that does not hear itself is of no use.
+const NOT_HEARD: &str = "a message that the listener sent to itself has not arrived; if there is a \
+     pooler by transaction in between, which passes no notifications on, connect to the server \
+     itself";
 
 /// Receives what any client changes in the tables of a [`PostgresStore`](super::PostgresStore).
 ///
 /// Triggers, which [`migrate`](super::PostgresStore::migrate) creates, announce each change in the
-/// transaction that makes it, so that a row deleted by hand counts too. The source has a
-/// connection of its own and tests it once a second. When it is lost, the source says so
-/// ([`Disconnected`](SourceEvent::Disconnected)) and reconnects by itself. Dropping it closes the
-/// connection. What is written while triggers are off (`session_replication_role = replica`,
-/// logical replication) is not announced.
+/// transaction that makes it, so that a row deleted by hand counts too. What is written while
+/// triggers are off (`session_replication_role = replica`, logical replication) is not announced.
+///
+/// The source has two connections of its own. It hears by one of them. By the other it sends a
+/// message to itself once a second, on a channel that no other source listens to, and reports that
+/// it is [`Alive`](SourceEvent::Alive) when it has heard the message. If the message does not
+/// arrive within a second, the source reports that it is
+/// [`Disconnected`](SourceEvent::Disconnected), and reconnects by itself. Dropping the source closes
+/// its connections.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, PostgresInvalidations, PostgresStore}};
@@ -53,15 +55,35 @@ const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text
 /// # }
 /// ```
 ///
-/// Connect to the server itself, or through a pooler that keeps a session to its connection: one
-/// that pools by transaction loses what is announced.
+/// Connect to the server itself, or through a pooler that keeps a session to its connection. A pooler
+/// by transaction loses what is announced, the source's messages to itself included, and is
+/// refused.
 pub struct PostgresInvalidations {
     options: PgConnectOptions,
-    channel: String,
-    listener: Option<PgListener>,
+    link: Option<Link>,
     heartbeat: Heartbeat,
     /// Dropping a listener takes a task.
     runtime: Handle,
+}
+
+/// The connections of a source. Dropping it closes them.
+struct Link {
+    listener: PgListener,
+    /// Channel on which changes are announced.
+    channel: String,
+    probe: Probe,
+}
+
+/// Something that has come over a [`Link`].
+enum Received {
+    /// An event other than an answer.
+    Event(SourceEvent),
+    /// The answer to a question asked at this time.
+    Answer(Instant),
+    /// Nothing, although it is time for the next question.
+    Nothing,
+    /// The link is of no use any more.
+    Lost(StoreError),
 }
 
 impl PostgresInvalidations {
@@ -71,22 +93,116 @@ impl PostgresInvalidations {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if the
-    /// server cannot be reached or refuses, or if the triggers are missing.
+    /// server cannot be reached or refuses, if the triggers are missing, or if a message that the
+    /// source sends to itself does not arrive.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options = server::options(url)?;
-        let (listener, channel) = listen(&options).await?;
+        let (link, asked_at) = Link::connect(&options).await?;
         Ok(Self {
             options,
-            channel,
-            listener: Some(listener),
-            heartbeat: Heartbeat::connected(),
+            link: Some(link),
+            heartbeat: Heartbeat::connected(asked_at),
             runtime: Handle::current(),
         })
     }
 
-    fn disconnect(&mut self) {
-        self.listener = None;
-        self.heartbeat.on_disconnect();
+    async fn reconnect(&mut self) {
+        self.heartbeat.wait_for_retry().await;
+        match Link::connect(&self.options).await {
+            Ok((link, asked_at)) => {
+                self.link = Some(link);
+                self.heartbeat = Heartbeat::connected(asked_at);
+            }
+            Err(_) => self.heartbeat.on_failed_attempt(),
+        }
+    }
+}
+
+impl Link {
+    /// Connects, and sends a message to itself. Returns the time at which it was sent, too.
+    async fn connect(options: &PgConnectOptions) -> Result<(Self, Instant), StoreError> {
+        let (host, port) = (options.get_host(), options.get_port());
+        let context = format!("listening to PostgreSQL at {host}:{port}");
+        let mut link = match timeout(TIME_LIMIT, Self::open(options)).await {
+            Ok(Ok(Some(link))) => link,
+            Ok(Ok(None)) => {
+                return Err(StoreError::unavailable(
+                    "the triggers that announce changes are missing; run `PostgresStore::migrate`",
+                ));
+            }
+            Ok(Err(error)) => return Err(store_error(context, error)),
+            Err(elapsed) => return Err(StoreError::timeout(ContextError::new(context, elapsed))),
+        };
+        link.probe.start();
+        loop {
+            let deadline = link.probe.deadline();
+            match link
+                .recv(deadline.unwrap_or_else(tokio::time::Instant::now))
+                .await
+            {
+                Received::Answer(asked_at) => return Ok((link, asked_at)),
+                Received::Lost(error) => {
+                    return Err(StoreError::unavailable(ContextError::new(context, error)));
+                }
+                // The first event of the source, `All`, covers it.
+                Received::Event(_) | Received::Nothing => {}
+            }
+        }
+    }
+
+    /// Opens the connections. Returns `None` if triggers are missing.
+    async fn open(options: &PgConnectOptions) -> Result<Option<Self>, Error> {
+        // The listener takes its connection from a pool. This one is for it alone.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_with(options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        let Some(row) = listener.fetch_optional(CHANNEL).await? else {
+            return Ok(None);
+        };
+        let channel: String = row.try_get(0)?;
+        let probe = Probe::connect(options).await?;
+        listener.listen_all([&*channel, probe.channel()]).await?;
+        Ok(Some(Self {
+            listener,
+            channel,
+            probe,
+        }))
+    }
+
+    /// Waits for what comes next, until `deadline` if no message to itself is under way.
+    /// Cancel-safe.
+    async fn recv(&mut self, deadline: tokio::time::Instant) -> Received {
+        loop {
+            if let Some(asked_at) = self.probe.take_answer() {
+                return Received::Answer(asked_at);
+            }
+            let probe_deadline = self.probe.deadline();
+            let next = either(self.probe.sent(), self.listener.try_recv());
+            match timeout_at(probe_deadline.unwrap_or(deadline), next).await {
+                // The tables may have been created again.
+                Ok(Either::First(Ok(channel))) if channel.as_ref() != Some(&self.channel) => {
+                    return Received::lost("changes are announced on this channel no longer");
+                }
+                Ok(Either::First(Ok(_same))) => {}
+                Ok(Either::First(Err(error))) => return Received::Lost(error),
+                Ok(Either::Second(Ok(Some(message)))) => {
+                    if message.channel() == self.probe.channel() {
+                        self.probe.on_arrival(message.payload());
+                    } else {
+                        self.probe.on_backlog();
+                        return Received::Event(self.read(message.channel(), message.payload()));
+                    }
+                }
+                Ok(Either::Second(_)) => return Received::lost("the connection is lost"),
+                Err(_) if probe_deadline.is_some() => return Received::lost(NOT_HEARD),
+                Err(_) => return Received::Nothing,
+            }
+        }
     }
 
     /// Reads a message of the database.
@@ -101,54 +217,11 @@ impl PostgresInvalidations {
             _ => SourceEvent::Malformed,
         }
     }
-
-    /// Returns `true` if the connection works and changes are still announced on its channel: the
-    /// tables may have been created again. The driver keeps what is announced meanwhile.
-    async fn is_alive(&mut self) -> bool {
-        let Some(listener) = &mut self.listener else {
-            return false;
-        };
-        let channel = listener.fetch_optional(CHANNEL);
-        match timeout(TIME_LIMIT, channel).await {
-            Ok(Ok(Some(row))) => row
-                .try_get(0)
-                .is_ok_and(|channel: String| channel == self.channel),
-            _ => false,
-        }
-    }
 }
 
-/// Connects a listener, and returns it with its channel.
-async fn listen(options: &PgConnectOptions) -> Result<(PgListener, String), StoreError> {
-    let context = || {
-        let (host, port) = (options.get_host(), options.get_port());
-        format!("listening to PostgreSQL at {host}:{port}")
-    };
-    let connecting = async {
-        // The listener takes its connection from a pool. This one is for it alone.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connect_with(options.clone())
-            .await?;
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        let row = listener.fetch_optional(CHANNEL).await?;
-        let channel = match row {
-            Some(row) => row.try_get::<String, _>(0)?,
-            None => return Ok(None),
-        };
-        listener.listen(&channel).await?;
-        Ok(Some((listener, channel)))
-    };
-    match timeout(TIME_LIMIT, connecting).await {
-        Ok(Ok(Some(listening))) => Ok(listening),
-        Ok(Ok(None)) => Err(StoreError::unavailable(
-            "the triggers that announce changes are missing; run `PostgresStore::migrate`",
-        )),
-        Ok(Err(error)) => Err(store_error(context(), error)),
-        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
+impl Received {
+    fn lost(why: &'static str) -> Self {
+        Self::Lost(StoreError::unavailable(why))
     }
 }
 
@@ -159,28 +232,20 @@ impl InvalidationSource for PostgresInvalidations {
             if let Some(event) = self.heartbeat.take_pending() {
                 return Some(event);
             }
-            match &mut self.listener {
-                Some(listener) => {
-                    match timeout_at(self.heartbeat.test_at, listener.try_recv()).await {
-                        Ok(Ok(Some(message))) => {
-                            self.heartbeat.on_alive();
-                            return Some(self.read(message.channel(), message.payload()));
-                        }
-                        Ok(Ok(None) | Err(_)) => self.disconnect(),
-                        Err(_silent) if self.is_alive().await => self.heartbeat.on_alive(),
-                        Err(_silent) => self.disconnect(),
-                    }
-                }
-                None => {
-                    self.heartbeat.wait_for_retry().await;
-                    match listen(&self.options).await {
-                        Ok((listener, channel)) => {
-                            self.listener = Some(listener);
-                            self.channel = channel;
-                            self.heartbeat = Heartbeat::connected();
-                        }
-                        Err(_) => self.heartbeat.on_failed_attempt(),
-                    }
+            let Some(link) = &mut self.link else {
+                self.reconnect().await;
+                continue;
+            };
+            if link.probe.is_idle() && self.heartbeat.is_due() {
+                link.probe.start();
+            }
+            match link.recv(self.heartbeat.ask_at()).await {
+                Received::Event(event) => return Some(event),
+                Received::Answer(asked_at) => return Some(SourceEvent::Alive { asked_at }),
+                Received::Nothing => {}
+                Received::Lost(_) => {
+                    self.link = None;
+                    self.heartbeat.on_disconnect();
                 }
             }
         }
@@ -191,15 +256,16 @@ impl InvalidationSource for PostgresInvalidations {
 impl Drop for PostgresInvalidations {
     fn drop(&mut self) {
         let _there = self.runtime.enter();
-        self.listener = None;
+        self.link = None;
     }
 }
 
 impl fmt::Debug for PostgresInvalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let channel = self.link.as_ref().map(|link| &*link.channel);
         f.debug_struct("PostgresInvalidations")
-            .field("channel", &self.channel)
-            .field("connected", &self.listener.is_some())
+            .field("channel", &channel)
+            .field("connected", &self.link.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 mod columns;
 pub(in crate::store) mod invalidations;
+mod probe;
 mod registry;
 mod revocation;
 mod server;

@@ -1,0 +1,227 @@
+//! When a source of invalidations says that it is alive, on a real PostgreSQL and a real Redis.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use customer_session::{
+    Invalidation, InvalidationSource, SessionId, SessionRegistry, SourceEvent, StoreErrorKind,
+    store::PostgresInvalidations,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    invalidations::{from_postgres, from_redis, next, postgres, redis},
+    persistent_store::{assert_error, inserted},
+};
+use test_support::{RegistryExt as _, pooler::Pooler, proxy::Proxy};
+
+/// The longest time from one question to the next, with slack for a busy machine.
+const INTERVAL: Duration = Duration::from_millis(1500);
+
+/// The longest time for which a node trusts its cache after a question.
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn event(source: &mut impl InvalidationSource) -> SourceEvent {
+    let event = timeout(2 * LEASE, source.recv()).await;
+    event.expect("an event").expect("the source goes on")
+}
+
+/// The first events of a source. Returns the time of its first question.
+async fn begin(source: &mut impl InvalidationSource) -> Instant {
+    assert_eq!(event(source).await, Invalidation::All.into());
+    match event(source).await {
+        SourceEvent::Alive { asked_at } => asked_at,
+        other => panic!("{other:?} comes before a sign of life"),
+    }
+}
+
+/// Sessions that were revoked, and when `revoke` had returned.
+type Revoked = Arc<Mutex<Vec<(SessionId, Instant)>>>;
+
+/// Revokes one session after the other until `is_over`.
+async fn revoke_steadily(store: impl SessionRegistry, revoked: Revoked, is_over: Arc<AtomicBool>) {
+    while !is_over.load(SeqCst) {
+        let one = inserted(&store).await;
+        store.end(&one.id).await.expect("revoked");
+        revoked
+            .lock()
+            .expect("no panic")
+            .push((one.id, Instant::now()));
+    }
+}
+
+/// While messages never cease, and the way is slow at times, questions are asked all the same; and
+/// an answer comes after every message that was sent before its question.
+async fn answers_come_in_time_and_in_order(
+    store: impl SessionRegistry,
+    mut source: impl InvalidationSource,
+    way: &Proxy,
+) {
+    let begun = Instant::now();
+    let mut last_asked = begin(&mut source).await;
+    let (revoked, is_over) = (Revoked::default(), Arc::new(AtomicBool::new(false)));
+    let writer = revoke_steadily(store, Arc::clone(&revoked), Arc::clone(&is_over));
+    let writer = tokio::spawn(writer);
+    let mut heard = HashSet::new();
+    let (mut answers, mut is_paused) = (0, false);
+    while begun.elapsed() < Duration::from_secs(5) {
+        let is_slow = begun.elapsed().as_millis() % 400 < 200;
+        if is_slow != is_paused {
+            is_paused = is_slow;
+            way.pause(is_paused);
+        }
+        let Ok(event) = timeout(Duration::from_millis(50), source.recv()).await else {
+            continue;
+        };
+        match event.expect("the source goes on") {
+            SourceEvent::Invalidate(Invalidation::Session(id)) => {
+                heard.insert(id);
+            }
+            SourceEvent::Invalidate(Invalidation::Customer(_)) => {}
+            SourceEvent::Alive { asked_at } => {
+                answers += 1;
+                assert!(last_asked < asked_at && asked_at <= Instant::now());
+                assert!(
+                    asked_at - last_asked < INTERVAL,
+                    "{:?}",
+                    asked_at - last_asked
+                );
+                assert!(asked_at.elapsed() < LEASE, "{:?}", asked_at.elapsed());
+                last_asked = asked_at;
+                let revoked = revoked.lock().expect("no panic");
+                let before = revoked.iter().filter(|(_, time)| *time < asked_at);
+                let mut missing = before.filter(|(id, _)| !heard.contains(id));
+                assert_eq!(missing.next(), None, "it comes before its messages");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    is_over.store(true, SeqCst);
+    writer.await.expect("it wrote");
+    assert!(answers >= 3, "{answers} signs of life");
+    println!("{answers} signs of life among {} messages", heard.len());
+    assert!(heard.len() > 50, "{} messages", heard.len());
+}
+
+/// Receives until the source says that it is disconnected. Returns the sessions it named before.
+/// It must not say that it is alive after `lost_at`.
+async fn receive_until_lost(
+    source: &mut impl InvalidationSource,
+    lost_at: Instant,
+) -> HashSet<SessionId> {
+    let mut heard = HashSet::new();
+    loop {
+        match event(source).await {
+            SourceEvent::Disconnected => return heard,
+            SourceEvent::Alive { asked_at } => assert!(asked_at < lost_at, "it is not alive"),
+            SourceEvent::Invalidate(Invalidation::Session(id)) => {
+                heard.insert(id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A connection that is lost without a word, first while the node runs, then while it stands still.
+async fn a_dead_link_is_noticed<S: InvalidationSource>(
+    store: impl SessionRegistry,
+    server: u16,
+    connect: impl AsyncFn(u16) -> S,
+) {
+    let way = Proxy::new(server).await;
+    let mut source = connect(way.port).await;
+    begin(&mut source).await;
+    way.freeze();
+    let lost_at = Instant::now();
+    receive_until_lost(&mut source, lost_at).await;
+    let noticed = lost_at.elapsed();
+    assert!(noticed < LEASE + Duration::from_millis(500), "{noticed:?}");
+
+    // A message has arrived when the node stops.
+    begin(&mut source).await;
+    let one = inserted(&store).await;
+    store.end(&one.id).await.expect("revoked");
+    sleep(Duration::from_millis(200)).await;
+    way.freeze();
+    let lost_at = Instant::now();
+    sleep(LEASE).await;
+    let woken = Instant::now();
+    let heard = receive_until_lost(&mut source, lost_at).await;
+    assert!(
+        heard.contains(&one.id),
+        "a message that had arrived is lost"
+    );
+    let noticed = woken.elapsed();
+    assert!(noticed < INTERVAL, "{noticed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_answers_in_time_and_in_order_while_messages_never_cease() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let way = Proxy::new(server.port).await;
+    let source = from_postgres(way.port).await;
+    answers_come_in_time_and_in_order(store, source, &way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_answers_in_time_and_in_order_while_messages_never_cease() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    let way = Proxy::new(server.port).await;
+    let source = from_redis(way.port).await;
+    answers_come_in_time_and_in_order(store, source, &way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_link_to_postgres_gives_no_sign_of_life() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    a_dead_link_is_noticed(store, server.port, from_postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_link_to_redis_gives_no_sign_of_life() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    a_dead_link_is_noticed(store, server.port, from_redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_behind_a_pooler_that_passes_nothing_on_is_noticed() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pooler = Pooler::new(server.port).await;
+    let url = format!(
+        "postgres://tests@127.0.0.1:{}/postgres?sslmode=disable",
+        pooler.port
+    );
+    let refused = PostgresInvalidations::connect(&url).await;
+    assert_error(refused, StoreErrorKind::Unavailable, &["pooler"]);
+
+    pooler.pass_notifications(true);
+    let source = PostgresInvalidations::connect(&url).await;
+    let mut source = source.expect("it listens");
+    begin(&mut source).await;
+    let one = inserted(&store).await;
+    store.end(&one.id).await.expect("revoked");
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
+    );
+    pooler.pass_notifications(false);
+    let lost_at = Instant::now();
+    receive_until_lost(&mut source, lost_at).await;
+    assert!(lost_at.elapsed() < LEASE + Duration::from_millis(500));
+}
