@@ -153,6 +153,13 @@ struct ExactTimes {
     suspended: u64,
 }
 
+impl ExactTimes {
+    /// Returns the lead of the wall clock over an engine that has counted `suspended`.
+    fn wall_lead(&self, passed: MonotonicTime, suspended: u64) -> i64 {
+        self.wall - (passed.0.saturating_add(suspended) / 1000) as i64
+    }
+}
+
 /// Nanoseconds until the offsets are read again.
 const OFFSET_MAX_AGE: u64 = 1_000_000;
 
@@ -205,29 +212,33 @@ impl Offsets {
     /// was cached is then a little older than it should be.
     #[cold]
     fn update(&self, passed: MonotonicTime, times: &ExactTimes) {
-        let wall = self.wall.load(Acquire);
-        let reported = self.reported.fetch_max(times.suspended, Relaxed);
-        let since_last = times.suspended.saturating_sub(reported);
-        let before = self.suspended.load(Relaxed);
-        let wall_at =
-            |suspended: u64| times.wall - ((passed.0.saturating_add(suspended)) / 1000) as i64;
-        let mut suspended = 0;
-        if wall != NEVER_READ {
-            suspended = since_last;
-            let jump = wall_at(before + suspended).saturating_sub(wall);
-            let jump = u64::try_from(jump).unwrap_or(0).saturating_mul(1000);
-            if jump > MAX_CORRECTION {
-                suspended += jump;
-            }
-        }
+        let suspended = self.suspended_since(passed, times);
         let total = self.suspended.fetch_add(suspended, Relaxed) + suspended;
-        self.wall.store(wall_at(total), Release);
+        self.wall.store(times.wall_lead(passed, total), Release);
         if suspended > MAX_CORRECTION / 1000 {
             let now = passed.0.saturating_add(total);
             self.resumed_at.fetch_max(now, Release);
         }
         let next = passed.0.saturating_add(OFFSET_MAX_AGE);
         self.read_next.store(next, Release);
+    }
+
+    /// Returns the nanoseconds for which the machine was suspended since the last reading.
+    fn suspended_since(&self, passed: MonotonicTime, times: &ExactTimes) -> u64 {
+        let wall = self.wall.load(Acquire);
+        let reported = self.reported.fetch_max(times.suspended, Relaxed);
+        if wall == NEVER_READ {
+            return 0;
+        }
+        let suspended = times.suspended.saturating_sub(reported);
+        let total = self.suspended.load(Relaxed).saturating_add(suspended);
+        let jump = times.wall_lead(passed, total).saturating_sub(wall);
+        let jump = u64::try_from(jump).unwrap_or(0).saturating_mul(1000);
+        if jump > MAX_CORRECTION {
+            suspended.saturating_add(jump)
+        } else {
+            suspended
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A model of the revocation protocol, checked in every order in which two threads can meet.
+//! Models of the revocation protocol, checked in every order in which two threads can meet.
 //!
 //! The table is the crate's own source, on loom's atomics in place of the standard ones. The store is
 //! an atomic: a reader that sees the deletion sees what came before it.
@@ -69,7 +69,7 @@ impl Model {
     }
 
     fn is_current(&self, epoch: Epoch) -> bool {
-        let stripes = self.table.stripes("ses_1", "cus_1");
+        let stripes = self.table.stripes("ses_1", "cus_1", epoch);
         self.protocol == Protocol::WithoutCheck || self.table.is_current(epoch, Some(stripes))
     }
 
@@ -82,7 +82,7 @@ impl Model {
         self.deleted.store(true, SeqCst);
         if self.protocol == Protocol::RecordWithoutAdvance {
             let now = self.table.current_epoch();
-            self.table.publish(self.target, now);
+            let _ = self.table.publish(self.target, now);
         } else {
             self.table.record(self.target);
         }
@@ -145,4 +145,149 @@ fn the_model_finds_a_record_that_comes_before_the_deletion() {
 #[should_panic(expected = "let a revoked session in")]
 fn the_model_finds_a_record_that_does_not_advance_the_epoch() {
     check(Protocol::RecordWithoutAdvance, Target::Session("ses_1"));
+}
+
+/// A lookup finds that a session was changed without an announcement, and records it, while the
+/// session is revoked. The answer that found the change must not outlive the revocation.
+fn check_found_change(record: fn(&RevocationTable)) {
+    loom::model(move || {
+        let table = Arc::new(RevocationTable::new(1));
+        let deleted = Arc::new(AtomicBool::new(false));
+        let cached = Arc::new(Mutex::new(None));
+        let looking = thread::spawn({
+            let (table, deleted, cached) = (
+                Arc::clone(&table),
+                Arc::clone(&deleted),
+                Arc::clone(&cached),
+            );
+            move || {
+                let epoch = table.current_epoch();
+                if deleted.load(SeqCst) {
+                    return;
+                }
+                let answer = table.stripes("ses_1", "cus_1", epoch);
+                let Some(answer) = table.record_found(answer) else {
+                    return;
+                };
+                let old = table.stripes("ses_1", "cus_1", epoch);
+                assert!(
+                    !table.is_current(epoch, Some(old)),
+                    "the old answer is used"
+                );
+                *cached.lock().unwrap() = Some((epoch, answer));
+            }
+        });
+        deleted.store(true, SeqCst);
+        record(&table);
+        let is_let_in = || {
+            let cached = *cached.lock().unwrap();
+            cached.is_some_and(|(epoch, answer)| table.is_current(epoch, Some(answer)))
+        };
+        assert!(!is_let_in(), "a hit let a revoked session in");
+        looking.join().unwrap();
+        assert!(!is_let_in(), "a late insertion let a revoked session in");
+    });
+}
+
+#[test]
+fn an_answer_that_records_what_it_found_does_not_outlive_a_revocation() {
+    check_found_change(|table| table.record(Target::Session("ses_1")));
+    check_found_change(|table| table.record(Target::Customer("cus_1")));
+    check_found_change(|table| table.record(Target::All));
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_revocation_that_keeps_an_older_epoch() {
+    check_found_change(|table| {
+        let now = table.advance();
+        let _ = table.publish(Target::Session("ses_1"), now);
+    });
+}
+
+/// A revocation on another node is missed while trust is suspended. What was read before it is
+/// trusted neither during the gap nor after it.
+fn check_gap(resume: fn(&RevocationTable)) {
+    loom::model(move || {
+        let table = Arc::new(RevocationTable::new(1));
+        let deleted = Arc::new(AtomicBool::new(false));
+        let cached = Arc::new(Mutex::new(None));
+        let looking = thread::spawn({
+            let (table, deleted, cached) = (
+                Arc::clone(&table),
+                Arc::clone(&deleted),
+                Arc::clone(&cached),
+            );
+            move || {
+                let epoch = table.current_epoch();
+                if !deleted.load(SeqCst) && table.oldest_usable() <= epoch {
+                    *cached.lock().unwrap() = Some(epoch);
+                }
+            }
+        });
+        let is_hit = || {
+            let cached = *cached.lock().unwrap();
+            cached.is_some_and(|epoch| table.is_trusted(epoch))
+        };
+        table.suspend_trust();
+        deleted.store(true, SeqCst);
+        assert!(!is_hit(), "a hit trusted the cache during the gap");
+        resume(&table);
+        assert!(!is_hit(), "a hit trusted what was read before the gap");
+        looking.join().unwrap();
+        assert!(!is_hit(), "a late insertion is trusted after the gap");
+    });
+}
+
+#[test]
+fn nothing_that_was_read_before_a_gap_is_trusted_after_it() {
+    check_gap(RevocationTable::resume_trust);
+}
+
+#[test]
+#[should_panic(expected = "trusted")]
+fn the_model_finds_a_gap_that_ends_without_a_new_epoch() {
+    // As if trust had never been suspended.
+    check_gap(|table| table.trust_from(Epoch::default()));
+}
+
+/// A request that starts after everything was invalidated joins a lookup that is in flight.
+fn check_join(is_joinable: fn(&RevocationTable, Epoch) -> bool) {
+    loom::model(move || {
+        let table = Arc::new(RevocationTable::new(1));
+        let deleted = Arc::new(AtomicBool::new(false));
+        let in_flight = Arc::new(Mutex::new(None));
+        let looking = thread::spawn({
+            let (table, deleted, in_flight) = (
+                Arc::clone(&table),
+                Arc::clone(&deleted),
+                Arc::clone(&in_flight),
+            );
+            move || {
+                let epoch = table.current_epoch();
+                *in_flight.lock().unwrap() = Some(epoch);
+                !deleted.load(SeqCst)
+            }
+        });
+        deleted.store(true, SeqCst);
+        table.record(Target::All);
+        let epoch: Option<Epoch> = *in_flight.lock().unwrap();
+        let has_joined = epoch.is_some_and(|epoch| is_joinable(&table, epoch));
+        let found = looking.join().unwrap();
+        assert!(
+            !(has_joined && found),
+            "a request joined a lookup from before"
+        );
+    });
+}
+
+#[test]
+fn a_lookup_that_began_before_everything_was_invalidated_is_not_joined() {
+    check_join(|table, epoch| epoch >= table.oldest_usable());
+}
+
+#[test]
+#[should_panic(expected = "joined a lookup from before")]
+fn the_model_finds_a_lookup_that_is_joined_whenever_it_began() {
+    check_join(|_, _| true);
 }

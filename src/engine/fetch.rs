@@ -130,6 +130,8 @@ impl Engine {
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let prepared = self.prepare()?;
+        let key = self.cache.key(token.expose().as_bytes());
+        let before = self.cached_entry(key, token.expose().as_bytes());
         let epoch = self.revocations.table.current_epoch();
         let (engine, token) = (Arc::clone(self), token.clone());
         // A task: like any lookup, it finishes and keeps its permit until then.
@@ -137,7 +139,7 @@ impl Engine {
             engine.fetch(&token, epoch, prepared).await
         }));
         let result = lookup.await.map_err(StoreError::unavailable)??;
-        let session = self.live(result);
+        let session = self.live(self.reconcile(before.as_ref(), key, result));
         Ok(session.map(|session| Arc::clone(&session.session)))
     }
 
@@ -173,9 +175,11 @@ impl Engine {
                 id: leader.id,
             };
             let token = token.clone();
+            let before = self.cached_entry(key, token.expose().as_bytes());
             runtime.spawn(telemetry::in_current_span(async move {
                 let engine = &guard.engine;
                 let result = engine.fetch(&token, leader.epoch, leader.prepared).await;
+                let result = result.map(|result| engine.reconcile(before.as_ref(), key, result));
                 if let Ok(result) = &result {
                     if engine.may_land(result, token.expose().as_bytes()) {
                         engine.cache.insert(key, result.clone());
@@ -231,7 +235,11 @@ impl Engine {
     ) -> LookupResult {
         let stripes = |session: &CustomerSession| {
             let table = &self.revocations.table;
-            table.stripes(session.id.as_str(), session.customer_id.as_str())
+            table.stripes(
+                session.id.as_str(),
+                session.customer_id.as_str(),
+                start.epoch,
+            )
         };
         match found {
             Some(session) if session.is_live_at(self.clock.now()) => {

@@ -16,6 +16,7 @@ mod cache_status;
 pub(crate) mod config;
 mod error;
 mod fetch;
+mod reconcile;
 pub(crate) mod revocations;
 mod session_watch;
 #[cfg(test)]
@@ -193,11 +194,7 @@ impl Engine {
     /// Returns the cached session of `token`, whether or not it may be used.
     pub(crate) fn cached_session(&self, token: &SessionToken) -> Option<Arc<CustomerSession>> {
         let token = token.expose().as_bytes();
-        let hash = self.cache.hash64(token);
-        let read = |cached: &Arc<CachedSession>| cached.is_for(token).then(|| Arc::clone(cached));
-        let cached = self.cache.front(hash, read);
-        let cached = cached.or_else(|| self.cache.session(self.cache.hash128(hash, token)));
-        let cached = cached.filter(|cached| cached.is_for(token))?;
+        let cached = self.cached_entry(self.cache.key(token), token)?;
         Some(Arc::clone(&cached.session))
     }
 

@@ -189,3 +189,105 @@ async fn under_changes_without_end_the_answer_is_an_outage_after_eight_lookups()
         assert_eq!(lookups, 8);
     }
 }
+
+impl Store {
+    /// Changes the first session without telling the engine.
+    fn edit(&self, edit: impl FnOnce(&mut CustomerSession)) {
+        edit(&mut self.sessions.lock().expect("no panic")[0]);
+    }
+}
+
+/// Looks the session up, changes it in the store without an announcement, looks it up again, and
+/// then puts the first answer into the front cache, as a hit may do that was interrupted. Returns
+/// what the next request gets from the cache, and the number of invalidations.
+async fn after_unannounced(change: fn(&Store)) -> (CacheLookup, u64) {
+    let (store, engine, [session, _]) = with_two_sessions();
+    let token = session.token.expose().as_bytes();
+    let super::LookupResult::Session(old) = result_of(&engine, &session.token).await else {
+        unreachable!("it is live");
+    };
+    change(&store);
+    let _ = engine.authenticate(session.token.clone()).await;
+    engine.cache.promote(old, |_| false, true);
+    assert_eq!(engine.statistics().lookups, 2, "its answer stays good");
+    (
+        engine.lookup_cached(token),
+        engine.statistics().invalidations,
+    )
+}
+
+#[tokio::test]
+async fn a_copy_does_not_outlive_the_lookup_that_finds_the_session_gone() {
+    let gone: [fn(&Store); 3] = [
+        |store| drop(store.sessions.lock().expect("no panic").remove(0)),
+        |store| store.edit(|session| session.expires_at = DateTime::UNIX_EPOCH),
+        |store| {
+            store.edit(|session| {
+                let mut customer = (*session.customer).clone();
+                customer.deleted_at = Some(DateTime::UNIX_EPOCH);
+                session.customer = customer.into();
+            });
+        },
+    ];
+    for change in gone {
+        let (lookup, invalidations) = after_unannounced(change).await;
+        assert!(!matches!(lookup, CacheLookup::Hit(_)), "let in again");
+        assert_eq!(invalidations, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_does_not_outlive_the_lookup_that_finds_the_session_changed() {
+    const END: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
+
+    let changed: [fn(&Store); 2] = [
+        |store| store.edit(|session| session.expires_at = END - HOUR),
+        |store| {
+            store.edit(|session| {
+                let mut customer = (*session.customer).clone();
+                customer.name = Some("New".into());
+                session.customer = customer.into();
+            });
+        },
+    ];
+    for change in changed {
+        let (lookup, invalidations) = after_unannounced(change).await;
+        // The copy is dead, but moka has the new answer.
+        let CacheLookup::Hit(hit) = lookup else {
+            panic!("another lookup is needed");
+        };
+        let session = &hit.session.session;
+        assert!(session.expires_at < END || session.customer.name.is_some());
+        assert_eq!(invalidations, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_takes_nothing_away_is_not_recorded() {
+    let (_, invalidations) = after_unannounced(|store| {
+        store.edit(|session| session.modified_at = Some(Utc::now()));
+    })
+    .await;
+    assert_eq!(invalidations, 0);
+}
+
+#[tokio::test]
+async fn a_change_that_is_found_while_another_is_made_is_looked_up_again() {
+    for change in CHANGES {
+        let (store, engine) = on_one_stripe(Store {
+            change: Some(change),
+            when: Some(2..=2),
+            ..Store::default()
+        });
+        let session = session(1);
+        store
+            .sessions
+            .lock()
+            .expect("no panic")
+            .push(session.clone());
+        assert!(engine.authenticate(session.token.clone()).await.is_ok());
+        store.edit(|session| session.expires_at -= HOUR);
+        assert!(engine.authenticate(session.token.clone()).await.is_ok());
+        assert_eq!(engine.statistics().lookups, 3);
+    }
+}

@@ -124,6 +124,20 @@ impl Entry for LookupResult {
     }
 }
 
+impl LookupResult {
+    /// Changes the stripes of a result that is not shared yet.
+    pub(crate) fn set_stripes(&mut self, stripes: Stripes) {
+        match self {
+            Self::Session(session) => {
+                if let Some(session) = Arc::get_mut(session) {
+                    session.stripes = stripes;
+                }
+            }
+            Self::NotFound(entry) => entry.stripes = Some(stripes),
+        }
+    }
+}
+
 impl CachedSession {
     /// Creates an entry that was not read from the store and is never used by the cache.
     pub(crate) fn detached(session: Arc<CustomerSession>, watcher: Option<Weak<Watcher>>) -> Self {

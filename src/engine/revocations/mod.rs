@@ -165,7 +165,8 @@ impl Revocations {
         changed
     }
 
-    fn notify_session(&self, id: &str) {
+    /// Notifies the streams of a session.
+    pub(crate) fn notify_session(&self, id: &str) {
         self.shard(&self.session_changes, id).notify_waiters();
     }
 

@@ -24,6 +24,9 @@ pub(crate) struct Epoch(u64);
 pub(crate) struct Stripes {
     session: u32,
     customer: u32,
+    /// The epoch that the session's entry is compared with: that of the lookup, or a later one if the
+    /// lookup itself recorded what it found.
+    session_epoch: Epoch,
 }
 
 /// The target of an invalidation.
@@ -76,10 +79,12 @@ impl RevocationTable {
         Epoch(self.now.0.load(Ordering::Acquire))
     }
 
-    pub(crate) fn stripes(&self, session_id: &str, customer_id: &str) -> Stripes {
+    /// Returns the stripes of an answer of `epoch`.
+    pub(crate) fn stripes(&self, session_id: &str, customer_id: &str, epoch: Epoch) -> Stripes {
         Stripes {
             session: self.stripe(session_id),
             customer: self.stripe(customer_id),
+            session_epoch: epoch,
         }
     }
 
@@ -87,8 +92,31 @@ impl RevocationTable {
     ///
     /// To be called when the change is visible to the store's readers, not earlier.
     pub(crate) fn record(&self, target: Target<'_>) {
-        let now = self.advance();
-        self.publish(target, now);
+        // An answer may have been given the epoch that is already there; it is overtaken too.
+        while !self.publish(target, self.advance()) {}
+    }
+
+    /// Records a change of a session which its own lookup has found, so that no older answer is used.
+    /// Returns the stripes with which the answer of that lookup stays current, or `None` if it was
+    /// overtaken itself: then so were the older ones.
+    ///
+    /// `answer` are the stripes of the answer. A revocation that began later still overtakes it:
+    /// either this finds the entry changed, or [`record`](Self::record) finds the new epoch there and
+    /// takes a later one.
+    pub(crate) fn record_found(&self, answer: Stripes) -> Option<Stripes> {
+        let entry = &self.sessions[answer.session as usize];
+        let seen = entry.load(Ordering::Acquire);
+        if seen > answer.session_epoch.0 {
+            return None;
+        }
+        let session_epoch = self.advance();
+        entry
+            .compare_exchange(seen, session_epoch.0, Ordering::AcqRel, Ordering::Acquire)
+            .ok()?;
+        Some(Stripes {
+            session_epoch,
+            ..answer
+        })
     }
 
     /// Advances the logical clock, and returns the new epoch.
@@ -96,14 +124,15 @@ impl RevocationTable {
         Epoch(self.now.0.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    /// Writes `now` into the entry of `target`. An entry never decreases.
-    pub(crate) fn publish(&self, target: Target<'_>, now: Epoch) {
+    /// Writes `now` into the entry of `target`, unless a later epoch is there: then it returns
+    /// `false`. An entry never decreases.
+    pub(crate) fn publish(&self, target: Target<'_>, now: Epoch) -> bool {
         let entry = match target {
             Target::Session(id) => &self.sessions[self.stripe(id) as usize],
             Target::Customer(id) => &self.customers[self.stripe(id) as usize],
             Target::All => &self.flushed,
         };
-        entry.fetch_max(now.0, Ordering::AcqRel);
+        entry.fetch_max(now.0, Ordering::AcqRel) < now.0
     }
 
     /// Returns `true` if no invalidation has overtaken an answer of `epoch`. An answer without
@@ -112,13 +141,16 @@ impl RevocationTable {
     pub(crate) fn is_current(&self, epoch: Epoch, stripes: Option<Stripes>) -> bool {
         is_not_overtaken(&self.flushed, epoch)
             && stripes.is_none_or(|stripes| {
-                self.is_session_current(epoch, stripes) && self.is_customer_current(epoch, stripes)
+                self.is_session_current(stripes) && self.is_customer_current(epoch, stripes)
             })
     }
 
     #[inline]
-    fn is_session_current(&self, epoch: Epoch, stripes: Stripes) -> bool {
-        is_not_overtaken(&self.sessions[stripes.session as usize], epoch)
+    fn is_session_current(&self, stripes: Stripes) -> bool {
+        is_not_overtaken(
+            &self.sessions[stripes.session as usize],
+            stripes.session_epoch,
+        )
     }
 
     #[inline]
@@ -134,8 +166,12 @@ impl RevocationTable {
     /// Ends [`suspend_trust`](Self::suspend_trust) for what is looked up from now on. To be called
     /// when invalidations arrive again, and by one caller at a time.
     pub(crate) fn resume_trust(&self) {
-        let now = self.advance();
-        self.trusted.store(now.0, Ordering::Release);
+        self.trust_from(self.advance());
+    }
+
+    /// Trusts what was looked up at `oldest` or later.
+    pub(crate) fn trust_from(&self, oldest: Epoch) {
+        self.trusted.store(oldest.0, Ordering::Release);
     }
 
     /// Returns `true` if a cached answer of `epoch` may be used without asking the store.
@@ -153,6 +189,11 @@ impl RevocationTable {
             trusted => trusted,
         };
         Epoch(self.flushed.load(Ordering::Acquire).max(trusted))
+    }
+
+    /// Returns `true` if the stripes are those of this session.
+    pub(crate) fn is_stripe_of(&self, session_id: &str, stripes: Stripes) -> bool {
+        self.stripe(session_id) == stripes.session
     }
 
     /// Returns a keyed hash of an identifier.

@@ -1,0 +1,87 @@
+//! What a lookup finds that was announced by nothing: a cached session is gone, or has changed. It is
+//! recorded like a revocation, so that no copy of the old answer is used again.
+
+use std::sync::Arc;
+
+use super::{
+    Engine,
+    cache::{
+        entry::{CachedSession, Entry as _, LookupResult},
+        key::TokenHash128,
+    },
+};
+use crate::{invalidation::Invalidation, session::CustomerSession};
+
+impl Engine {
+    /// Returns the cached session of `token`, whether or not it may be used.
+    pub(super) fn cached_entry(
+        &self,
+        key: TokenHash128,
+        token: &[u8],
+    ) -> Option<Arc<CachedSession>> {
+        let read = |cached: &Arc<CachedSession>| cached.is_for(token).then(|| Arc::clone(cached));
+        let cached = self.cache.front(key.half(), read);
+        let cached = cached.or_else(|| self.cache.session(key));
+        cached.filter(|cached| cached.is_for(token))
+    }
+
+    /// Records that a session which was cached *before* the store was asked is gone or has changed, if
+    /// `result` says so, and returns the result such that it stays current.
+    pub(super) fn reconcile(
+        &self,
+        before: Option<&Arc<CachedSession>>,
+        key: TokenHash128,
+        mut result: LookupResult,
+    ) -> LookupResult {
+        let Some(before) = before.filter(|before| self.contradicts(before, key, &result)) else {
+            return result;
+        };
+        let session = before.session.id.as_str();
+        let table = &self.revocations.table;
+        let own = result.stripes();
+        let own = own.filter(|stripes| table.is_stripe_of(session, *stripes));
+        match own {
+            // The record would overtake the result as well.
+            Some(stripes) => match table.record_found(stripes) {
+                Some(stripes) => result.set_stripes(stripes),
+                None => return result,
+            },
+            None => self
+                .revocations
+                .record(&Invalidation::Session(session.into())),
+        }
+        self.revocations.notify_session(session);
+        self.counters.invalidations.add_one();
+        result
+    }
+
+    /// Returns `true` if the result shows that the cached session may not be used any more, for
+    /// another reason than its age.
+    fn contradicts(
+        &self,
+        before: &Arc<CachedSession>,
+        key: TokenHash128,
+        result: &LookupResult,
+    ) -> bool {
+        let token = before.session.token.expose().as_bytes();
+        // A lookup that began later may have landed first: then it has replaced this entry.
+        let is_cached = self
+            .cached_entry(key, token)
+            .is_some_and(|cached| Arc::ptr_eq(&cached, before));
+        is_cached
+            && self.is_current(&**before, token)
+            && self.is_unexpired(before, self.clock.monotonic_now())
+            && match result {
+                LookupResult::Session(now) => allows_less(&before.session, &now.session),
+                LookupResult::NotFound(_) => true,
+            }
+    }
+}
+
+/// Returns `true` if a session allows less than it did, or shows other data of its customer.
+fn allows_less(before: &CustomerSession, now: &CustomerSession) -> bool {
+    now.id != before.id
+        || now.expires_at < before.expires_at
+        || now.customer_id != before.customer_id
+        || now.customer != before.customer
+}
