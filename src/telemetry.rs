@@ -52,6 +52,8 @@ pub struct Statistics {
     pub sources_disconnected: u64,
     /// Lookups in flight now.
     pub lookups_in_flight: u64,
+    /// Lookups that wait for a permit now. Only those of tokens that were live before wait.
+    pub lookups_waiting: u64,
     /// Sessions in the cache now. Moka counts in batches, so the figure lags a little.
     pub cached_sessions: u64,
     /// Unknown tokens in the cache now, counted in the same way.

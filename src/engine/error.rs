@@ -11,7 +11,8 @@ pub enum AuthenticateError {
     /// The token opens no live session: it is malformed, unknown, expired or revoked, or its
     /// customer was deleted. Which of these is not told apart.
     InvalidToken,
-    /// The store was not asked, because as many lookups as allowed are in flight.
+    /// The store was not asked, because as many lookups as allowed for such tokens are in flight. See
+    /// [`max_concurrent_lookups`](crate::CustomerSessionsBuilder::max_concurrent_lookups).
     Overloaded,
     /// The store failed.
     Store(StoreError),

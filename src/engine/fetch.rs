@@ -1,29 +1,23 @@
 //! How a request gets an answer from the store: it joins the lookup in flight for its token or
-//! starts one, and uses the result if it is still current.
+//! starts one, and uses the result if it is still current. The lookup itself is in `lookup.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use tokio::{
     runtime::Handle,
-    sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
 
 use super::{
     Authenticated, Engine,
     cache::{
-        entry::{CachedSession, LookupResult, NegativeEntry},
+        entry::{CachedSession, LookupResult},
         key::TokenHash128,
     },
     cache_status::CacheStatus,
     error::AuthenticateError,
-    revocations::table::Epoch,
-    upstream::{
-        breaker::{Ticket, is_outage},
-        refresh::{Refresh, refresh_at},
-        single_flight::{LookupId, SharedLookup},
-    },
+    lookup::DEADLINE_SLACK,
+    upstream::{breaker::is_outage, known::TokenClass, permits::Purpose, single_flight::shut_down},
 };
 use crate::{
     clock::MonotonicTime, session::CustomerSession, store::StoreError, telemetry,
@@ -36,20 +30,9 @@ use crate::{
 /// by revocations of other sessions with a probability of 0.24 %; eight in a row, 1e-21.
 const MAX_LOOKUP_ATTEMPTS: usize = 8;
 
-/// Extra time that a caller waits beyond the store timeout.
-const DEADLINE_SLACK: Duration = Duration::from_millis(50);
-
 /// Pauses between attempts to refresh a session in one `cache_ttl`: two to four attempts are made
 /// before the session is too old.
 const ATTEMPTS_IN_TTL: u32 = 20;
-
-/// The times at which a lookup began, by both clocks and by the epoch. All are read before the
-/// store is asked.
-struct LookupStart {
-    epoch: Epoch,
-    monotonic: MonotonicTime,
-    wall: DateTime<Utc>,
-}
 
 impl Engine {
     /// Authenticates `token` by asking the store, together with all requests for the same token.
@@ -57,7 +40,7 @@ impl Engine {
         self: &Arc<Self>,
         token: SessionToken,
     ) -> Result<Authenticated, AuthenticateError> {
-        let result = self.lookup_or_stale(&token).await;
+        let result = self.lookup_or_stale(&token, &Purpose::REQUEST).await;
         match &result {
             Ok(session) if session.cache_status == CacheStatus::Stale => {
                 self.counters.stale.add_one()
@@ -71,18 +54,23 @@ impl Engine {
         result
     }
 
-    /// Returns the store's answer or, if the store fails, a stale session.
+    /// Returns the store's answer or, if the store fails or hangs, a stale session.
     pub(super) async fn lookup_or_stale(
         self: &Arc<Self>,
         token: &SessionToken,
+        purpose: &Purpose,
     ) -> Result<Authenticated, AuthenticateError> {
-        let result = self.lookup(token).await;
-        match &result {
-            Err(AuthenticateError::Store(error)) if is_outage(error) => {
-                self.admit_stale(token).map_or(result, Ok)
-            }
-            _ => result,
+        let result = self.lookup(token, purpose).await;
+        let is_outage = match &result {
+            Err(AuthenticateError::Store(error)) => is_outage(error),
+            // A flood is not an outage: it must not prolong a session that was revoked elsewhere.
+            Err(AuthenticateError::Overloaded) => self.upstream.is_hanging(),
+            _ => false,
+        };
+        if is_outage {
+            return self.admit_stale(token).map_or(result, Ok);
         }
+        result
     }
 
     /// Returns the store's answer, from a lookup that is shared, and made again if a revocation
@@ -90,6 +78,7 @@ impl Engine {
     async fn lookup(
         self: &Arc<Self>,
         token: &SessionToken,
+        purpose: &Purpose,
     ) -> Result<Authenticated, AuthenticateError> {
         let key = self.cache.key(token.expose().as_bytes());
         let limit = Instant::now() + self.config.wait_limit();
@@ -97,12 +86,15 @@ impl Engine {
         // share what is left of the time.
         let mut deadline = limit + DEADLINE_SLACK;
         for _ in 0..MAX_LOOKUP_ATTEMPTS {
-            let lookup = self.join_or_start(key, token)?;
+            let lookup = self.join_or_start(key, token, purpose)?;
             let until = deadline.min(lookup.deadline);
             let result = match timeout_at(until, lookup.result()).await {
+                // It began to wait for a permit earlier than this caller, who has time left.
+                Ok(Err(AuthenticateError::Overloaded)) if Instant::now() < limit => continue,
                 Ok(result) => result?,
-                // Its runtime stands still, and another may do better.
+                // Its runtime stands still, and another may do better; or it asks the store by now.
                 Err(_) if Instant::now() < deadline => continue,
+                Err(_) if lookup.is_waiting() => return Err(AuthenticateError::Overloaded),
                 Err(elapsed) => {
                     self.counters.store_errors.add_one();
                     return Err(StoreError::timeout(elapsed).into());
@@ -129,16 +121,24 @@ impl Engine {
         token: &SessionToken,
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let prepared = self.prepare()?;
         let key = self.cache.key(token.expose().as_bytes());
+        let hash = key.half();
+        let class = self.class_of(key, token);
+        let prepared = match self.prepare(hash, class)? {
+            Some(prepared) => prepared,
+            None if class == TokenClass::Unknown => return Err(AuthenticateError::Overloaded),
+            None => {
+                let limit = Instant::now() + self.config.wait_limit();
+                self.wait_for_permit(hash, limit).await?
+            }
+        };
         let before = self.cached_entry(key, token.expose().as_bytes());
-        let epoch = self.revocations.table.current_epoch();
         let (engine, token) = (Arc::clone(self), token.clone());
         // A task: like any lookup, it finishes and keeps its permit until then.
         let lookup = runtime.spawn(telemetry::in_current_span(async move {
-            engine.fetch(&token, epoch, prepared).await
+            engine.fetch(&token, class, prepared).await
         }));
-        let result = lookup.await.map_err(StoreError::unavailable)??;
+        let result = lookup.await.map_err(|_| shut_down())??;
         let session = self.live(self.reconcile(before.as_ref(), key, result));
         Ok(session.map(|session| Arc::clone(&session.session)))
     }
@@ -150,125 +150,6 @@ impl Engine {
         token: &SessionToken,
     ) -> Result<Option<CustomerSession>, StoreError> {
         self.upstream.find(token, self.config.wait_limit()).await
-    }
-
-    /// Joins the lookup in flight for `token`, or starts one, which finishes whatever becomes of the
-    /// caller.
-    fn join_or_start(
-        self: &Arc<Self>,
-        key: TokenHash128,
-        token: &SessionToken,
-    ) -> Result<SharedLookup, AuthenticateError> {
-        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let table = &self.revocations.table;
-        let deadline = Instant::now() + self.config.wait_limit() + DEADLINE_SLACK;
-        let flights = &self.upstream.flights;
-        let (lookup, leader) =
-            flights.join_or_lead(key, table.oldest_usable(), deadline, || {
-                let prepared = self.prepare()?;
-                Ok::<_, AuthenticateError>((table.current_epoch(), prepared))
-            })?;
-        if let Some(leader) = leader {
-            let guard = LookupGuard {
-                engine: Arc::clone(self),
-                key,
-                id: leader.id,
-            };
-            let token = token.clone();
-            let before = self.cached_entry(key, token.expose().as_bytes());
-            runtime.spawn(telemetry::in_current_span(async move {
-                let engine = &guard.engine;
-                let result = engine.fetch(&token, leader.epoch, leader.prepared).await;
-                let result = result.map(|result| engine.reconcile(before.as_ref(), key, result));
-                if let Ok(result) = &result {
-                    if engine.may_land(result, token.expose().as_bytes()) {
-                        engine.cache.insert(key, result.clone());
-                    }
-                }
-                // Deregistered before the waiters wake: a later caller starts a new lookup.
-                drop(guard);
-                leader.result.send_replace(Some(result));
-            }));
-        }
-        Ok(lookup)
-    }
-
-    /// Takes what a lookup needs: permission of the circuit breaker, and a permit.
-    fn prepare(&self) -> Result<Prepared, AuthenticateError> {
-        Ok(Prepared {
-            // First, so that an outage is not taken for overload.
-            ticket: self.upstream.ticket(self.clock.monotonic_now())?,
-            permit: self.upstream.permit()?,
-        })
-    }
-
-    /// Asks the store, within the store timeout, and makes an entry of its answer.
-    async fn fetch(
-        &self,
-        token: &SessionToken,
-        epoch: Epoch,
-        prepared: Prepared,
-    ) -> Result<LookupResult, StoreError> {
-        self.counters.lookups.add_one();
-        let start = LookupStart {
-            epoch,
-            monotonic: self.clock.monotonic_now(),
-            wall: self.clock.now(),
-        };
-        let answer = self.upstream.find(token, self.config.wait_limit()).await;
-        let Prepared { ticket, permit } = prepared;
-        ticket.report_answer(&answer, self.clock.monotonic_now());
-        drop(permit);
-        let found = answer.inspect_err(|error| {
-            self.counters.store_errors.add_one();
-            telemetry::lookup_failed(error);
-        })?;
-        Ok(self.entry(token, found, &start))
-    }
-
-    /// Makes an entry of what the store has found.
-    fn entry(
-        &self,
-        token: &SessionToken,
-        found: Option<CustomerSession>,
-        start: &LookupStart,
-    ) -> LookupResult {
-        let stripes = |session: &CustomerSession| {
-            let table = &self.revocations.table;
-            table.stripes(
-                session.id.as_str(),
-                session.customer_id.as_str(),
-                start.epoch,
-            )
-        };
-        match found {
-            Some(session) if session.is_live_at(self.clock.now()) => {
-                // If the wall clock goes back, the session still ends when it should have.
-                let left = (session.expires_at - start.wall)
-                    .to_std()
-                    .unwrap_or_default();
-                let ttl = self.config.cache_ttl;
-                let fresh_for = left.min(ttl);
-                let stale_for = left.min(ttl.saturating_add(self.config.stale_if_error));
-                let refresh = refresh_at(start.monotonic, fresh_for, self.counters.jitter());
-                LookupResult::Session(Arc::new(CachedSession {
-                    hash: self.cache.hash64(token.expose().as_bytes()),
-                    epoch: start.epoch,
-                    stripes: stripes(&session),
-                    fresh_until: start.monotonic + fresh_for,
-                    expires_at: session.expires_at.timestamp_micros(),
-                    refresh: Refresh::at(refresh),
-                    session: Arc::new(session),
-                    stale_until: start.monotonic + stale_for,
-                    watcher: Some(self.watcher()),
-                }))
-            }
-            dead => LookupResult::NotFound(NegativeEntry {
-                epoch: start.epoch,
-                stripes: dead.as_ref().map(stripes),
-                fresh_until: start.monotonic + self.config.negative_ttl,
-            }),
-        }
     }
 
     /// Starts a lookup whose result replaces `session` in the cache, unless one was started a moment
@@ -283,9 +164,15 @@ impl Engine {
         if !session.refresh.take_turn(now, pause) {
             return;
         }
+        let Some(purpose) = self.upstream.permits.try_refresh() else {
+            return;
+        };
         // A refusal or a failure is made good by a later attempt, or by the request that finds the
         // session too old.
-        if self.join_or_start(key, &session.session.token).is_ok() {
+        if self
+            .join_or_start(key, &session.session.token, &purpose)
+            .is_ok()
+        {
             self.counters.refreshes.add_one();
         }
     }
@@ -300,25 +187,5 @@ impl Engine {
             }
             _ => None,
         }
-    }
-}
-
-/// Permissions of a lookup that is about to ask the store.
-struct Prepared {
-    ticket: Ticket,
-    /// Kept until the store has answered; `None` if there is no limit.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Deregisters a lookup when it is dropped.
-struct LookupGuard {
-    engine: Arc<Engine>,
-    key: TokenHash128,
-    id: LookupId,
-}
-
-impl Drop for LookupGuard {
-    fn drop(&mut self) {
-        self.engine.upstream.flights.remove(self.key, self.id);
     }
 }

@@ -16,6 +16,7 @@ mod cache_status;
 pub(crate) mod config;
 mod error;
 mod fetch;
+mod lookup;
 mod reconcile;
 pub(crate) mod revocations;
 mod session_watch;
@@ -35,6 +36,7 @@ use self::{
     cache::{
         SessionCache,
         entry::{CachedSession, Entry, LookupResult},
+        key::TokenHash128,
     },
     config::Config,
     revocations::{Revocations, sources::SourceId},
@@ -185,10 +187,11 @@ impl Engine {
         self.counters.malformed_messages.add_one();
     }
 
-    /// Forgets that `token` opens nothing: it opens a session now.
-    pub(crate) fn forget_negative(&self, token: &SessionToken) {
-        self.cache
-            .forget_negative(self.cache.key(token.expose().as_bytes()));
+    /// Notes that `token` opens a session now: it is known, and not remembered to open nothing.
+    pub(crate) fn on_issued(&self, token: &SessionToken) {
+        let key = self.cache.key(token.expose().as_bytes());
+        self.upstream.known.insert(key.half());
+        self.cache.forget_negative(key);
     }
 
     /// Returns the cached session of `token`, whether or not it may be used.
@@ -196,6 +199,21 @@ impl Engine {
         let token = token.expose().as_bytes();
         let cached = self.cached_entry(self.cache.key(token), token)?;
         Some(Arc::clone(&cached.session))
+    }
+
+    /// Returns the cached session of `token` that `is_usable`, from either cache.
+    fn cached(
+        &self,
+        key: TokenHash128,
+        token: &[u8],
+        is_usable: impl Fn(&CachedSession) -> bool,
+    ) -> Option<Arc<CachedSession>> {
+        let is_usable = |cached: &CachedSession| cached.is_for(token) && is_usable(cached);
+        let read = |cached: &Arc<CachedSession>| is_usable(cached).then(|| Arc::clone(cached));
+        self.cache.front(key.half(), read).or_else(|| {
+            let cached = self.cache.session(key);
+            cached.filter(|cached| is_usable(cached))
+        })
     }
 
     /// Drops from the cache what is of no use any more.
@@ -272,12 +290,13 @@ impl Engine {
             return None;
         }
         let token = token.expose().as_bytes();
-        let session = self.cache.session(self.cache.key(token))?;
         let now = self.clock.monotonic_now();
-        let is_usable = is_within_stale_limit(&session, now)
-            && self.is_current(&*session, token)
-            && self.is_unexpired(&session, now);
-        is_usable.then_some(Authenticated {
+        let session = self.cached(self.cache.key(token), token, |session| {
+            is_within_stale_limit(session, now)
+                && self.is_current(session, token)
+                && self.is_unexpired(session, now)
+        })?;
+        Some(Authenticated {
             session,
             cache_status: CacheStatus::Stale,
         })

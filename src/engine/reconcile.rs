@@ -19,10 +19,7 @@ impl Engine {
         key: TokenHash128,
         token: &[u8],
     ) -> Option<Arc<CachedSession>> {
-        let read = |cached: &Arc<CachedSession>| cached.is_for(token).then(|| Arc::clone(cached));
-        let cached = self.cache.front(key.half(), read);
-        let cached = cached.or_else(|| self.cache.session(key));
-        cached.filter(|cached| cached.is_for(token))
+        self.cached(key, token, |_| true)
     }
 
     /// Records that a session which was cached *before* the store was asked is gone or has changed, if

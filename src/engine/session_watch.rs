@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// Authenticates `token` as a request would, without taking the permits reserved for requests.
+    /// Authenticates `token` as a request would, but in line with the other lookups in the background.
     async fn check(
         self: &Arc<Self>,
         token: &SessionToken,
@@ -90,10 +90,13 @@ impl Engine {
         match self.lookup_cached(token.expose().as_bytes()) {
             CacheLookup::Hit(authenticated) => Ok(authenticated),
             CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
-            CacheLookup::Miss if self.upstream.has_background_capacity() => {
-                self.lookup_or_stale(token).await
+            CacheLookup::Miss => {
+                let purpose = self.upstream.permits.stream();
+                match timeout(self.config.wait_limit(), purpose).await {
+                    Ok(purpose) => self.lookup_or_stale(token, &purpose).await,
+                    Err(_) => Err(AuthenticateError::Overloaded),
+                }
             }
-            CacheLookup::Miss => Err(AuthenticateError::Overloaded),
         }
     }
 

@@ -48,6 +48,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// slots (a million at most) of 8 to 16 bytes. A session stays in its slot until another
     /// replaces it, even after the cache has dropped it; so while sessions come and go, up to twice
     /// as many may be held.
+    ///
+    /// Which tokens were live before is remembered beyond that, for
+    /// [`max_concurrent_lookups`](Self::max_concurrent_lookups): by hashes that take another 16 to
+    /// 32 bytes a session, 64 KiB at least and 8 MiB at most.
     pub fn cache_capacity(mut self, sessions: u64) -> Self {
         self.config.cache_capacity = sessions;
         self
@@ -70,6 +74,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// far as this node knows, been revoked. A revocation on another node that this node cannot hear
     /// of goes unnoticed for up to `cache_ttl` and `stale_if_error` together. That is the price of
     /// answering during an outage.
+    ///
+    /// A store that hangs fails as well: such a session is also used if its lookup found no permit
+    /// and no lookup of a token that was live before has been answered for half of
+    /// [`store_timeout`](Self::store_timeout). A flood of unknown tokens is not an outage.
     pub fn stale_if_error(mut self, limit: Duration) -> Self {
         self.config.stale_if_error = limit;
         self
@@ -100,10 +108,16 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how long the circuit breaker stays open after ten lookups in a row have failed; 500
     /// milliseconds by default. Zero turns the breaker off.
     ///
+    /// Only lookups of tokens that were live before count, so that no client opens it with tokens of
+    /// its own making. Until a lookup has found a session, as after a start during an outage, ten
+    /// different unknown tokens that fail with no answer in between open it, too.
+    ///
     /// While it is open, a request that needs a lookup is answered at once: by
     /// [`stale_if_error`](Self::stale_if_error), or with 503 and what is left of the cooldown as
     /// `Retry-After`. Then one lookup probes the store. If it succeeds the breaker closes, else the
-    /// next cooldown begins.
+    /// next cooldown begins. A probe with an unknown token that fails holds back other unknown tokens
+    /// only; if it succeeds, one more failure of a token that was live before opens the breaker
+    /// again.
     ///
     /// An error of the kind [`Corrupt`](crate::StoreErrorKind::Corrupt) counts as a success, since
     /// the store has answered. An error that says
@@ -123,9 +137,14 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         self
     }
 
-    /// Sets how many lookups may be in flight at once; 1024 by default. Zero is no limit. A lookup
-    /// beyond the limit is refused at once, not queued. Streams that watch their session take half
-    /// of them at most.
+    /// Sets how many lookups may be in flight at once; 1024 by default. Zero is no limit.
+    ///
+    /// A token that this engine has issued, or found live and not invalid since, may use all of them.
+    /// If none is free its lookup waits in line, for
+    /// [`store_timeout`](Self::store_timeout) at most. Other tokens use half of them at most (one at
+    /// least), and are refused at once if none is free, with
+    /// [`Overloaded`](crate::AuthenticateError::Overloaded). So do streams that watch their session,
+    /// which wait, and lookups that refresh a session in use, which are left out.
     pub fn max_concurrent_lookups(mut self, lookups: usize) -> Self {
         self.config.max_concurrent_lookups = lookups;
         self

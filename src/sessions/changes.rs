@@ -76,7 +76,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     })
                 })
                 .await?;
-            self.engine.forget_negative(&inserted.token);
+            self.engine.on_issued(&inserted.token);
             Ok(inserted)
         }
     }

@@ -7,5 +7,6 @@ mod lifetime;
 mod outage_policy;
 mod revocation;
 mod rotation;
+mod shared_resources;
 mod single_flight;
 mod sources;

@@ -126,10 +126,10 @@ async fn a_store_that_fails_hangs_or_panics_is_an_error_for_all_and_asked_again(
 }
 
 #[tokio::test]
-async fn beyond_the_limit_lookups_are_refused_at_once_and_hits_go_on() {
+async fn beyond_half_of_the_limit_lookups_of_strangers_are_refused_at_once_and_hits_go_on() {
     let store = Arc::new(ProbeStore::default());
     let sessions = CustomerSessions::builder(Arc::clone(&store))
-        .max_concurrent_lookups(2)
+        .max_concurrent_lookups(4)
         .build();
     let cached = sessions
         .issue(customer("cus_1"), HOUR)

@@ -27,6 +27,15 @@ impl TokenHash128 {
 }
 
 impl TokenHash64 {
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Returns bits that choose a shard.
     #[inline]
     pub(crate) fn shard_bits(self) -> usize {

@@ -1,24 +1,27 @@
 //! The store, behind everything that protects the service and the store from each other: single
-//! flight, permits, the circuit breaker, the store timeout.
+//! flight, permits, the circuit breaker, the store timeout. Tokens that were live before come first.
 
 pub(crate) mod breaker;
 pub(crate) mod guard;
+mod hang_detector;
+pub(crate) mod known;
+pub(crate) mod permits;
 pub(crate) mod refresh;
 pub(crate) mod single_flight;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use self::{
-    breaker::{Breaker, Ticket},
+    breaker::{Breaker, Ticket, is_outage},
     guard::{Panicked, catch_panic, verify},
+    hang_detector::{HangDetector, Watched},
+    known::{KnownTokens, TokenClass},
+    permits::Permits,
     single_flight::SingleFlight,
 };
-use super::{config::Config, error::AuthenticateError};
+use super::{cache::key::TokenHash64, config::Config, error::AuthenticateError};
 use crate::{
     clock::MonotonicTime,
     session::CustomerSession,
@@ -29,25 +32,41 @@ use crate::{
 
 pub(crate) struct Upstream {
     store: Arc<dyn SessionStore>,
-    /// `None`: no limit.
-    permits: Option<Arc<Semaphore>>,
-    /// Permits that background lookups leave to requests.
-    reserved: usize,
-    breaker: Arc<Breaker>,
+    pub(super) permits: Permits,
+    pub(super) known: KnownTokens,
     pub(super) flights: SingleFlight,
+    breaker: Arc<Breaker>,
+    hang_detector: HangDetector,
+    /// The time without an answer after which the store counts as hanging.
+    hangs_after: Duration,
 }
 
 impl Upstream {
     pub(crate) fn new(store: Arc<dyn SessionStore>, config: &Config) -> Self {
-        let max = config.max_concurrent_lookups();
-        let permits = |max: usize| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
         Self {
             store,
-            permits: max.map(permits),
-            reserved: max.map_or(0, |max| max / 2),
-            breaker: Arc::new(Breaker::new(config.breaker_cooldown())),
+            permits: Permits::new(config.max_concurrent_lookups()),
+            known: KnownTokens::new(config.cache_capacity),
             flights: SingleFlight::default(),
+            breaker: Arc::new(Breaker::new(config.breaker_cooldown())),
+            hang_detector: HangDetector::default(),
+            hangs_after: config.wait_limit() / 2,
         }
+    }
+
+    /// Asks the store as [`find`](Self::find) does, and judges the store by a known token's answer.
+    pub(crate) async fn find_for(
+        &self,
+        class: TokenClass,
+        token: &SessionToken,
+        limit: Duration,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let watched = (class == TokenClass::Known).then(|| self.hang_detector.watch());
+        let answer = self.find(token, limit).await;
+        if !answer.as_ref().is_err_and(is_outage) {
+            watched.iter().for_each(Watched::answered);
+        }
+        answer
     }
 
     /// Asks the store for the session that `token` opens, and waits for `limit` at most. Returns an
@@ -69,34 +88,24 @@ impl Upstream {
         verify(found, token)
     }
 
-    /// Takes a permit for one lookup; `None` if there is no limit.
-    ///
-    /// # Errors
-    ///
-    /// [`AuthenticateError::Overloaded`] if all permits are taken.
-    pub(crate) fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, AuthenticateError> {
-        match &self.permits {
-            None => Ok(None),
-            Some(permits) => match Arc::clone(permits).try_acquire_owned() {
-                Ok(permit) => Ok(Some(permit)),
-                Err(_) => Err(AuthenticateError::Overloaded),
-            },
-        }
-    }
-
     /// Asks the circuit breaker for permission to call the store.
-    pub(crate) fn ticket(&self, now: MonotonicTime) -> Result<Ticket, AuthenticateError> {
-        self.breaker.try_acquire(now).ok_or_else(|| {
+    pub(crate) fn ticket(
+        &self,
+        token: TokenHash64,
+        class: TokenClass,
+        now: MonotonicTime,
+    ) -> Result<Ticket, AuthenticateError> {
+        let ticket = self.breaker.try_acquire(token, class, now);
+        ticket.ok_or_else(|| {
             StoreError::unavailable("the circuit breaker is open: the store failed repeatedly")
                 .into()
         })
     }
 
-    /// Returns `true` if a background lookup may start. Half of the permits are for requests.
-    pub(crate) fn has_background_capacity(&self) -> bool {
-        self.permits
-            .as_ref()
-            .is_none_or(|permits| permits.available_permits() > self.reserved)
+    /// Returns `true` if lookups of known tokens are in flight, and none of them has been answered
+    /// for half of the store timeout.
+    pub(crate) fn is_hanging(&self) -> bool {
+        self.hang_detector.is_hanging(self.hangs_after)
     }
 
     /// Returns what is left of the circuit breaker's cooldown.
@@ -105,7 +114,9 @@ impl Upstream {
     }
 
     pub(crate) fn add_statistics(&self, statistics: &mut Statistics) {
-        statistics.lookups_in_flight = self.flights.len() as u64;
+        let waiting = self.permits.waiting();
+        statistics.lookups_waiting = waiting as u64;
+        statistics.lookups_in_flight = self.flights.len().saturating_sub(waiting) as u64;
         statistics.breaker_open = self.breaker.is_open();
         statistics.breaker_opened = self.breaker.times_opened();
     }

@@ -19,13 +19,23 @@ use crate::{
             entry::LookupResult,
             key::{BuildIdentityHasher, TokenHash128},
         },
+        error::AuthenticateError,
         revocations::table::Epoch,
     },
     store::StoreError,
 };
 
 /// The result that all waiters of a lookup get.
-type SharedResult = Result<LookupResult, StoreError>;
+pub(crate) type SharedResult = Result<LookupResult, AuthenticateError>;
+
+/// A lookup as far as it has come.
+enum Progress {
+    /// The lookup waits for a permit.
+    Waiting,
+    /// The store has been asked.
+    Asked,
+    Done(SharedResult),
+}
 
 type Shard = HashMap<TokenHash128, InFlight, BuildIdentityHasher>;
 
@@ -42,7 +52,8 @@ pub(crate) struct SingleFlight {
 
 struct InFlight {
     id: LookupId,
-    epoch: Epoch,
+    /// The epoch before the store was asked; `None` while the lookup waits for a permit.
+    epoch: Option<Epoch>,
     lookup: SharedLookup,
 }
 
@@ -53,17 +64,17 @@ pub(crate) struct LookupId(u64);
 /// A lookup as its waiters see it.
 #[derive(Clone)]
 pub(crate) struct SharedLookup {
-    result: watch::Receiver<Option<SharedResult>>,
-    /// The time by which it has ended, unless its runtime stands still. Nothing waits for it longer.
+    progress: watch::Receiver<Progress>,
+    /// The time by which it has ended, or at least asked the store, unless its runtime stands still.
+    /// Nothing waits for it longer.
     pub(crate) deadline: Instant,
 }
 
 /// The parts of a new lookup that the caller who starts it needs.
 pub(crate) struct Leader<T> {
     pub(crate) id: LookupId,
-    pub(crate) epoch: Epoch,
-    pub(crate) result: watch::Sender<Option<SharedResult>>,
     pub(crate) prepared: T,
+    progress: watch::Sender<Progress>,
 }
 
 impl SingleFlight {
@@ -71,25 +82,30 @@ impl SingleFlight {
     /// deadline; else registers a new one, which the caller must start outside the lock: a task that
     /// ends at once deregisters itself, which needs the lock.
     ///
-    /// `prepare` provides the epoch of a new lookup, and what else its leader needs.
+    /// `prepare` provides the epoch of a new lookup, unless it must wait for a permit first, and what
+    /// else its leader needs.
     pub(crate) fn join_or_lead<T, E>(
         &self,
         key: TokenHash128,
         not_before: Epoch,
         deadline: Instant,
-        prepare: impl FnOnce() -> Result<(Epoch, T), E>,
+        prepare: impl FnOnce() -> Result<(Option<Epoch>, T), E>,
     ) -> Result<(SharedLookup, Option<Leader<T>>), E> {
         let mut shard = self.shard(key);
         let in_flight = shard.get(&key).filter(|in_flight| {
-            in_flight.epoch >= not_before && Instant::now() < in_flight.lookup.deadline
+            in_flight.epoch.is_none_or(|epoch| epoch >= not_before)
+                && Instant::now() < in_flight.lookup.deadline
         });
         if let Some(in_flight) = in_flight {
             return Ok((in_flight.lookup.clone(), None));
         }
         let (epoch, prepared) = prepare()?;
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = watch::channel(match epoch {
+            None => Progress::Waiting,
+            Some(_) => Progress::Asked,
+        });
         let lookup = SharedLookup {
-            result: receiver,
+            progress: receiver,
             deadline,
         };
         let id = LookupId(self.next_id.fetch_add(1, Relaxed));
@@ -101,11 +117,27 @@ impl SingleFlight {
         shard.insert(key, in_flight);
         let leader = Leader {
             id,
-            epoch,
-            result: sender,
             prepared,
+            progress: sender,
         };
         Ok((lookup, Some(leader)))
+    }
+
+    /// Notes that the lookup of `leader`, which has waited for a permit, asks the store now.
+    pub(crate) fn begin<T>(
+        &self,
+        key: TokenHash128,
+        leader: &Leader<T>,
+        epoch: Epoch,
+        deadline: Instant,
+    ) {
+        let mut shard = self.shard(key);
+        if let Some(in_flight) = shard.get_mut(&key).filter(|other| other.id == leader.id) {
+            in_flight.epoch = Some(epoch);
+            in_flight.lookup.deadline = deadline;
+        }
+        drop(shard);
+        leader.progress.send_replace(Progress::Asked);
     }
 
     /// Deregisters the lookup `id`, unless a later one has taken its place.
@@ -130,15 +162,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl<T> Leader<T> {
+    /// Gives the result to all waiters.
+    pub(crate) fn finish(self, result: SharedResult) {
+        self.progress.send_replace(Progress::Done(result));
+    }
+}
+
 impl SharedLookup {
     /// Waits for the result.
     pub(crate) async fn result(&self) -> SharedResult {
-        let mut receiver = self.result.clone();
-        match receiver.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(result)) => result.clone(),
-            _ => Err(StoreError::unavailable(
-                "the lookup ended without an answer: its runtime has shut down",
-            )),
+        let mut progress = self.progress.clone();
+        let is_done = |progress: &Progress| matches!(progress, Progress::Done(_));
+        match progress.wait_for(is_done).await.as_deref() {
+            Ok(Progress::Done(result)) => result.clone(),
+            _ => Err(shut_down().into()),
         }
     }
+
+    /// Returns `true` if the store has not been asked yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Waiting)
+    }
+}
+
+/// Returns the error of a lookup whose runtime has shut down.
+pub(crate) fn shut_down() -> StoreError {
+    StoreError::unavailable("the lookup ended without an answer: its runtime has shut down")
 }
