@@ -117,6 +117,20 @@ async fn changes_are_announced(store: impl SessionRegistry, mut source: impl Inv
     receive_until(&mut source, Invalidation::Session(other.id)).await;
 }
 
+/// A rotated session that ends by an earlier id is announced by the id that it has now.
+async fn successors_are_announced(
+    store: impl SessionRegistry,
+    mut source: impl InvalidationSource,
+) {
+    let first = inserted(&store).await;
+    let second = session(&store, first.customer_id.as_str());
+    let rotated = store.replace(&first.id, &second).await;
+    assert!(rotated.expect("rotated").is_some());
+    assert!(store.end(&first.id).await.expect("revoked"));
+    receive_until(&mut source, Invalidation::Session(first.id)).await;
+    receive_until(&mut source, Invalidation::Session(second.id)).await;
+}
+
 /// A server that is killed and started again, and connections that are closed or silently lost.
 async fn gaps_are_noticed<S: InvalidationSource>(
     server: &mut Server,
@@ -192,6 +206,7 @@ async fn redis_announces_every_change() {
         return;
     };
     changes_are_announced(store.clone(), from_redis(server.port).await).await;
+    successors_are_announced(store.clone(), from_redis(server.port).await).await;
     cancelled_receives_lose_nothing(store, from_redis(server.port).await).await;
 }
 

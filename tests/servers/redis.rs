@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use customer_session::{
+    CustomerData, CustomerId, CustomerSession, Invalidation, Revocation, SessionId,
     SessionRegistry as _, SessionStore as _, StoreErrorKind,
     store::{Peppers, RedisStore},
 };
@@ -79,12 +80,185 @@ async fn the_store_keeps_the_contract() {
         return;
     };
     persistent_store::keeps_the_contract(keys.open().await).await;
-    let left = keys.keys().await;
+    // What outlives the sessions: which ids have led to which, and who is deleted.
+    for key in keys.keys().await {
+        let (kind, _id) = key[keys.prefix.len()..].split_once(':').unwrap_or_default();
+        match kind {
+            "customer" => {
+                let fields: Vec<String> = keys.raw().await.hkeys(&key).await.expect("fields");
+                assert_eq!(fields, ["deleted"], "{key}");
+            }
+            "member" | "family" => {}
+            _ if key.ends_with(":peppers") || key.ends_with(":families") => {}
+            _ => panic!("{key} is left behind"),
+        }
+    }
+}
+
+/// Revokes a session by an id, as the customer `owner`.
+async fn revoke_owned(
+    store: &RedisStore,
+    owner: &CustomerId,
+    session: &SessionId,
+) -> (bool, Vec<Invalidation>) {
+    let (customer, session) = (owner.clone(), session.clone());
+    let what = Revocation::Owned { customer, session };
+    let revoked = store.revoke(&what).await.expect("an answer");
+    (revoked.any, revoked.invalidations)
+}
+
+/// Replaces a session by one that ends when it does.
+async fn rotated(store: &RedisStore, old: &CustomerSession) -> CustomerSession {
+    let mut new = persistent_store::session(store, old.customer_id.as_str());
+    new.expires_at = old.expires_at;
+    new.details = old.details.clone();
+    let replaced = store.replace(&old.id, &new).await.expect("an answer");
+    replaced.expect("it was live")
+}
+
+#[tokio::test]
+async fn any_id_of_a_rotated_session_ends_it() {
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
+    let store = keys.open().await;
+    let first = inserted(&store).await;
+    let second = rotated(&store, &first).await;
+    let third = rotated(&store, &second).await;
+    let owner = &first.customer_id;
+    let foreign = revoke_owned(&store, &unique("cus").as_str().into(), &first.id).await;
+    assert_eq!(foreign, (false, vec![]), "it is another customer's");
+    let other = inserted(&store).await;
+    let mut taken = persistent_store::session(&store, owner.as_str());
+    for id in [&first.id, &second.id] {
+        taken.id = id.clone();
+        let conflict = StoreErrorKind::Conflict;
+        assert_error(store.add(&taken).await, conflict, &["id", "taken"]);
+    }
+
+    let (any, invalidations) = revoke_owned(&store, owner, &first.id).await;
+    let ended = [&first.id, &third.id].map(|id| Invalidation::Session(id.clone()));
+    assert!(any);
+    assert_eq!(invalidations, ended);
+    assert_eq!(store.find(&third.token).await.expect("an answer"), None);
+    // Another node may not know yet, and knows the session by an id that is unknown here.
+    let (any, invalidations) = revoke_owned(&store, owner, &second.id).await;
+    assert!(!any);
+    let second = Invalidation::Session(second.id);
     assert_eq!(
-        left,
-        [format!("{}peppers", keys.prefix)],
-        "nothing is left behind"
+        invalidations,
+        [second, Invalidation::Customer(owner.clone())]
     );
+    assert!(store.find(&other.token).await.expect("an answer").is_some());
+}
+
+#[tokio::test]
+async fn a_rotated_session_is_kept_by_an_earlier_id() {
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
+    let store = keys.open().await;
+    let first = inserted(&store).await;
+    let second = rotated(&store, &first).await;
+    let other = persistent_store::session(&store, first.customer_id.as_str());
+    store.add(&other).await.expect("inserted");
+    let others = Revocation::Others {
+        customer: first.customer_id.clone(),
+        keep: first.id.clone(),
+    };
+    assert!(store.revoke(&others).await.expect("revoked").any);
+    let kept = store.find(&second.token).await.expect("an answer");
+    assert_eq!(kept, Some(second));
+    assert_eq!(store.find(&other.token).await.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn records_from_before_sessions_had_an_end_go_on_working() {
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
+    let store = keys.open().await;
+    let mut new = persistent_store::session(&store, &unique("cus"));
+    new.details.ends_at = Some(new.expires_at + chrono::TimeDelta::days(1));
+    let session = store.add(&new).await.expect("inserted");
+    let found = store.find(&session.token).await.expect("an answer");
+    assert_eq!(found.expect("there").details, new.details);
+    let listed = store.summaries(&session.customer_id).await.expect("a list");
+    assert_eq!(listed[0].details, new.details);
+
+    let mut raw = keys.raw().await;
+    let key = format!("{}customer:{}", keys.prefix, session.customer_id);
+    let field = format!("session:{}", session.id);
+    let record: String = raw.hget(&key, &field).await.expect("there");
+    let (older, _end) = record.rsplit_once(' ').expect("fields");
+    let _: () = raw.hset(&key, &field, older).await.expect("written");
+    let found = store.find(&session.token).await.expect("an answer");
+    let found = found.expect("there");
+    assert_eq!(found.details.ends_at, None);
+    assert_eq!(found.expires_at, session.expires_at);
+    let next = rotated(&store, &found).await;
+    assert!(store.end(&session.id).await.expect("an answer"));
+    assert_eq!(store.find(&next.token).await.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn a_deleted_customer_stays_deleted_when_all_sessions_are_gone() {
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
+    let store = keys.open().await;
+    let session = inserted(&store).await;
+    let update = async |deleted_at| {
+        let mut data = CustomerData::clone(&session.customer);
+        data.deleted_at = deleted_at;
+        data.name = Some("John Doe".to_owned());
+        store
+            .update_customer(&data.into())
+            .await
+            .expect("an answer")
+    };
+    assert!(update(Some(session.created_at)).await);
+    assert!(store.end(&session.id).await.expect("an answer"));
+    let next = persistent_store::session(&store, session.customer_id.as_str());
+    let conflict = StoreErrorKind::Conflict;
+    assert_error(store.add(&next).await, conflict, &["deleted"]);
+    let key = format!("{}customer:{}", keys.prefix, session.customer_id);
+    let mut raw = keys.raw().await;
+    let fields: Vec<String> = raw.hkeys(&key).await.expect("fields");
+    assert_eq!(fields, ["deleted"], "nothing else is kept");
+
+    assert!(update(Some(session.expires_at)).await, "it is known");
+    assert_error(store.add(&next).await, conflict, &["deleted"]);
+    assert!(update(None).await);
+    store.add(&next).await.expect("the customer is not deleted");
+    assert!(
+        !keys
+            .keys()
+            .await
+            .contains(&format!("{}families", keys.prefix))
+    );
+}
+
+#[tokio::test]
+async fn purging_goes_by_the_servers_clock_and_ends_with_families() {
+    let Some(keys) = Keys::new().await else {
+        return;
+    };
+    let store = keys.open().await;
+    let live = inserted(&store).await;
+    let mut old = persistent_store::session(&store, &unique("cus"));
+    old.expires_at = chrono::DateTime::UNIX_EPOCH;
+    let old = store.add(&old).await.expect("inserted");
+    let next = rotated(&store, &rotated(&store, &old).await).await;
+    let ahead = live.expires_at + chrono::TimeDelta::days(1);
+    let purge = async |limit| store.purge_expired(ahead, limit).await.expect("purged");
+    assert_eq!(purge(1).await, 1, "a session");
+    assert_eq!(purge(1).await, 1, "its family");
+    assert_eq!(purge(1).await, 0);
+    assert!(store.find(&live.token).await.expect("an answer").is_some());
+    assert!(store.end(&live.id).await.expect("an answer"));
+    assert_eq!(keys.keys().await, [format!("{}peppers", keys.prefix)]);
+    assert!(!store.end(&next.id).await.expect("an answer"));
 }
 
 #[tokio::test]
@@ -198,6 +372,9 @@ async fn a_damaged_record_is_named() {
         .await
         .expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &says);
+    let next = persistent_store::session(&store, session.customer_id.as_str());
+    let inserting = [next.id.as_str(), "not JSON"];
+    assert_error(store.add(&next).await, corrupt, &inserting);
     let _: () = raw.hdel(&key, "customer").await.expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &says);
     let _: () = raw

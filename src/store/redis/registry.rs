@@ -14,7 +14,7 @@ use super::{
 use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage, WhenFull},
-    session::{CustomerSession, SessionId},
+    session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::{StoreError, customer_is_deleted, limit_is_reached},
         traits::{SessionRegistry, SessionStore},
@@ -143,9 +143,10 @@ impl SessionRegistry for RedisStore {
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
         let context = || format!("replacing session {old} with {}", new.id);
-        let replaced = self
-            .put(&self.scripts.replace, new, &[old.as_str()], context)
-            .await?;
+        let family_end = SessionSummary::from(new).family_end().timestamp_micros();
+        let family_end = family_end.min(MAX_SCORE).to_string();
+        let more = [old.as_str(), &family_end];
+        let replaced = self.put(&self.scripts.replace, new, &more, context).await?;
         Ok(replaced.map(|inserted| inserted.session))
     }
 
@@ -174,13 +175,18 @@ impl SessionRegistry for RedisStore {
             }
             Revocation::All => (vec!["all"], "revoking all sessions".to_owned()),
         };
-        let ended: i64 = self
+        let (count, ended, customer): (i64, String, String) = self
             .run(&self.scripts.revoke, &arguments, || context)
             .await?;
-        // It belongs to another customer.
-        let is_anothers = ended < 0;
-        let invalidation = (!is_anothers).then(|| what.invalidation());
-        Ok(Revoked::new(ended > 0, invalidation))
+        let (Revocation::Session(session) | Revocation::Owned { session, .. }) = what else {
+            return Ok(Revoked::new(count > 0, [what.invalidation()]));
+        };
+        if count < 0 {
+            return Ok(Revoked::default());
+        }
+        let ended = (count > 0).then(|| ended.into());
+        let customer = (!customer.is_empty()).then(|| customer.into());
+        Ok(Revoked::of_session(session, ended, customer))
     }
 
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {

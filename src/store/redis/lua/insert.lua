@@ -6,12 +6,11 @@ local id, customer, hash, record, expires, data, now, max, when_full = unpack(AR
 local conflict = taken(id, hash)
 if conflict then return { conflict } end
 local key = customer_key(customer)
-data = redis.call('HGET', key, 'customer') or data
-local decoded, fields = pcall(cjson.decode, data)
-if not decoded or type(fields) ~= 'table' then
-  return redis.error_reply('CORRUPT the customer is not JSON')
-end
-if fields.deleted_at and fields.deleted_at ~= cjson.null then return { 'deleted' } end
+local known = redis.call('HMGET', key, 'customer', 'deleted')
+data = known[1] or data
+local deleted, damaged = deleted_at(data)
+if damaged then return damaged end
+if deleted or known[2] then return { 'deleted' } end
 
 local answer = { 'done', data }
 if max ~= '' then

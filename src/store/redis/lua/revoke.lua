@@ -1,22 +1,28 @@
--- ARGV: what ends. Answers how many sessions there were.
+-- ARGV: what ends.
 --   'session', id
---   'owned', id, customer's id: answers -1 if the session is another customer's
+--   'owned', id, customer's id
 --   'customer', customer's id, the id to keep (optional)
 --   'all', the moment before which they were created (optional)
+-- Answers how many sessions there were, -1 if the session is another customer's; and of a single
+-- session the id of the one that ended, and the customer's id if another id led to it.
 local kind, first, second = unpack(ARGV)
-if kind == 'owned' then
-  local owned_by = owner(first)
-  if owned_by and owned_by ~= second then return -1 end
+if kind == 'session' or kind == 'owned' then
+  local id, customer = current(first)
+  customer = owner(id) or customer
+  if kind == 'owned' and customer and customer ~= second then return { -1, '', '' } end
+  local ended = remove(id)
+  local by_another_id = id ~= first and customer
+  return { ended and 1 or 0, ended and id or '', by_another_id or '' }
 end
-if kind == 'session' or kind == 'owned' then return remove(first) and 1 or 0 end
 
 local ended = 0
 local function end_session(id)
   if remove(id) then ended = ended + 1 end
 end
 if kind == 'customer' then
+  local keep = second and current(second)
   for _, session in ipairs(sessions_of(first)) do
-    if session.id ~= second then end_session(session.id) end
+    if session.id ~= keep then end_session(session.id) end
   end
 elseif kind == 'all' then
   for _, id in ipairs(redis.call('ZRANGE', EXPIRY, 0, -1)) do
@@ -28,4 +34,4 @@ elseif kind == 'all' then
     end
   end
 end
-return ended
+return { ended, '', '' }
