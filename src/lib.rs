@@ -124,6 +124,7 @@ pub mod polar;
 mod registry;
 mod session;
 mod sessions;
+mod shared_caches;
 pub mod store;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -195,6 +196,7 @@ pub use self::{
         CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions, LimitedStream,
         SessionLifetime,
     },
+    shared_caches::SharedCaches,
     store::{
         error::{StoreError, StoreErrorKind},
         traits::{SessionRegistry, SessionStore},

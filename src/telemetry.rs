@@ -161,6 +161,26 @@ pub(crate) fn purge_failed(error: &dyn Error) {
     let _ = error;
 }
 
+pub(crate) fn separate_caches(store: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        store,
+        "there are two caches in front of stores of the same type; if they are the same store, a \
+         revocation by one goes unnoticed by the other until its cached answer is too old: take the \
+         layer from the `CustomerSessions` that revokes, or implement `SessionStore::shared_caches`"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = store;
+}
+
+pub(crate) fn no_source() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        "this store can tell what other nodes have changed, but nothing listens to it: spawn \
+         `CustomerSessions::listen` with the store's source of invalidations"
+    );
+}
+
 pub(crate) fn source_ended() {
     #[cfg(feature = "tracing")]
     tracing::warn!(

@@ -187,6 +187,7 @@ impl Engine {
             monotonic: self.clock.monotonic_now(),
             wall: self.clock.now(),
         };
+        self.warn_without_source(start.monotonic);
         let limit = self.config.wait_limit();
         let answer = self.upstream.find_for(class, token, limit).await;
         let Prepared { ticket, permit, .. } = prepared;

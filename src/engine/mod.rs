@@ -26,7 +26,10 @@ pub(crate) mod upstream;
 pub(crate) mod watch;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,10 +51,14 @@ use crate::{
     clock::{MonotonicTime, TimeSource},
     invalidation::Invalidation,
     session::CustomerSession,
+    shared_caches::{SharedCache, SharedCaches},
     store::SessionStore,
-    telemetry::{Counters, Statistics},
+    telemetry::{self, Counters, Statistics},
     token::{SessionToken, TokenFormat},
 };
+
+/// Time after which an engine that could listen to a source, and does not, logs a warning.
+const SOURCE_EXPECTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Authenticates tokens. It knows nothing of HTTP, and its store by its trait alone.
 pub(crate) struct Engine {
@@ -61,6 +68,10 @@ pub(crate) struct Engine {
     revocations: Revocations,
     upstream: Upstream,
     counters: Counters,
+    /// The other caches in this process in front of the same store, if it knows them.
+    shared_caches: Option<SharedCaches>,
+    /// Whether it was checked that a source is listened to.
+    has_looked_for_source: AtomicBool,
     /// Handed to what outlives a request.
     watcher: Arc<Watcher>,
 }
@@ -83,15 +94,23 @@ pub(crate) struct Authenticated {
 
 impl Engine {
     pub(crate) fn new(store: Arc<dyn SessionStore>, config: Config) -> Arc<Self> {
-        Arc::new_cyclic(|engine| Self {
+        let shared_caches = store.shared_caches().cloned();
+        let engine = Arc::new_cyclic(|engine: &Weak<Self>| Self {
             clock: TimeSource::new(config.clock.clone()),
             cache: SessionCache::new(&config),
             revocations: Revocations::new(config.stripes(), config.requires_source),
             upstream: Upstream::new(store, &config),
             counters: Counters::default(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
+            shared_caches,
+            has_looked_for_source: AtomicBool::new(false),
             config,
-        })
+        });
+        if let Some(caches) = &engine.shared_caches {
+            let engine: Weak<Self> = Arc::downgrade(&engine);
+            caches.add(engine);
+        }
+        engine
     }
 
     /// Looks `token` up in the cache. Never waits, and takes none of our locks.
@@ -148,6 +167,20 @@ impl Engine {
         self.counters.invalidations.add_one();
     }
 
+    /// Applies a change that this engine has made or found, here and in the other caches in front of
+    /// the same store.
+    pub(crate) fn publish(&self, invalidation: &Invalidation) {
+        self.invalidate(invalidation);
+        self.tell_others(invalidation);
+    }
+
+    /// Tells the other caches in front of the same store of a change.
+    fn tell_others(&self, invalidation: &Invalidation) {
+        if let Some(caches) = &self.shared_caches {
+            caches.tell_others(self, invalidation);
+        }
+    }
+
     /// Begins to listen to a source.
     pub(crate) fn add_source(&self) -> SourceId {
         self.revocations.add_source()
@@ -156,6 +189,17 @@ impl Engine {
     /// Ends listening to a source.
     pub(crate) fn remove_source(&self, id: SourceId) {
         self.revocations.remove_source(id);
+    }
+
+    /// Warns once if there is a source to listen to, and after a minute nothing does.
+    fn warn_without_source(&self, now: MonotonicTime) {
+        let is_due = now >= MonotonicTime::default() + SOURCE_EXPECTED_WITHIN;
+        if is_due && self.upstream.has_source() && !self.has_looked_for_source.swap(true, Relaxed) {
+            let (listening, _) = self.revocations.sources(now);
+            if listening == 0 {
+                telemetry::no_source();
+            }
+        }
     }
 
     /// Records that a source is heard.
@@ -339,6 +383,12 @@ impl Engine {
     fn is_usable(&self, session: &CachedSession, now: MonotonicTime) -> bool {
         let token = session.session.token.expose().as_bytes();
         is_fresh(session, now) && self.is_current(session, token)
+    }
+}
+
+impl SharedCache for Engine {
+    fn apply(&self, invalidation: &Invalidation) {
+        self.invalidate(invalidation);
     }
 }
 

@@ -34,6 +34,7 @@ impl Engine {
             return result;
         };
         let session = before.session.id.as_str();
+        let found = Invalidation::Session(session.into());
         let table = &self.revocations.table;
         let own = result.stripes();
         let own = own.filter(|stripes| table.is_stripe_of(session, *stripes));
@@ -43,11 +44,10 @@ impl Engine {
                 Some(stripes) => result.set_stripes(stripes),
                 None => return result,
             },
-            None => self
-                .revocations
-                .record(&Invalidation::Session(session.into())),
+            None => self.revocations.record(&found),
         }
         self.revocations.notify_session(session);
+        self.tell_others(&found);
         self.counters.invalidations.add_one();
         result
     }

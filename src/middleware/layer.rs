@@ -55,7 +55,10 @@ impl CustomerSessionLayer {
     /// [`CustomerSessionsBuilder`](crate::CustomerSessionsBuilder) and a cache of its own.
     ///
     /// A service that also issues or revokes sessions builds [`CustomerSessions`] and uses its
-    /// [`layer`](CustomerSessions::layer), so that a revocation reaches the cache.
+    /// [`layer`](CustomerSessions::layer), so that there is one cache. A revocation by other sessions
+    /// over a clone of the store reaches this cache if the store says so
+    /// ([`shared_caches`](SessionStore::shared_caches)), as those that come along do; otherwise it
+    /// goes unnoticed here for a minute.
     pub fn new(store: impl SessionStore) -> Self {
         CustomerSessions::builder(store).build().layer()
     }

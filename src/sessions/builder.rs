@@ -1,11 +1,16 @@
 //! The settings of a service's sessions, and their defaults.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::CustomerSessions;
 use crate::{
     clock::Clock,
     engine::{Engine, config::Config},
+    shared_caches,
     store::SessionStore,
     token::TokenFormat,
 };
@@ -174,6 +179,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     pub fn build(self) -> CustomerSessions<S> {
         let store = Arc::new(self.store);
         let engine = Engine::new(Arc::clone(&store) as Arc<dyn SessionStore>, self.config);
+        if store.shared_caches().is_none() {
+            let cache: Weak<Engine> = Arc::downgrade(&engine);
+            shared_caches::warn_of_another::<S>(cache);
+        }
         CustomerSessions { store, engine }
     }
 }

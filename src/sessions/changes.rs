@@ -199,7 +199,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         // Another node may have ended it, with its message still on the way.
         if let Some(session) = self.engine.cached_session(token) {
             let ended = Invalidation::Session(session.id.clone());
-            self.engine.invalidate(&ended);
+            self.engine.publish(&ended);
         }
         Ok(false)
     }

@@ -72,7 +72,7 @@ struct RecordOnDrop {
 impl Drop for RecordOnDrop {
     fn drop(&mut self) {
         for invalidation in &self.invalidations {
-            self.engine.invalidate(invalidation);
+            self.engine.publish(invalidation);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     invalidation::Invalidation,
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
+    shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
 };
 
@@ -77,6 +78,25 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The default is [`TokenFormat::any`]. It is read once, by `CustomerSessions::builder`.
     fn token_format(&self) -> TokenFormat {
         TokenFormat::any()
+    }
+
+    /// Returns the caches that stand in front of this store and its clones, in this process.
+    ///
+    /// With the default, `None`, a revocation by one [`CustomerSessions`](crate::CustomerSessions) is
+    /// noticed by another over a clone of the store only when its cached answer is too old
+    /// ([`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl)). [`SharedCaches`] shows how to have
+    /// it noticed at once.
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        None
+    }
+
+    /// Returns `true` if other nodes may change what is in this store, and there is an
+    /// [`InvalidationSource`](crate::InvalidationSource) that tells of it.
+    ///
+    /// An engine over such a store logs a warning if it does not listen to a source within a minute.
+    /// The default is `false`.
+    fn has_invalidation_source(&self) -> bool {
+        false
     }
 }
 
@@ -226,6 +246,14 @@ macro_rules! through_pointer {
 
             fn token_format(&self) -> TokenFormat {
                 (**self).token_format()
+            }
+
+            fn shared_caches(&self) -> Option<&SharedCaches> {
+                (**self).shared_caches()
+            }
+
+            fn has_invalidation_source(&self) -> bool {
+                (**self).has_invalidation_source()
             }
         }
 

@@ -13,6 +13,7 @@ use crate::{
     invalidation::Invalidation,
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
+    shared_caches::SharedCaches,
     store::{SessionRegistry, SessionStore, StoreError},
     token::{SessionToken, TokenFormat},
 };
@@ -111,6 +112,14 @@ impl<S: SessionStore> SessionStore for FaultyStore<S> {
 
     fn token_format(&self) -> TokenFormat {
         self.inner.token_format()
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        self.inner.shared_caches()
+    }
+
+    fn has_invalidation_source(&self) -> bool {
+        self.inner.has_invalidation_source()
     }
 }
 

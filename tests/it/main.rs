@@ -13,5 +13,6 @@ mod polar;
 mod public_api;
 mod purge;
 mod secrets;
+mod shared_caches;
 mod sources;
 mod testing;

@@ -11,9 +11,9 @@ use std::{
 
 use chrono::{SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, MetadataValue, Revocation,
-    SessionRegistry, SessionStore as _, SessionToken, StoreError, StoreErrorKind, store::Peppers,
-    testing::conformance,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, MetadataValue,
+    Revocation, SessionRegistry, SessionStore as _, SessionToken, StoreError, StoreErrorKind,
+    store::Peppers, testing::conformance,
 };
 use tokio::task::JoinSet;
 
@@ -77,10 +77,21 @@ pub(crate) fn assert_says(error: &StoreError, part: &str) {
     assert!(text.contains(part), "{part:?} is not in {text:?}");
 }
 
-pub(crate) async fn keeps_the_contract(store: impl SessionRegistry) {
+pub(crate) async fn keeps_the_contract(store: impl SessionRegistry + Clone) {
+    reaches_the_caches_of_its_clones(store.clone()).await;
     let report = conformance(store).await;
     println!("{report}");
     report.assert_passed();
+}
+
+/// A revocation reaches every cache in front of a clone of the store.
+async fn reaches_the_caches_of_its_clones(store: impl SessionRegistry + Clone) {
+    let session = inserted(&store).await;
+    let layer = CustomerSessions::builder(store.clone()).build();
+    let sessions = CustomerSessions::builder(store).build();
+    layer.authenticate(&session.token).await.expect("live");
+    assert!(sessions.revoke(&session.id).await.expect("an answer"));
+    assert!(layer.authenticate(&session.token).await.is_err());
 }
 
 /// Floats keep every bit, and a value that cannot be kept is refused by name.

@@ -108,6 +108,11 @@ impl Upstream {
         self.hang_detector.is_hanging(self.hangs_after)
     }
 
+    /// Returns `true` if the store has a source of invalidations.
+    pub(crate) fn has_source(&self) -> bool {
+        self.store.has_invalidation_source()
+    }
+
     /// Returns what is left of the circuit breaker's cooldown.
     pub(crate) fn retry_after(&self, now: MonotonicTime) -> Duration {
         self.breaker.retry_after(now)

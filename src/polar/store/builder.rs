@@ -12,6 +12,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
     polar::{client::PolarClient, rate_limit::RateLimits},
+    shared_caches::SharedCaches,
 };
 
 /// Longest time that sessions are taken to last.
@@ -112,6 +113,7 @@ impl PolarStoreBuilder {
                 limits: RateLimits::new(self.clock),
             }),
             foreign_customers: foreign_customers(),
+            caches: SharedCaches::new(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })
     }

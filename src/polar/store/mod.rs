@@ -22,6 +22,7 @@ use super::{
 use crate::{
     customer::{Customer, CustomerId},
     session::{CustomerSession, SessionId, SessionSummary},
+    shared_caches::SharedCaches,
     store::{error::StoreError, traits::SessionStore},
     token::{SessionToken, TokenFormat},
 };
@@ -79,6 +80,7 @@ pub struct PolarStore {
     client: Arc<PolarClient>,
     session_ttl: TimeDelta,
     foreign_customers: ForeignCustomers,
+    caches: SharedCaches,
 }
 
 /// Customers of other organizations, and deleted ones. Each lookup of one takes one of the calls that
@@ -219,6 +221,14 @@ impl SessionStore for PolarStore {
 
     fn token_format(&self) -> TokenFormat {
         TokenFormat::polar()
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.caches)
+    }
+
+    fn has_invalidation_source(&self) -> bool {
+        true
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
+    shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
 };
 
@@ -34,6 +35,7 @@ use crate::{
 pub struct MemoryStore {
     /// Guards all tables together, so that every method is atomic. Never held across an await.
     tables: Arc<RwLock<Tables>>,
+    caches: SharedCaches,
 }
 
 impl MemoryStore {
@@ -73,6 +75,10 @@ impl SessionStore for MemoryStore {
 
     fn token_format(&self) -> TokenFormat {
         TokenFormat::new("cst_")
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.caches)
     }
 }
 

@@ -21,7 +21,10 @@ use self::{
     scripts::Scripts,
     server::{HealthCheck, PREFIX, check_server, store_error},
 };
-use crate::store::{error::StoreError, pepper::Peppers};
+use crate::{
+    shared_caches::SharedCaches,
+    store::{error::StoreError, pepper::Peppers},
+};
 
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey, for several machines.
 ///
@@ -51,6 +54,7 @@ pub struct RedisStore {
     peppers: Arc<Peppers>,
     scripts: Arc<Scripts>,
     health_check: Arc<HealthCheck>,
+    caches: SharedCaches,
 }
 
 impl RedisStore {
@@ -90,6 +94,7 @@ impl RedisStore {
             peppers: peppers.into(),
             scripts: Scripts::new().into(),
             health_check: Arc::default(),
+            caches: SharedCaches::new(),
         }
     }
 
@@ -99,6 +104,7 @@ impl RedisStore {
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into().into();
         self.health_check = Arc::default();
+        self.caches = SharedCaches::new();
         self
     }
 

@@ -15,6 +15,7 @@ use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage, WhenFull},
     session::{CustomerSession, SessionId, SessionSummary},
+    shared_caches::SharedCaches,
     store::{
         error::{StoreError, customer_is_deleted, limit_is_reached},
         traits::{SessionRegistry, SessionStore},
@@ -108,6 +109,14 @@ impl SessionStore for RedisStore {
 
     fn token_format(&self) -> TokenFormat {
         TokenFormat::new("cst_")
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.caches)
+    }
+
+    fn has_invalidation_source(&self) -> bool {
+        true
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     customer::CustomerId,
     registry::{Page, SessionPage},
     session::{CustomerSession, SessionId},
+    shared_caches::SharedCaches,
     store::{
         error::{ContextError, StoreError},
         pepper::{Peppers, TokenHash},
@@ -40,6 +41,7 @@ pub(super) struct SqlStore<DB: Database> {
     pub(super) peppers: Peppers,
     idle: IdleConnections<DB>,
     find_statement: Arc<str>,
+    pub(super) caches: SharedCaches,
     /// Filled by the first check that succeeds.
     checked: OnceCell<()>,
 }
@@ -62,6 +64,7 @@ impl<DB: Database> SqlStore<DB> {
     pub(super) fn new(pool: Pool<DB>, idle: IdleConnections<DB>, peppers: Peppers) -> Self {
         Self {
             find_statement: find_statement(peppers.len()).into(),
+            caches: SharedCaches::new(),
             pool,
             idle,
             peppers,

@@ -13,6 +13,7 @@ use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
+    shared_caches::SharedCaches,
     store::{
         error::{StoreError, customer_is_deleted},
         sql::{
@@ -165,6 +166,14 @@ impl SessionStore for PostgresStore {
 
     fn token_format(&self) -> TokenFormat {
         TokenFormat::new("cst_")
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.sql.caches)
+    }
+
+    fn has_invalidation_source(&self) -> bool {
+        true
     }
 }
 

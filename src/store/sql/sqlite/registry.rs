@@ -10,6 +10,7 @@ use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
+    shared_caches::SharedCaches,
     store::{
         error::{StoreError, customer_is_deleted},
         pepper::TokenHash,
@@ -132,6 +133,10 @@ impl SessionStore for SqliteStore {
 
     fn token_format(&self) -> TokenFormat {
         TokenFormat::new("cst_")
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.shared.sql.caches)
     }
 }
 
