@@ -109,6 +109,30 @@ async fn answers_come_in_time_and_in_order(
     assert!(heard.len() > 50, "{} messages", heard.len());
 }
 
+/// Messages have gathered when a question is due, and its answer arrives before they are read.
+async fn a_backlog_comes_first(store: impl SessionRegistry, mut source: impl InvalidationSource) {
+    begin(&mut source).await;
+    let mut missing = HashSet::new();
+    for _ in 0..20 {
+        let one = inserted(&store).await;
+        store.end(&one.id).await.expect("revoked");
+        missing.insert(one.id);
+    }
+    let revoked_at = Instant::now();
+    sleep(Duration::from_secs(1)).await;
+    loop {
+        match event(&mut source).await {
+            SourceEvent::Invalidate(Invalidation::Session(id)) => {
+                missing.remove(&id);
+            }
+            SourceEvent::Alive { asked_at } if asked_at > revoked_at => break,
+            _ => {}
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(missing.is_empty(), "{} are behind it", missing.len());
+}
+
 /// Receives until the source says that it is disconnected. Returns the sessions it named before.
 /// It must not say that it is alive after `lost_at`.
 async fn receive_until_lost(
@@ -179,6 +203,22 @@ async fn redis_answers_in_time_and_in_order_while_messages_never_cease() {
     let way = Proxy::new(server.port).await;
     let source = from_redis(way.port).await;
     answers_come_in_time_and_in_order(store, source, &way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_postgres_counts_behind_the_backlog() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    a_backlog_comes_first(store, from_postgres(server.port).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_redis_counts_behind_the_backlog() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    a_backlog_comes_first(store, from_redis(server.port).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
