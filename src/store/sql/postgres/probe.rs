@@ -27,8 +27,10 @@ pub(super) const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions
      OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
      'customers_updated', 'customers_truncated'))) = 6";
 
-/// What was attempted, for errors.
-const CONTEXT: &str = "sending a message to the listener itself";
+/// What was attempted, for errors. A pooler by transaction may pass the message on to the connection
+/// that has sent it, which the driver does not expect.
+const CONTEXT: &str = "sending a message to the listener itself, which works through no pooler by \
+     transaction (connect to the server itself)";
 
 /// Sends messages to one listener.
 pub(super) struct Probe {
