@@ -30,6 +30,7 @@ const LAYERS: &[(u8, &[&str])] = &[
         1,
         &[
             "invalidation",
+            "shared_caches",
             "polar",
             "registry",
             "store",

@@ -13,6 +13,7 @@
 
 pub(crate) mod cache;
 mod cache_status;
+mod changes;
 pub(crate) mod config;
 mod error;
 mod fetch;
@@ -26,11 +27,8 @@ pub(crate) mod upstream;
 pub(crate) mod watch;
 
 use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Weak, atomic::AtomicBool},
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -42,23 +40,19 @@ use self::{
         key::TokenHash128,
     },
     config::Config,
-    revocations::{Revocations, sources::SourceId},
+    revocations::Revocations,
     upstream::Upstream,
     watch::Watcher,
 };
 pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
     clock::{MonotonicTime, TimeSource},
-    invalidation::Invalidation,
     session::CustomerSession,
-    shared_caches::{SharedCache, SharedCaches},
+    shared_caches::SharedCaches,
     store::SessionStore,
-    telemetry::{self, Counters, Statistics},
+    telemetry::{Counters, Statistics},
     token::{SessionToken, TokenFormat},
 };
-
-/// Time after which an engine that could listen to a source, and does not, logs a warning.
-const SOURCE_EXPECTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Authenticates tokens. It knows nothing of HTTP, and its store by its trait alone.
 pub(crate) struct Engine {
@@ -156,79 +150,6 @@ impl Engine {
     pub(crate) fn screen(&self) -> CacheLookup {
         self.counters.screened.add_one();
         CacheLookup::NegativeHit
-    }
-
-    /// Stops the use of everything that was read before the change that `invalidation` announces.
-    pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
-        self.revocations.record(invalidation);
-        if *invalidation == Invalidation::All {
-            self.cache.clear();
-        }
-        self.counters.invalidations.add_one();
-    }
-
-    /// Applies a change that this engine has made or found, here and in the other caches in front of
-    /// the same store.
-    pub(crate) fn publish(&self, invalidation: &Invalidation) {
-        self.invalidate(invalidation);
-        self.tell_others(invalidation);
-    }
-
-    /// Tells the other caches in front of the same store of a change.
-    fn tell_others(&self, invalidation: &Invalidation) {
-        if let Some(caches) = &self.shared_caches {
-            caches.tell_others(self, invalidation);
-        }
-    }
-
-    /// Begins to listen to a source.
-    pub(crate) fn add_source(&self) -> SourceId {
-        self.revocations.add_source()
-    }
-
-    /// Ends listening to a source.
-    pub(crate) fn remove_source(&self, id: SourceId) {
-        self.revocations.remove_source(id);
-    }
-
-    /// Warns once if there is a source to listen to, and after a minute nothing does.
-    fn warn_without_source(&self, now: MonotonicTime) {
-        let is_due = now >= MonotonicTime::default() + SOURCE_EXPECTED_WITHIN;
-        if is_due && self.upstream.has_source() && !self.has_looked_for_source.swap(true, Relaxed) {
-            let (listening, _) = self.revocations.sources(now);
-            if listening == 0 {
-                telemetry::no_source();
-            }
-        }
-    }
-
-    /// Records that a source is heard.
-    pub(crate) fn on_source_heard(&self, id: SourceId) {
-        self.revocations.on_heard(id);
-    }
-
-    /// Stops the use of the cache, since a source of invalidations is disconnected.
-    pub(crate) fn on_disconnect(&self, id: SourceId) {
-        self.revocations.on_disconnect(id);
-    }
-
-    /// Allows the use of what is looked up from now on. What was cached before must be looked up
-    /// again, but is kept for `stale_if_error`.
-    pub(crate) fn on_reconnect(&self, id: SourceId) {
-        self.revocations.on_reconnect(id);
-        self.counters.invalidations.add_one();
-    }
-
-    /// Records that a question which a source asked at `asked_at` has been answered. An answer from
-    /// before the machine was suspended says nothing of the time since.
-    pub(crate) fn on_answer(&self, id: SourceId, asked_at: Instant) {
-        let asked_at = self.clock.at(asked_at);
-        self.revocations.on_answer(id, asked_at);
-    }
-
-    /// Counts a message of a source that could not be read.
-    pub(crate) fn on_malformed(&self) {
-        self.counters.malformed_messages.add_one();
     }
 
     /// Notes that `token` opens a session now: it is known, and not remembered to open nothing.
@@ -383,12 +304,6 @@ impl Engine {
     fn is_usable(&self, session: &CachedSession, now: MonotonicTime) -> bool {
         let token = session.session.token.expose().as_bytes();
         is_fresh(session, now) && self.is_current(session, token)
-    }
-}
-
-impl SharedCache for Engine {
-    fn apply(&self, invalidation: &Invalidation) {
-        self.invalidate(invalidation);
     }
 }
 

@@ -1,0 +1,96 @@
+//! How a change reaches the engine: one of its own, one that another cache in front of the same store
+//! has made, or one that a source reports.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use super::{Engine, revocations::sources::SourceId};
+use crate::{
+    clock::MonotonicTime, invalidation::Invalidation, shared_caches::SharedCache, telemetry,
+};
+
+/// Time after which an engine that could listen to a source, and does not, logs a warning.
+const SOURCE_EXPECTED_WITHIN: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Stops the use of everything that was read before the change that `invalidation` announces.
+    pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
+        self.revocations.record(invalidation);
+        if *invalidation == Invalidation::All {
+            self.cache.clear();
+        }
+        self.counters.invalidations.add_one();
+    }
+
+    /// Applies a change that this engine has made or found, here and in the other caches in front of
+    /// the same store.
+    pub(crate) fn publish(&self, invalidation: &Invalidation) {
+        self.invalidate(invalidation);
+        self.tell_others(invalidation);
+    }
+
+    /// Tells the other caches in front of the same store of a change.
+    pub(super) fn tell_others(&self, invalidation: &Invalidation) {
+        if let Some(caches) = &self.shared_caches {
+            caches.tell_others(self, invalidation);
+        }
+    }
+
+    /// Begins to listen to a source.
+    pub(crate) fn add_source(&self) -> SourceId {
+        self.revocations.add_source()
+    }
+
+    /// Ends listening to a source.
+    pub(crate) fn remove_source(&self, id: SourceId) {
+        self.revocations.remove_source(id);
+    }
+
+    /// Warns once if there is a source to listen to, and after a minute nothing does.
+    pub(super) fn warn_without_source(&self, now: MonotonicTime) {
+        let is_due = now >= MonotonicTime::default() + SOURCE_EXPECTED_WITHIN;
+        if is_due && self.upstream.has_source() && !self.has_looked_for_source.swap(true, Relaxed) {
+            let (listening, _) = self.revocations.sources(now);
+            if listening == 0 {
+                telemetry::no_source();
+            }
+        }
+    }
+
+    /// Records that a source is heard.
+    pub(crate) fn on_source_heard(&self, id: SourceId) {
+        self.revocations.on_heard(id);
+    }
+
+    /// Stops the use of the cache, since a source of invalidations is disconnected.
+    pub(crate) fn on_disconnect(&self, id: SourceId) {
+        self.revocations.on_disconnect(id);
+    }
+
+    /// Allows the use of what is looked up from now on. What was cached before must be looked up
+    /// again, but is kept for `stale_if_error`.
+    pub(crate) fn on_reconnect(&self, id: SourceId) {
+        self.revocations.on_reconnect(id);
+        self.counters.invalidations.add_one();
+    }
+
+    /// Records that a question which a source asked at `asked_at` has been answered. An answer from
+    /// before the machine was suspended says nothing of the time since.
+    pub(crate) fn on_answer(&self, id: SourceId, asked_at: Instant) {
+        let asked_at = self.clock.at(asked_at);
+        self.revocations.on_answer(id, asked_at);
+    }
+
+    /// Counts a message of a source that could not be read.
+    pub(crate) fn on_malformed(&self) {
+        self.counters.malformed_messages.add_one();
+    }
+}
+
+impl SharedCache for Engine {
+    fn apply(&self, invalidation: &Invalidation) {
+        self.invalidate(invalidation);
+    }
+}
