@@ -348,6 +348,47 @@ pub(crate) async fn peppers_form_a_ring(database: &impl Database) {
     assert_error(outcome, StoreErrorKind::Unavailable, &["16 bytes"]);
 }
 
+/// A node whose clock is ahead purges nothing that is live by the database's clock.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) async fn purging_believes_the_databases_clock(store: &impl SessionRegistry) {
+    let live = inserted(store).await;
+    let mut next = session(store, live.customer_id.as_str());
+    next.customer = live.customer.clone();
+    let other = inserted(store).await;
+    store.replace(&live.id, &next).await.expect("replaced");
+    let ahead = Utc::now() + TimeDelta::days(1);
+    assert_eq!(store.purge_expired(ahead, 100).await.expect("purged"), 0);
+    for session in [&next, &other] {
+        let found = store.find(&session.token).await.expect("an answer");
+        assert_eq!(found.as_ref(), Some(session));
+    }
+    assert!(store.end(&live.id).await.expect("revoked"), "its successor");
+}
+
+/// What is kept of replaced sessions is purged once their family has ended.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) async fn families_are_purged(store: &impl SessionRegistry) {
+    let customer = unique("cus");
+    let mut current = session(store, &customer);
+    current.details.ends_at = Some(current.created_at - TimeDelta::minutes(1));
+    current.expires_at = current.created_at - TimeDelta::minutes(2);
+    store.add(&current).await.expect("inserted");
+    for _ in 0..3 {
+        let mut next = session(store, &customer);
+        (next.expires_at, next.details) = (current.expires_at, current.details.clone());
+        store.replace(&current.id, &next).await.expect("replaced");
+        current = next;
+    }
+    // The session has expired, and the family has not ended.
+    let purge = async |before, limit| store.purge_expired(before, limit).await.expect("purged");
+    assert_eq!(purge(current.expires_at, 100).await, 1);
+    assert_eq!(purge(current.expires_at, 100).await, 0);
+    let end = current.details.ends_at.expect("an end");
+    assert_eq!(purge(end, 2).await, 2);
+    assert_eq!(purge(end, 2).await, 1);
+    assert_eq!(purge(end, 2).await, 0);
+}
+
 /// Lookups go on while sessions are purged, live sessions stay, and all expired ones go.
 pub(crate) async fn purging_spares_lookups(store: Arc<impl SessionRegistry>) {
     let live = inserted(&*store).await;

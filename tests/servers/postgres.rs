@@ -6,7 +6,8 @@ use std::{
 };
 
 use customer_session::{
-    CustomerSessions, SessionRegistry as _, SessionStore as _, StoreErrorKind,
+    CustomerSessions, Invalidation, Revocation, SessionRegistry as _, SessionStore as _,
+    StoreErrorKind,
     store::{Peppers, PostgresStore},
 };
 use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
@@ -165,6 +166,10 @@ async fn every_statement_has_its_index() {
         "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
          SELECT 's' || n, 'h' || n, 'c' || (n % 2000 + 1), timestamptz '2030-01-01', \
          timestamptz '2030-01-01' + n * interval '1 minute' FROM generate_series(1, 20000) n",
+        "INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
+         SELECT 'r' || n, 'f' || n, 'c1', timestamptz '2030-01-01' + n * interval '1 minute' \
+         FROM generate_series(1, 20000) n",
+        "UPDATE customer_sessions SET family = 'f' || id WHERE id LIKE '%0'",
         "ANALYZE",
         "SET plan_cache_mode = force_generic_plan",
     ] {
@@ -179,7 +184,7 @@ async fn every_statement_has_its_index() {
     store.replace(&old.id, &new).await.expect("replaced");
     store.update_customer(&new.customer).await.expect("updated");
     store.summaries(&new.customer_id).await.expect("listed");
-    store.end(&new.id).await.expect("revoked");
+    store.end(&old.id).await.expect("revoked");
     store.end_customer(&new.customer_id).await.expect("revoked");
     store
         .purge_expired(chrono::Utc::now(), 10)
@@ -210,7 +215,7 @@ async fn every_statement_has_its_index() {
         assert!(!plan.contains("Seq Scan"), "{statement}\n{plan}");
         planned += 1;
     }
-    assert_eq!(planned, 9, "statements of the store");
+    assert_eq!(planned, 12, "statements of the store");
 }
 
 #[tokio::test]
@@ -369,4 +374,85 @@ async fn a_killed_server_leaves_the_old_state_or_the_new() {
     };
     let schema = Schema::on(&server.url()).await;
     persistent_store::kills_leave_no_half(schema.open().await, &mut server).await;
+}
+
+#[tokio::test]
+async fn purging_believes_the_servers_clock() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let store = schema.open().await;
+    persistent_store::purging_believes_the_databases_clock(&store).await;
+    persistent_store::families_are_purged(&store).await;
+}
+
+/// A rotation as the store makes it, in steps.
+const ROTATE: [&str; 4] = [
+    "SELECT 1 FROM customers WHERE id = $1 FOR NO KEY UPDATE",
+    "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at, family) \
+     SELECT $3, $3, $1, created_at, expires_at, coalesce(family, id) FROM customer_sessions \
+     WHERE id = $2",
+    "INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
+     SELECT id, coalesce(family, id), customer_id, expires_at FROM customer_sessions WHERE id = $2",
+    "DELETE FROM customer_sessions WHERE id = $2",
+];
+
+/// The revocation waits for a rotation under way, and must end what has come of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_the_successor_of_a_rotation_under_way() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let store = schema.open().await;
+    let pool = schema.pool().await;
+    // The session that is named is replaced while the revocation waits, or was before.
+    for (was_replaced, by_owner) in [(false, false), (false, true), (true, false), (true, true)] {
+        let named = inserted(&store).await;
+        let mut current = named.clone();
+        if was_replaced {
+            current = persistent_store::session(&store, named.customer_id.as_str());
+            store.replace(&named.id, &current).await.expect("replaced");
+        }
+        let successor = unique("ses");
+        let mut rotation = pool.begin().await.expect("begun");
+        for step in ROTATE {
+            // Each parameter is used in each step, so that their types are known.
+            let step = format!("WITH ids AS (SELECT $1::text, $2::text, $3::text) {step}");
+            sqlx::query(sqlx::AssertSqlSafe(step))
+                .bind(named.customer_id.as_str())
+                .bind(current.id.as_str())
+                .bind(&successor)
+                .execute(&mut *rotation)
+                .await
+                .expect("a step");
+        }
+        let customer = named.customer_id.clone();
+        let session = named.id.clone();
+        let what = match by_owner {
+            true => Revocation::Owned { customer, session },
+            false => Revocation::Session(session),
+        };
+        let revocation = tokio::spawn({
+            let (store, what) = (store.clone(), what.clone());
+            async move { store.revoke(&what).await }
+        });
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+             WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&pool)
+            .await
+            .expect("a count")
+            == 0
+        {
+            assert!(Instant::now() < deadline, "{what:?} does not wait");
+        }
+        rotation.commit().await.expect("committed");
+        let revoked = revocation.await.expect("no panic").expect("revoked");
+        assert!(revoked.any, "{what:?}, replaced before: {was_replaced}");
+        let ended = Invalidation::Session(successor.as_str().into());
+        assert!(revoked.invalidations.contains(&ended), "{revoked:?}");
+        let left = store.summaries(&named.customer_id).await.expect("a list");
+        assert_eq!(left, [], "{what:?}, replaced before: {was_replaced}");
+    }
 }

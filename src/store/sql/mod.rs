@@ -20,7 +20,7 @@ macro_rules! session_columns {
          c.id, c.organization_id, c.created_at, c.modified_at, \
          CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
          c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
-         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url"
+         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url, s.ends_at"
     };
 }
 
@@ -49,7 +49,7 @@ const MIGRATIONS_TABLE: &str = "customer_session_migrations";
 /// The columns of [`summary`](rows::summary), of a customer's sessions.
 macro_rules! sessions_of_customer {
     () => {
-        "SELECT id, customer_id, created_at, modified_at, expires_at \
+        "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at \
          FROM customer_sessions WHERE customer_id = $1"
     };
 }
@@ -67,7 +67,15 @@ const LIVE: &str = concat!(
 const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
 const REVOKE_OWNED: &str = "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2";
-const REVOKE_OTHERS: &str = "DELETE FROM customer_sessions WHERE customer_id = $1 AND id <> $2";
+/// What is kept may be named by a session that it has replaced.
+const REVOKE_OTHERS: &str = "DELETE FROM customer_sessions \
+     WHERE customer_id = $1 AND id <> $2 AND coalesce(family, id) <> coalesce(\
+     (SELECT family FROM customer_session_rotations WHERE id = $2), $2)";
+/// Returns the id that ended.
+const REVOKE_FAMILY: &str = "DELETE FROM customer_sessions WHERE family = $1 RETURNING id";
+/// Returns the customer of a session, and its family if the session was replaced.
+const RESOLVE: &str = "SELECT customer_id, family FROM customer_session_rotations WHERE id = $1 \
+     UNION ALL SELECT customer_id, NULL FROM customer_sessions WHERE id = $1";
 const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created_at < $1";
 const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
 const REHASH: &str =
@@ -98,6 +106,23 @@ fn revocation<P: Parameters + Default>(what: &Revocation) -> (&'static str, P) {
         }
         Revocation::All => (REVOKE_ALL, P::default()),
     }
+}
+
+/// A session as [`RESOLVE`] finds it.
+struct Resolved {
+    customer: CustomerId,
+    /// The family of a session that was replaced.
+    family: Option<String>,
+}
+
+/// Reads the rows of [`RESOLVE`]. A session that was replaced is not there any more.
+fn resolved(rows: &[impl Columns]) -> Result<Option<Resolved>, sqlx::Error> {
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let customer = row.text(0)?.unwrap_or_default().into();
+    let family = row.text(1)?;
+    Ok(Some(Resolved { customer, family }))
 }
 
 /// Returns what a revocation attempts, for its error.

@@ -91,7 +91,7 @@ pub(super) fn customer_params<P: Parameters + Default>(
     Ok(parameters)
 }
 
-/// Appends the next five: id, hash, and the three times of a session.
+/// Appends the next six: id, hash, and the four times of a session.
 pub(super) fn bind_session(
     parameters: &mut impl Parameters,
     session: &CustomerSession,
@@ -102,6 +102,7 @@ pub(super) fn bind_session(
     parameters.time(Some(session.created_at));
     parameters.time(session.modified_at);
     parameters.time(Some(session.expires_at));
+    parameters.time(session.details.ends_at);
 }
 
 /// Reads a row of [`find_statement`](super::find_statement): the session, and the hash under which
@@ -116,6 +117,7 @@ pub(super) fn session(
     let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
     let mut summary = SessionSummary::new(id, customer.id.clone(), created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
+    summary.details.ends_at = reader.optional_time(23, "ends_at")?;
     let hash = reader.text(1, "token_hash")?;
     Ok((summary.into_session(token.clone(), customer), hash))
 }
@@ -134,6 +136,7 @@ pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> 
     let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
     let mut summary = SessionSummary::new(id, customer_id, created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
+    summary.details.ends_at = reader.optional_time(5, "ends_at")?;
     Ok(summary)
 }
 

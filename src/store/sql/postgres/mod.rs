@@ -62,7 +62,11 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
-    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
+    pub const MIGRATIONS: &[&str] = &[
+        include_str!("0001.sql"),
+        include_str!("0002.sql"),
+        include_str!("0003.sql"),
+    ];
 
     /// Opens connections to `url`, at most ten: `postgres://user:password@host/database`.
     ///

@@ -8,7 +8,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{PostgresStore, columns::bind};
+use super::PostgresStore;
 use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
@@ -40,15 +40,17 @@ macro_rules! customer_values {
     };
 }
 
-/// The columns that an insertion of a session returns.
+/// The columns that an insertion of a session of a family returns.
 macro_rules! insert_session {
-    ($from:literal) => {
+    ($family:literal, $from:literal) => {
         concat!(
             "INSERT INTO customer_sessions \
-             (id, token_hash, customer_id, created_at, modified_at, expires_at) \
-             SELECT $19, $20, $1, $21, $22, $23 FROM ",
+             (id, token_hash, customer_id, created_at, modified_at, expires_at, ends_at, family) \
+             SELECT $19, $20, $1, $21, $22, $23, $24, ",
+            $family,
+            " FROM ",
             $from,
-            " RETURNING id, token_hash, created_at, modified_at, expires_at"
+            " RETURNING id, token_hash, created_at, modified_at, expires_at, ends_at"
         )
     };
 }
@@ -66,7 +68,7 @@ const INSERT: &str = concat!(
     " WHERE NOT EXISTS (SELECT 1 FROM known) AND $16 IS NULL ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
     "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!("c WHERE c.deleted_at IS NULL"),
+    insert_session!("NULL", "c WHERE c.deleted_at IS NULL"),
     ") SELECT ",
     session_columns!(),
     " FROM c LEFT JOIN s ON true"
@@ -78,8 +80,8 @@ const REPLACE: &str = concat!(
     "WITH known AS MATERIALIZED (SELECT ",
     customer_columns!(),
     " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
-     old AS MATERIALIZED (SELECT id FROM customer_sessions \
-     WHERE id = $24 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
+     old AS MATERIALIZED (SELECT id, coalesce(family, id) AS family FROM customer_sessions \
+     WHERE id = $25 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
      fresh AS (INSERT INTO customers (",
     customer_columns!(),
     ") SELECT ",
@@ -87,8 +89,10 @@ const REPLACE: &str = concat!(
     " FROM old WHERE NOT EXISTS (SELECT 1 FROM known) ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
     "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!("old CROSS JOIN c"),
-    "), gone AS (DELETE FROM customer_sessions WHERE id = $24 AND EXISTS (SELECT 1 FROM s)) SELECT ",
+    insert_session!("old.family", "old CROSS JOIN c"),
+    "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
+     SELECT old.id, old.family, $1, greatest($23, $24) FROM old CROSS JOIN s), \
+     gone AS (DELETE FROM customer_sessions WHERE id = $25 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
     " FROM old LEFT JOIN c ON true LEFT JOIN s ON true"
 );
@@ -113,10 +117,17 @@ const UPDATE_CUSTOMER: &str = concat!(
 /// they have added.
 pub(super) const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
 
-/// The array makes the planner look rows up by id. Several may purge at once.
+/// The array makes the planner look rows up by id. Several may purge at once. The clock of one node
+/// may be hours ahead, so the server's is an upper bound.
 const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
-     SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 \
-     FOR UPDATE SKIP LOCKED))";
+     SELECT id FROM customer_sessions WHERE expires_at <= least($1, now()) \
+     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+/// Removes replaced sessions whose family has ended.
+const PURGE_ROTATIONS: &str = "DELETE FROM customer_session_rotations WHERE id = ANY (ARRAY(\
+     SELECT r.id FROM customer_session_rotations r WHERE r.ends_at <= least($1, now()) \
+     AND NOT EXISTS (SELECT 1 FROM customer_sessions s WHERE s.family = r.family) \
+     ORDER BY r.ends_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 impl PostgresStore {
     /// Runs a statement that changes something, and returns how many rows it changed.
@@ -319,11 +330,20 @@ impl SessionRegistry for PostgresStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut parameters = PgArguments::default();
-        bind(&mut parameters, before);
-        bind(&mut parameters, i64::from(limit));
         let context = || "purging expired sessions".to_owned();
-        self.execute(PURGE, parameters, context).await
+        let mut purged = 0;
+        let mut left = limit;
+        for statement in [PURGE, PURGE_ROTATIONS] {
+            if left > 0 {
+                let mut parameters = PgArguments::default();
+                parameters.time(Some(before));
+                parameters.count(left);
+                let removed = self.execute(statement, parameters, context).await?;
+                purged += removed;
+                left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
+            }
+        }
+        Ok(purged)
     }
 
     async fn check(&self) -> Result<(), StoreError> {

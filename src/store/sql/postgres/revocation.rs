@@ -1,13 +1,15 @@
 //! How PostgreSQL ends sessions.
 
-use sqlx::{Connection, Row, postgres::PgArguments};
+use sqlx::{Connection, postgres::PgArguments};
 
 use super::{PostgresStore, registry::LOCK_CUSTOMER};
 use crate::{
+    customer::CustomerId,
     registry::{Revocation, Revoked},
+    session::SessionId,
     store::{
         error::StoreError,
-        sql::{self, error::store_error, store::within_time_limit},
+        sql::{self, error::store_error, rows, store::within_time_limit},
         validation::is_storable,
     },
 };
@@ -16,48 +18,88 @@ use crate::{
 /// deletion would carry a session over it.
 const LOCK_SESSIONS: &str = "LOCK TABLE customer_sessions IN SHARE ROW EXCLUSIVE MODE";
 
-/// Returns how many sessions ended, and how many of that id belong to another customer.
-const REVOKE_OWNED: &str = "WITH ended AS \
-     (DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2 RETURNING id) \
-     SELECT (SELECT count(*) FROM ended), \
-     (SELECT count(*) FROM customer_sessions WHERE id = $1 AND customer_id <> $2)";
-
 impl PostgresStore {
     /// Ends the sessions that `what` describes.
     pub(super) async fn end_sessions(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        let (ended, is_anothers) = match what {
-            Revocation::Session(session) if !is_storable(session.as_str()) => (false, false),
-            Revocation::Owned { customer, session }
-                if !is_storable(session.as_str()) || !is_storable(customer.as_str()) =>
-            {
-                (false, false)
+        let ended = match what {
+            Revocation::Session(session) => return self.end_one(what, session, None).await,
+            Revocation::Owned { customer, session } => {
+                return self.end_one(what, session, Some(customer)).await;
             }
             Revocation::Customer(customer) | Revocation::Others { customer, .. }
                 if !is_storable(customer.as_str()) =>
             {
-                (false, false)
+                0
             }
             // It cannot be there to be kept.
             Revocation::Others { customer, keep } if !is_storable(keep.as_str()) => {
                 let all = Revocation::Customer(customer.clone());
-                (self.revoke_locked(&all).await? > 0, false)
+                self.revoke_locked(&all).await?
             }
-            Revocation::Session(_) => {
-                let (statement, parameters) = sql::revocation(what);
-                let context = || sql::revoking(what);
-                (
-                    self.execute(statement, parameters, context).await? > 0,
-                    false,
-                )
-            }
-            Revocation::Owned { .. } => {
-                let (ended, anothers) = self.revoke_owned(what).await?;
-                (ended > 0, anothers > 0)
-            }
-            _ => (self.revoke_locked(what).await? > 0, false),
+            _ => self.revoke_locked(what).await?,
         };
-        let invalidation = (!is_anothers).then(|| what.invalidation());
-        Ok(Revoked::new(ended, invalidation))
+        Ok(Revoked::new(ended > 0, [what.invalidation()]))
+    }
+
+    /// Ends the session that `session` leads to, if it is the customer's.
+    async fn end_one(
+        &self,
+        what: &Revocation,
+        session: &SessionId,
+        customer: Option<&CustomerId>,
+    ) -> Result<Revoked, StoreError> {
+        if customer.is_some_and(|customer| !is_storable(customer.as_str())) {
+            return Ok(Revoked::default());
+        }
+        if !is_storable(session.as_str()) {
+            return Ok(Revoked::of_session(session, None, None));
+        }
+        let context = || sql::revoking(what);
+        let (delete, parameters) = sql::revocation(what);
+        if self.execute(delete, parameters, context).await? > 0 {
+            return Ok(Revoked::of_session(session, Some(session.clone()), None));
+        }
+        // The deletion has waited for a rotation under way; what that has left is seen by a
+        // statement that begins later.
+        let id = rows::text_params(&[session.as_str()]);
+        let rows = self.fetch_all(sql::RESOLVE, id, context).await?;
+        let resolved = sql::resolved(&rows).map_err(|error| store_error(context(), error))?;
+        let Some(resolved) = resolved else {
+            return Ok(Revoked::of_session(session, None, None));
+        };
+        if customer.is_some_and(|customer| *customer != resolved.customer) {
+            return Ok(Revoked::default());
+        }
+        let Some(family) = resolved.family else {
+            return Ok(Revoked::of_session(session, None, None));
+        };
+        let ended = self
+            .revoke_family(what, &resolved.customer, &family)
+            .await?;
+        Ok(Revoked::of_session(session, ended, Some(resolved.customer)))
+    }
+
+    /// Ends the live session of a family, and returns its id. The customer's lock keeps rotations
+    /// out, and the deletion is a statement that begins behind it.
+    async fn revoke_family(
+        &self,
+        what: &Revocation,
+        customer: &CustomerId,
+        family: &str,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let pool = self.pool().await?;
+        let revoking = async {
+            let mut connection = self.sql.acquire(pool).await?;
+            let mut transaction = connection.as_mut().begin().await?;
+            let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
+            lock.execute(&mut *transaction).await?;
+            let delete = sqlx::query_scalar(sql::REVOKE_FAMILY).bind(family);
+            let ended: Option<String> = delete.fetch_optional(&mut *transaction).await?;
+            transaction.commit().await?;
+            connection.return_to_pool();
+            Ok(ended.map(SessionId::from))
+        };
+        within_time_limit(|| sql::revoking(what), revoking).await
     }
 
     /// Revokes behind a lock, so that no rotation carries a session over the deletion.
@@ -81,16 +123,5 @@ impl PostgresStore {
             Ok(ended.rows_affected())
         };
         within_time_limit(|| sql::revoking(what), revoking).await
-    }
-
-    /// Revokes a session if it is the customer's. Returns how many ended, and how many of that id
-    /// belong to another customer.
-    async fn revoke_owned(&self, what: &Revocation) -> Result<(i64, i64), StoreError> {
-        let (_, parameters) = sql::revocation(what);
-        let context = || sql::revoking(what);
-        let rows = self.fetch_all(REVOKE_OWNED, parameters, context).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
-        let counts = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-        counts.map_err(|error| store_error(context(), error))
     }
 }

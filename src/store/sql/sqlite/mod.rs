@@ -4,6 +4,7 @@ mod columns;
 #[cfg(test)]
 mod plans;
 mod registry;
+mod revocation;
 mod transaction;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -69,7 +70,7 @@ struct Shared {
 
 impl SqliteStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
-    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
     /// Opens a file, and creates it if it does not exist: `sqlite:sessions.db`,
     /// `sqlite:///var/lib/app/sessions.db`.

@@ -20,11 +20,13 @@ async fn no_statement_reads_a_whole_table() {
         sql::REVOKE_CUSTOMER,
         sql::REHASH,
         registry::UPDATE_CUSTOMER,
-        registry::COUNT_BY_ID,
+        sql::REVOKE_FAMILY,
+        sql::RESOLVE,
+        registry::FAMILY,
         registry::FIND_BY_HASH,
-        registry::IS_ANOTHERS,
         registry::IS_DELETED,
         registry::PURGE,
+        registry::PURGE_ROTATIONS,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let plan = sqlx::query(explain)

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteArguments;
 use tokio::time::timeout;
 
-use super::{SqliteStore, columns::bind, transaction::WriteTransaction};
+use super::{SqliteStore, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
@@ -16,7 +16,8 @@ use crate::{
         pepper::TokenHash,
         sql::{
             self,
-            rows::{self, Parameters as _},
+            error::store_error,
+            rows::{self, Columns as _, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
         },
         traits::{SessionRegistry, SessionStore},
@@ -48,10 +49,13 @@ pub(super) const UPDATE_CUSTOMER: &str = concat!(
 );
 
 pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
-     (customer_id, id, token_hash, created_at, modified_at, expires_at) \
-     VALUES ($1, $2, $3, $4, $5, $6)";
+     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, family) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
-pub(super) const COUNT_BY_ID: &str = "SELECT count(*) FROM customer_sessions WHERE id = $1";
+pub(super) const FAMILY: &str = "SELECT coalesce(family, id) FROM customer_sessions WHERE id = $1";
+
+pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations \
+     (id, family, customer_id, ends_at) VALUES ($1, $2, $3, $4)";
 
 /// The statement that selects the session of one hash.
 pub(super) const FIND_BY_HASH: &str = concat!(
@@ -60,14 +64,31 @@ pub(super) const FIND_BY_HASH: &str = concat!(
     " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
 );
 
-pub(super) const IS_ANOTHERS: &str =
-    "SELECT count(*) FROM customer_sessions WHERE id = $1 AND customer_id <> $2";
-
 pub(super) const IS_DELETED: &str =
     "SELECT count(*) FROM customers WHERE id = $1 AND deleted_at IS NOT NULL";
 
-pub(super) const PURGE: &str = "DELETE FROM customer_sessions WHERE id IN \
-     (SELECT id FROM customer_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+/// The clock of one process may be hours ahead of the machine's, which is an upper bound.
+macro_rules! by_now {
+    () => {
+        "min($1, unixepoch() * 1000000)"
+    };
+}
+
+pub(super) const PURGE: &str = concat!(
+    "DELETE FROM customer_sessions WHERE id IN \
+     (SELECT id FROM customer_sessions WHERE expires_at <= ",
+    by_now!(),
+    " ORDER BY expires_at LIMIT $2)"
+);
+
+/// Removes replaced sessions whose family has ended.
+pub(super) const PURGE_ROTATIONS: &str = concat!(
+    "DELETE FROM customer_session_rotations WHERE id IN \
+     (SELECT r.id FROM customer_session_rotations r WHERE r.ends_at <= ",
+    by_now!(),
+    " AND NOT EXISTS (SELECT 1 FROM customer_sessions s WHERE s.family = r.family) \
+     ORDER BY r.ends_at LIMIT $2)"
+);
 
 impl SqliteStore {
     /// Keeps a session under the current pepper.
@@ -82,9 +103,16 @@ impl SqliteStore {
 }
 
 impl WriteTransaction<'_> {
-    async fn add(&mut self, session: &CustomerSession, hash: &TokenHash) -> Result<(), StoreError> {
+    /// Adds a session, of a family unless it is the first.
+    async fn add(
+        &mut self,
+        session: &CustomerSession,
+        hash: &TokenHash,
+        family: Option<&str>,
+    ) -> Result<(), StoreError> {
         let mut parameters: SqliteArguments = rows::text_params(&[session.customer_id.as_str()]);
         rows::bind_session(&mut parameters, session, hash);
+        parameters.text(family);
         self.execute(INSERT, parameters).await?;
         Ok(())
     }
@@ -104,6 +132,30 @@ impl WriteTransaction<'_> {
             self.execute(sql::REVOKE, id).await?;
         }
         Ok(ended)
+    }
+
+    /// Records that `new` has taken the place of `old`, which belonged to `family`.
+    async fn add_rotation(
+        &mut self,
+        old: &SessionId,
+        family: &str,
+        new: &CustomerSession,
+    ) -> Result<(), StoreError> {
+        let ids = [old.as_str(), family, new.customer_id.as_str()];
+        let mut parameters: SqliteArguments = rows::text_params(&ids);
+        parameters.time(Some(SessionSummary::from(new).family_end()));
+        self.execute(INSERT_ROTATION, parameters).await?;
+        Ok(())
+    }
+
+    /// Returns the family of a session, or `None` if there is no such session.
+    async fn family(&mut self, id: &SessionId) -> Result<Option<String>, StoreError> {
+        let rows = self
+            .fetch_all(FAMILY, rows::text_params(&[id.as_str()]))
+            .await?;
+        let family = rows.first().map(|row| row.text(0)).transpose();
+        let corrupt = |error| store_error(format!("reading session {id}"), error);
+        Ok(family.map_err(corrupt)?.flatten())
     }
 
     /// Reads back what was added under `hash`.
@@ -164,7 +216,7 @@ impl SessionRegistry for SqliteStore {
             Some(limit) => transaction.make_room(session, limit).await?,
             None => Vec::new(),
         };
-        transaction.add(session, &hash).await?;
+        transaction.add(session, &hash, None).await?;
         let mut inserted = Inserted::new(transaction.stored(&hash, &session.token).await?);
         inserted.ended = ended;
         transaction.commit().await?;
@@ -181,13 +233,14 @@ impl SessionRegistry for SqliteStore {
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
         let mut transaction = self.begin(context).await?;
-        if transaction.count(COUNT_BY_ID, &[old.as_str()]).await? == 0 {
+        let Some(family) = transaction.family(old).await? else {
             return Ok(None);
-        }
+        };
         transaction
             .execute(INSERT_CUSTOMER_IF_NEW, customer)
             .await?;
-        transaction.add(new, &hash).await?;
+        transaction.add(new, &hash, Some(&family)).await?;
+        transaction.add_rotation(old, &family, new).await?;
         let old = rows::text_params(&[old.as_str()]);
         transaction.execute(sql::REVOKE, old).await?;
         let stored = transaction.stored(&hash, &new.token).await?;
@@ -196,17 +249,7 @@ impl SessionRegistry for SqliteStore {
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        let mut transaction = self.begin(sql::revoking(what)).await?;
-        let mut is_anothers = false;
-        if let Revocation::Owned { customer, session } = what {
-            let ids = [session.as_str(), customer.as_str()];
-            is_anothers = transaction.count(IS_ANOTHERS, &ids).await? > 0;
-        }
-        let (statement, parameters) = sql::revocation(what);
-        let ended = transaction.execute(statement, parameters).await?;
-        transaction.commit().await?;
-        let invalidation = (!is_anothers).then(|| what.invalidation());
-        Ok(Revoked::new(ended > 0, invalidation))
+        self.end_sessions(what).await
     }
 
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
@@ -226,11 +269,17 @@ impl SessionRegistry for SqliteStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let mut parameters = SqliteArguments::default();
-        bind(&mut parameters, before.timestamp_micros());
-        bind(&mut parameters, limit);
         let mut transaction = self.begin("purging expired sessions").await?;
-        let purged = transaction.execute(PURGE, parameters).await?;
+        let mut purged = 0;
+        let mut left = limit;
+        for statement in [PURGE, PURGE_ROTATIONS] {
+            let mut parameters = SqliteArguments::default();
+            parameters.time(Some(before));
+            parameters.count(left);
+            let removed = transaction.execute(statement, parameters).await?;
+            purged += removed;
+            left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
+        }
         transaction.commit().await?;
         Ok(purged)
     }
