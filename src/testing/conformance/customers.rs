@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use tokio::task::JoinSet;
 
 use super::{
@@ -43,6 +43,10 @@ impl<S: SessionRegistry> Harness<S> {
         report.add(
             "a deleted customer is refused",
             self.deleted_is_refused().await,
+        );
+        report.add(
+            "a deleted customer stays deleted",
+            self.deleted_stays_deleted().await,
         );
         report.add(
             "a limit ends the oldest sessions",
@@ -177,6 +181,38 @@ impl<S: SessionRegistry> Harness<S> {
         self.is_gone(&two, "its insertion failed").await?;
         self.store.update_customer(&one.customer).await?;
         self.forget(&[&one]).await
+    }
+
+    /// Also when the last session is gone, since a sign-in may have read the customer before.
+    async fn deleted_stays_deleted(&self) -> RuleResult {
+        let long_ago = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        for is_purged in [false, true] {
+            let customer = new_id();
+            let mut last = self.session(&customer);
+            last.expires_at = long_ago;
+            self.insert(&last).await?;
+            let mut deleted = CustomerData::clone(&last.customer);
+            deleted.deleted_at = Some(Utc::now().trunc_subsecs(6));
+            self.store.update_customer(&deleted.into()).await?;
+            let how = if is_purged {
+                self.store.purge_expired(long_ago, 100).await?;
+                "the last session was purged"
+            } else {
+                self.revoke(&last.id).await?;
+                "the last session was revoked"
+            };
+            let new = self.session(&customer);
+            conflict(self.insert(&new).await, how)?;
+            self.is_gone(&new, "its insertion failed").await?;
+            // Until an update says otherwise.
+            let is_known = self.store.update_customer(&last.customer).await?;
+            ensure(is_known, "a deleted customer could not be restored")?;
+            if !is_purged {
+                self.insert(&new).await?;
+                self.forget(&[&new]).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn limit_ends_the_oldest(&self) -> RuleResult {

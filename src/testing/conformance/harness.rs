@@ -6,8 +6,9 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::{
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, TaxId},
+    invalidation::Invalidation,
     metadata::MetadataValue,
-    registry::{Inserted, Page, Revocation},
+    registry::{Inserted, Page, Revocation, Revoked},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{SessionRegistry, StoreError, StoreErrorKind},
     token::TokenFormat,
@@ -127,6 +128,15 @@ impl<S: SessionRegistry> Harness<S> {
         }
         Ok(())
     }
+}
+
+/// Returns `true` if the engine would no longer trust an answer for `session`.
+pub(super) fn names(revoked: &Revoked, session: &CustomerSession) -> bool {
+    revoked.invalidations.iter().any(|named| match named {
+        Invalidation::Session(id) => *id == session.id,
+        Invalidation::Customer(id) => *id == session.customer_id,
+        Invalidation::All => true,
+    })
 }
 
 pub(super) fn joined<T>(

@@ -1,7 +1,9 @@
 //! The contract of a store as one call.
 
 mod customers;
+mod families;
 mod harness;
+mod identifiers;
 mod insertion;
 mod lookups;
 mod replacement;
@@ -43,6 +45,8 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
     harness.check_insertion(&mut report).await;
     harness.check_revocation(&mut report).await;
     harness.check_replacement(&mut report).await;
+    harness.check_families(&mut report).await;
+    harness.check_identifiers(&mut report).await;
     harness.check_customers(&mut report).await;
     report
 }

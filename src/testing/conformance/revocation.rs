@@ -3,12 +3,11 @@
 use chrono::{DateTime, TimeDelta};
 
 use super::{
-    harness::{Harness, RuleResult, ensure, new_id},
+    harness::{Harness, RuleResult, ensure, names, new_id},
     report::Conformance,
 };
 use crate::{
-    customer::CustomerId, invalidation::Invalidation, registry::Revocation,
-    session::CustomerSession, store::SessionRegistry,
+    customer::CustomerId, registry::Revocation, session::CustomerSession, store::SessionRegistry,
 };
 
 impl<S: SessionRegistry> Harness<S> {
@@ -203,14 +202,26 @@ impl<S: SessionRegistry> Harness<S> {
             self.insert(&session).await?;
             let what = form(id.clone(), session.clone());
             let revoked = self.store.revoke(&what).await?;
-            let is_named = revoked.invalidations.iter().any(|named| match named {
-                Invalidation::Session(named) => *named == session.id,
-                Invalidation::Customer(named) => *named == id,
-                Invalidation::All => true,
-            });
             ensure(
-                is_named,
+                names(&revoked, &session),
                 format!("{what:?} ended {}, and named {revoked:?}", session.id),
+            )?;
+            // Another node may have ended it, and its message may still be on the way.
+            let again = self.store.revoke(&what).await?;
+            ensure(
+                !again.any && names(&again, &session),
+                format!("{} was gone already; {what:?} named {again:?}", session.id),
+            )?;
+        }
+        let mut old = self.session(&customer);
+        old.created_at = DateTime::UNIX_EPOCH + TimeDelta::hours(1);
+        self.insert(&old).await?;
+        let what = Revocation::CreatedBefore(old.created_at + TimeDelta::seconds(1));
+        for _ in 0..2 {
+            let revoked = self.store.revoke(&what).await?;
+            ensure(
+                names(&revoked, &old),
+                format!("{what:?} ended {}, and named {revoked:?}", old.id),
             )?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use customer_session::{
     testing::{Fault, FaultyStore, conformance},
 };
 
-use wrong_store::{Mistake, Wrong};
+use wrong_store::{Method, Mistake, Wrong};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
@@ -20,8 +20,19 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 31);
+    assert!(report.rules().count() >= 39);
 }
+
+/// Stores of which one method compares identifiers as a column of type `uuid` does.
+const LOOSE: [Mistake; 7] = [
+    Mistake::ComparesLoosely(Method::Revoke),
+    Mistake::ComparesLoosely(Method::RevokeOwned),
+    Mistake::ComparesLoosely(Method::RevokeOthers),
+    Mistake::ComparesLoosely(Method::RevokeCustomer),
+    Mistake::ComparesLoosely(Method::Replace),
+    Mistake::ComparesLoosely(Method::List),
+    Mistake::ComparesLoosely(Method::Update),
+];
 
 #[tokio::test]
 async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
@@ -88,6 +99,39 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (AcceptsDeletedCustomers, "a deleted customer is refused"),
         (FoldsIdentifiers, "identifiers are told apart by every byte"),
         (AddsCustomers, "an update adds no customer"),
+        (ForgetsDeletedCustomers, "a deleted customer stays deleted"),
+        (ForgetsTheEnd, "a session's end is kept"),
+        (
+            IgnoresFamilies,
+            "revoking a replaced session ends its successor",
+        ),
+        (
+            HidesTheSuccessor,
+            "revoking a replaced session ends its successor",
+        ),
+        (
+            EndsForeignSuccessors,
+            "a replaced session of another customer is not revoked",
+        ),
+        (
+            KeepsNoSuccessor,
+            "keeping a replaced session keeps its successor",
+        ),
+        (
+            RotatesPastRevocations,
+            "no rotation carries a session over a revocation",
+        ),
+        (
+            ForgetsFamiliesTooEarly,
+            "purging leaves what leads to a live session",
+        ),
+        (LOOSE[0], "identifiers compare byte for byte"),
+        (LOOSE[1], "identifiers compare byte for byte"),
+        (LOOSE[2], "identifiers compare byte for byte"),
+        (LOOSE[3], "identifiers compare byte for byte"),
+        (LOOSE[4], "identifiers compare byte for byte"),
+        (LOOSE[5], "identifiers compare byte for byte"),
+        (LOOSE[6], "identifiers compare byte for byte"),
     ] {
         let report = conformance(Wrong::new(mistake)).await;
         assert!(

@@ -42,6 +42,27 @@ pub(crate) enum Mistake {
     AcceptsDeletedCustomers,
     FoldsIdentifiers,
     AddsCustomers,
+    ForgetsDeletedCustomers,
+    ForgetsTheEnd,
+    IgnoresFamilies,
+    KeepsNoSuccessor,
+    EndsForeignSuccessors,
+    HidesTheSuccessor,
+    RotatesPastRevocations,
+    ForgetsFamiliesTooEarly,
+    ComparesLoosely(Method),
+}
+
+/// A method that takes identifiers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Method {
+    Revoke,
+    RevokeOwned,
+    RevokeOthers,
+    RevokeCustomer,
+    Replace,
+    List,
+    Update,
 }
 
 /// A right store with one mistake.
@@ -51,6 +72,8 @@ pub(crate) struct Wrong {
     mistake: Mistake,
     last: Arc<Mutex<Option<CustomerSession>>>,
     replaced: Arc<Mutex<Vec<CustomerSession>>>,
+    /// Deleted customers, as they were before.
+    deleted: Arc<Mutex<Vec<Customer>>>,
     pub(crate) all: Arc<Mutex<Vec<CustomerSession>>>,
 }
 
@@ -61,6 +84,7 @@ impl Wrong {
             mistake,
             last: Arc::default(),
             replaced: Arc::default(),
+            deleted: Arc::default(),
             all: Arc::default(),
         }
     }
@@ -98,6 +122,7 @@ impl SessionStore for Wrong {
                     session.created_at = session.created_at.trunc_subsecs(3);
                     session.expires_at = session.expires_at.trunc_subsecs(3);
                 }
+                ForgetsTheEnd => session.details = Default::default(),
                 ForgetsTheToken => session.token = SessionToken::new("forgotten"),
                 MixesUpCustomers => {
                     if let Some(last) = &*self.last.lock().expect("no panic") {
@@ -126,7 +151,81 @@ fn folded(id: &str) -> String {
     id.trim_end().to_lowercase()
 }
 
+/// As a column of type `uuid` compares text.
+fn same_uuid(one: &str, other: &str) -> bool {
+    let bare = |id: &str| {
+        id.trim_matches([' ', '{', '}'])
+            .replace('-', "")
+            .to_lowercase()
+    };
+    bare(one) == bare(other)
+}
+
 impl Wrong {
+    /// Returns the session id that `id` is another spelling of, if this method compares loosely.
+    fn session_like(&self, id: &SessionId, method: Method) -> SessionId {
+        let all = self.all.lock().expect("no panic");
+        let mut ids = all.iter().map(|session| &session.id);
+        match self.is(Mistake::ComparesLoosely(method)) {
+            true => ids
+                .rfind(|other| same_uuid(other.as_str(), id.as_str()))
+                .unwrap_or(id)
+                .clone(),
+            false => id.clone(),
+        }
+    }
+
+    /// Returns the customer id that `id` is another spelling of, if this method compares loosely.
+    fn customer_like(&self, id: &CustomerId, method: Method) -> CustomerId {
+        let all = self.all.lock().expect("no panic");
+        let mut ids = all.iter().map(|session| &session.customer_id);
+        match self.is(Mistake::ComparesLoosely(method)) {
+            true => ids
+                .find(|other| same_uuid(other.as_str(), id.as_str()))
+                .unwrap_or(id)
+                .clone(),
+            false => id.clone(),
+        }
+    }
+
+    /// Returns `what` with the identifiers that its own are other spellings of.
+    fn loosely(&self, what: &Revocation) -> Revocation {
+        match what {
+            Revocation::Session(session) => {
+                Revocation::Session(self.session_like(session, Method::Revoke))
+            }
+            Revocation::Owned { customer, session } => Revocation::Owned {
+                customer: self.customer_like(customer, Method::RevokeOwned),
+                session: self.session_like(session, Method::RevokeOwned),
+            },
+            Revocation::Others { customer, keep } => Revocation::Others {
+                customer: self.customer_like(customer, Method::RevokeOthers),
+                keep: self.session_like(keep, Method::RevokeOthers),
+            },
+            Revocation::Customer(customer) => {
+                Revocation::Customer(self.customer_like(customer, Method::RevokeCustomer))
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Returns `true` if a session was replaced.
+    fn was_replaced(&self, id: &SessionId) -> bool {
+        let replaced = self.replaced.lock().expect("no panic");
+        replaced.iter().any(|session| session.id == *id)
+    }
+
+    /// Restores deleted customers whose sessions are gone, as if they had been forgotten.
+    async fn forget_deleted_customers(&self) -> Result<(), StoreError> {
+        let deleted = self.deleted.lock().expect("no panic").clone();
+        for customer in deleted {
+            if self.of(&customer.id).await?.is_empty() {
+                self.inner.update_customer(&customer).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns `true` if the customer of a session is deleted.
     async fn is_deleted(&self, session: &CustomerSession) -> Result<bool, StoreError> {
         let of_customer = |other: &&CustomerSession| other.customer_id == session.customer_id;
@@ -225,6 +324,8 @@ impl SessionRegistry for Wrong {
         old: &SessionId,
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
+        let old = &self.session_like(old, Method::Replace);
+        self.all.lock().expect("no panic").push(new.clone());
         let all = self.all.lock().expect("no panic").clone();
         let replaced = all.into_iter().find(|session| session.id == *old);
         self.replaced.lock().expect("no panic").extend(replaced);
@@ -240,6 +341,18 @@ impl SessionRegistry for Wrong {
             self.inner.revoke(&Revocation::Session(old.clone())).await?;
             return Ok(Some(inserted.session));
         }
+        if self.is(Mistake::RotatesPastRevocations) {
+            // Reads, awaits, and writes whatever has become of it.
+            let list = self.of(&new.customer_id).await?;
+            if !list.iter().any(|session| session.id == *old) {
+                return Ok(None);
+            }
+            tokio::task::yield_now().await;
+            if self.inner.replace(old, new).await?.is_none() {
+                self.inner.insert(new, None).await?;
+            }
+            return Ok(Some(new.clone()));
+        }
         let replaced = self.inner.replace(old, new).await?;
         if self.is(Mistake::RotationUndoesUpdate) {
             self.inner.update_customer(&new.customer).await?;
@@ -248,8 +361,34 @@ impl SessionRegistry for Wrong {
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        let mut what = what.clone();
+        let mut what = self.loosely(what);
         match (self.mistake, &what) {
+            (
+                Mistake::IgnoresFamilies,
+                Revocation::Session(session) | Revocation::Owned { session, .. },
+            ) if self.was_replaced(session) => {
+                return Ok(Revoked::new(false, [what.invalidation()]));
+            }
+            (Mistake::ForgetsFamiliesTooEarly, Revocation::Session(session))
+                if self.was_replaced(session) =>
+            {
+                let replaced = self.replaced.lock().expect("no panic").clone();
+                let long_ago = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+                let old = |old: &CustomerSession| old.id == *session && old.expires_at <= long_ago;
+                if replaced.iter().any(old) {
+                    return Ok(Revoked::new(false, [what.invalidation()]));
+                }
+            }
+            (Mistake::KeepsNoSuccessor, Revocation::Others { customer, keep })
+                if self.was_replaced(keep) =>
+            {
+                what = Revocation::Customer(customer.clone());
+            }
+            (Mistake::EndsForeignSuccessors, Revocation::Owned { session, .. })
+                if self.was_replaced(session) =>
+            {
+                what = Revocation::Session(session.clone());
+            }
             (Mistake::RevokesLazily, _) => {
                 let (inner, named) = (self.inner.clone(), what.invalidation());
                 tokio::spawn(async move { inner.revoke(&what).await });
@@ -278,8 +417,11 @@ impl SessionRegistry for Wrong {
             _ => {}
         }
         let mut revoked = self.inner.revoke(&what).await?;
-        if self.is(Mistake::HidesWhatItEnded) {
-            revoked.invalidations.clear();
+        match self.mistake {
+            Mistake::HidesWhatItEnded => revoked.invalidations.clear(),
+            Mistake::HidesTheSuccessor => revoked.invalidations.truncate(1),
+            Mistake::ForgetsDeletedCustomers => self.forget_deleted_customers().await?,
+            _ => {}
         }
         Ok(revoked)
     }
@@ -289,6 +431,7 @@ impl SessionRegistry for Wrong {
             Mistake::RepeatsItself => Page::default().with_size(page.size()),
             _ => page.clone(),
         };
+        let customer = &self.customer_like(customer, Method::List);
         let mut list = self.inner.list(customer, &page).await?;
         if self.is(Mistake::ListsNewestFirst) {
             list.sessions.reverse();
@@ -305,7 +448,15 @@ impl SessionRegistry for Wrong {
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
-        let is_known = self.inner.update_customer(customer).await?;
+        let like = self.customer_like(&customer.id, Method::Update);
+        let mut like_this = CustomerData::clone(customer);
+        like_this.id = like;
+        if customer.deleted_at.is_some() {
+            let mut before = like_this.clone();
+            before.deleted_at = None;
+            self.deleted.lock().expect("no panic").push(before.into());
+        }
+        let is_known = self.inner.update_customer(&like_this.into()).await?;
         if !is_known && self.is(Mistake::AddsCustomers) {
             // An upsert where an update was needed.
             let end = Utc::now() + TimeDelta::hours(1);
