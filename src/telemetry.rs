@@ -266,6 +266,18 @@ pub(crate) fn layer_missing(extractor: &str) {
     let _ = extractor;
 }
 
+#[cfg(feature = "axum")]
+pub(crate) fn session_replaced(extractor: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "a handler asks for `{extractor}`, but the session in the request's extensions was not put \
+         there by the layer: a middleware behind the layer may replace the `Customer`, but must \
+         leave the `Arc<CustomerSession>` as it is"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = extractor;
+}
+
 /// Runs `future` in the span of its caller.
 pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
     #[cfg(feature = "tracing")]

@@ -216,7 +216,8 @@ impl Engine {
             )
         };
         match found {
-            Some(session) if session.is_live_at(self.clock.now()) => {
+            Some(mut session) if session.is_live_at(self.clock.now()) => {
+                session.customer = session.customer.watched(self.watcher());
                 // If the wall clock goes back, the session still ends when it should have.
                 let left = (session.expires_at - start.wall)
                     .to_std()

@@ -195,7 +195,7 @@ fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Result<T, Cu
         (None, Some(Anonymous(config))) => {
             Err(CustomerRejection(Reason::Anonymous(Arc::clone(config))))
         }
-        (None, None) => Err(layer_missing(extractor)),
+        (None, None) => Err(layer_missing(parts, extractor)),
     }
 }
 
@@ -208,12 +208,17 @@ fn optional<T>(
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(Some(identity)),
         (None, Some(_)) => Ok(None),
-        (None, None) => Err(layer_missing(extractor)),
+        (None, None) => Err(layer_missing(parts, extractor)),
     }
 }
 
 /// Logs the mistake at once: a handler that takes a `Result` may drop the rejection.
-fn layer_missing(extractor: &str) -> CustomerRejection {
-    telemetry::layer_missing(extractor);
+fn layer_missing(parts: &Parts, extractor: &str) -> CustomerRejection {
+    if session(parts).is_some() {
+        // The lifetime alone is missing where there is a session.
+        telemetry::session_replaced(extractor);
+    } else {
+        telemetry::layer_missing(extractor);
+    }
     CustomerRejection(Reason::LayerMissing)
 }

@@ -66,10 +66,20 @@ impl SessionLifetime {
     /// Returns the lifetime of the session that authenticated a request, from the extensions of the
     /// request; `None` if none did. In axum handlers `SessionLifetime` is an extractor.
     ///
-    /// It is found through the [`Customer`] that the layer has inserted. Replacing that customer in
-    /// the extensions removes the lifetime too.
+    /// It stays the lifetime of that session if the [`Customer`] in the extensions is replaced, for
+    /// instance because a member of staff acts for a customer. Replacing the `Arc<CustomerSession>`
+    /// as well removes it.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        extensions.get::<Customer>()?.context().map(Self::new)
+        // The customer that the layer inserts carries it. An extension of its own would cost each
+        // request an allocation.
+        let cached = extensions.get().and_then(Customer::context);
+        let cached = cached.or_else(|| {
+            let session: &Arc<CustomerSession> = extensions.get()?;
+            let watcher = session.customer.watcher()?;
+            let cached = CachedSession::detached(Arc::clone(session), Some(watcher));
+            Some(Arc::new(cached))
+        });
+        cached.map(Self::new)
     }
 
     #[inline]

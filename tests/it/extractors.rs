@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::{Extension, Router, body::Body, extract::Path, routing::get};
 use customer_session::{
-    AuthenticateError, CurrentSession, Customer, CustomerRejection, CustomerSessions, StoreError,
-    store::MemoryStore,
+    AuthenticateError, CurrentSession, Customer, CustomerRejection, CustomerSession,
+    CustomerSessions, SessionEnd, SessionLifetime, SessionToken, StoreError, store::MemoryStore,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -108,7 +108,7 @@ async fn each_extractor_has_its_answer_in_each_case() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_anonymous_to_extractors() {
+async fn a_preflight_that_passes_is_anonymous_to_extractors() {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     let app = Router::new()
         .route(
@@ -234,4 +234,101 @@ async fn an_error_of_the_store_in_a_handler_is_answered_as_the_layer_answers() {
     }
     // What the client is not told, the log is.
     assert_eq!(log.text().matches("cause-7").count(), 5, "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_customer_in_place_of_the_layer_s_leaves_the_session_as_it_is() {
+    let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+    let session = sessions
+        .issue(customer("cus_staff"), HOUR)
+        .await
+        .expect("issued");
+    // A member of staff acts for a customer.
+    let acting_for = axum::middleware::map_request(async |mut request: axum::extract::Request| {
+        request.extensions_mut().insert(customer("cus_1"));
+        request
+    });
+    let lifetimes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::clone(&lifetimes);
+    let app = Router::new()
+        .route(
+            "/",
+            get(
+                async move |customer: Customer,
+                            extension: Extension<Customer>,
+                            session: CurrentSession,
+                            lifetime: SessionLifetime| {
+                    assert_eq!(customer.id, extension.id);
+                    kept.lock().expect("no panic").push(lifetime);
+                    format!("{} by {}", customer.id, session.customer_id)
+                },
+            ),
+        )
+        .layer(acting_for)
+        .layer(sessions.layer());
+    let log = Log::default();
+    let _guard = log.listen();
+    // By a lookup, then as a hit.
+    for _ in 0..2 {
+        let request = Request::get("/")
+            .header(
+                "authorization",
+                format!("Bearer {}", session.token.expose()),
+            )
+            .body(Body::empty())
+            .expect("a request");
+        let response = app.clone().oneshot(request).await.expect("infallible");
+        assert_eq!(response.status(), 200);
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), "cus_1 by cus_staff");
+    }
+    assert!(!log.text().contains("ERROR"), "{}", log.text());
+    let lifetimes = std::mem::take(&mut *lifetimes.lock().expect("no panic"));
+    let ends: Vec<_> = lifetimes.iter().map(SessionLifetime::ended).collect();
+    assert!(sessions.revoke(&session.id).await.expect("revoked"));
+    assert_eq!(ends.len(), 2);
+    for end in ends {
+        assert_eq!(end.await, SessionEnd::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_the_layer_did_not_put_there_has_no_lifetime_and_the_log_says_so() {
+    let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+    let session = sessions
+        .issue(customer("cus_1"), HOUR)
+        .await
+        .expect("issued");
+    let replaced = axum::middleware::map_request(async |mut request: axum::extract::Request| {
+        let token = SessionToken::new("none");
+        let expires_at = chrono::Utc::now() + HOUR;
+        let made = CustomerSession::new("ses_made", token, customer("cus_2"), expires_at);
+        request.extensions_mut().insert(made.customer.clone());
+        request.extensions_mut().insert(std::sync::Arc::new(made));
+        request
+    });
+    let app = Router::new()
+        .route("/", get(async |_: SessionLifetime| ()))
+        .route(
+            "/session",
+            get(async |session: CurrentSession| session.id.to_string()),
+        )
+        .layer(replaced)
+        .layer(sessions.layer());
+    let log = Log::default();
+    let _guard = log.listen();
+    for (path, status) in [("/session", 200), ("/", 500)] {
+        let request = Request::get(path)
+            .header(
+                "authorization",
+                format!("Bearer {}", session.token.expose()),
+            )
+            .body(Body::empty())
+            .expect("a request");
+        let response = app.clone().oneshot(request).await.expect("infallible");
+        assert_eq!(response.status(), status, "{path}");
+    }
+    let said = log.text();
+    assert!(said.contains("was not put there by the layer"), "{said}");
+    assert!(!said.contains("has no layer"), "{said}");
 }
