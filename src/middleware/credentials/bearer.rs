@@ -18,10 +18,8 @@ pub(super) fn read(headers: &HeaderMap) -> Credential<&[u8]> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Credential::None;
     };
-    // The field is not a list (RFC 9110, section 11.6.2), so two lines are two credentials. Most
-    // requests have as many lines as names, and then no header is repeated.
-    let is_repeated = || headers.get_all(AUTHORIZATION).iter().nth(1).is_some();
-    if headers.len() != headers.keys_len() && is_repeated() {
+    // The field is not a list (RFC 9110, section 11.6.2), so two lines are two credentials.
+    if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
         return Credential::Multiple;
     }
     parse(value.as_bytes())
@@ -29,7 +27,7 @@ pub(super) fn read(headers: &HeaderMap) -> Credential<&[u8]> {
 
 /// Parses `auth-scheme 1*SP token68`, the scheme in any case (RFC 9110, section 11.4).
 #[inline]
-fn parse(value: &[u8]) -> Credential<&[u8]> {
+pub(super) fn parse(value: &[u8]) -> Credential<&[u8]> {
     // A fast path for what nearly every client sends. The code below gives the same result.
     match value.strip_prefix(b"Bearer ") {
         Some(token @ [first, .., last])
@@ -58,7 +56,7 @@ fn parse(value: &[u8]) -> Credential<&[u8]> {
         };
     }
     if !is_bearer {
-        return if lists_bearer(value) {
+        return if lists_credential(value, is_bearer_credential) {
             Credential::Multiple
         } else {
             Credential::None
@@ -67,7 +65,7 @@ fn parse(value: &[u8]) -> Credential<&[u8]> {
     let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
     if token.is_empty() || token.len() == rest.len() {
         Credential::Malformed
-    } else if has_no_comma(token) || !lists_bearer(value) {
+    } else if has_no_comma(token) || !lists_credential(value, is_credential) {
         Credential::Token(token)
     } else {
         Credential::Multiple
@@ -79,10 +77,10 @@ fn has_no_comma(token: &[u8]) -> bool {
     token.iter().fold(true, |none, byte| none & (*byte != b','))
 }
 
-/// Returns `true` if a comma outside quotes is followed by a bearer credential.
+/// Returns `true` if a comma outside quotes is followed by what `is_credential` accepts.
 ///
 /// That is how a proxy joins two header lines into one (RFC 9110, section 5.3).
-fn lists_bearer(value: &[u8]) -> bool {
+fn lists_credential(value: &[u8], is_credential: fn(&[u8]) -> bool) -> bool {
     let mut quoted = false;
     let mut escaped = false;
     value.iter().enumerate().any(|(index, byte)| {
@@ -90,18 +88,28 @@ fn lists_bearer(value: &[u8]) -> bool {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
-            b',' if !quoted => {
-                let next = trim(&value[index + 1..]);
-                return next
-                    .split_at_checked(SCHEME.len())
-                    .is_some_and(|(scheme, rest)| {
-                        scheme.eq_ignore_ascii_case(SCHEME) && rest.starts_with(b" ")
-                    });
-            }
+            b',' if !quoted => return is_credential(trim(&value[index + 1..])),
             _ => {}
         }
         false
     })
+}
+
+/// Returns `true` if `text` begins with the bearer scheme and a space.
+fn is_bearer_credential(text: &[u8]) -> bool {
+    text.split_at_checked(SCHEME.len())
+        .is_some_and(|(scheme, rest)| scheme.eq_ignore_ascii_case(SCHEME) && rest.starts_with(b" "))
+}
+
+/// Returns `true` if `text` begins with a scheme, spaces and the first character of a value
+/// (RFC 9110, section 11.4). A parameter, such as `realm = "x"`, is not a credential.
+fn is_credential(text: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let (scheme, rest) = text.split_at(text.iter().take_while(|byte| is_tchar(byte)).count());
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    let starts_value = |byte: &u8| is_tchar(byte) || *byte == b'/';
+    is_bearer_credential(text)
+        || (!scheme.is_empty() && spaces > 0 && rest.get(spaces).is_some_and(starts_value))
 }
 
 #[cfg(test)]
@@ -141,6 +149,7 @@ mod tests {
             "Digest realm=\"a, bearer b\", nonce=\"n\"",
             "Digest realm=\"a\\\", bearer b\"",
             "Basic dTpw, Bearer",
+            "Basic dTpw, Digest abc",
         ] {
             assert_eq!(parse(value.as_bytes()), Credential::None, "{value}");
         }
@@ -159,6 +168,18 @@ mod tests {
             &b"Bearer \tabc"[..],
             b"Bearer a b",
             b"Bearer a,b",
+            b"Bearer a,",
+            b"Bearer a, ",
+            b"Bearer a, b",
+            b"Bearer a, Basic",
+            b"Bearer a, Basic ",
+            b"Bearer a, Basic\tdTpw",
+            b"Bearer a, realm=\"x\"",
+            b"Bearer a, realm = \"x\"",
+            b"Bearer a, , b",
+            b"Bearer a, b , c",
+            b"Bearer a, b=c d",
+            b"Bearer \"a, Basic dTpw\"",
             b"Bearer abc\xa0",
             b"Bearer \xf0\x9f\x94\x91",
         ] {
@@ -176,6 +197,11 @@ mod tests {
             "Basic dTpw,bearer abc",
             "Digest realm=\"a\", Bearer abc",
             "Bearer abc, Bearer def",
+            "Bearer abc, Basic dTpw",
+            "Bearer abc,basic  dTpw==",
+            "Bearer abc, Digest realm=\"x\"",
+            "Bearer abc, x /",
+            "Bearer abc, realm=\"a, b\", Basic dTpw",
         ] {
             assert_eq!(parse(value.as_bytes()), Credential::Multiple, "{value}");
         }
