@@ -18,7 +18,8 @@ impl CacheHeaders {
     pub(super) const VARY_PROTOCOL: Self = Self(4);
     /// The response varies on something that no header names.
     pub(super) const VARY_ANY: Self = Self(8);
-    /// The URI of the request held the token (RFC 6750, section 2.3).
+    /// The request held a credential that shared caches do not know of: in the URI (RFC 6750,
+    /// section 2.3), or in a cookie (RFC 9111, section 3.5, is about `Authorization` only).
     const PRIVATE: Self = Self(16);
 
     /// Combines two sets.
@@ -44,9 +45,9 @@ impl CacheHeaders {
         }
     }
 
-    /// Adds `Cache-Control: private` if the URI held the token.
-    pub(super) fn private_if(self, token_was_in_uri: bool) -> Self {
-        if token_was_in_uri {
+    /// Adds `Cache-Control: private` if shared caches do not know of the credential.
+    pub(super) fn private_if(self, is_unknown_to_caches: bool) -> Self {
+        if is_unknown_to_caches {
             self.with(Self::PRIVATE)
         } else {
             self

@@ -13,6 +13,8 @@ use crate::engine::{CacheStatus, Engine};
 pub(super) struct LayerConfig {
     pub(super) engine: Arc<Engine>,
     pub(super) optional: bool,
+    /// CORS preflights go on anonymously, whatever they carry.
+    pub(super) pass_preflights: bool,
     pub(super) cache_status_on_hits: bool,
     /// The sources of tokens other than `Authorization`. Most layers have none.
     pub(super) sources: Option<CredentialSources>,
@@ -26,6 +28,7 @@ impl LayerConfig {
         Self {
             engine,
             optional: false,
+            pass_preflights: false,
             cache_status_on_hits: false,
             sources: None,
             cache_headers: CacheHeaders::default(),
@@ -65,6 +68,7 @@ impl fmt::Debug for LayerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LayerConfig")
             .field("optional", &self.optional)
+            .field("pass_preflights", &self.pass_preflights)
             .field("sources", &self.sources)
             .finish_non_exhaustive()
     }

@@ -1,6 +1,9 @@
 //! The identity in the extensions of a request.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use http::Extensions;
 
@@ -11,6 +14,17 @@ use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifet
 /// extractor refuses the request as the layer would have.
 #[derive(Clone)]
 pub(super) struct Anonymous(pub(super) Arc<LayerConfig>);
+
+/// A mark that a test puts into a request, to learn whether a layer passes it on without a customer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AnonymityProbe(Arc<AtomicBool>);
+
+impl AnonymityProbe {
+    /// Returns `true` if a layer has passed the request on without a customer.
+    pub(crate) fn was_anonymous(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
 
 /// Removes an identity that another layer, or an attacker who found a way, has left.
 #[inline]
@@ -35,5 +49,8 @@ pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
 
 /// Marks a request as anonymous.
 pub(super) fn insert_anonymous(extensions: &mut Extensions, config: &Arc<LayerConfig>) {
+    if let Some(AnonymityProbe(was_anonymous)) = extensions.get() {
+        was_anonymous.store(true, Relaxed);
+    }
     extensions.insert(Anonymous(Arc::clone(config)));
 }

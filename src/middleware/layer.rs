@@ -24,9 +24,10 @@ use crate::{
 /// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into the extensions of the request,
 /// where [`SessionLifetime::from_extensions`](crate::SessionLifetime::from_extensions) finds the lifetime of the session too.
 ///
-/// A request without a valid token is answered by the layer and does not reach the handler. With
-/// [`optional`](CustomerSessionLayer::optional), a request without any token goes on anonymously. A
-/// CORS preflight always does.
+/// A request without a valid token is answered by the layer and does not reach the handler, a CORS
+/// preflight included. With [`optional`](CustomerSessionLayer::optional), a request without any
+/// token goes on anonymously. `Authorization`, and the cookie where it is read, are marked as
+/// sensitive, so that `Debug` of the headers does not show them.
 ///
 /// The layer is a handle: clones share one cache. Put it on the router after the routes that it
 /// protects:
@@ -69,6 +70,19 @@ impl CustomerSessionLayer {
     /// not. Responses carry `Vary: Authorization`.
     pub fn optional(self) -> Self {
         self.with(LayerConfig::set_optional)
+    }
+
+    /// Lets CORS preflights through, without a customer and whatever credential they carry.
+    ///
+    /// A browser sends a preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`)
+    /// without a credential. By default it is refused like any other request, since any client can
+    /// send one. Put the CORS layer outside of this one instead, where it answers preflights itself
+    /// and pages can read refusals: see [`guide::browsers`](crate::guide::browsers#cors).
+    ///
+    /// Call this only if the CORS layer stands inside, and answers every preflight. A handler that
+    /// takes `OPTIONS`, such as `any(handler)`, otherwise runs for clients that are not signed in.
+    pub fn pass_preflights(self) -> Self {
+        self.with(|config| config.pass_preflights = true)
     }
 
     /// Sets the realm of the challenges (RFC 9110, section 11.5); `customer` by default.
@@ -124,19 +138,19 @@ impl CustomerSessionLayer {
 
     /// Answers refused requests with the response that `respond` makes from the reason.
     ///
-    /// The layer still adds the challenge (on 401 and 400) or `Retry-After` (on 503),
-    /// `Cache-Control: no-store`, and the [`Rejection`] in the extensions of the response.
+    /// The status must stay in the class of [`Rejection::status`]: 4xx for a refused request, 5xx for
+    /// an outage. Another one, such as the 200 of `Response::new`, is replaced by
+    /// [`Rejection::status`]; to redirect, see [`guide::browsers`](crate::guide::browsers#sign-in-pages).
+    /// The layer still adds the challenge (to what is 401 or 400 by default, and to any 401) or
+    /// `Retry-After` (on 503), `Cache-Control: no-store`, and the [`Rejection`] in the extensions.
     ///
     /// ```
     /// # use customer_session::{CustomerSessionLayer, store::MemoryStore};
     /// use bytes::Bytes;
     /// use http::Response;
     ///
-    /// let layer = CustomerSessionLayer::new(MemoryStore::new()).rejection_response(|rejection| {
-    ///     let mut response = Response::new(Bytes::from_static(b"please sign in"));
-    ///     *response.status_mut() = rejection.status();
-    ///     response
-    /// });
+    /// let layer = CustomerSessionLayer::new(MemoryStore::new())
+    ///     .rejection_response(|_| Response::new(Bytes::from_static(b"please sign in")));
     /// ```
     pub fn rejection_response<F>(self, respond: F) -> Self
     where
@@ -162,11 +176,12 @@ impl CustomerSessionLayer {
     /// A browser sends a cookie no matter which site makes the request. Therefore a request that is
     /// authenticated by its cookie must come from this site if it has an unsafe method (all but
     /// `GET`, `HEAD`, `OPTIONS`, `TRACE`) or upgrades the connection (a WebSocket). That is: its
-    /// `Origin` is the host that it asks (`Host`, or the authority of the URI), or a
-    /// [`trusted_origin`](Self::trusted_origin); or, without `Origin`, its `Sec-Fetch-Site` is
-    /// `same-origin` or `none`. Any other such request, and one with neither header, is answered
-    /// with 403 ([`RejectionKind::CrossSite`](crate::RejectionKind::CrossSite)) before the token is
-    /// looked at. Clients that are not browsers use `Authorization`.
+    /// `Sec-Fetch-Site` is `same-origin` or `none`, or its `Origin` is a
+    /// [`trusted_origin`](Self::trusted_origin); or, without `Sec-Fetch-Site` as old browsers send
+    /// it, its `Origin` is the host that it asks (`Host`, or the authority of the URI). Any other
+    /// such request, and one with neither header, is answered with 403
+    /// ([`RejectionKind::CrossSite`](crate::RejectionKind::CrossSite)) before the token is looked
+    /// at. Clients that are not browsers use `Authorization`.
     ///
     /// ```
     /// use axum::{Router, body::Body, http::Request, routing::post};
@@ -193,13 +208,13 @@ impl CustomerSessionLayer {
     /// `__Host-`, so that no sibling of your domain can set it. Quotes around the value are not part
     /// of the token. Two cookies of this name are two credentials, and so is a cookie beside a
     /// bearer token in `Authorization`. Cookies of more than 64 KiB together are refused as
-    /// malformed without being read.
+    /// malformed without being read. The response to a request with the cookie is
+    /// `Cache-Control: private`, as with [`token_from_query`](Self::token_from_query).
     ///
     /// This does not protect against a script in your own page, against trusted origins, against a
     /// `GET` that changes something or that a layer behind this one turns into another method, or
-    /// against signing a victim in as another customer. The layer cannot see the scheme of a
-    /// request: a page at `http://` of the same host and default port counts as this site. `Secure`
-    /// and HSTS prevent that.
+    /// against signing a victim in as another customer. In browsers without `Sec-Fetch-Site` a page
+    /// at `http://` of the same host and default port counts as this site: send HSTS.
     ///
     /// There is one cookie: a second call replaces the first.
     pub fn token_from_cookie(self, cookie: &SessionCookie) -> Self {
@@ -318,8 +333,8 @@ impl CustomerSessionLayer {
     /// });
     /// ```
     ///
-    /// `find` is called for every request but CORS preflights, even if there is a credential
-    /// elsewhere, since two credentials are refused. Return `None` only if the place that it looks
+    /// `find` is called for every request, even if there is a credential elsewhere, since two
+    /// credentials are refused; not for preflights that [pass](Self::pass_preflights). Return `None` only if the place that it looks
     /// at is empty. If something other than a token is there, return that or an empty token: either
     /// is refused as malformed. `find` runs on the path of the request and must not block.
     ///

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
@@ -90,9 +90,7 @@ impl RejectionResponses {
             }
         };
         let mut response = match &self.responder {
-            Some(responder) => {
-                with_required_headers(responder(&rejection), headers, self.cache_headers)
-            }
+            Some(responder) => self.complete(responder(&rejection), &rejection, headers),
             None => {
                 let body = Bytes::from_static(rejection.problem().as_bytes());
                 let mut response = Response::new(body);
@@ -102,6 +100,44 @@ impl RejectionResponses {
             }
         };
         response.extensions_mut().insert(rejection);
+        response
+    }
+
+    /// Makes a refusal of a response that the application made.
+    ///
+    /// A status of another class than the refusal's is replaced: a success would let the client
+    /// believe that it is signed in, and an outage must not sign it out. The challenge stands beside
+    /// the application's own, `no-store` replaces what the application says, and its `Retry-After` is
+    /// kept.
+    fn complete(
+        &self,
+        mut response: Response<Bytes>,
+        rejection: &Rejection,
+        required: &HeaderMap,
+    ) -> Response<Bytes> {
+        let is_in_class = if rejection.status().is_server_error() {
+            response.status().is_server_error()
+        } else {
+            response.status().is_client_error()
+        };
+        if !is_in_class {
+            *response.status_mut() = rejection.status();
+        }
+        // RFC 9110, section 15.5.2: a 401 has a challenge.
+        let needs_challenge = response.status() == StatusCode::UNAUTHORIZED;
+        let challenge = required.get(WWW_AUTHENTICATE).or_else(|| {
+            let plain = self.missing_token.get(WWW_AUTHENTICATE);
+            plain.filter(|_| needs_challenge)
+        });
+        let headers = response.headers_mut();
+        if let Some(challenge) = challenge {
+            headers.append(WWW_AUTHENTICATE, challenge.clone());
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = required.get(RETRY_AFTER) {
+            headers.entry(RETRY_AFTER).or_insert_with(|| after.clone());
+        }
+        self.cache_headers.apply_to(headers);
         response
     }
 
@@ -146,32 +182,4 @@ fn with_retry_after(headers: &HeaderMap, after: Duration) -> HeaderMap {
     let mut headers = headers.clone();
     headers.insert(RETRY_AFTER, seconds.into());
     headers
-}
-
-/// Adds the headers that every refusal needs to a response that the application made.
-///
-/// The challenge stands beside the application's own, `no-store` replaces what the application
-/// says, and its `Retry-After` is kept.
-fn with_required_headers(
-    mut response: Response<Bytes>,
-    required: &HeaderMap,
-    cache_headers: CacheHeaders,
-) -> Response<Bytes> {
-    let headers = response.headers_mut();
-    for (name, value) in required {
-        match *name {
-            WWW_AUTHENTICATE => {
-                headers.append(name, value.clone());
-            }
-            CACHE_CONTROL => {
-                headers.insert(name, value.clone());
-            }
-            RETRY_AFTER => {
-                headers.entry(name).or_insert_with(|| value.clone());
-            }
-            _ => {}
-        }
-    }
-    cache_headers.apply_to(headers);
-    response
 }

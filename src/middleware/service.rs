@@ -6,13 +6,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Method, Request, Response};
+use http::{Request, Response};
 use tower_service::Service;
 
 use super::{
     body::ResponseBody,
+    cache_headers::CacheHeaders,
     config::LayerConfig,
-    credentials::{Credential, ExtractedCredentials, bearer_credential, is_preflight},
+    credentials::{Credential, bearer_credential, is_preflight},
     future::ResponseFuture,
     identity,
     rejection::{Rejection, RejectionKind},
@@ -76,12 +77,8 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
         identity::remove(request.extensions_mut());
-        let sources = config.sources.as_ref();
-        let extracted = sources.map(|sources| sources.extract(&mut request));
-        let extracted = extracted.as_ref();
-        let was_in_uri = extracted.is_some_and(ExtractedCredentials::was_in_uri);
-        let cache_headers = config.cache_headers.private_if(was_in_uri);
-        match decide(config, request.method(), request.headers(), extracted) {
+        let (decision, cache_headers) = decide(config, &mut request);
+        match decision {
             Decision::Authenticated(authenticated) => {
                 let lifetime = SessionLifetime::new(authenticated.session);
                 identity::insert(request.extensions_mut(), lifetime);
@@ -109,22 +106,32 @@ where
     }
 }
 
-/// Decides about a request by its credential and the cache, without waiting.
+/// Decides about a request by its credential and the cache, without waiting. Returns the cache
+/// headers of its response too.
 #[inline]
-fn decide(
-    config: &LayerConfig,
-    method: &Method,
-    headers: &HeaderMap,
-    extracted: Option<&ExtractedCredentials<'_>>,
-) -> Decision {
-    let engine = &config.engine;
-    if is_preflight(method, headers) {
+fn decide<B>(config: &LayerConfig, request: &mut Request<B>) -> (Decision, CacheHeaders) {
+    let cache_headers = config.cache_headers;
+    let is_passed_on = config.pass_preflights && is_preflight(request.method(), request.headers());
+    match &config.sources {
+        None => {
+            let credential = bearer_credential(request.headers_mut());
+            (decide_by(config, credential, is_passed_on), cache_headers)
+        }
+        Some(sources) => {
+            let extracted = sources.extract(request, is_passed_on);
+            let cache_headers = cache_headers.private_if(extracted.is_unknown_to_caches());
+            let decision = decide_by(config, extracted.combined(), is_passed_on);
+            (decision, cache_headers)
+        }
+    }
+}
+
+#[inline]
+fn decide_by(config: &LayerConfig, credential: Credential<&[u8]>, is_passed_on: bool) -> Decision {
+    if is_passed_on {
         return Decision::Anonymous;
     }
-    let credential = match extracted {
-        None => bearer_credential(headers),
-        Some(extracted) => extracted.combined(headers),
-    };
+    let engine = &config.engine;
     let (token, lookup) = match credential {
         Credential::Token(token) => (token, engine.lookup_cached(token)),
         Credential::Malformed => (&b""[..], engine.screen()),

@@ -8,12 +8,25 @@ use std::{
 };
 
 use chrono::{TimeDelta, Utc};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN, VARY,
+    },
+};
+use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    customer::Customer, middleware::identity, session::CustomerSession, sessions::SessionLifetime,
+    customer::Customer,
+    middleware::{
+        Rejection, RejectionKind,
+        identity::{self, AnonymityProbe},
+    },
+    session::CustomerSession,
+    sessions::SessionLifetime,
     token::TokenFormat,
 };
 
@@ -93,9 +106,18 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
     }
 }
 
-/// Asserts that these paths refuse requests without a session. Each is asked with the usual methods,
-/// without a credential and with one that was never issued. It must answer 401, or 405 to a method
-/// that it does not know, but 401 to at least one method.
+/// Asserts that these paths refuse requests without a session.
+///
+/// Each path is asked with `GET`, `HEAD`, `OPTIONS`, `POST`, `PUT`, `PATCH`, `DELETE` and as a CORS
+/// preflight, without a credential and with one that was never issued. These answers pass, and at
+/// least one of a path must be a refusal:
+///
+/// - a refusal of the layer, with whatever status
+///   [`rejection_response`](crate::CustomerSessionLayer::rejection_response) gives it, or 401;
+/// - 405, by a router for a method that it does not know;
+/// - to `OPTIONS` only, what a CORS layer answers: 200 or 204 without a body, with headers of CORS; if
+///   the layer has passed the request on, with one that is about preflights, such as
+///   `Access-Control-Allow-Methods`.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -117,58 +139,125 @@ pub async fn assert_protected<S, B>(service: S, paths: impl IntoIterator<Item = 
 where
     S: Service<Request<String>, Response = Response<B>> + Clone,
     S::Error: Debug,
+    B: Body,
 {
-    let methods = [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-    ];
     let never_issued = TokenFormat::any().generate();
     let never_issued = HeaderValue::try_from(format!("Bearer {}", never_issued.expose())).ok();
+    let credentials = [
+        ("no credential", None),
+        ("a token that was never issued", never_issued),
+    ];
     let mut open = Vec::new();
     for path in paths {
+        let path = path.as_ref();
         let mut refused = false;
-        for method in &methods {
-            for credential in [None, never_issued.as_ref()] {
-                let mut request = Request::new(String::new());
-                *request.method_mut() = method.clone();
-                match path.as_ref().parse() {
-                    Ok(uri) => *request.uri_mut() = uri,
-                    Err(error) => panic!("{:?} is not a valid path: {error}", path.as_ref()),
-                }
-                let with = match credential {
-                    Some(token) => {
-                        request.headers_mut().insert(AUTHORIZATION, token.clone());
-                        "a token that was never issued"
+        for (name, probe) in probes(path) {
+            for (credential, value) in &credentials {
+                let mut request = probe.clone();
+                let value = value.iter().map(|value| (AUTHORIZATION, value.clone()));
+                request.headers_mut().extend(value);
+                let anonymity = AnonymityProbe::default();
+                request.extensions_mut().insert(anonymity.clone());
+                let is_options = *request.method() == Method::OPTIONS;
+                let answer = call(service.clone(), request).await;
+                match &answer {
+                    Ok(response) if is_refusal(response) => refused = true,
+                    Ok(response) if response.status() == StatusCode::METHOD_NOT_ALLOWED => {}
+                    Ok(response) if is_options && is_of_cors_layer(response, &anonymity) => {}
+                    _ => {
+                        let status = answer.map(|response| response.status());
+                        open.push(format!("{name} {path} with {credential}: {status:?}"));
                     }
-                    None => "no credential",
-                };
-                let answer = status(service.clone(), request).await;
-                refused |= matches!(answer, Ok(StatusCode::UNAUTHORIZED));
-                if !matches!(
-                    answer,
-                    Ok(StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED)
-                ) {
-                    open.push(format!(
-                        "{method} {} with {with}: {answer:?}",
-                        path.as_ref()
-                    ));
                 }
             }
         }
         if !refused {
-            open.push(format!("{} never answered 401", path.as_ref()));
+            open.push(format!("{path} never answered 401"));
         }
     }
     assert!(open.is_empty(), "not protected:\n{}", open.join("\n"));
 }
 
-async fn status<S, B>(mut service: S, request: Request<String>) -> Result<StatusCode, S::Error>
+/// Returns the requests for `path`, each with a name.
+fn probes(path: &str) -> Vec<(String, Request<String>)> {
+    let uri: Uri = match path.parse() {
+        Ok(uri) => uri,
+        Err(error) => panic!("{path:?} is not a valid path: {error}"),
+    };
+    let probe = |method: Method| {
+        let mut request = Request::new(String::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.clone();
+        request
+    };
+    let methods = [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ];
+    let mut probes: Vec<_> = methods
+        .into_iter()
+        .map(|method| (method.to_string(), probe(method)))
+        .collect();
+    for asked in ["GET", "POST"] {
+        let mut preflight = probe(Method::OPTIONS);
+        preflight.headers_mut().extend([
+            (ORIGIN, HeaderValue::from_static("https://other.example")),
+            (
+                ACCESS_CONTROL_REQUEST_METHOD,
+                HeaderValue::from_static(asked),
+            ),
+        ]);
+        probes.push((format!("preflight for {asked}"), preflight));
+    }
+    probes
+}
+
+fn is_refusal<B>(response: &Response<B>) -> bool {
+    let kind = response.extensions().get().map(Rejection::kind);
+    matches!(
+        kind,
+        Some(RejectionKind::MissingToken | RejectionKind::InvalidToken)
+    ) || response.status() == StatusCode::UNAUTHORIZED
+}
+
+/// Returns `true` for a response as a CORS layer makes it for `OPTIONS` without asking a handler.
+///
+/// A layer that only adds headers to what a handler answers does not look like that if the handler's
+/// answer has a body, or if this crate's layer stands outside and has let the request through.
+fn is_of_cors_layer<B: Body>(response: &Response<B>, anonymity: &AnonymityProbe) -> bool {
+    let headers = response.headers();
+    let is_about_preflights = [
+        ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        ACCESS_CONTROL_MAX_AGE,
+    ]
+    .iter()
+    .any(|name| headers.contains_key(name));
+    let varies_on = |prefix: &[u8]| {
+        headers.get_all(VARY).iter().any(|line| {
+            let line = line.as_bytes().to_ascii_lowercase();
+            let mut names = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            names.any(|name| name.starts_with(prefix))
+        })
+    };
+    let is_about_origins =
+        headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || varies_on(b"origin");
+    matches!(response.status(), StatusCode::OK | StatusCode::NO_CONTENT)
+        && response.body().size_hint().exact() == Some(0)
+        && (is_about_preflights
+            || varies_on(b"access-control-request-")
+            || (is_about_origins && !anonymity.was_anonymous()))
+}
+
+async fn call<S, B>(mut service: S, request: Request<String>) -> Result<Response<B>, S::Error>
 where
     S: Service<Request<String>, Response = Response<B>>,
 {
     poll_fn(|context| service.poll_ready(context)).await?;
-    Ok(service.call(request).await?.status())
+    service.call(request).await
 }

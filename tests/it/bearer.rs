@@ -72,6 +72,7 @@ enum Expect {
     InvalidToken,
     InvalidRequest,
     Unavailable,
+    /// As `Anonymous`, but the service behind the layer answers 204 in place of 200.
     Preflight,
 }
 use Expect::*;
@@ -106,8 +107,8 @@ impl Expect {
         let expected = match self {
             SignedIn => (200, None, None),
             Anonymous if optional => (200, None, None),
-            Preflight => (204, None, None),
-            Anonymous => (
+            Preflight if optional => (204, None, None),
+            Anonymous | Preflight => (
                 401,
                 Some(RejectionKind::MissingToken),
                 Some("Bearer realm=\"customer\""),
@@ -248,6 +249,14 @@ const VALUES: &[(&str, Expect)] = &[
     ("Basic dTpw, Bearer LIVE", InvalidRequest),
     ("Basic dTpw,bearer LIVE", InvalidRequest),
     ("Bearer LIVE, Bearer LIVE", InvalidRequest),
+    ("Bearer LIVE, Basic dTpw", InvalidRequest),
+    ("Bearer LIVE,basic  dTpw", InvalidRequest),
+    ("Bearer LIVE, Digest realm=\"x\"", InvalidRequest),
+    ("Bearer LIVE, Basic", InvalidToken),
+    ("Bearer LIVE, Basic\tdTpw", InvalidToken),
+    ("Bearer LIVE, realm=\"x\"", InvalidToken),
+    ("Bearer LIVE, realm = \"x\"", InvalidToken),
+    ("Bearer LIVE, LIVE", InvalidToken),
 ];
 
 #[tokio::test]
@@ -419,7 +428,7 @@ async fn an_outage_is_503_and_says_nothing_of_the_token() {
 }
 
 #[tokio::test]
-async fn the_method_makes_no_difference_but_a_preflight_passes() {
+async fn the_method_and_the_shape_of_a_preflight_make_no_difference() {
     let world = World::new(TokenFormat::new("cst_"));
     let bearer = format!("Bearer {}", world.live("live").await);
     let origin = ("origin", &b"https://app.example"[..]);
@@ -438,7 +447,7 @@ async fn the_method_makes_no_difference_but_a_preflight_passes() {
         ("OPTIONS", &[asks], Anonymous),
         ("POST", &[origin, asks], Anonymous),
         ("OPTIONS", &[origin, asks], Preflight),
-        ("OPTIONS", &[origin, asks, bad], Preflight),
+        ("OPTIONS", &[origin, asks, bad], InvalidToken),
     ];
     for (method, headers, expect) in cases {
         for optional in [false, true] {
@@ -450,6 +459,35 @@ async fn the_method_makes_no_difference_but_a_preflight_passes() {
                 .await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_preflight_passes_without_a_customer_only_where_it_is_told_to() {
+    let world = World::new(TokenFormat::new("cst_"));
+    let bearer = format!("Bearer {}", world.live("live").await);
+    let origin = ("origin", &b"https://app.example"[..]);
+    let asks = ("access-control-request-method", &b"GET"[..]);
+    let signed = ("authorization", bearer.as_bytes());
+    let bad = ("authorization", &b"Bearer x"[..]);
+    let cases: [(&str, Headers, u16); 6] = [
+        ("OPTIONS", &[origin, asks], 204),
+        ("OPTIONS", &[origin, asks, bad], 204),
+        ("OPTIONS", &[origin, asks, signed], 204),
+        ("OPTIONS", &[origin], 401),
+        ("OPTIONS", &[asks], 401),
+        ("POST", &[origin, asks], 401),
+    ];
+    let layer = world.layer(false).pass_preflights();
+    for (method, headers, status) in cases {
+        let mut request = get(headers);
+        *request.method_mut() = method.parse().expect("a method");
+        let reply = send(&layer, request).await;
+        assert_eq!(reply.status(), status, "{method} {headers:?}");
+        if status == 204 {
+            assert_eq!(text(reply).await, "", "no customer");
+        }
+    }
+    assert_eq!(world.store.lookups(), 0);
 }
 
 /// Runs cases from elsewhere, where they are given.

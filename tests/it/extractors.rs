@@ -121,7 +121,7 @@ async fn a_preflight_that_passes_is_anonymous_to_extractors() {
                 customer.is_some().to_string()
             }),
         )
-        .layer(sessions.layer());
+        .layer(sessions.layer().pass_preflights());
     for (path, status) in [("/customer", 401), ("/optional", 200)] {
         let request = Request::options(path)
             .header("origin", "https://app.example")

@@ -4,6 +4,7 @@
 mod bearer;
 mod composition;
 mod conformance;
+mod cors;
 mod documentation;
 mod extractors;
 mod json;
@@ -12,6 +13,7 @@ mod log;
 mod polar;
 mod public_api;
 mod purge;
+mod refusals;
 mod secrets;
 mod shared_caches;
 mod sources;

@@ -51,7 +51,11 @@ async fn request(layer: customer_session::CustomerSessionLayer, token: &str) -> 
         .layer(TraceLayer::new_for_http())
         .layer(layer)
         .service_fn(async |request: Request<Full<Bytes>>| {
-            tracing::info!(extensions = ?request.extensions(), "in the handler");
+            tracing::info!(
+                headers = ?request.headers(),
+                extensions = ?request.extensions(),
+                "in the handler"
+            );
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
         });
     let request = Request::get("/")

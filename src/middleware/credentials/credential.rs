@@ -3,7 +3,7 @@
 use crate::token::SessionToken;
 
 /// The credential of a request, in one place or in all.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Credential<T> {
     /// No credential, or one of another scheme.
     None,

@@ -11,7 +11,10 @@ mod websocket;
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, Request};
+use http::{
+    HeaderMap, Request,
+    header::{AUTHORIZATION, COOKIE},
+};
 
 pub use self::custom::RequestHead;
 pub(super) use self::{credential::Credential, origin::is_preflight};
@@ -22,10 +25,32 @@ use self::{
 use super::{cache_headers::CacheHeaders, cookie::SessionCookie};
 use crate::{config_error::ConfigError, token::SessionToken};
 
-/// Reads the credential in `Authorization`, for a layer without other sources.
+/// Reads the credential in `Authorization`, for a layer without other sources, and marks the header
+/// as sensitive.
 #[inline]
-pub(super) fn bearer_credential(headers: &HeaderMap) -> Credential<&[u8]> {
-    bearer::read(headers)
+pub(super) fn bearer_credential(headers: &mut HeaderMap) -> Credential<&[u8]> {
+    // Most requests have as many lines as names, and then one search of the headers is enough.
+    if headers.len() != headers.keys_len() {
+        mark_sensitive(headers, false);
+        return bearer::read(headers);
+    }
+    match headers.get_mut(AUTHORIZATION) {
+        Some(value) => {
+            value.set_sensitive(true);
+            bearer::parse(value.as_bytes())
+        }
+        None => Credential::None,
+    }
+}
+
+/// Marks the headers that hold credentials, so that `Debug` does not show them, and HTTP/2 does not
+/// index them (RFC 7541, section 7.1.3) if the request is passed on to another server.
+fn mark_sensitive(headers: &mut HeaderMap, reads_cookies: bool) {
+    for (name, value) in headers.iter_mut() {
+        if name == AUTHORIZATION || (reads_cookies && name == COOKIE) {
+            value.set_sensitive(true);
+        }
+    }
 }
 
 /// The sources that are switched on, in addition to `Authorization`.
@@ -76,12 +101,16 @@ impl CredentialSources {
         .fold(CacheHeaders::default(), |all, (_, one)| all.with(one))
     }
 
-    /// Extracts the credentials that these sources find.
+    /// Extracts the credentials of a request, `Authorization` included.
     ///
     /// Tokens in the URI and among the subprotocols are removed from the request, since the
-    /// services behind the layer must not see them. A cookie stays, and is read by
-    /// [`ExtractedCredentials::combined`].
-    pub(super) fn extract<B>(&self, request: &mut Request<B>) -> ExtractedCredentials<'_> {
+    /// services behind the layer must not see them. Headers stay, marked as sensitive. The function
+    /// of the application is not called for a preflight that is passed on.
+    pub(super) fn extract<'a, B>(
+        &self,
+        request: &'a mut Request<B>,
+        is_preflight: bool,
+    ) -> ExtractedCredentials<'a> {
         let query = if self.query {
             query::extract(request.uri_mut())
         } else {
@@ -92,6 +121,7 @@ impl CredentialSources {
         } else {
             Credential::None
         };
+        mark_sensitive(request.headers_mut(), self.cookie.is_some());
         let head = RequestHead {
             method: request.method(),
             uri: request.uri(),
@@ -99,17 +129,31 @@ impl CredentialSources {
             extensions: request.extensions(),
         };
         let custom = match &self.custom {
-            // A preflight never has a credential.
-            Some(find) if !is_preflight(head.method, head.headers) => find(&head),
+            Some(find) if !is_preflight => find(&head),
             _ => None,
         };
         ExtractedCredentials {
+            bearer: bearer::read(head.headers),
+            cookie: self.read_cookie(&head),
             query,
             protocol,
             custom: custom.map_or(Credential::None, Credential::Token),
-            is_cross_site: self.cookie.is_some()
-                && is_cross_site(head.method, head.uri, head.headers, &self.trusted_origins),
-            cookie: self.cookie.as_ref(),
+        }
+    }
+
+    /// Reads the cookie, unless another site may have made the browser send it. The answer to such a
+    /// request must not depend on whether the token is good, so nothing looks at it.
+    fn read_cookie<'a>(&self, head: &RequestHead<'a>) -> Credential<&'a [u8]> {
+        let Some(cookie) = &self.cookie else {
+            return Credential::None;
+        };
+        match cookie::read(head.headers, cookie) {
+            Credential::Token(_) | Credential::Malformed
+                if is_cross_site(head.method, head.uri, head.headers, &self.trusted_origins) =>
+            {
+                Credential::CrossSite
+            }
+            credential => credential,
         }
     }
 }
@@ -126,36 +170,26 @@ impl fmt::Debug for CredentialSources {
     }
 }
 
-/// The credentials extracted from one request, and whether its cookie may be used.
+/// The credentials extracted from one request.
 pub(super) struct ExtractedCredentials<'a> {
+    bearer: Credential<&'a [u8]>,
+    cookie: Credential<&'a [u8]>,
     query: Credential<SessionToken>,
     protocol: Credential<SessionToken>,
     custom: Credential<SessionToken>,
-    is_cross_site: bool,
-    /// The cookie to read.
-    cookie: Option<&'a SessionCookie>,
 }
 
 impl ExtractedCredentials<'_> {
-    /// Returns `true` if the URI of the request held a credential.
-    pub(super) fn was_in_uri(&self) -> bool {
-        self.query != Credential::None
+    /// Returns `true` if the credential is in a place that shared caches do not know of: the URI, or
+    /// a cookie.
+    pub(super) fn is_unknown_to_caches(&self) -> bool {
+        self.query != Credential::None || self.cookie != Credential::None
     }
 
-    /// Combines what the sources found with `Authorization` into the credential of the request.
-    pub(super) fn combined<'a>(&'a self, headers: &'a HeaderMap) -> Credential<&'a [u8]> {
-        let cookie = match self.cookie {
-            // The answer must not depend on whether the token is good, so nothing looks at it.
-            Some(cookie) => match cookie::read(headers, cookie) {
-                Credential::Token(_) | Credential::Malformed if self.is_cross_site => {
-                    Credential::CrossSite
-                }
-                credential => credential,
-            },
-            None => Credential::None,
-        };
-        bearer::read(headers)
-            .and(cookie)
+    /// Combines the credentials into the one of the request.
+    pub(super) fn combined(&self) -> Credential<&[u8]> {
+        self.bearer
+            .and(self.cookie)
             .and(self.query.as_bytes())
             .and(self.protocol.as_bytes())
             .and(self.custom.as_bytes())

@@ -89,7 +89,9 @@ fn needs_origin_check(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Returns `true` if another site may have made a browser send this request.
 ///
-/// A request that needs the check and does not state its origin counts as such.
+/// The browser itself compares the sites, schemes included, and says so in `Sec-Fetch-Site`. Only
+/// old browsers leave that header out; for them `Origin` is compared with the host. A request that
+/// needs the check and states neither counts as cross-site, as does a header that no browser sends.
 pub(super) fn is_cross_site(
     method: &Method,
     uri: &Uri,
@@ -99,22 +101,28 @@ pub(super) fn is_cross_site(
     if !needs_origin_check(method, headers) {
         return false;
     }
-    if headers.contains_key(ORIGIN) {
-        let origin = single_value(headers, ORIGIN).and_then(Origin::parse);
-        let own = match uri.authority() {
+    let origin = single_value(headers, ORIGIN).and_then(Origin::parse);
+    let is_trusted = || {
+        origin
+            .as_ref()
+            .is_some_and(|origin| trusted.contains(origin))
+    };
+    let is_own_host = || {
+        let host = match uri.authority() {
             // The authority of the URI takes precedence over `Host` (RFC 9112, section 3.2.2).
             Some(authority) => Some(authority.as_str()),
             None => single_value(headers, HOST),
         };
-        !origin.is_some_and(|origin| {
-            trusted.contains(&origin) || own.is_some_and(|own| origin.matches_authority(own))
-        })
-    } else {
-        !matches!(
-            single_value(headers, SEC_FETCH_SITE),
-            Some("same-origin" | "none")
-        )
-    }
+        let matches = |origin: &Origin| host.is_some_and(|host| origin.matches_authority(host));
+        origin.as_ref().is_some_and(matches)
+    };
+    let is_same_site = match single_value(headers, SEC_FETCH_SITE) {
+        Some("same-origin" | "none") => true,
+        Some("same-site" | "cross-site") => is_trusted(),
+        None if !headers.contains_key(SEC_FETCH_SITE) => is_trusted() || is_own_host(),
+        _ => false,
+    };
+    !is_same_site
 }
 
 /// Returns the value of a header that has exactly one line.
@@ -129,7 +137,7 @@ fn single_value(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// Returns `true` for a CORS preflight.
 ///
 /// A browser sends it without credentials, to ask whether a request may have them (Fetch
-/// standard, section 3.2.2). Refusing it would keep out every page of another origin.
+/// standard, section 3.2.2). The shape proves nothing: any client can send it.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
         && headers.contains_key(ORIGIN)

@@ -1,7 +1,11 @@
 //! Tokens in a cookie, which a browser sends from other sites too.
 
+use std::convert::Infallible;
+
+use axum::body::Body;
 use customer_session::{CustomerSessionLayer, RejectionKind, SessionCookie, TokenFormat};
-use http::Method;
+use http::{HeaderValue, Method, Request, Response};
+use tower::{Layer as _, ServiceExt as _};
 
 use super::{SOURCES, add, all, answer, kind, request, session_cookie, status};
 use test_support::{Sessions, one_session};
@@ -41,27 +45,86 @@ const ORIGINS: &[From] = &[
         ],
         false,
     ),
-    // `Origin` decides where there is one.
+    // `Sec-Fetch-Site` decides where there is one.
+    (&[("sec-fetch-site", "same-origin")], true),
+    (&[("sec-fetch-site", "none")], true),
     (
         &[("origin", "null"), ("sec-fetch-site", "same-origin")],
+        true,
+    ),
+    (
+        &[
+            ("origin", "https://shop.example"),
+            ("sec-fetch-site", "same-origin"),
+        ],
+        true,
+    ),
+    // Another scheme, whose page the host and the default port do not tell apart.
+    (
+        &[
+            ("origin", "http://shop.example"),
+            ("sec-fetch-site", "cross-site"),
+        ],
         false,
+    ),
+    (
+        &[
+            ("origin", "http://shop.example"),
+            ("sec-fetch-site", "same-site"),
+        ],
+        false,
+    ),
+    (
+        &[
+            ("origin", "https://app.example"),
+            ("sec-fetch-site", "same-site"),
+        ],
+        true,
+    ),
+    (
+        &[
+            ("origin", "capacitor://localhost"),
+            ("sec-fetch-site", "cross-site"),
+        ],
+        true,
     ),
     (
         &[
             ("origin", "https://evil.example"),
-            ("sec-fetch-site", "none"),
+            ("sec-fetch-site", "cross-site"),
         ],
         false,
     ),
-    (&[("sec-fetch-site", "same-origin")], true),
-    (&[("sec-fetch-site", "none")], true),
     (&[("sec-fetch-site", "same-site")], false),
     (&[("sec-fetch-site", "cross-site")], false),
+    // No browser sends these.
     (&[("sec-fetch-site", "")], false),
+    (
+        &[
+            ("origin", "https://shop.example"),
+            ("sec-fetch-site", "Same-Origin"),
+        ],
+        false,
+    ),
+    (
+        &[
+            ("origin", "https://shop.example"),
+            ("sec-fetch-site", "same-origin, none"),
+        ],
+        false,
+    ),
     (
         &[
             ("sec-fetch-site", "same-origin"),
             ("sec-fetch-site", "cross-site"),
+        ],
+        false,
+    ),
+    (
+        &[
+            ("origin", "https://app.example"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "same-origin"),
         ],
         false,
     ),
@@ -247,5 +310,50 @@ async fn a_bad_name_or_origin_is_an_error() {
             &format!("session={}", session.token.expose()),
         );
         assert_eq!(status(&layer, sent).await, 403, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_cookie_is_private() {
+    let (_, sessions, session) = one_session().await;
+    let token = session.token.expose();
+    let theirs = |value: Option<&'static str>| {
+        tower::service_fn(move |_: Request<Body>| {
+            let mut response = Response::new(Body::empty());
+            let value = value.map(HeaderValue::from_static);
+            let value = value.map(|value| (http::header::CACHE_CONTROL, value));
+            response.headers_mut().extend(value);
+            std::future::ready(Ok::<_, Infallible>(response))
+        })
+    };
+    for (of_handler, kept) in [
+        (None, "private"),
+        (Some("max-age=60"), "private, max-age=60"),
+        (Some("public, max-age=60"), "private, max-age=60"),
+        (Some("private"), "private"),
+        (Some("no-store"), "no-store"),
+    ] {
+        for layer in [of_cookie(&sessions), of_cookie(&sessions).optional()] {
+            // By a lookup, then as a hit.
+            for _ in 0..2 {
+                let mut sent = request("/");
+                add(&mut sent, "cookie", &format!("session={token}"));
+                let response = layer.layer(theirs(of_handler)).oneshot(sent).await;
+                let response = response.expect("infallible");
+                assert_eq!(response.headers()["cache-control"], kept);
+            }
+        }
+    }
+    // A program's request, and one without a credential, say nothing new.
+    let layer = of_cookie(&sessions).optional();
+    for header in [
+        ("authorization", format!("Bearer {token}")),
+        ("cookie", "theme=dark".into()),
+    ] {
+        let mut sent = request("/");
+        add(&mut sent, header.0, &header.1);
+        let response = answer(&layer, sent).await;
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("cache-control"));
     }
 }

@@ -311,11 +311,12 @@ async fn answers_vary_on_what_they_depend_on() {
 }
 
 #[tokio::test]
-async fn a_function_sees_what_the_service_sees_and_no_preflight() {
+async fn a_function_sees_what_the_service_sees_and_no_preflight_that_passes() {
     let (_, sessions, session) = one_session().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let layer = sessions
         .layer()
+        .pass_preflights()
         .token_from_query()
         .token_from_websocket_protocol();
     let layer = layer.token_from_fn({
@@ -416,7 +417,15 @@ async fn no_source_leaks_its_token() {
         tower::ServiceBuilder::new()
             .layer(TraceLayer::new_for_http())
             .service_fn(async |request: Request<Body>| {
-                tracing::info!(uri = %request.uri(), extensions = ?request.extensions(), "handled");
+                let mut headers = request.headers().clone();
+                // The layer does not know what the application's function reads.
+                headers.remove("x-token");
+                tracing::info!(
+                    uri = %request.uri(),
+                    ?headers,
+                    extensions = ?request.extensions(),
+                    "handled"
+                );
                 Ok::<_, Infallible>(Response::new(Body::empty()))
             }),
     );
@@ -456,4 +465,43 @@ async fn no_source_leaks_its_token() {
     // The search finds what it looks for.
     tracing::trace!(planted = tokens[0], "a leak");
     assert!(log.text().contains(&tokens[0][..20]));
+}
+
+#[tokio::test]
+async fn headers_that_were_read_are_marked_as_sensitive() {
+    let (_, sessions, session) = one_session().await;
+    let token = session.token.expose();
+    let cookies = sessions.layer().token_from_cookie(&session_cookie());
+    // Two lines of one name take another way through the headers than one.
+    for repeated in [false, true] {
+        for (layer, authorization, reads_cookies) in [
+            (sessions.layer(), format!("Bearer {token}"), false),
+            (sessions.layer().optional(), "Basic dTpw".to_owned(), false),
+            (
+                sessions.layer().token_from_query(),
+                format!("Bearer {token}"),
+                false,
+            ),
+            (cookies.clone().optional(), "Basic dTpw".to_owned(), true),
+        ] {
+            // By a lookup, then as a hit.
+            for _ in 0..2 {
+                let seen = Seen::default();
+                let mut sent = request("/");
+                add(&mut sent, "authorization", &authorization);
+                add(&mut sent, "cookie", "theme=dark");
+                if repeated {
+                    add(&mut sent, "cookie", "size=9");
+                }
+                add(&mut sent, "accept", "text/html");
+                let response = seen.behind(&layer).oneshot(sent).await;
+                assert_eq!(response.expect("infallible").status(), 200);
+                for (name, value) in &seen.last().1 {
+                    let is_credential = name == "authorization";
+                    let is_cookie = name == "cookie" && reads_cookies;
+                    assert_eq!(value.is_sensitive(), is_credential || is_cookie, "{name}");
+                }
+            }
+        }
+    }
 }
