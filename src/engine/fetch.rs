@@ -35,6 +35,13 @@ const MAX_LOOKUP_ATTEMPTS: usize = 8;
 const ATTEMPTS_IN_TTL: u32 = 20;
 
 impl Engine {
+    /// Returns `true` if neither a revocation nor the session's end has come since the session was
+    /// admitted.
+    pub(crate) fn is_still_admitted(&self, session: &CachedSession) -> bool {
+        let token = session.session.token.expose().as_bytes();
+        self.is_current(session, token) && self.is_unexpired(session, self.clock.monotonic_now())
+    }
+
     /// Authenticates `token` by asking the store, together with all requests for the same token.
     pub(crate) async fn authenticate(
         self: &Arc<Self>,

@@ -19,8 +19,9 @@ use super::{
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Authenticated, CacheStatus},
+    engine::{Authenticated, CacheStatus, Engine},
     sessions::SessionLifetime,
+    token::SessionToken,
 };
 
 pin_project! {
@@ -60,11 +61,13 @@ pin_project! {
 
 type Lookup = Pin<Box<dyn Future<Output = Result<Authenticated, Rejection>> + Send>>;
 
-/// A request that waits for the lookup of its session.
+/// A request that waits for the lookup of its session, then for the inner service.
 struct Waiting<S, ReqBody> {
     lookup: Lookup,
-    /// The service that was made ready for this request.
-    ready: S,
+    /// The result of the lookup.
+    authenticated: Option<Authenticated>,
+    /// A clone that holds no permit: it is made ready after the lookup.
+    service: S,
     request: Request<ReqBody>,
     config: Arc<LayerConfig>,
     cache_headers: CacheHeaders,
@@ -96,8 +99,8 @@ where
     }
 
     pub(super) fn waiting(
-        lookup: impl Future<Output = Result<Authenticated, Rejection>> + Send + 'static,
-        ready: S,
+        token: SessionToken,
+        service: S,
         request: Request<ReqBody>,
         config: Arc<LayerConfig>,
         cache_headers: CacheHeaders,
@@ -105,8 +108,9 @@ where
         Self {
             state: State::Waiting {
                 waiting: Some(Box::new(Waiting {
-                    lookup: Box::pin(lookup),
-                    ready,
+                    lookup: lookup(Arc::clone(&config.engine), token),
+                    authenticated: None,
+                    service,
                     request,
                     config,
                     cache_headers,
@@ -114,6 +118,13 @@ where
             },
         }
     }
+}
+
+fn lookup(engine: Arc<Engine>, token: SessionToken) -> Lookup {
+    Box::pin(async move {
+        let result = engine.authenticate(token).await;
+        result.map_err(|error| Rejection::new(error, engine.retry_after()))
+    })
 }
 
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
@@ -139,8 +150,7 @@ where
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProjection::Waiting { waiting } => {
-                    let lookup = &mut unfinished(waiting.as_mut()).lookup;
-                    let result = ready!(lookup.as_mut().poll(context));
+                    let result = ready!(unfinished(waiting.as_mut()).poll_ready(context))?;
                     let waiting = unfinished(waiting.take());
                     match result {
                         Ok(authenticated) => state.set(waiting.call(authenticated)),
@@ -163,12 +173,39 @@ impl<S, ReqBody> Waiting<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    /// Calls the inner service with the request of this session.
+    /// Waits for the lookup, and then until the inner service is ready. A session that has ended
+    /// while the service was not ready is looked up again.
+    fn poll_ready(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Result<Authenticated, Rejection>, S::Error>> {
+        loop {
+            let authenticated = match self.authenticated.take() {
+                Some(authenticated) => authenticated,
+                None => match ready!(self.lookup.as_mut().poll(context)) {
+                    Ok(authenticated) => authenticated,
+                    Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
+                },
+            };
+            if self.service.poll_ready(context)?.is_pending() {
+                self.authenticated = Some(authenticated);
+                return Poll::Pending;
+            }
+            let engine = &self.config.engine;
+            if engine.is_still_admitted(&authenticated.session) {
+                return Poll::Ready(Ok(Ok(authenticated)));
+            }
+            let token = authenticated.session.session.token.clone();
+            self.lookup = lookup(Arc::clone(engine), token);
+        }
+    }
+
+    /// Calls the inner service, which is ready, with the request of this session.
     fn call(mut self, authenticated: Authenticated) -> State<S, ReqBody> {
         let lifetime = SessionLifetime::new(authenticated.session);
         identity::insert(self.request.extensions_mut(), lifetime);
         State::Inner {
-            future: self.ready.call(self.request),
+            future: self.service.call(self.request),
             cache_headers: self.cache_headers,
             cache_status: self.config.reported(authenticated.cache_status),
         }

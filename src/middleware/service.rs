@@ -1,7 +1,6 @@
 //! The service that decides, for each request, whether it is let in.
 
 use std::{
-    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -16,7 +15,7 @@ use super::{
     credentials::{Credential, bearer_credential, is_preflight},
     future::ResponseFuture,
     identity,
-    rejection::{Rejection, RejectionKind},
+    rejection::RejectionKind,
 };
 use crate::{
     engine::{Authenticated, CacheLookup},
@@ -91,16 +90,12 @@ where
             }
             Decision::Rejected(kind) => ResponseFuture::rejected(kind, Arc::clone(config)),
             Decision::LookUp(token) => {
-                let engine = Arc::clone(&config.engine);
-                let lookup = async move {
-                    let result = engine.authenticate(token).await;
-                    result.map_err(|error| Rejection::new(error, engine.retry_after()))
-                };
-                // The service that `poll_ready` made ready is the one to call later. The clone in
-                // its place is not ready.
-                let not_ready = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, not_ready);
-                ResponseFuture::waiting(lookup, ready, request, Arc::clone(config), cache_headers)
+                // A service that was made ready may hold a permit, which a request that waits for a
+                // lookup must not keep from others. Clones are not ready.
+                let service = self.inner.clone();
+                self.inner = service.clone();
+                let config = Arc::clone(&self.config);
+                ResponseFuture::waiting(token, service, request, config, cache_headers)
             }
         }
     }

@@ -9,6 +9,7 @@ mod documentation;
 mod extractors;
 mod json;
 mod log;
+mod permits;
 #[cfg(feature = "polar")]
 mod polar;
 mod public_api;
