@@ -2,6 +2,7 @@
 
 use std::{
     ops::Add,
+    pin::Pin,
     sync::{
         Arc, LazyLock,
         atomic::{
@@ -32,6 +33,15 @@ pub trait Clock: Send + Sync + 'static {
     /// sessions is set by hand too.
     fn monotonic(&self) -> Duration {
         ORIGIN.elapsed() + suspended()
+    }
+
+    /// Returns a future that resolves when the clock is moved by hand after this call; `None` for a
+    /// clock that moves by itself, which is the default.
+    ///
+    /// Streams that watch their session wait for it. Without it they look at a clock that is not
+    /// [`SystemClock`] once a second.
+    fn moved(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        None
     }
 }
 
@@ -88,6 +98,11 @@ impl TimeSource {
 
     pub(crate) fn is_system(&self) -> bool {
         self.custom.is_none()
+    }
+
+    /// Returns a future that resolves when the clock is moved by hand, if that can be told.
+    pub(crate) fn moved(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        self.custom.as_ref().and_then(|clock| clock.moved())
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {

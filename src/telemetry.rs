@@ -37,6 +37,8 @@ pub struct Statistics {
     pub superseded: u64,
     /// Lookups started in the background, for sessions that are in use.
     pub refreshes: u64,
+    /// Times that a stream has checked its session. Streams are not counted as requests.
+    pub stream_checks: u64,
     /// Invalidations applied, from this node or another.
     pub invalidations: u64,
     /// Messages from sources that could not be read.
@@ -52,6 +54,8 @@ pub struct Statistics {
     pub sources_disconnected: u64,
     /// Lookups in flight now.
     pub lookups_in_flight: u64,
+    /// Changes of the store under way now, those included whose callers have given up.
+    pub changes_in_flight: u64,
     /// Lookups that wait for a permit now. Only those of tokens that were live before wait.
     pub lookups_waiting: u64,
     /// Sessions in the cache now. Moka counts in batches, so the figure lags a little.
@@ -77,6 +81,7 @@ pub(crate) struct Counters {
     pub(crate) overloaded: Counter,
     pub(crate) superseded: Counter,
     pub(crate) refreshes: Counter,
+    pub(crate) stream_checks: Counter,
     pub(crate) invalidations: Counter,
     pub(crate) malformed_messages: Counter,
 }
@@ -119,6 +124,7 @@ impl Counters {
             verified: self.verified.get(),
             stale: self.stale.get(),
             refreshes: self.refreshes.get(),
+            stream_checks: self.stream_checks.get(),
             malformed_messages: self.malformed_messages.get(),
             negative_hits: self.negative_hits.get(),
             lookups: self.lookups.get(),

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{clock::Clock, token::TokenFormat};
 
-/// The longest time that a lookup takes and a caller waits, where no store timeout is set.
+/// The longest time that a lookup takes and a caller waits, where no timeout is set.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest store timeout that is told from none: what is added to a time must not overflow it.
@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) stale_if_error: Duration,
     /// Zero: [`DEFAULT_WAIT`].
     pub(crate) store_timeout: Duration,
+    /// Zero: [`DEFAULT_WAIT`].
+    pub(crate) write_timeout: Duration,
     /// Zero: the circuit breaker never opens.
     pub(crate) breaker_cooldown: Duration,
     /// Zero: no limit.
@@ -52,6 +54,7 @@ impl Config {
             negative_ttl: Duration::from_secs(5),
             stale_if_error: Duration::ZERO,
             store_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(10),
             breaker_cooldown: Duration::from_millis(500),
             max_concurrent_lookups: 1024,
             requires_source: false,
@@ -68,6 +71,14 @@ impl Config {
     /// Returns how long a lookup takes and a caller waits for it at most, even without a store timeout.
     pub(crate) fn wait_limit(&self) -> Duration {
         self.store_timeout().unwrap_or(DEFAULT_WAIT).min(MAX_WAIT)
+    }
+
+    /// Returns how long the caller of a change waits for the store at most.
+    pub(crate) fn write_timeout(&self) -> Duration {
+        match self.write_timeout {
+            Duration::ZERO => DEFAULT_WAIT,
+            limit => limit.min(MAX_WAIT),
+        }
     }
 
     /// Returns how long the circuit breaker stays open, if it opens at all.
@@ -96,6 +107,7 @@ impl fmt::Debug for Config {
             .field("negative_ttl", &self.negative_ttl)
             .field("stale_if_error", &self.stale_if_error)
             .field("store_timeout", &self.store_timeout)
+            .field("write_timeout", &self.write_timeout)
             .field("breaker_cooldown", &self.breaker_cooldown)
             .field("max_concurrent_lookups", &self.max_concurrent_lookups)
             .field("requires_source", &self.requires_source)
@@ -113,12 +125,14 @@ mod tests {
         let mut config = Config::new(TokenFormat::any());
         assert_eq!(config.wait_limit(), config.store_timeout);
         config.store_timeout = Duration::ZERO;
+        config.write_timeout = Duration::ZERO;
         config.breaker_cooldown = Duration::ZERO;
         config.max_concurrent_lookups = 0;
         assert_eq!(config.store_timeout(), None);
         assert_eq!(config.breaker_cooldown(), None);
         assert_eq!(config.max_concurrent_lookups(), None);
         assert_eq!(config.wait_limit(), DEFAULT_WAIT);
+        assert_eq!(config.write_timeout(), DEFAULT_WAIT);
         config.store_timeout = Duration::MAX;
         assert_eq!(config.wait_limit(), MAX_WAIT);
     }

@@ -121,9 +121,20 @@ impl Engine {
                 LookupResult::Session(_) => self.upstream.known.insert(key.half()),
                 LookupResult::NotFound(_) => self.upstream.known.remove(key.half()),
             }
-            self.cache.insert(key, result.clone());
+            self.cache_unless_unconfirmed(key, &result);
         }
         Ok(result)
+    }
+
+    /// Caches a result, unless a change of its session may happen at any time.
+    fn cache_unless_unconfirmed(&self, key: TokenHash128, result: &LookupResult) {
+        let session = match result {
+            LookupResult::Session(session) => Some(&session.session),
+            LookupResult::NotFound(_) => None,
+        };
+        if !session.is_some_and(|session| self.pending_changes.may_concern(session)) {
+            self.cache.insert(key, result.clone());
+        }
     }
 
     /// Takes what a lookup needs; `None` if there is no permit for tokens of this class.

@@ -18,6 +18,7 @@ pub(crate) mod config;
 mod error;
 mod fetch;
 mod lookup;
+mod pending_changes;
 mod reconcile;
 pub(crate) mod revocations;
 mod session_watch;
@@ -40,6 +41,7 @@ use self::{
         key::TokenHash128,
     },
     config::Config,
+    pending_changes::PendingChanges,
     revocations::Revocations,
     upstream::Upstream,
     watch::Watcher,
@@ -61,6 +63,7 @@ pub(crate) struct Engine {
     cache: SessionCache,
     revocations: Revocations,
     upstream: Upstream,
+    pending_changes: PendingChanges,
     counters: Counters,
     /// The other caches in this process in front of the same store, if it knows them.
     shared_caches: Option<SharedCaches>,
@@ -94,6 +97,7 @@ impl Engine {
             cache: SessionCache::new(&config),
             revocations: Revocations::new(config.stripes(), config.requires_source),
             upstream: Upstream::new(store, &config),
+            pending_changes: PendingChanges::new(),
             counters: Counters::default(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,
@@ -136,14 +140,18 @@ impl Engine {
                 return CacheLookup::Hit(authenticated);
             }
         }
-        // Used even while invalidations may be missed: they do not announce new sessions.
-        match self.cache.negative_entry(key) {
-            Some(entry) if now < entry.fresh_until && self.is_current(&entry, token) => {
-                self.counters.negative_hits.add_one();
-                CacheLookup::NegativeHit
-            }
-            _ => CacheLookup::Miss,
+        if self.opens_nothing(key, token, now) {
+            self.counters.negative_hits.add_one();
+            return CacheLookup::NegativeHit;
         }
+        CacheLookup::Miss
+    }
+
+    /// Returns `true` if `token` is remembered to open nothing. This is relied on even while
+    /// invalidations may be missed: they do not announce new sessions.
+    fn opens_nothing(&self, key: TokenHash128, token: &[u8], now: MonotonicTime) -> bool {
+        let entry = self.cache.negative_entry(key);
+        entry.is_some_and(|entry| now < entry.fresh_until && self.is_current(&entry, token))
     }
 
     /// Refuses what cannot be a token of this service.
@@ -181,6 +189,15 @@ impl Engine {
         })
     }
 
+    /// Returns the changes of the store that are under way.
+    pub(crate) fn pending_changes(&self) -> &PendingChanges {
+        &self.pending_changes
+    }
+
+    pub(crate) fn write_timeout(&self) -> Duration {
+        self.config.write_timeout()
+    }
+
     /// Drops from the cache what is of no use any more.
     pub(crate) fn run_pending_tasks(&self) {
         let now = self.clock.monotonic_now();
@@ -215,6 +232,7 @@ impl Engine {
     pub(crate) fn statistics(&self) -> Statistics {
         let mut statistics = self.counters.snapshot();
         self.upstream.add_statistics(&mut statistics);
+        statistics.changes_in_flight = self.pending_changes.under_way() as u64;
         let now = self.clock.monotonic_now();
         (
             statistics.sources_listening,

@@ -22,8 +22,8 @@ use crate::{session::CustomerSession, token::SessionToken};
 /// Longest time between two looks at the wall clock, which may be set while a stream sleeps.
 const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
-/// The same for a clock that is not the system's: nothing tells when it is moved.
-const CUSTOM_CLOCK_RECHECK: Duration = Duration::from_millis(20);
+/// The same for a clock that is neither the system's nor tells when it is moved.
+const CUSTOM_CLOCK_RECHECK: Duration = Duration::from_secs(1);
 
 /// Shortest time between two lookups for one stream.
 const MIN_RECHECK: Duration = Duration::from_secs(1);
@@ -64,6 +64,7 @@ impl Engine {
             // From here on no change is missed.
             changes.0.as_mut().enable();
             changes.1.as_mut().enable();
+            let moved = self.clock.moved();
 
             let result = self.check(&session.token).await;
             let now = self.clock.now();
@@ -72,13 +73,15 @@ impl Engine {
                 Err(end) => return end,
             };
             let left = (watched.expires_at - now).to_std().unwrap_or_default();
-            let recheck = if self.clock.is_system() {
+            let recheck = if self.clock.is_system() || moved.is_some() {
                 CLOCK_RECHECK
             } else {
                 CUSTOM_CLOCK_RECHECK
             };
+            let moved = moved.unwrap_or_else(|| Box::pin(std::future::pending()));
+            let changed = either(Box::pin(either(changes.0, changes.1)), moved);
             // A change and the end of the pause have the same consequence.
-            let _ = timeout(pause.min(left).min(recheck), either(changes.0, changes.1)).await;
+            let _ = timeout(pause.min(left).min(recheck), changed).await;
         }
     }
 
@@ -87,7 +90,8 @@ impl Engine {
         self: &Arc<Self>,
         token: &SessionToken,
     ) -> Result<Authenticated, AuthenticateError> {
-        match self.lookup_cached(token.expose().as_bytes()) {
+        self.counters.stream_checks.add_one();
+        match self.peek(token.expose().as_bytes()) {
             CacheLookup::Hit(authenticated) => Ok(authenticated),
             CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
             CacheLookup::Miss => {
@@ -97,6 +101,22 @@ impl Engine {
                     Err(_) => Err(AuthenticateError::Overloaded),
                 }
             }
+        }
+    }
+
+    /// Looks `token` up in the cache as a request would, without being counted as one.
+    fn peek(self: &Arc<Self>, token: &[u8]) -> CacheLookup {
+        let key = self.cache.key(token);
+        let now = self.clock.monotonic_now();
+        let read = |session: &Arc<CachedSession>| self.admit_cached(session, token, now);
+        let admitted = self.cache.front(key.half(), read).or_else(|| {
+            let session = self.cache.session(key)?;
+            self.admit_cached(&session, token, now)
+        });
+        match admitted {
+            Some(authenticated) => CacheLookup::Hit(authenticated),
+            None if self.opens_nothing(key, token, now) => CacheLookup::NegativeHit,
+            None => CacheLookup::Miss,
         }
     }
 
@@ -157,7 +177,10 @@ impl Engine {
 }
 
 /// Waits for one of the two.
-async fn either<F: Future<Output = ()> + Unpin>(mut one: F, mut other: F) {
+async fn either(
+    mut one: impl Future<Output = ()> + Unpin,
+    mut other: impl Future<Output = ()> + Unpin,
+) {
     std::future::poll_fn(|context| {
         match (
             Pin::new(&mut one).poll(context),

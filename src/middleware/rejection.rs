@@ -1,6 +1,10 @@
 //! The reason why a request is not let in.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use http::StatusCode;
 
@@ -53,7 +57,7 @@ impl Rejection {
         Self {
             kind,
             store_error,
-            retry_after: Some(retry_after),
+            retry_after: Some(with_jitter(retry_after)),
         }
     }
 
@@ -77,9 +81,11 @@ impl Rejection {
 
     /// Returns the time after which a retry may succeed, if the reason is a passing one.
     ///
-    /// It is zero, or what the store [asked for](StoreError::retry_after), or what is left of the
-    /// circuit breaker's [cooldown](crate::CustomerSessionsBuilder::breaker_cooldown). The client
-    /// gets it as `Retry-After`, in whole seconds and never less than one.
+    /// It is what the store [asked for](StoreError::retry_after), or what is left of the circuit
+    /// breaker's [cooldown](crate::CustomerSessionsBuilder::breaker_cooldown), and one second at
+    /// least. To that a random part is added, so that clients that were refused together do not come
+    /// back together: up to as much again, but no less than two seconds and no more than 30. The
+    /// client gets it as `Retry-After`, in whole seconds: 1 to 3 as a rule.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -114,6 +120,17 @@ impl Rejection {
     }
 }
 
+/// Returns `wait` in whole seconds, rounded up, and a random part beyond it.
+fn with_jitter(wait: Duration) -> Duration {
+    let seconds = wait.as_secs();
+    let seconds = seconds.saturating_add(u64::from(wait.subsec_nanos() > 0));
+    let seconds = seconds.max(1);
+    // The standard library seeds its hashes at random.
+    let random = RandomState::new().hash_one(seconds);
+    let jitter = random % (seconds.clamp(2, 30) + 1);
+    Duration::from_secs(seconds.saturating_add(jitter))
+}
+
 impl From<RejectionKind> for Rejection {
     fn from(kind: RejectionKind) -> Self {
         Self {
@@ -140,5 +157,29 @@ impl fmt::Display for Rejection {
 impl std::error::Error for Rejection {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.store_error.as_ref().map(|error| error as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_whole_seconds_and_never_the_same_for_all() {
+        for (wait, range) in [
+            (Duration::ZERO, 1..=3),
+            (Duration::from_millis(500), 1..=3),
+            (Duration::from_millis(15_500), 16..=32),
+            (Duration::from_secs(3600), 3600..=3630),
+        ] {
+            let waits: std::collections::BTreeSet<u64> = (0..500)
+                .map(|_| with_jitter(wait))
+                .inspect(|wait| assert_eq!(wait.subsec_nanos(), 0))
+                .map(|wait| wait.as_secs())
+                .collect();
+            assert!(waits.iter().all(|seconds| range.contains(seconds)));
+            assert!(waits.len() > 2, "{waits:?}");
+        }
+        assert_eq!(with_jitter(Duration::MAX).as_secs(), u64::MAX);
     }
 }

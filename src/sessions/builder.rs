@@ -142,6 +142,22 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
         self
     }
 
+    /// Sets how long the caller of a change waits for the store: of [`issue`](CustomerSessions::issue),
+    /// [`revoke`](CustomerSessions::revoke) and the like; 10 seconds by default. Zero is a minute, and
+    /// the longest is a day.
+    ///
+    /// The caller then gets [`Timeout`](crate::StoreErrorKind::Timeout), and what is cached about the
+    /// session or the customer is used no more. The change itself may still happen, so for up to five
+    /// minutes the store is given time to finish it; until it has, nothing about that session or
+    /// customer is cached.
+    ///
+    /// At most 1024 changes are under way at once, and 768 of single sessions. Beyond that a change
+    /// is refused with [`Unavailable`](crate::StoreErrorKind::Unavailable), before the store is asked.
+    pub fn write_timeout(mut self, limit: Duration) -> Self {
+        self.config.write_timeout = limit;
+        self
+    }
+
     /// Sets how many lookups may be in flight at once; 1024 by default. Zero is no limit.
     ///
     /// A token that this engine has issued, or found live and not invalid since, may use all of them.

@@ -21,9 +21,10 @@ use crate::{
 /// Methods that need a store that keeps sessions.
 ///
 /// Those methods that change something finish even if their future is dropped half-way: once
-/// the store has been asked for the change, the cache follows it. They have no time limit of
-/// their own; when one is put around them, the change goes on in the background. If the store
-/// fails in the middle, the cache assumes that the change happened.
+/// the store has been asked for the change, the cache follows it. After
+/// [`write_timeout`](crate::CustomerSessionsBuilder::write_timeout), or a shorter limit that is put
+/// around them, the change goes on in the background. If the store fails in the middle, the cache
+/// assumes that the change happened.
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
     /// the year 9999 at the latest). Rotations do not extend it; [`issue_with`](Self::issue_with)

@@ -1,12 +1,15 @@
 //! Changes of the store that the cache follows, whatever becomes of their caller.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
 use super::CustomerSessions;
 use crate::{
-    engine::Engine,
+    engine::{
+        Engine,
+        upstream::guard::{Panicked, catch_panic},
+    },
     invalidation::Invalidation,
     store::{SessionRegistry, StoreError},
     telemetry,
@@ -20,47 +23,88 @@ pub(super) struct Settled<T> {
     pub(super) invalidations: Vec<Invalidation>,
 }
 
+/// Time for which a change may go on after its caller has heard that it took too long. A store that
+/// never answers would otherwise hold its slot until the process ends.
+const MAX_DELAY: Duration = Duration::from_secs(300);
+
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Makes a change in the store and records it, in a task that a dropped caller cannot stop
     /// between the two.
     ///
     /// If the change succeeds, its own invalidations are recorded. If its outcome is unknown,
-    /// `assumed` is.
+    /// `assumed` is. If it takes longer than the write timeout, `assumed` is recorded at once and
+    /// again when the change ends, and nothing that it may concern is cached in between.
     pub(super) async fn settle<T: Send + 'static>(
         &self,
         assumed: Option<Invalidation>,
         change: impl Future<Output = Result<Settled<T>, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let mut record = RecordOnDrop {
+        let slot = self.engine.pending_changes().try_begin(assumed.as_ref());
+        let slot = slot.ok_or_else(|| {
+            StoreError::unavailable("too many changes are under way; this one was not made")
+        })?;
+        let (answer, answered) = oneshot::channel();
+        let record = RecordOnDrop {
             engine: Arc::clone(&self.engine),
             invalidations: Vec::from_iter(assumed.clone()),
         };
-        let task = runtime.spawn(telemetry::in_current_span(async move {
-            let outcome = match change.await {
-                Ok(settled) => {
-                    record.invalidations = settled.invalidations;
-                    Ok(settled.answer)
-                }
-                Err(error) => {
-                    if let Some(change) = &assumed {
-                        telemetry::outcome_unknown(change, &error);
-                    }
-                    Err(error)
-                }
-            };
-            // Before the caller gets the answer.
-            drop(record);
-            outcome
+        runtime.spawn(telemetry::in_current_span(async move {
+            run(assumed, change, record, answer).await;
+            drop(slot);
         }));
-        task.await.unwrap_or_else(|error| {
-            Err(StoreError::unavailable(if error.is_panic() {
-                "the store panicked; the change may have happened"
-            } else {
-                "the runtime shut down; the change may have happened"
-            }))
+        answered.await.unwrap_or_else(|_| {
+            Err(StoreError::unavailable(
+                "the runtime shut down; the change may have happened",
+            ))
         })
     }
+}
+
+/// Makes a change, records it, and answers the caller, who may be gone.
+async fn run<T>(
+    assumed: Option<Invalidation>,
+    change: impl Future<Output = Result<Settled<T>, StoreError>>,
+    mut record: RecordOnDrop,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+) {
+    let engine = Arc::clone(&record.engine);
+    let mut answer = Some(answer);
+    let mut reply = |outcome: Result<T, StoreError>| {
+        if let (Some(change), Err(error)) = (&assumed, &outcome) {
+            telemetry::outcome_unknown(change, error);
+        }
+        // The caller may be gone.
+        answer.take().map(|answer| answer.send(outcome).is_ok());
+    };
+    let mut change = pin!(catch_panic(change));
+    let mut unconfirmed = None;
+    let outcome = match timeout(engine.write_timeout(), &mut change).await {
+        Ok(outcome) => Ok(outcome),
+        Err(elapsed) => {
+            if let Some(assumed) = &assumed {
+                unconfirmed = Some(engine.pending_changes().unconfirmed(assumed));
+                engine.publish(assumed);
+            }
+            reply(Err(StoreError::timeout(elapsed)));
+            timeout(MAX_DELAY, change).await
+        }
+    };
+    let outcome = match outcome {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(Panicked)) => Err(StoreError::unavailable(
+            "the store panicked; the change may have happened",
+        )),
+        Err(elapsed) => Err(StoreError::timeout(elapsed)),
+    };
+    let outcome = outcome.map(|settled| {
+        record.invalidations = settled.invalidations;
+        settled.answer
+    });
+    // Before the caller gets the answer.
+    drop(record);
+    drop(unconfirmed);
+    reply(outcome);
 }
 
 /// Records a change whatever became of it: done, failed, panicked, or stopped with its runtime.

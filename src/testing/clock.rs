@@ -1,11 +1,13 @@
 //! A clock that is held by hand.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 
@@ -25,6 +27,7 @@ use crate::clock::Clock;
 pub struct ManualClock {
     /// Guards both clocks together: `advance` moves both.
     time: Arc<Mutex<Time>>,
+    moved: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl ManualClock {
                 wall: now,
                 monotonic: Duration::ZERO,
             })),
+            moved: watch::Sender::new(()),
         }
     }
 
@@ -52,11 +56,14 @@ impl ManualClock {
             .ok()
             .and_then(|duration| time.wall.checked_add_signed(duration))
             .unwrap_or(DateTime::<Utc>::MAX_UTC);
+        drop(time);
+        self.moved.send_replace(());
     }
 
     /// Sets the wall clock, forward or back, as an operator or NTP would. No time passes.
     pub fn set(&self, now: DateTime<Utc>) {
         self.time().wall = now;
+        self.moved.send_replace(());
     }
 
     fn time(&self) -> MutexGuard<'_, Time> {
@@ -71,5 +78,15 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         self.time().monotonic
+    }
+
+    fn moved(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let mut moved = self.moved.subscribe();
+        Some(Box::pin(async move {
+            // An error means that the clock is gone, and moves no more.
+            if moved.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }))
     }
 }

@@ -222,6 +222,58 @@ async fn streams_leave_half_of_the_lookups_to_requests() {
     assert!(streams.iter().all(|stream| !stream.is_finished()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_lookups_beyond_all_bounds_ends_no_stream() {
+    let fixture = Fixture::new(|builder| builder.max_concurrent_lookups(usize::MAX)).await;
+    let ended = fixture.ended().await;
+    fixture
+        .receive(Invalidation::Customer(fixture.session.customer_id.clone()))
+        .await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!ended.is_finished(), "it was confirmed");
+    assert_eq!(fixture.store.lookups(), 2);
+}
+
+/// A clock that is neither the system's nor tells when it is moved, as a wrapper of NTP.
+struct Wrapped(customer_session::testing::ManualClock);
+
+impl customer_session::Clock for Wrapped {
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_is_not_a_request_and_looks_at_the_clock_now_and_then() {
+    let fixture = Fixture::with_timeout().await;
+    let ended = fixture.ended().await;
+    let hits = fixture.sessions.statistics().hits;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let statistics = fixture.sessions.statistics();
+    assert_eq!(statistics.hits, hits);
+    assert!(
+        (2..=10).contains(&statistics.stream_checks),
+        "{statistics:?}"
+    );
+    drop(ended);
+
+    let store = Arc::new(ProbeStore::default());
+    let sessions = CustomerSessions::builder(store);
+    let sessions = sessions.clock(Wrapped(fixture.clock.clone())).build();
+    let session = sessions.issue(customer("cus_1"), HOUR).await;
+    let known = sessions.authenticate(&session.expect("issued").token).await;
+    let ended = tokio::spawn(sessions.lifetime(&known.expect("live")).ended());
+    tokio::time::sleep(Duration::from_millis(60_500)).await;
+    let checks = sessions.statistics().stream_checks;
+    assert!((55..=65).contains(&checks), "{checks}");
+    fixture.clock.advance(HOUR);
+    assert_eq!(end(ended).await, SessionEnd::Expired);
+}
+
 #[tokio::test]
 async fn a_lifetime_that_has_ended_answers_at_once() {
     let fixture = Fixture::with_timeout().await;

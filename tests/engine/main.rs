@@ -3,6 +3,7 @@
 
 mod expiry;
 mod fixture;
+mod late_changes;
 mod lifetime;
 mod outage_policy;
 mod revocation;

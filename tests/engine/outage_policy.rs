@@ -481,11 +481,16 @@ async fn responses_carry_their_cache_status_or_their_rejection() {
             RejectionKind::StoreUnavailable
         )
     );
-    assert_eq!(retry.expect("Retry-After"), "1", "never less");
+    let seconds = retry_after(&retry.expect("Retry-After"));
+    assert!((1..=3).contains(&seconds), "{seconds}");
+}
+
+fn retry_after(value: &http::HeaderValue) -> u64 {
+    value.to_str().expect("ASCII").parse().expect("seconds")
 }
 
 #[tokio::test]
-async fn retry_after_is_the_rest_of_the_breaker_s_cooldown() {
+async fn retry_after_is_at_least_the_rest_of_the_breaker_s_cooldown() {
     let fixture =
         Fixture::verified(|builder| builder.breaker_cooldown(Duration::from_secs(20))).await;
     fixture.clock.advance(TTL);
@@ -502,9 +507,6 @@ async fn retry_after_is_the_rest_of_the_breaker_s_cooldown() {
     let request = request.body(Body::empty()).expect("a request");
     let response = fixture.sessions.layer().layer(inner).oneshot(request).await;
     let response = response.expect("infallible");
-    assert_eq!(
-        response.headers()[RETRY_AFTER],
-        "16",
-        "15.5 seconds are left"
-    );
+    let seconds = retry_after(&response.headers()[RETRY_AFTER]);
+    assert!((16..=32).contains(&seconds), "15.5 are left: {seconds}");
 }

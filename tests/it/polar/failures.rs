@@ -216,7 +216,9 @@ async fn clients_are_told_how_long_to_wait_and_cached_sessions_go_on() {
     for _ in 0..20 {
         let refused = ask(&cold).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(refused.headers()[RETRY_AFTER], "37");
+        let seconds = refused.headers()[RETRY_AFTER].to_str().expect("ASCII");
+        let seconds: u64 = seconds.parse().expect("seconds");
+        assert!((37..=67).contains(&seconds), "37 at least: {seconds}");
         assert_eq!(ask(&cached).await.status(), StatusCode::OK);
     }
     assert_eq!(sessions.statistics().breaker_opened, 0);

@@ -1,0 +1,227 @@
+//! Changes that the store confirms late, or never.
+
+use std::{
+    sync::{Arc, Mutex},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use customer_session::{
+    AuthenticateError, Customer, CustomerId, CustomerSession, CustomerSessions, Inserted, Page,
+    Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
+    SessionToken, StoreError, StoreErrorKind, TokenFormat, async_trait, store::MemoryStore,
+};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
+
+use crate::fixture::settle;
+use test_support::{HOUR, customer};
+
+/// The way in which a revocation goes on.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Asked,
+    /// The change is committed, and the answer does not come.
+    Committed,
+    Answered,
+}
+
+/// A store that makes revocations and updates when it is told to.
+struct Late {
+    inner: MemoryStore,
+    stage: watch::Sender<Stage>,
+    lookups: Mutex<u32>,
+}
+
+impl Late {
+    async fn reaches(&self, stage: Stage) {
+        let mut stages = self.stage.subscribe();
+        let reached = stages.wait_for(|now| *now as u8 >= stage as u8);
+        reached.await.expect("the store lives");
+    }
+
+    fn lookups(&self) -> u32 {
+        *self.lookups.lock().expect("no panic")
+    }
+}
+
+#[async_trait]
+impl SessionStore for Late {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        *self.lookups.lock().expect("no panic") += 1;
+        self.inner.find(token).await
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.inner.token_format()
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for Late {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.inner.insert(session, limit).await
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner.replace(old, new).await
+    }
+
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.reaches(Stage::Committed).await;
+        let revoked = self.inner.revoke(what).await;
+        self.reaches(Stage::Answered).await;
+        revoked
+    }
+
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.inner.list(customer, page).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        self.inner.update_customer(customer).await
+    }
+
+    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        self.inner.purge_expired(before, limit).await
+    }
+}
+
+async fn one_session() -> (Arc<Late>, CustomerSessions<Arc<Late>>, CustomerSession) {
+    let store = Arc::new(Late {
+        inner: MemoryStore::new(),
+        stage: watch::Sender::new(Stage::Asked),
+        lookups: Mutex::default(),
+    });
+    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
+    let issued = sessions.issue(customer("cus_1"), HOUR).await;
+    (store, sessions, issued.expect("issued"))
+}
+
+type Change = fn(&CustomerSession) -> Revocation;
+
+const CHANGES: [Change; 5] = [
+    |session| Revocation::Session(session.id.clone()),
+    |session| Revocation::Owned {
+        customer: session.customer_id.clone(),
+        session: session.id.clone(),
+    },
+    |session| Revocation::Customer(session.customer_id.clone()),
+    |session| Revocation::CreatedBefore(session.created_at + Duration::from_secs(1)),
+    |_| Revocation::All,
+];
+
+async fn revoke(
+    sessions: &CustomerSessions<Arc<Late>>,
+    what: Revocation,
+) -> Result<(), StoreError> {
+    match what {
+        Revocation::Session(id) => sessions.revoke(&id).await.map(drop),
+        Revocation::Owned { customer, session } => {
+            sessions.revoke_owned(&customer, &session).await.map(drop)
+        }
+        Revocation::Customer(id) => sessions.revoke_customer(&id).await,
+        Revocation::CreatedBefore(time) => sessions.revoke_created_before(time).await,
+        _ => sessions.revoke_all().await,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_a_late_revocation_ends_its_session_is_not_cached() {
+    for change in CHANGES {
+        let (store, sessions, session) = one_session().await;
+        let authenticate = || sessions.authenticate(&session.token);
+        authenticate().await.expect("live");
+        authenticate().await.expect("cached");
+        assert_eq!(store.lookups(), 1);
+
+        let begun = Instant::now();
+        let error = revoke(&sessions, change(&session)).await.expect_err("late");
+        assert_eq!(error.kind(), StoreErrorKind::Timeout);
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+        authenticate().await.expect("not revoked yet");
+        authenticate().await.expect("not revoked yet");
+        assert_eq!(store.lookups(), 3, "asked each time");
+        assert_eq!(sessions.statistics().changes_in_flight, 1);
+
+        // It commits, and its answer is on the way: nothing tells the engine.
+        store.stage.send_replace(Stage::Committed);
+        settle().await;
+        let refused = authenticate().await;
+        assert!(matches!(refused, Err(AuthenticateError::InvalidToken)));
+        let recorded = sessions.statistics().invalidations;
+        store.stage.send_replace(Stage::Answered);
+        settle().await;
+        let statistics = sessions.statistics();
+        assert!(statistics.invalidations > recorded, "recorded again");
+        assert_eq!(statistics.changes_in_flight, 0);
+
+        // Another session is cached as usual again.
+        let another = sessions.issue(customer("cus_1"), HOUR).await;
+        let token = another.expect("issued").token;
+        for _ in 0..3 {
+            sessions.authenticate(&token).await.expect("live");
+        }
+        assert_eq!(store.lookups(), 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_never_ends_is_given_up() {
+    let (_store, sessions, session) = one_session().await;
+    sessions.revoke(&session.id).await.expect_err("late");
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    assert_eq!(sessions.statistics().changes_in_flight, 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(sessions.statistics().changes_in_flight, 0);
+}
+
+#[tokio::test]
+async fn five_thousand_abandoned_revocations_leave_a_bounded_number_behind() {
+    let (store, sessions, session) = one_session().await;
+    let abandon = |what: Revocation| {
+        let mut change = Box::pin(revoke(&sessions, what));
+        let mut context = Context::from_waker(Waker::noop());
+        change.as_mut().poll(&mut context)
+    };
+    for number in 0..5000 {
+        let id = SessionId::from(format!("ses_{number}"));
+        let _ = abandon(Revocation::Session(id));
+        tokio::task::yield_now().await;
+    }
+    let metrics = Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 768);
+    let recorded = sessions.statistics().invalidations;
+    let refused = sessions.revoke(&session.id).await.expect_err("too many");
+    assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+    let cause = std::error::Error::source(&refused).expect("a cause");
+    assert!(cause.to_string().contains("was not made"), "{cause}");
+    let refused = sessions.issue(customer("cus_2"), HOUR).await;
+    assert!(refused.is_err(), "a sign-in is one session, too");
+    assert_eq!(sessions.statistics().invalidations, recorded);
+
+    // Whole customers have a share of their own.
+    for number in 0..5000 {
+        let id = CustomerId::from(format!("cus_other_{number}"));
+        let _ = abandon(Revocation::Customer(id));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(metrics.num_alive_tasks(), 1024);
+    assert_eq!(sessions.statistics().changes_in_flight, 1024);
+
+    store.stage.send_replace(Stage::Answered);
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(sessions.statistics().changes_in_flight, 0);
+    assert!(sessions.revoke(&session.id).await.expect("revoked"));
+    assert!(sessions.statistics().invalidations > recorded);
+}
