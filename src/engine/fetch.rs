@@ -80,6 +80,25 @@ impl Engine {
         result
     }
 
+    /// Authenticates by a session that was verified before, for when the store fails. It must be
+    /// neither expired nor revoked, and not older than `cache_ttl` and `stale_if_error` together.
+    fn admit_stale(&self, token: &SessionToken) -> Option<Authenticated> {
+        if self.config.stale_if_error.is_zero() {
+            return None;
+        }
+        let token = token.expose().as_bytes();
+        let now = self.clock.monotonic_now();
+        let session = self.cached(self.cache.key(token), token, |session| {
+            is_within_stale_limit(session, now)
+                && self.is_current(session, token)
+                && self.is_unexpired(session, now)
+        })?;
+        Some(Authenticated {
+            session,
+            cache_status: CacheStatus::Stale,
+        })
+    }
+
     /// Returns the store's answer, from a lookup that is shared, and made again if a revocation
     /// overtakes it.
     async fn lookup(
@@ -195,4 +214,9 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+/// Returns `true` while the session may be used if the store fails.
+fn is_within_stale_limit(session: &CachedSession, now: MonotonicTime) -> bool {
+    now < session.stale_until
 }

@@ -174,21 +174,6 @@ impl Engine {
         Some(Arc::clone(&cached.session))
     }
 
-    /// Returns the cached session of `token` that `is_usable`, from either cache.
-    fn cached(
-        &self,
-        key: TokenHash128,
-        token: &[u8],
-        is_usable: impl Fn(&CachedSession) -> bool,
-    ) -> Option<Arc<CachedSession>> {
-        let is_usable = |cached: &CachedSession| cached.is_for(token) && is_usable(cached);
-        let read = |cached: &Arc<CachedSession>| is_usable(cached).then(|| Arc::clone(cached));
-        self.cache.front(key.half(), read).or_else(|| {
-            let cached = self.cache.session(key);
-            cached.filter(|cached| is_usable(cached))
-        })
-    }
-
     /// Returns the changes of the store that are under way.
     pub(crate) fn pending_changes(&self) -> &PendingChanges {
         &self.pending_changes
@@ -266,25 +251,6 @@ impl Engine {
         })
     }
 
-    /// Authenticates by a session that was verified before, for when the store fails. It must be
-    /// neither expired nor revoked, and not older than `cache_ttl` and `stale_if_error` together.
-    fn admit_stale(&self, token: &SessionToken) -> Option<Authenticated> {
-        if self.config.stale_if_error.is_zero() {
-            return None;
-        }
-        let token = token.expose().as_bytes();
-        let now = self.clock.monotonic_now();
-        let session = self.cached(self.cache.key(token), token, |session| {
-            is_within_stale_limit(session, now)
-                && self.is_current(session, token)
-                && self.is_unexpired(session, now)
-        })?;
-        Some(Authenticated {
-            session,
-            cache_status: CacheStatus::Stale,
-        })
-    }
-
     /// Returns `true` if `entry` answers for `token` and no revocation has overtaken it.
     ///
     /// This is the one guard. A hit, a stale answer, a result that lands and an insertion all pass
@@ -329,9 +295,4 @@ impl Engine {
 #[inline]
 fn is_fresh(session: &CachedSession, now: MonotonicTime) -> bool {
     now < session.fresh_until
-}
-
-/// Returns `true` while the session may be used if the store fails.
-fn is_within_stale_limit(session: &CachedSession, now: MonotonicTime) -> bool {
-    now < session.stale_until
 }

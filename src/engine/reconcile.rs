@@ -22,6 +22,21 @@ impl Engine {
         self.cached(key, token, |_| true)
     }
 
+    /// Returns the cached session of `token` that `is_usable`, from either cache.
+    pub(super) fn cached(
+        &self,
+        key: TokenHash128,
+        token: &[u8],
+        is_usable: impl Fn(&CachedSession) -> bool,
+    ) -> Option<Arc<CachedSession>> {
+        let is_usable = |cached: &CachedSession| cached.is_for(token) && is_usable(cached);
+        let read = |cached: &Arc<CachedSession>| is_usable(cached).then(|| Arc::clone(cached));
+        self.cache.front(key.half(), read).or_else(|| {
+            let cached = self.cache.session(key);
+            cached.filter(|cached| is_usable(cached))
+        })
+    }
+
     /// Records that a session which was cached *before* the store was asked is gone or has changed, if
     /// `result` says so, and returns the result such that it stays current.
     pub(super) fn reconcile(
