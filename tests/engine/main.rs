@@ -11,3 +11,4 @@ mod rotation;
 mod shared_resources;
 mod single_flight;
 mod sources;
+mod system_clock;

@@ -14,7 +14,8 @@ use std::{
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, Inserted, Invalidation, MetadataValue,
     Page, Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
-    SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    SessionToken, SourceEvent, Statistics, StoreError, TokenFormat, async_trait,
+    store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -23,6 +24,9 @@ use test_support::{HOUR, customer, receive};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
 const SLOTS: u64 = 6;
+
+/// Short, so that sessions live to be refreshed.
+const CACHE_TTL: Duration = Duration::from_millis(20);
 
 impl Rng {
     /// Waits for a random time, which may be none.
@@ -119,6 +123,8 @@ struct Subject {
     ending: AtomicBool,
     /// Set once the call that ended it has returned.
     ended: AtomicBool,
+    /// Set once a request was refused because of it.
+    refused: AtomicBool,
     /// The newest version of the customer whose update has returned.
     version: AtomicI64,
     /// One update at a time, so that versions come in order.
@@ -127,13 +133,20 @@ struct Subject {
 
 struct World {
     sessions: CustomerSessions<Faulty>,
+    /// The store without its faults, which tells no cache of a change.
+    store: MemoryStore,
     rng: Arc<Rng>,
     /// Guards the session of each slot.
     slots: Vec<Mutex<Arc<Subject>>>,
     stop: AtomicBool,
     requests: AtomicU64,
+    /// Requests for sessions that nothing had begun to end when they were answered.
+    live: AtomicU64,
+    let_in: AtomicU64,
     ends: AtomicU64,
     stale: AtomicU64,
+    /// Let in after another request was refused.
+    back: AtomicU64,
     outdated: AtomicU64,
     falsely_refused: AtomicU64,
     stalled: AtomicU64,
@@ -147,6 +160,7 @@ impl World {
     async fn request(&self) {
         let subject = self.subject(self.rng.below(SLOTS) as usize);
         let ended_before = subject.ended.load(SeqCst);
+        let refused_before = subject.refused.load(SeqCst);
         let version_before = subject.version.load(SeqCst);
         let begun = Instant::now();
         let request = self.sessions.authenticate(&subject.session.token);
@@ -160,9 +174,19 @@ impl World {
             request.await
         };
         self.requests.fetch_add(1, SeqCst);
+        if !subject.ending.load(SeqCst) {
+            self.live.fetch_add(1, SeqCst);
+            self.let_in.fetch_add(answer.is_ok().into(), SeqCst);
+        }
+        if matches!(answer, Err(AuthenticateError::InvalidToken)) {
+            subject.refused.store(true, SeqCst);
+        }
         match answer {
             Ok(_) if ended_before => {
                 self.stale.fetch_add(1, SeqCst);
+            }
+            Ok(_) if refused_before => {
+                self.back.fetch_add(1, SeqCst);
             }
             Ok(session) if version(&session.customer) < version_before => {
                 self.outdated.fetch_add(1, SeqCst);
@@ -178,7 +202,7 @@ impl World {
         }
     }
 
-    /// Ends a session in one of three ways, and puts another in its slot.
+    /// Ends a session in one of six ways, and puts another in its slot.
     async fn end_one(&self) {
         let slot = self.rng.below(SLOTS) as usize;
         let old = self.subject(slot);
@@ -188,11 +212,17 @@ impl World {
             return;
         }
         let mut next = None;
-        let ended = match self.rng.below(3) {
-            0 => self.sessions.revoke(&old.session.id).await.is_ok(),
-            1 => {
-                let customer = &old.session.customer_id;
-                self.sessions.revoke_customer(customer).await.is_ok()
+        let (id, customer) = (&old.session.id, &old.session.customer_id);
+        let ended = match self.rng.below(6) {
+            0 => self.sessions.revoke(id).await.is_ok(),
+            1 => self.sessions.revoke_customer(customer).await.is_ok(),
+            2 => self.sessions.revoke_owned(customer, id).await.is_ok(),
+            3 => self.end_rotated(&old.session).await,
+            4 => {
+                // By hand, without an announcement: what is cached may be used for a while.
+                let revocation = Revocation::Session(id.clone());
+                self.store.revoke(&revocation).await.expect("an answer");
+                false
             }
             _ => match self.sessions.rotate(&old.session.token, HOUR).await {
                 Ok(Some(new)) => {
@@ -217,13 +247,34 @@ impl World {
         *self.slots[slot].lock().expect("no panic") = subject(session);
     }
 
+    /// Rotates a session, and ends its successor by the id of the first. Returns `true` if that has
+    /// returned.
+    async fn end_rotated(&self, session: &CustomerSession) -> bool {
+        let Ok(Some(new)) = self.sessions.rotate(&session.token, HOUR).await else {
+            return false;
+        };
+        let _ = self.sessions.authenticate(&new.token).await;
+        if self.sessions.revoke(&session.id).await.is_err() {
+            return false;
+        }
+        if self.sessions.authenticate(&new.token).await.is_ok() {
+            self.stale.fetch_add(1, SeqCst);
+        }
+        true
+    }
+
     /// Changes a customer or sends a message, without ending a session.
     async fn change_without_ending(&self) {
         let subject = self.subject(self.rng.below(SLOTS) as usize);
-        let message = match self.rng.below(4) {
+        let message = match self.rng.below(5) {
             0 => Invalidation::All,
             1 => Invalidation::Session(subject.session.id.clone()),
             2 => Invalidation::Customer(subject.session.customer_id.clone()),
+            3 => {
+                let gap = [SourceEvent::Disconnected, Invalidation::All.into()];
+                receive(&self.sessions, gap).await;
+                return;
+            }
             _ => {
                 let _turn = subject.updating.lock().await;
                 let next = subject.version.load(SeqCst) + 1;
@@ -236,6 +287,10 @@ impl World {
             }
         };
         receive(&self.sessions, [message]).await;
+        // Now and then nothing changes for a while, so that sessions are refreshed.
+        if self.rng.below(20) == 0 {
+            tokio::time::sleep(CACHE_TTL * 3).await;
+        }
     }
 }
 
@@ -244,6 +299,7 @@ fn subject(session: CustomerSession) -> Arc<Subject> {
         session,
         ending: AtomicBool::new(false),
         ended: AtomicBool::new(false),
+        refused: AtomicBool::new(false),
         version: AtomicI64::new(0),
         updating: tokio::sync::Mutex::default(),
     })
@@ -262,16 +318,17 @@ async fn new_session(sessions: &CustomerSessions<Faulty>, rng: &Rng) -> Customer
 }
 
 /// Runs the load for `seconds`, with a cache of `capacity` sessions and a revocation table of as many
-/// stripes: the smaller, the more sessions share one.
-async fn stress(capacity: u32, seconds: u64, seed: u64) {
+/// stripes: the smaller, the more sessions share one. Returns what the engine has done.
+async fn stress(capacity: u32, seconds: u64, seed: u64) -> Statistics {
     let rng = Arc::new(Rng::new(seed));
+    let inner = MemoryStore::new();
     let store = Faulty {
-        inner: MemoryStore::new(),
+        inner: inner.clone(),
         rng: Arc::clone(&rng),
     };
     let sessions = CustomerSessions::builder(store)
         .store_timeout(STORE_TIMEOUT)
-        .cache_ttl(Duration::from_millis(200))
+        .cache_ttl(CACHE_TTL)
         .cache_capacity(capacity.into())
         .revocation_stripes(capacity as usize)
         .build();
@@ -281,10 +338,14 @@ async fn stress(capacity: u32, seconds: u64, seed: u64) {
     }
     let world = Arc::new(World {
         sessions,
+        store: inner,
         rng,
         slots,
         stop: AtomicBool::new(false),
         requests: AtomicU64::default(),
+        live: AtomicU64::default(),
+        let_in: AtomicU64::default(),
+        back: AtomicU64::default(),
         ends: AtomicU64::default(),
         stale: AtomicU64::default(),
         outdated: AtomicU64::default(),
@@ -321,13 +382,25 @@ async fn stress(capacity: u32, seconds: u64, seed: u64) {
         yield_now().await;
         statistics = world.sessions.statistics();
     }
+    let (live, let_in) = (world.live.load(SeqCst), world.let_in.load(SeqCst));
     println!(
-        "seed {seed}, capacity {capacity}: {} requests, {} ends, {statistics:?}",
+        "seed {seed}, capacity {capacity}: {} requests, {let_in} of {live} for live sessions let \
+         in, {} ends, {statistics:?}",
         world.requests.load(SeqCst),
         world.ends.load(SeqCst),
     );
     assert!(world.requests.load(SeqCst) > 1000, "too little load");
     assert!(world.ends.load(SeqCst) > 100, "too little load");
+    assert!(let_in > live / 5 * 4, "most are let in; seed {seed}");
+    assert!(
+        statistics.hits > 1000 && statistics.verified > 100,
+        "from the cache and from the store; seed {seed}"
+    );
+    assert_eq!(
+        world.back.load(SeqCst),
+        0,
+        "let in after a refusal; seed {seed}"
+    );
     assert_eq!(
         world.stale.load(SeqCst),
         0,
@@ -349,6 +422,7 @@ async fn stress(capacity: u32, seconds: u64, seed: u64) {
         "waited without end; seed {seed}"
     );
     assert_eq!(statistics.lookups_in_flight, 0, "left behind; seed {seed}");
+    statistics
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -362,6 +436,7 @@ async fn no_request_is_let_in_after_the_end_or_refused_before() {
     }));
     let seed = crate::rng::seed("STRESS_SEED");
     let seconds = env("STRESS_SECONDS", 10);
-    stress(1000, seconds, seed).await;
+    let statistics = stress(1000, seconds, seed).await;
+    assert!(statistics.refreshes > 0, "in the background; seed {seed}");
     stress(2, seconds.div_ceil(3), seed).await;
 }
