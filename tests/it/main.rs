@@ -9,6 +9,7 @@ mod documentation;
 mod extractors;
 mod json;
 mod log;
+mod memory_store;
 mod permits;
 #[cfg(feature = "polar")]
 mod polar;

@@ -207,9 +207,11 @@ impl Tables {
         token_hash: TokenHash,
     ) -> CustomerSession {
         let customer = self.known(new);
-        self.remove(old);
         self.families.replace(old, &SessionSummary::from(new));
-        self.add(new, token_hash, customer)
+        let stored = self.add(new, token_hash, customer);
+        // Afterwards, since a customer without a session is forgotten.
+        self.remove(old);
+        stored
     }
 
     /// Replaces a customer. Returns `false` if it is not known.
