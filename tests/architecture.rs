@@ -338,7 +338,7 @@ fn imports_point_down() {
 
 #[test]
 fn files_form_no_circles() {
-    for folder in ["src", "benches/src"] {
+    for folder in ["src", "benches/src", "fuzz/src"] {
         let circles = Tree::read(folder).circles();
         assert!(
             circles.is_empty(),

@@ -8,11 +8,12 @@ const TEXTS: [&str; 4] = [
     "CONTRIBUTING.md",
     "SECURITY.md",
 ];
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "src/",
     "tests/",
     "examples/",
     "benches/",
+    "fuzz/",
     "scripts/",
     "docs/",
 ];
