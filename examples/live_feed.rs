@@ -126,7 +126,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         Ok(url) => shared_store::open(&url).await?,
         Err(_) => {
             let store = MemoryStore::new();
-            CustomerSessions::builder(store).build().into_dyn()
+            let sessions = CustomerSessions::builder(store).build().into_dyn();
+            tokio::spawn(sessions.purge(Duration::from_secs(600)));
+            sessions
         }
     };
     let customer = CustomerData::new("cus_jane", "org_acme");

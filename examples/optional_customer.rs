@@ -34,6 +34,7 @@ async fn orders(customer: Customer) -> String {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
+    tokio::spawn(sessions.purge(Duration::from_secs(600)));
     let mut customer = CustomerData::new("cus_1", "org_1");
     customer.name = Some("Jane".into());
     let session = sessions.issue(customer, Duration::from_secs(3600)).await?;

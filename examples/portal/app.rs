@@ -4,18 +4,22 @@ use std::{error::Error, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use customer_session::{
-    CurrentSession, Customer, CustomerData, DynCustomerSessions, SessionSummary, StoreError,
+    CurrentSession, Customer, CustomerData, DynCustomerSessions, NewSession, SessionId,
+    SessionSummary, StoreError,
 };
 use serde::Deserialize;
 use tokio::{net::TcpListener, signal};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A session ends after a day, unless it is rotated; after a month in any case.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -31,7 +35,8 @@ async fn sign_in(
     let Some(customer) = check(&credentials) else {
         return Ok(StatusCode::FORBIDDEN.into_response());
     };
-    let session = sessions.issue(customer, DAY).await?;
+    let new = NewSession::new(DAY).max_lifetime(MONTH);
+    let session = sessions.issue_with(customer, new).await?;
     Ok(Json(session).into_response())
 }
 
@@ -60,7 +65,8 @@ async fn list(
     Ok(Json(sessions.list(&customer.id).await?))
 }
 
-/// Exchanges the token for a new one. The old one is refused from then on.
+/// Exchanges the token for a new one, for another day, but not past the session's month. The old
+/// token is refused from then on.
 async fn rotate(
     State(sessions): State<DynCustomerSessions>,
     session: CurrentSession,
@@ -79,6 +85,20 @@ async fn sign_out(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Signs one of the customer's devices out. The id comes from the client, so it may be that of
+/// another customer's session: `revoke_owned` leaves that alone, and the answer is the same as for an
+/// id that does not exist.
+async fn sign_out_device(
+    State(sessions): State<DynCustomerSessions>,
+    customer: Customer,
+    Path(session): Path<SessionId>,
+) -> Result<StatusCode, StoreError> {
+    Ok(match sessions.revoke_owned(&customer.id, &session).await? {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::NOT_FOUND,
+    })
+}
+
 async fn sign_out_everywhere(
     State(sessions): State<DynCustomerSessions>,
     customer: Customer,
@@ -92,11 +112,13 @@ pub(crate) async fn serve(
     listener: TcpListener,
 ) -> Result<(), Box<dyn Error>> {
     // So that the printed lines have a token.
-    let session = sessions.issue(jane(), DAY).await?;
+    let new = NewSession::new(DAY).max_lifetime(MONTH);
+    let session = sessions.issue_with(jane(), new).await?;
 
     let app = Router::new()
         .route("/me", get(me))
         .route("/sessions", get(list))
+        .route("/sessions/{session}", delete(sign_out_device))
         .route("/rotate", post(rotate))
         .route("/sign-out", post(sign_out))
         .route("/sign-out-everywhere", post(sign_out_everywhere))
@@ -123,6 +145,10 @@ fn print_requests(listener: &TcpListener, token: &str) -> Result<(), Box<dyn Err
     println!("# with a token: prints the customer\ncurl -i {bearer} {here}/me\n");
     println!("# stop this with Ctrl-C, start it again: the same line still works\n");
     println!("# where Jane is signed in\ncurl -i {bearer} {here}/sessions\n");
+    println!(
+        "# sign a device out by its id in the list; another customer's is 404\n\
+         curl -i -X DELETE {bearer} {here}/sessions/ses_of_another\n"
+    );
     println!("# sign out: revokes the session\ncurl -i -X POST {bearer} {here}/sign-out\n");
     println!("# the same token again: refused\ncurl -i {bearer} {here}/me\n");
     println!(

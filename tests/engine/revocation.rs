@@ -4,7 +4,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use customer_session::{
     AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation, SessionStore,
-    async_trait,
+    StoreErrorKind, async_trait,
 };
 use test_support::{HOUR, ProbeStore, RegistryExt as _, Sessions, customer, one_session, receive};
 
@@ -603,4 +603,21 @@ async fn a_revocation_that_the_store_does_not_report_is_recorded() {
     assert!(sessions.revoke(&session.id).await.expect("an answer"));
     let answer = sessions.authenticate(&session.token).await;
     assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test]
+async fn a_token_for_which_the_store_finds_another_session_ends_nothing() {
+    let (store, sessions, session) = one_session().await;
+    let other = sessions
+        .issue(customer("cus_2"), HOUR)
+        .await
+        .expect("issued");
+    store.mistake_all_for(&session.token);
+    let revoked = sessions.revoke_token(&other.token).await;
+    let error = revoked.expect_err("the store is mistaken");
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+    assert!(
+        store.inner.end(&session.id).await.expect("revoked"),
+        "it was left alone"
+    );
 }

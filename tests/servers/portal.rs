@@ -37,11 +37,10 @@ impl Portal {
 fn curl(line: &str) -> (u16, String) {
     let (_, url) = line.rsplit_once(" http://").expect("a URL");
     let (address, path) = url.split_once('/').expect("a path");
-    let method = if line.contains("-X POST") {
-        "POST"
-    } else {
-        "GET"
-    };
+    let method = line
+        .split_once("-X ")
+        .and_then(|(_, rest)| rest.split(' ').next())
+        .unwrap_or("GET");
     let header = line
         .split_once("-H '")
         .and_then(|(_, rest)| rest.split_once('\''))
@@ -63,8 +62,27 @@ fn curl(line: &str) -> (u16, String) {
     (status.parse().expect("a number"), answer)
 }
 
-/// Statuses of the printed lines: no token, let in, the list, sign out, refused, sign in.
-const STATUSES: [u16; 6] = [401, 200, 200, 204, 401, 200];
+/// Statuses of the printed lines: no token, let in, the list, another's device, sign out, refused,
+/// sign in.
+const STATUSES: [u16; 7] = [401, 200, 200, 404, 204, 401, 200];
+
+/// Signs a device out by its id, which the list shows.
+fn sign_a_device_out(portal: &Portal) {
+    let text = |answer: &str, name: &str| {
+        let (_, rest) = answer
+            .split_once(&format!("\"{name}\":\""))
+            .expect("a field");
+        rest.split('"').next().expect("its end").to_owned()
+    };
+    let signed_in = curl(&portal.curls[6]).1;
+    let token = text(&signed_in, "token");
+    let (_, printed) = portal.curls[1].split_once("Bearer ").expect("a token");
+    let printed = printed.split('\'').next().expect("its end");
+    let with_token = |line: &str| line.replace(printed, &token);
+    let sign_out = with_token(&portal.curls[3]).replace("ses_of_another", &text(&signed_in, "id"));
+    assert_eq!(curl(&sign_out).0, 204);
+    assert_eq!(curl(&with_token(&portal.curls[1])).0, 401);
+}
 
 fn paste(portal: &Portal) {
     let answers: Vec<_> = portal.curls.iter().map(|line| curl(line)).collect();
@@ -74,8 +92,8 @@ fn paste(portal: &Portal) {
         (0, "www-authenticate: Bearer realm="),
         (1, r#""name":"Jane Doe""#),
         (2, "expires_at"),
-        (4, r#"error="invalid_token""#),
-        (5, r#""token":"cst_"#),
+        (5, r#"error="invalid_token""#),
+        (6, r#""token":"cst_"#),
     ] {
         assert!(
             answers[answer].1.contains(holds),
@@ -84,6 +102,7 @@ fn paste(portal: &Portal) {
         );
     }
     assert!(!answers[2].1.contains("cst_"), "a token is in the list");
+    sign_a_device_out(portal);
 }
 
 #[cfg(feature = "sqlite")]

@@ -77,6 +77,10 @@ struct Write {
 struct Changes {
     births: HashMap<u32, Birth>,
     endings: HashMap<u32, Vec<Ending>>,
+    /// The revocations by a session's id, which end its successors too.
+    revocations: HashMap<u32, Vec<Ending>>,
+    /// The session that each has replaced.
+    replaced: HashMap<u32, u32>,
     of_customer: HashMap<u32, Vec<Ending>>,
     writes: HashMap<u32, Vec<Write>>,
 }
@@ -109,16 +113,19 @@ pub(crate) fn check(history: &[Event], promise: &Promise, lags: &[Lag]) -> Findi
                     }
                 }
             }
-            // Both say that the session is not there.
+            // Both say that the session is not there; the second, that no successor is either.
             What::Rotate {
                 session,
                 new: Some(None),
-            }
-            | What::Revoke {
+            } => findings.refused.extend(changes.refused(event, *session)),
+            What::Revoke {
                 session,
                 found: Some(false),
             } => {
-                findings.refused.extend(changes.refused(event, *session));
+                let family = changes.successors(*session, event.start);
+                for session in family.chain([*session]) {
+                    findings.refused.extend(changes.refused(event, session));
+                }
             }
             _ => {}
         }
@@ -152,6 +159,7 @@ impl Changes {
                 new: Some(Some(new)),
             } = event.what
             {
+                changes.replaced.insert(new, session);
                 if let Some(old) = changes.births.get(&session).copied() {
                     let (customer, start, end) = (old.customer, event.start, event.end);
                     changes.births.insert(
@@ -207,8 +215,9 @@ impl Changes {
                 }
             }
             What::Revoke { session, found } => {
-                let endings = self.endings.entry(session).or_default();
-                endings.push(ending(found.is_some(), true));
+                let ending = ending(found.is_some(), true);
+                self.endings.entry(session).or_default().push(ending);
+                self.revocations.entry(session).or_default().push(ending);
             }
             What::RevokeCustomer { customer, ended } => {
                 let endings = self.of_customer.entry(customer).or_default();
@@ -234,10 +243,26 @@ impl Changes {
         }
     }
 
+    /// Returns the sessions that a session has replaced, the last one first.
+    fn replaced_by(&self, session: u32) -> impl Iterator<Item = u32> {
+        let replaced = |session: &u32| self.replaced.get(session).copied();
+        std::iter::successors(replaced(&session), replaced)
+    }
+
+    /// Returns the successors of a session that were there by `time`.
+    fn successors(&self, session: u32, time: Duration) -> impl Iterator<Item = u32> {
+        let was_there = move |new: &u32| self.births.get(new).is_some_and(|new| new.end < time);
+        let sessions = self.replaced.keys().copied().filter(was_there);
+        sessions.filter(move |new| self.replaced_by(*new).any(|old| old == session))
+    }
+
     /// Returns the operations that may have ended a session; `true` with those on its customer.
     fn endings(&self, session: u32) -> impl Iterator<Item = (Ending, bool)> {
         let birth = self.births.get(&session);
         let own = self.endings.get(&session).into_iter().flatten();
+        let of_family = self.replaced_by(session);
+        let of_family = of_family.filter_map(|replaced| self.revocations.get(&replaced));
+        let own = own.chain(of_family.flatten());
         let of_customer = birth.and_then(|birth| self.of_customer.get(&birth.customer));
         let of_customer = of_customer.into_iter().flatten();
         own.map(|ending| (*ending, false))

@@ -202,6 +202,61 @@ fn a_session_created_by_a_rotation_is_checked_like_any_other() {
     assert_eq!(counts(&[rotated, ended, stale]), STALE);
 }
 
+/// Two rotations: of the first session into the second, and of that into the third.
+fn rotated_twice() -> [Event; 2] {
+    [(1, 2, 20), (2, 3, 40)].map(|(session, new, start)| {
+        let new = Some(Some(new));
+        at(0, start, start + 10, What::Rotate { session, new })
+    })
+}
+
+#[test]
+fn revoking_a_replaced_session_ends_its_successors() {
+    let [one, two] = rotated_twice();
+    let of_third = |node, start, answer| {
+        let what = What::Authenticate { session: 3, answer };
+        at(node, start, start + 1, what)
+    };
+    let let_in = |node, start| of_third(node, start, Answer::LetIn { version: 1 });
+    for session in 1..=3 {
+        let found = Some(true);
+        let revoked = at(0, 60, 70, What::Revoke { session, found });
+        let after = |event| counts(&[one.clone(), two.clone(), revoked.clone(), event]);
+        assert_eq!(after(let_in(0, 71)), STALE, "{session}");
+        assert_eq!(after(let_in(1, 1070)), CLEAN, "{session}");
+        assert_eq!(after(let_in(1, 1071)), STALE, "{session}");
+        assert_eq!(after(of_third(0, 71, Answer::Refused)), CLEAN, "{session}");
+        // While the last rotation was under way: there is no third session that survives it.
+        let meanwhile = at(1, 42, 48, What::Revoke { session, found });
+        let events = [one.clone(), two.clone(), meanwhile, let_in(1, 60)];
+        assert_eq!(counts(&events), STALE, "{session}");
+        // Of unknown outcome.
+        let found = None;
+        let in_doubt = at(0, 60, 70, What::Revoke { session, found });
+        let refused = of_third(0, 80, Answer::Refused);
+        let events = [one.clone(), two.clone(), in_doubt, let_in(0, 71), refused];
+        assert_eq!(counts(&events), CLEAN, "{session}");
+    }
+    assert_eq!(
+        counts(&[one, two, of_third(0, 60, Answer::Refused)]),
+        REFUSED
+    );
+}
+
+#[test]
+fn revoking_a_replaced_session_finds_its_live_successor() {
+    let [one, two] = rotated_twice();
+    for session in 1..=3 {
+        let found = Some(false);
+        let none = at(0, 60, 70, What::Revoke { session, found });
+        let events = [one.clone(), two.clone(), none.clone()];
+        assert_eq!(counts(&events), REFUSED, "{session}");
+        let ended = at(1, 55, 58, revoke_all(Some(())));
+        let events = [one.clone(), two.clone(), ended, none];
+        assert_eq!(counts(&events), CLEAN, "{session}");
+    }
+}
+
 #[test]
 fn an_old_customer_is_not_seen_after_an_update() {
     let updated = at(0, 20, 30, update(2, Some(true)));

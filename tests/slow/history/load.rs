@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use customer_session::{
     AuthenticateError, Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions,
-    MetadataValue, SessionId, SessionToken, StoreError,
+    MetadataValue, NewSession, SessionId, SessionToken, StoreError,
 };
 use tokio::{
     runtime::Handle,
@@ -59,6 +60,10 @@ struct KnownSession {
     number: u32,
     id: SessionId,
     token: SessionToken,
+    /// The absolute end, which no rotation may change.
+    ends_at: Option<DateTime<Utc>>,
+    /// The session that it has replaced.
+    replaces: Option<Arc<KnownSession>>,
 }
 
 /// A customer and their sessions, as far as the load knows.
@@ -158,12 +163,27 @@ impl World {
         (version, data.into())
     }
 
-    fn know(&self, session: &CustomerSession) -> Arc<KnownSession> {
+    fn know(
+        &self,
+        session: &CustomerSession,
+        replaces: Option<&Arc<KnownSession>>,
+    ) -> Arc<KnownSession> {
         Arc::new(KnownSession {
             number: self.next_session.fetch_add(1, SeqCst),
             id: session.id.clone(),
             token: session.token.clone(),
+            ends_at: session.details.ends_at,
+            replaces: replaces.cloned(),
         })
+    }
+
+    /// Returns a session, or one that it has replaced, of any generation.
+    fn any_of_family(&self, known: &Arc<KnownSession>) -> Arc<KnownSession> {
+        let mut named = Arc::clone(known);
+        while let Some(earlier) = named.replaces.clone().filter(|_| self.rng.below(3) > 0) {
+            named = earlier;
+        }
+        named
     }
 
     /// Issues all sessions. To be called before the first fault.
@@ -230,13 +250,14 @@ impl World {
         };
         let (version, data) = self.new_version(&id);
         let start = self.now();
+        let new = NewSession::new(HOUR).max_lifetime(HOUR + HOUR / 2);
         let issued = self
-            .change(self.nodes[node].sessions.issue(data, HOUR))
+            .change(self.nodes[node].sessions.issue_with(data, new))
             .await;
         let stored = issued
             .as_ref()
             .map(|session| self::version(&session.customer));
-        let known = issued.map(|session| self.know(&session));
+        let known = issued.map(|session| self.know(&session, None));
         let session = known.as_ref().map(|known| known.number);
         self.note(
             node,
@@ -291,7 +312,9 @@ impl World {
         let (session, start) = (known.number, self.now());
         let (ended, is_sure) = match self.rng.below(10) {
             0..3 => {
-                let found = self.change(sessions.revoke(&known.id)).await;
+                let named = self.any_of_family(&known);
+                let session = named.number;
+                let found = self.change(sessions.revoke(&named.id)).await;
                 self.note(node, start, What::Revoke { session, found });
                 (vec![Arc::clone(&known)], found.is_some())
             }
@@ -302,8 +325,12 @@ impl World {
                 (all, ended.is_some())
             }
             5..7 => {
-                let new = self.change(sessions.rotate(&known.token, HOUR)).await;
-                let new = new.map(|new| new.map(|new| self.know(&new)));
+                let new = self.change(sessions.rotate(&known.token, 2 * HOUR)).await;
+                if let Some(Some(new)) = &new {
+                    let kept = (new.details.ends_at, Some(new.expires_at));
+                    assert_eq!(kept, (known.ends_at, known.ends_at), "the end of a session");
+                }
+                let new = new.map(|new| new.map(|new| self.know(&new, Some(&known))));
                 let number = new.as_ref().map(|new| new.as_ref().map(|new| new.number));
                 self.note(
                     node,

@@ -73,6 +73,7 @@ pub struct ProbeStore {
     read: watch::Sender<usize>,
     open: watch::Sender<bool>,
     fault: Mutex<Option<Fault>>,
+    mistaken_for: Mutex<Option<SessionToken>>,
 }
 
 impl Default for ProbeStore {
@@ -90,6 +91,7 @@ impl ProbeStore {
             read: watch::Sender::new(0),
             open: watch::Sender::new(true),
             fault: Mutex::new(None),
+            mistaken_for: Mutex::new(None),
         }
     }
 
@@ -118,6 +120,11 @@ impl ProbeStore {
         reaches(&self.asked, lookups).await;
     }
 
+    /// Finds the session of this token from now on, whichever token is looked up.
+    pub fn mistake_all_for(&self, token: &SessionToken) {
+        *self.mistaken_for.lock().expect("no panic") = Some(token.clone());
+    }
+
     /// Behaves like this from now on; `None` ends the fault.
     pub fn fault(&self, fault: impl Into<Option<Fault>>) {
         *self.fault.lock().expect("no panic") = fault.into();
@@ -135,7 +142,11 @@ impl SessionStore for ProbeStore {
             Some(Fault::Panic) => panic!("the probe panics"),
             None => {}
         }
-        let found = self.inner.find(token).await;
+        let mistaken_for = self.mistaken_for.lock().expect("no panic").clone();
+        let found = self
+            .inner
+            .find(mistaken_for.as_ref().unwrap_or(token))
+            .await;
         self.read.send_modify(|read| *read += 1);
         let _ = self.open.subscribe().wait_for(|open| *open).await;
         found
