@@ -197,6 +197,7 @@ async fn postgres_announces_every_change() {
         return;
     };
     changes_are_announced(store.clone(), from_postgres(server.port).await).await;
+    successors_are_announced(store.clone(), from_postgres(server.port).await).await;
     cancelled_receives_lose_nothing(store, from_postgres(server.port).await).await;
 }
 

@@ -10,14 +10,15 @@ use std::{
 };
 
 use customer_session::{
-    Invalidation, InvalidationSource, SessionId, SessionRegistry, SourceEvent, StoreErrorKind,
-    store::PostgresInvalidations,
+    AuthenticateError, CustomerSessions, Invalidation, InvalidationSource, SessionId,
+    SessionRegistry, SourceEvent, StoreErrorKind,
+    store::{PostgresInvalidations, PostgresStore, RedisStore},
 };
 use tokio::time::{sleep, timeout};
 
 use crate::{
     invalidations::{from_postgres, from_redis, next, postgres, redis},
-    persistent_store::{assert_error, inserted},
+    persistent_store::{assert_error, inserted, peppers},
 };
 use test_support::{RegistryExt as _, pooler::Pooler, proxy::Proxy};
 
@@ -183,6 +184,85 @@ async fn a_dead_link_is_noticed<S: InvalidationSource>(
     );
     let noticed = woken.elapsed();
     assert!(noticed < INTERVAL, "{noticed:?}");
+}
+
+/// A node stands still, and the way to the server is lost meanwhile. When the node goes on, it must
+/// not let a session in that was revoked elsewhere: neither from its cache, nor without the server.
+///
+/// The node has one thread, which this test runs on. So the node stands still when the test blocks.
+async fn a_node_that_stood_still_trusts_nothing(
+    elsewhere: impl SessionRegistry,
+    near: impl SessionRegistry,
+    source: impl InvalidationSource + 'static,
+    way: Proxy,
+) {
+    let builder = CustomerSessions::builder(near).store_timeout(Duration::from_millis(300));
+    let sessions = builder.cache_ttl(Duration::from_secs(3600)).build();
+    tokio::spawn(sessions.listen(source));
+    let session = inserted(&elsewhere).await;
+    let is_a_hit = async || {
+        let before = sessions.statistics().hits;
+        let session = sessions.authenticate(&session.token).await;
+        session.map(|_| sessions.statistics().hits > before)
+    };
+    // Until the source has been heard, what is looked up may be invalidated by its first `All`.
+    let begun = Instant::now();
+    while !matches!(is_a_hit().await, Ok(true)) {
+        assert!(begun.elapsed() < LEASE, "it is cached");
+        sleep(Duration::from_millis(20)).await;
+    }
+
+    way.freeze();
+    way.refuse(true);
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(is_a_hit().await.ok(), Some(true), "the lease goes on");
+    elsewhere.end(&session.id).await.expect("revoked");
+    std::thread::sleep(LEASE + Duration::from_millis(200));
+    for _ in 0..5 {
+        let outcome = sessions.authenticate(&session.token).await;
+        let error = outcome.expect_err("it is let in");
+        assert!(matches!(error, AuthenticateError::Store(_)), "{error:?}");
+    }
+}
+
+/// Connects by a proxy that has a thread and a runtime of its own.
+fn proxy_apart(server: u16) -> (Proxy, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    runtime.spawn(async move { sender.send(Proxy::new(server).await) });
+    (receiver.recv().expect("a proxy"), runtime)
+}
+
+#[tokio::test]
+async fn a_node_that_stood_still_asks_postgres_again() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let (way, runtime) = proxy_apart(server.port);
+    let url = format!("postgres://tests@127.0.0.1:{}/postgres", way.port);
+    let near = PostgresStore::connect(&url, peppers()).await;
+    let near = near.expect("connected");
+    let source = from_postgres(way.port).await;
+    a_node_that_stood_still_trusts_nothing(store, near, source, way).await;
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_node_that_stood_still_asks_redis_again() {
+    let Some((server, store)) = redis().await else {
+        return;
+    };
+    let (way, runtime) = proxy_apart(server.port);
+    let url = format!("redis://127.0.0.1:{}", way.port);
+    let near = RedisStore::connect(&url, peppers()).await;
+    let near = near.expect("connected");
+    let source = from_redis(way.port).await;
+    a_node_that_stood_still_trusts_nothing(store, near, source, way).await;
+    runtime.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]
