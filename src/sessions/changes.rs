@@ -116,7 +116,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let new = self.new_session(old.customer.clone(), ttl, |_| Some(end))?;
         let change = Invalidation::Session(old.id.clone());
         let store = Arc::clone(&self.store);
-        self.settle(Some(change.clone()), async move {
+        let rotated = self.settle(Some(change.clone()), async move {
             let replaced = store.replace(&old.id, &new).await;
             let answer = replaced.map_err(|error| error.without(&new.token))?;
             let invalidations = vec![change];
@@ -124,8 +124,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                 answer,
                 invalidations,
             })
-        })
-        .await
+        });
+        let rotated = rotated.await?;
+        if let Some(new) = &rotated {
+            self.engine.on_issued(&new.token);
+        }
+        Ok(rotated)
     }
 
     /// Ends a session. Once this has returned, no request that starts later is let in by it.

@@ -382,6 +382,24 @@ async fn a_token_that_was_found_invalid_is_a_stranger_s_again() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_issued_or_rotated_here_is_not_a_stranger_s() {
+    let fixture = Fixture::new(|builder| builder.max_concurrent_lookups(2)).await;
+    let rotated = fixture.sessions.rotate(&fixture.session.token, HOUR).await;
+    let rotated = rotated.expect("rotated").expect("live").token;
+    let issued = fixture.sessions.issue(customer("cus_2"), HOUR).await;
+    let issued = issued.expect("issued").token;
+    fixture.store.shut();
+    let _stranger = tokio::spawn({
+        let sessions = fixture.sessions.clone();
+        async move { sessions.authenticate(&unknown()).await.map(drop) }
+    });
+    settle().await;
+    for token in [&rotated, &issued] {
+        assert!(is_pending(fixture.sessions.authenticate(token)), "it waits");
+    }
+}
+
+#[tokio::test]
 async fn refreshes_leave_half_of_the_permits_to_requests() {
     let fixture = Fixture::new(|builder| builder.max_concurrent_lookups(4)).await;
     let mut tokens = Vec::new();
