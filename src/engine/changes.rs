@@ -45,7 +45,8 @@ impl Engine {
 
     /// Ends listening to a source.
     pub(crate) fn remove_source(&self, id: SourceId) {
-        self.revocations.remove_source(id);
+        self.revocations
+            .remove_source(id, self.clock.monotonic_now());
     }
 
     /// Warns once if there is a source to listen to, and after a minute nothing does.

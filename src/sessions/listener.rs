@@ -68,6 +68,8 @@ impl Drop for Listener {
         self.engine.remove_source(self.id);
         if std::thread::panicking() {
             telemetry::source_panicked();
+        } else {
+            telemetry::source_ended();
         }
     }
 }

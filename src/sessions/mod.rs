@@ -25,7 +25,7 @@ use crate::{
     invalidation::InvalidationSource,
     session::CustomerSession,
     store::{SessionRegistry, SessionStore},
-    telemetry::{self, Statistics},
+    telemetry::Statistics,
     token::SessionToken,
 };
 
@@ -188,7 +188,6 @@ impl<S: SessionStore> CustomerSessions<S> {
                     yield_now().await;
                 }
             }
-            telemetry::source_ended();
         }
     }
 }

@@ -128,7 +128,11 @@ async fn each_source_must_vouch() {
     // A source that has ended is not waited for.
     sources[1].listening.abort();
     settle().await;
-    assert_eq!(fixture.lookups_of(2).await, 0);
+    assert_eq!(
+        fixture.lookups_of(2).await,
+        1,
+        "what it missed is looked up"
+    );
     assert_eq!(fixture.statistics().sources_listening, 1);
 }
 
@@ -195,4 +199,22 @@ async fn a_source_that_is_gone_is_not_counted() {
     drop(source);
     settle().await;
     assert_eq!(fixture.statistics().sources_listening, 0);
+}
+
+#[tokio::test]
+async fn what_was_cached_before_a_silent_source_was_dropped_is_not_trusted() {
+    let fixture = Fixture::cached().await;
+    let source = fixture.listen();
+    source.send(alive()).await;
+    fixture.clock.advance(LEASE);
+    // A message may have been missed, and no source is left to tell of it.
+    source.listening.abort();
+    settle().await;
+    assert_eq!(fixture.lookups_of(3).await, 1, "looked up once more");
+
+    let source = fixture.listen();
+    source.send(alive()).await;
+    source.listening.abort();
+    settle().await;
+    assert_eq!(fixture.lookups_of(3).await, 0, "nothing was missed");
 }

@@ -110,8 +110,14 @@ impl Revocations {
         self.change_sources(Sources::add)
     }
 
-    /// Removes a source: what it would have reported goes unnoticed from now on.
-    pub(crate) fn remove_source(&self, id: SourceId) {
+    /// Removes a source: what it would have reported goes unnoticed from now on. If it was not heard
+    /// at `now`, what was read before is not trusted any more.
+    pub(crate) fn remove_source(&self, id: SourceId, now: MonotonicTime) {
+        let trust = self.lock_sources();
+        if trust.sources.is_silent(id, now) && !trust.is_suspended {
+            self.table.resume_trust();
+        }
+        drop(trust);
         self.change_sources(|sources| sources.remove(id));
         self.notify_all();
     }

@@ -15,7 +15,7 @@ pub(super) struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SourceId(u64);
 
-/// What one source has said of itself.
+/// The state of one source, by what it has said of itself.
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
     /// The source has vouched for itself at least once.
@@ -42,6 +42,12 @@ impl Sources {
 
     pub(super) fn remove(&mut self, id: SourceId) {
         self.listening.remove(&id);
+    }
+
+    /// Returns `true` if the source is disconnected, or its lease is over.
+    pub(super) fn is_silent(&self, id: SourceId, now: MonotonicTime) -> bool {
+        let source = self.listening.get(&id);
+        source.is_some_and(|source| source.is_silent(now))
     }
 
     pub(super) fn set_heard(&mut self, id: SourceId) {
