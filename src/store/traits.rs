@@ -28,7 +28,7 @@ use crate::{
 ///   tell returns an error, which is answered with 503: an outage must not sign customers out.
 /// - **Expiry is the layer's job.** An expired session may be returned as it is.
 /// - **Cancel-safe.** The future may be dropped at any await: the time allowed for a lookup may be
-///   over, or no request waits for it any more.
+///   over, or its runtime may shut down.
 /// - **No secrets in errors.** Neither errors nor logs hold the token. Keep only a hash of it, and a
 ///   keyed one if the sessions outlive the process.
 ///

@@ -294,7 +294,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
 
     // A session that expired long ago is let in nowhere, so purging it is not announced.
     let mut old = session(&store, &unique("cus"));
-    old.expires_at -= chrono::TimeDelta::hours(3);
+    old.expires_at -= chrono::TimeDelta::days(2);
     store.add(&old).await.expect("inserted");
     assert_eq!(
         store

@@ -233,10 +233,10 @@ impl SessionRegistry for RedisStore {
         loop {
             let limit = u64::from(limit) - purged;
             let arguments = [&*before, &limit.to_string()];
-            let (due, removed): (u64, u64) =
+            let (due, removed, more): (u64, u64, u64) =
                 self.run(&self.scripts.purge, &arguments, context).await?;
             purged += removed;
-            if removed == due || due < limit {
+            if more == 0 && (removed == due || due < limit) {
                 return Ok(purged);
             }
         }

@@ -18,3 +18,34 @@ CREATE TABLE customer_session_rotations (
 );
 
 CREATE INDEX customer_session_rotations_by_end ON customer_session_rotations (ends_at);
+
+-- As before, but for the time after which a session has long expired.
+CREATE OR REPLACE FUNCTION announce_customer_sessions() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    channel text := 'customer_sessions_' || TG_RELID::text;
+    -- What has long expired is let in nowhere, whatever is cached: purging is silent. A day, since
+    -- the clocks of the nodes may be behind.
+    since timestamptz := now() - interval '1 day';
+    sessions bigint;
+    customers bigint;
+BEGIN
+    SELECT count(*), count(DISTINCT customer_id) INTO sessions, customers
+        FROM changed WHERE expires_at > since;
+    IF sessions = 0 THEN
+        RETURN NULL;
+    ELSIF sessions <= 100 THEN
+        PERFORM pg_notify(channel, message) FROM (
+            SELECT DISTINCT CASE WHEN octet_length(id) > 4000 THEN 'all'
+                ELSE 'session:' || id END AS message
+            FROM changed WHERE expires_at > since) AS messages;
+    ELSIF customers <= 100 THEN
+        PERFORM pg_notify(channel, message) FROM (
+            SELECT DISTINCT CASE WHEN octet_length(customer_id) > 4000 THEN 'all'
+                ELSE 'customer:' || customer_id END AS message
+            FROM changed WHERE expires_at > since) AS messages;
+    ELSE
+        PERFORM pg_notify(channel, 'all');
+    END IF;
+    RETURN NULL;
+END
+$$;
