@@ -16,7 +16,7 @@ use super::{
     },
     cache_status::CacheStatus,
     error::AuthenticateError,
-    lookup::DEADLINE_SLACK,
+    lookup::{DEADLINE_SLACK, Prepared},
     upstream::{breaker::is_outage, known::TokenClass, permits::Purpose, single_flight::shut_down},
 };
 use crate::{
@@ -148,16 +148,7 @@ impl Engine {
     ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let key = self.cache.key(token.expose().as_bytes());
-        let hash = key.half();
-        let class = self.class_of(key, token);
-        let prepared = match self.prepare(hash, class)? {
-            Some(prepared) => prepared,
-            None if class == TokenClass::Unknown => return Err(AuthenticateError::Overloaded),
-            None => {
-                let limit = Instant::now() + self.config.wait_limit();
-                self.wait_for_permit(hash, limit).await?
-            }
-        };
+        let (class, prepared) = self.prepare_alone(key, token).await?;
         let before = self.cached_entry(key, token.expose().as_bytes());
         let (engine, token) = (Arc::clone(self), token.clone());
         // A task: like any lookup, it finishes and keeps its permit until then.
@@ -170,12 +161,37 @@ impl Engine {
     }
 
     /// Returns the session that `token` opens according to the store, live or not. The lookup is not
-    /// counted, not limited in number, and not cached: it is part of a change.
+    /// shared, and its result is not cached.
     pub(crate) async fn find(
-        &self,
+        self: &Arc<Self>,
         token: &SessionToken,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.upstream.find(token, self.config.wait_limit()).await
+    ) -> Result<Option<CustomerSession>, AuthenticateError> {
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let key = self.cache.key(token.expose().as_bytes());
+        let (class, prepared) = self.prepare_alone(key, token).await?;
+        let (engine, token) = (Arc::clone(self), token.clone());
+        let lookup = runtime.spawn(telemetry::in_current_span(async move {
+            engine.query_store(&token, class, prepared).await
+        }));
+        Ok(lookup.await.map_err(|_| shut_down())??)
+    }
+
+    /// Takes what a lookup needs that is not shared.
+    async fn prepare_alone(
+        &self,
+        key: TokenHash128,
+        token: &SessionToken,
+    ) -> Result<(TokenClass, Prepared), AuthenticateError> {
+        let class = self.class_of(key, token);
+        let prepared = match self.prepare(key.half(), class)? {
+            Some(prepared) => prepared,
+            None if class == TokenClass::Unknown => return Err(AuthenticateError::Overloaded),
+            None => {
+                let limit = Instant::now() + self.config.wait_limit();
+                self.wait_for_permit(key.half(), limit).await?
+            }
+        };
+        Ok((class, prepared))
     }
 
     /// Starts a lookup whose result replaces `session` in the cache, unless one was started a moment

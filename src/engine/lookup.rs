@@ -192,23 +192,33 @@ impl Engine {
         class: TokenClass,
         prepared: Prepared,
     ) -> Result<LookupResult, StoreError> {
-        self.counters.lookups.add_one();
         let start = LookupStart {
             epoch: prepared.epoch,
             monotonic: self.clock.monotonic_now(),
             wall: self.clock.now(),
         };
         self.warn_without_source(start.monotonic);
+        let found = self.query_store(token, class, prepared).await?;
+        Ok(self.entry(token, found, &start))
+    }
+
+    /// Asks the store, within the store timeout.
+    pub(super) async fn query_store(
+        &self,
+        token: &SessionToken,
+        class: TokenClass,
+        prepared: Prepared,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.counters.lookups.add_one();
         let limit = self.config.wait_limit();
         let answer = self.upstream.find_for(class, token, limit).await;
         let Prepared { ticket, permit, .. } = prepared;
         ticket.report_answer(&answer, self.clock.monotonic_now());
         drop(permit);
-        let found = answer.inspect_err(|error| {
+        answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
             telemetry::lookup_failed(error);
-        })?;
-        Ok(self.entry(token, found, &start))
+        })
     }
 
     /// Makes an entry of what the store has found.

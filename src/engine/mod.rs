@@ -67,7 +67,7 @@ pub(crate) struct Engine {
     counters: Counters,
     /// The other caches in this process in front of the same store, if it knows them.
     shared_caches: Option<SharedCaches>,
-    /// Whether it was checked that a source is listened to.
+    /// Set once the engine has checked that a source is listened to.
     has_looked_for_source: AtomicBool,
     /// Handed to what outlives a request.
     watcher: Arc<Watcher>,

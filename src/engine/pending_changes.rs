@@ -1,4 +1,4 @@
-//! PendingChanges of the store that are under way: how many there may be, and which have not been confirmed
+//! Changes of the store that are under way: how many there may be, and which have not been confirmed
 //! in time.
 
 use std::{

@@ -113,8 +113,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how long the circuit breaker stays open after ten lookups in a row have failed; 500
     /// milliseconds by default. Zero turns the breaker off.
     ///
-    /// Only lookups of tokens that were live before count, so that no client opens it with tokens of
-    /// its own making. Until a lookup has found a session, as after a start during an outage, ten
+    /// Only lookups of tokens that were live before count, and three different ones must be among them
+    /// if so many are known, so that no client opens it with a token of its own. Until a lookup has found a session, as after a start during an outage, ten
     /// different unknown tokens that fail with no answer in between open it, too.
     ///
     /// While it is open, a request that needs a lookup is answered at once: by
@@ -149,7 +149,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// The caller then gets [`Timeout`](crate::StoreErrorKind::Timeout), and what is cached about the
     /// session or the customer is used no more. The change itself may still happen, so for up to five
     /// minutes the store is given time to finish it; until it has, nothing about that session or
-    /// customer is cached.
+    /// customer is cached here. Of a session that was rotated, that is so for the id that was given, and
+    /// not for those that took its place.
     ///
     /// At most 1024 changes are under way at once, and 768 of single sessions. Beyond that a change
     /// is refused with [`Unavailable`](crate::StoreErrorKind::Unavailable), before the store is asked.

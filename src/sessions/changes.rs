@@ -107,10 +107,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let old = match self.engine.lookup_uncached(token).await {
             Ok(Some(old)) => old,
             Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
-            Err(AuthenticateError::Overloaded) => {
-                return Err(StoreError::unavailable("too many lookups are under way"));
-            }
-            Err(AuthenticateError::Store(error)) => return Err(error),
+            Err(error) => return Err(into_store_error(error)),
         };
         let end = old.details.ends_at.unwrap_or(old.expires_at);
         let new = self.new_session(old.customer.clone(), ttl, |_| Some(end))?;
@@ -143,7 +140,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// # Errors
     ///
-    /// The store's; the session may then still exist, but this cache has forgotten it.
+    /// The store's; the session may then still exist, but this cache has forgotten it. If it was
+    /// rotated, the one that took its place may still be cached; try again.
     #[doc(alias = "logout")]
     #[doc(alias = "sign_out")]
     pub async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
@@ -156,7 +154,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// # Errors
     ///
-    /// The store's; the session may then still exist, but this cache has forgotten it.
+    /// The store's; the session may then still exist, but this cache has forgotten all sessions of
+    /// the customer.
     pub async fn revoke_owned(
         &self,
         customer: &CustomerId,
@@ -191,6 +190,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
     /// Ends the session that `token` opens, expired or not. `false` means that it opens none.
     ///
+    /// A token that was rotated opens none, and leads to the session's new token only while this
+    /// engine has the old one in its cache. To end a session whatever its token is now, use
+    /// [`revoke`](Self::revoke) with one of its ids.
+    ///
     /// # Errors
     ///
     /// The store's; the session may then still exist.
@@ -198,15 +201,14 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         if !self.engine.token_format().matches(token.expose()) {
             return Ok(false);
         }
-        if let Some(session) = self.engine.find(token).await? {
-            return self.end(Revocation::Session(session.id)).await;
+        let found = self.engine.find(token).await.map_err(into_store_error)?;
+        let found = found.map(|session| session.id);
+        // Another node may have ended or rotated it, with its message still on the way.
+        let cached = || Some(self.engine.cached_session(token)?.id.clone());
+        match found.or_else(cached) {
+            Some(session) => self.end(Revocation::Session(session)).await,
+            None => Ok(false),
         }
-        // Another node may have ended it, with its message still on the way.
-        if let Some(session) = self.engine.cached_session(token) {
-            let ended = Invalidation::Session(session.id.clone());
-            self.engine.publish(&ended);
-        }
-        Ok(false)
     }
 
     /// Ends all sessions of a customer.
@@ -308,11 +310,16 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     async fn end(&self, what: Revocation) -> Result<bool, StoreError> {
         let store = Arc::clone(&self.store);
         let asked_for = what.invalidation();
-        self.settle(Some(asked_for.clone()), async move {
+        // If the outcome is unknown, a client must not be able to invalidate a session of others.
+        let assumed = match &what {
+            Revocation::Owned { customer, .. } => Invalidation::Customer(customer.clone()),
+            _ => asked_for.clone(),
+        };
+        self.settle(Some(assumed), async move {
             let revoked = store.revoke(&what).await?;
             let mut invalidations = revoked.invalidations;
             // Recorded even if the store does not report it, unless the session is not the
-            // customer's: a client must not be able to invalidate the sessions of others.
+            // customer's.
             let is_foreign = matches!(what, Revocation::Owned { .. }) && !revoked.any;
             if !is_foreign && !invalidations.contains(&asked_for) {
                 invalidations.push(asked_for);
@@ -349,6 +356,16 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         session.created_at = now;
         session.details.ends_at = Some(ends_at);
         Ok(session)
+    }
+}
+
+/// Returns the error of a lookup that is part of a change.
+fn into_store_error(error: AuthenticateError) -> StoreError {
+    match error {
+        AuthenticateError::Store(error) => error,
+        AuthenticateError::Overloaded | AuthenticateError::InvalidToken => {
+            StoreError::unavailable("too many lookups are under way; nothing was changed")
+        }
     }
 }
 

@@ -71,11 +71,13 @@ async fn run<T>(
     let engine = Arc::clone(&record.engine);
     let mut answer = Some(answer);
     let mut reply = |outcome: Result<T, StoreError>| {
+        // After a timeout the caller has its answer.
+        let Some(answer) = answer.take() else { return };
         if let (Some(change), Err(error)) = (&assumed, &outcome) {
             telemetry::outcome_unknown(change, error);
         }
         // The caller may be gone.
-        answer.take().map(|answer| answer.send(outcome).is_ok());
+        let _ = answer.send(outcome);
     };
     let mut change = pin!(catch_panic(change));
     let mut unconfirmed = None;

@@ -1,11 +1,11 @@
 //! Where a rotated session ends, and which ids lead to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use customer_session::{
-    AuthenticateError, CustomerData, CustomerSession, NewSession, SessionRegistry as _,
-    StoreErrorKind,
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, NewSession,
+    SessionRegistry as _, StoreErrorKind,
 };
 
 use crate::fixture::{Fixture, TTL};
@@ -219,4 +219,17 @@ async fn replaced_sessions_are_forgotten_with_their_family() {
     assert_eq!(purged.expect("purged"), 1, "the family");
     let purged = store.purge_expired(end, 100).await;
     assert_eq!(purged.expect("purged"), 0);
+}
+
+#[tokio::test]
+async fn a_token_that_another_node_has_rotated_ends_its_successor_while_it_is_cached() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let old = fixture.authenticate().await.expect("live");
+    let node = CustomerSessions::builder(Arc::clone(&fixture.store)).build();
+    let new = node.rotate(&old.token, HOUR).await.expect("an answer");
+    let new = new.expect("it was live");
+    let revoked = fixture.sessions.revoke_token(&old.token).await;
+    assert!(revoked.expect("an answer"));
+    let other = CustomerSessions::builder(Arc::clone(&fixture.store)).build();
+    assert!(other.authenticate(&new.token).await.is_err());
 }

@@ -12,8 +12,9 @@ use std::{
 
 use customer_session::{
     AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, Invalidation,
-    SessionStore, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
-    testing::ManualClock,
+    SessionStore, SessionToken, StoreError, TokenFormat, async_trait,
+    store::MemoryStore,
+    testing::{Fault as StoreFault, FaultyStore, ManualClock},
 };
 use tokio::{
     task::JoinSet,
@@ -225,7 +226,7 @@ async fn tokens_that_were_never_live_do_not_open_the_breaker() {
         fails_for_strangers: true,
         ..Uneven::default()
     };
-    let shared = Shared::new(store, 1, |builder| builder).await;
+    let shared = Shared::new(store, 4, |builder| builder).await;
     shared.verify_all().await;
     shared.clock.advance(TTL);
     for _ in 0..100 {
@@ -238,11 +239,18 @@ async fn tokens_that_were_never_live_do_not_open_the_breaker() {
     // They keep it open no longer than it was, either.
     shared.store.fails.store(true, SeqCst);
     shared.clock.advance(TTL);
-    for _ in 0..10 {
+    for _ in 0..100 {
         let answer = shared.sessions.authenticate(&shared.live[0].token).await;
         answer.expect_err("it fails");
     }
-    assert!(shared.sessions.statistics().breaker_open);
+    let is_open = || shared.sessions.statistics().breaker_open;
+    assert!(!is_open(), "the record of one customer may be damaged");
+    for session in &shared.live[1..3] {
+        assert!(!is_open(), "three must fail");
+        let answer = shared.sessions.authenticate(&session.token).await;
+        answer.expect_err("it fails");
+    }
+    assert!(is_open());
     shared.store.fails.store(false, SeqCst);
     shared.clock.advance(Duration::from_millis(500));
     for _ in 0..100 {
@@ -453,4 +461,60 @@ async fn a_session_that_only_the_front_cache_holds_is_served_stale_too() {
     }
     assert!(served > 110, "no more than moka holds: {served}");
     assert_eq!(fixture.sessions.statistics().stale, u64::from(served));
+}
+
+#[tokio::test]
+async fn signing_out_with_unknown_tokens_takes_no_more_than_their_share() {
+    let fixture = Fixture::new(|builder| builder.max_concurrent_lookups(4)).await;
+    fixture.store.shut();
+    let format = fixture.store.token_format();
+    let mut sign_outs = JoinSet::new();
+    for _ in 0..20 {
+        let (sessions, token) = (fixture.sessions.clone(), format.generate());
+        sign_outs.spawn(async move { sessions.revoke_token(&token).await });
+    }
+    settle().await;
+    assert_eq!(fixture.store.lookups(), 2, "half of the permits");
+    // Their clients are gone, but the store still has its work.
+    sign_outs.abort_all();
+    settle().await;
+    assert!(
+        fixture
+            .sessions
+            .revoke_token(&format.generate())
+            .await
+            .is_err()
+    );
+    assert_eq!(fixture.store.lookups(), 2);
+    fixture.store.open();
+    settle().await;
+    let revoked = fixture.sessions.revoke_token(&fixture.session.token).await;
+    assert!(revoked.expect("an answer"));
+}
+
+#[tokio::test]
+async fn a_client_cannot_invalidate_sessions_of_others_while_the_store_fails() {
+    let store = FaultyStore::new(MemoryStore::new());
+    let clock = clock();
+    let sessions = CustomerSessions::builder(store.clone())
+        .clock(clock.clone())
+        .cache_ttl(TTL)
+        .stale_if_error(HOUR)
+        .build();
+    let issue = |id| sessions.issue(customer(id), HOUR);
+    let victim = issue("cus_1").await.expect("issued");
+    let attacker = issue("cus_2").await.expect("issued");
+    for session in [&victim, &attacker] {
+        sessions.authenticate(&session.token).await.expect("live");
+    }
+    clock.advance(TTL);
+    for fault in [StoreFault::Error, StoreFault::Panic] {
+        store.fail_with(fault);
+        let owner = &attacker.customer_id;
+        assert!(sessions.revoke_owned(owner, &victim.id).await.is_err());
+        let stale = sessions.authenticate(&victim.token).await;
+        assert!(stale.is_ok(), "as before: {stale:?}");
+        // What the attacker may end is in doubt.
+        assert!(sessions.authenticate(&attacker.token).await.is_err());
+    }
 }

@@ -29,6 +29,10 @@ use crate::{
 /// tokens, all different.
 const MAX_FAILURES: u32 = 10;
 
+/// Different known tokens that must be among those that failed, if so many are known: the record of
+/// one customer may be what the store fails on.
+pub(crate) const QUORUM: usize = 3;
+
 /// Returns `true` if the error means that the store is out of order.
 pub(crate) fn is_outage(error: &StoreError) -> bool {
     match error.kind() {
@@ -51,6 +55,8 @@ struct Inner {
     has_found: bool,
     /// Unknown tokens whose lookups have failed since the last answer; kept until a session is found.
     failed_unknown: Vec<TokenHash64>,
+    /// Different known tokens whose lookups have failed since one was answered; as many as are needed.
+    failed_known: Vec<TokenHash64>,
     next_probe: u64,
 }
 
@@ -81,6 +87,8 @@ pub(crate) struct Ticket {
     token: TokenHash64,
     class: TokenClass,
     probe: Option<u64>,
+    /// Different known tokens that must fail before the breaker opens.
+    quorum: usize,
 }
 
 impl Breaker {
@@ -91,6 +99,7 @@ impl Breaker {
                 state: State::Closed { failures: 0 },
                 has_found: false,
                 failed_unknown: Vec::new(),
+                failed_known: Vec::new(),
                 next_probe: 0,
             }),
             times_opened: AtomicU64::new(0),
@@ -125,6 +134,7 @@ impl Breaker {
             token,
             class,
             probe,
+            quorum: 1,
         })
     }
 
@@ -173,6 +183,9 @@ impl Inner {
     /// Returns the state after an answer.
     fn after_answer(&mut self, class: TokenClass) -> State {
         self.failed_unknown.clear();
+        if class == TokenClass::Known {
+            self.failed_known.clear();
+        }
         match (class, self.state) {
             // Strangers may be answered where customers are not: a customer has the last word.
             (TokenClass::Unknown, closed @ State::Closed { .. }) if self.has_found => closed,
@@ -190,10 +203,16 @@ impl Inner {
             unknown_until: until,
         };
         match (self.state, ticket.class) {
-            (State::Closed { failures }, TokenClass::Known) => match failures.saturating_add(1) {
-                failures if is_tripped(failures) => open,
-                failures => State::Closed { failures },
-            },
+            (State::Closed { failures }, TokenClass::Known) => {
+                let failed = &mut self.failed_known;
+                if failed.len() < QUORUM && !failed.contains(&ticket.token) {
+                    failed.push(ticket.token);
+                }
+                match failures.saturating_add(1) {
+                    failures if is_tripped(failures) && failed.len() >= ticket.quorum => open,
+                    failures => State::Closed { failures },
+                }
+            }
             (closed @ State::Closed { .. }, TokenClass::Unknown) => {
                 if !self.has_found && !self.failed_unknown.contains(&ticket.token) {
                     self.failed_unknown.push(ticket.token);
@@ -215,6 +234,12 @@ impl Inner {
 }
 
 impl Ticket {
+    /// Sets how many tokens are known: failures of one do not open the breaker for others.
+    pub(crate) fn among(mut self, known: usize) -> Self {
+        self.quorum = known.clamp(1, QUORUM);
+        self
+    }
+
     /// Reports the answer of the store. An error with which the store itself says when to try again
     /// is neither a failure nor a success.
     pub(crate) fn report_answer<T>(

@@ -1,6 +1,6 @@
 //! The tokens that have opened a live session here. When lookups are scarce, they come first.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::engine::cache::key::TokenHash64;
 
@@ -21,6 +21,7 @@ pub(crate) enum TokenClass {
 pub(crate) struct KnownTokens {
     /// A power of two.
     buckets: Box<[Bucket]>,
+    len: AtomicUsize,
 }
 
 /// A cache line of hashes. Zero is an empty slot.
@@ -43,6 +44,7 @@ impl KnownTokens {
         let buckets = (0..slots / SLOTS).map(|_| Bucket::default());
         Self {
             buckets: buckets.collect(),
+            len: AtomicUsize::new(0),
         }
     }
 
@@ -60,6 +62,9 @@ impl KnownTokens {
             return;
         }
         let empty = bucket.iter().find(|slot| slot.load(Relaxed) == 0);
+        if empty.is_some() {
+            self.len.fetch_add(1, Relaxed);
+        }
         // The hash is keyed, so its own bits are as good as a random choice.
         let slot = empty.unwrap_or(&bucket[(hash >> 56) as usize % SLOTS]);
         slot.store(hash, Relaxed);
@@ -68,8 +73,16 @@ impl KnownTokens {
     pub(crate) fn remove(&self, token: TokenHash64) {
         let hash = nonzero(token);
         for slot in self.bucket(hash) {
-            let _ = slot.compare_exchange(hash, 0, Relaxed, Relaxed);
+            let removed = slot.compare_exchange(hash, 0, Relaxed, Relaxed);
+            if removed.is_ok() {
+                self.len.fetch_sub(1, Relaxed);
+            }
         }
+    }
+
+    /// Returns the number of known tokens. Insertions at once may count one too many.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Relaxed)
     }
 
     fn bucket(&self, hash: u64) -> &[AtomicU64; SLOTS] {
@@ -98,7 +111,10 @@ mod tests {
             known.insert(token(number));
             assert!(known.contains(token(number)));
         }
+        assert_eq!(known.len(), 4);
         known.remove(token(0));
+        known.remove(token(0));
+        assert_eq!(known.len(), 3);
         assert!(!known.contains(token(0)) && known.contains(token(1)));
     }
 

@@ -96,14 +96,15 @@ impl Upstream {
         now: MonotonicTime,
     ) -> Result<Ticket, AuthenticateError> {
         let ticket = self.breaker.try_acquire(token, class, now);
+        let ticket = ticket.map(|ticket| ticket.among(self.known.len()));
         ticket.ok_or_else(|| {
             StoreError::unavailable("the circuit breaker is open: the store failed repeatedly")
                 .into()
         })
     }
 
-    /// Returns `true` if lookups of known tokens are in flight, and none of them has been answered
-    /// for half of the store timeout.
+    /// Returns `true` if lookups of known tokens have begun, and none has been answered for half of the
+    /// store timeout.
     pub(crate) fn is_hanging(&self) -> bool {
         self.hang_detector.is_hanging(self.hangs_after)
     }

@@ -1,6 +1,6 @@
 //! One lookup per token: a request for a token that is being looked up waits for that lookup.
 //!
-//! A lookup runs in a task of its own, and finishes whoever leaves: the store works on what it was
+//! A lookup runs in a task of its own, and finishes even if all callers leave: the store works on what it was
 //! asked in any case, so its answer may as well be cached, and its permit says how many there are.
 
 use std::{
