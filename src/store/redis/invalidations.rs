@@ -282,7 +282,7 @@ impl Link {
 }
 
 /// Waits for the answer to a question, and returns the time at which it was asked; `None` if the
-/// answer is a bad one, or does not come in time. Waits for ever if there is no question.
+/// answer is a bad one, or does not come in time. Never resolves if there is no question.
 async fn answered(question: &mut Option<Question<Result<(), StoreError>>>) -> Option<Instant> {
     let Some(asked) = question else {
         return pending().await;

@@ -116,7 +116,7 @@ impl Probe {
     }
 
     /// Waits until the server has taken the message, and returns the channel on which it announces
-    /// changes, if all triggers exist. Waits for ever if no message is being sent. Cancel-safe.
+    /// changes, if all triggers exist. Never resolves if no message is being sent. Cancel-safe.
     pub(super) async fn sent(&mut self) -> Result<Option<String>, StoreError> {
         let sending = self.message.as_mut();
         let Some(sending) = sending.and_then(|message| message.sending.as_mut()) else {
