@@ -217,6 +217,19 @@ async fn an_open_breaker_spares_the_store_and_probes_it_with_one_lookup() {
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_read_is_not_an_outage() {
+    let fixture = Fixture::with_stale_if_error().await;
+    fixture.store.fault(Fault::Corrupt);
+    fixture.clock.advance(TTL);
+    for lookups in 2..=40 {
+        // The store has answered: it does not vouch for the session any more.
+        assert!(fixture.is_unavailable().await);
+        assert_eq!(fixture.store.lookups(), lookups, "it is asked again");
+    }
+    assert!(!fixture.statistics().breaker_open);
+}
+
+#[tokio::test]
 async fn a_cooldown_of_zero_turns_the_breaker_off() {
     let fixture = Fixture::verified(|builder| builder.breaker_cooldown(Duration::ZERO)).await;
     fixture.clock.advance(TTL);

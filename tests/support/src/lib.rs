@@ -54,6 +54,8 @@ pub enum Fault {
     Fail,
     Hang,
     Panic,
+    /// Lookups find a record that cannot be read.
+    Corrupt,
 }
 
 /// Waits until `count` reaches `lookups`, and fails after 20 seconds.
@@ -138,6 +140,7 @@ impl SessionStore for ProbeStore {
         let fault = *self.fault.lock().expect("no panic");
         match fault {
             Some(Fault::Fail) => return Err(StoreError::unavailable("the probe fails")),
+            Some(Fault::Corrupt) => return Err(StoreError::corrupt("the record is damaged")),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Panic) => panic!("the probe panics"),
             None => {}
