@@ -77,8 +77,8 @@ pub(crate) const END_OF_TIME: DateTime<Utc> =
 /// the others add to it is read again each millisecond.
 pub(crate) struct TimeSource {
     custom: Option<Arc<dyn Clock>>,
-    /// The monotonic time when this was created.
-    start: Duration,
+    /// The monotonic time when this was created, in nanoseconds.
+    start: u64,
     offsets: Offsets,
 }
 
@@ -126,7 +126,7 @@ impl TimeSource {
     #[inline]
     pub(crate) fn monotonic_now(&self) -> MonotonicTime {
         let passed = monotonic(self.custom.as_deref()).saturating_sub(self.start);
-        let passed = MonotonicTime::default() + passed;
+        let passed = MonotonicTime(passed);
         if self.custom.is_some() {
             return passed;
         }
@@ -185,6 +185,10 @@ const NEVER_READ: i64 = i64::MIN;
 /// after the other, and the wall clock may be corrected a little.
 const MAX_CORRECTION: u64 = 1_000_000_000;
 
+/// Longest suspension that is counted: a year, in nanoseconds. That is far longer than anything is
+/// cached, and the sum of any that occur fits into the engine's clock.
+const MAX_SUSPENSION: u64 = 365 * 24 * 3600 * 1_000_000_000;
+
 impl Default for Offsets {
     fn default() -> Self {
         Self {
@@ -204,14 +208,14 @@ impl Offsets {
         if passed.0 >= self.read_next.load(Acquire) {
             self.update(passed, &read());
         }
-        MonotonicTime(passed.0.saturating_add(self.suspended.load(Relaxed)))
+        MonotonicTime(passed.0 + self.suspended.load(Relaxed))
     }
 
     /// Returns `true` before `deadline`. Near it the exact clock decides.
     #[inline]
     fn is_before(&self, now: MonotonicTime, deadline: i64, exact: impl FnOnce() -> i64) -> bool {
         let wall = (now.0 / 1000) as i64 + self.wall.load(Relaxed);
-        wall.saturating_add(CLOCK_MARGIN) < deadline || exact() < deadline
+        wall + CLOCK_MARGIN < deadline || exact() < deadline
     }
 
     /// Has the offsets read again at the next use.
@@ -249,11 +253,8 @@ impl Offsets {
         let total = self.suspended.load(Relaxed).saturating_add(suspended);
         let jump = times.wall_lead(passed, total).saturating_sub(wall);
         let jump = u64::try_from(jump).unwrap_or(0).saturating_mul(1000);
-        if jump > MAX_CORRECTION {
-            suspended.saturating_add(jump)
-        } else {
-            suspended
-        }
+        let jump = if jump > MAX_CORRECTION { jump } else { 0 };
+        suspended.saturating_add(jump).min(MAX_SUSPENSION)
     }
 }
 
@@ -295,21 +296,23 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns the time since a fixed point.
-fn monotonic(custom: Option<&dyn Clock>) -> Duration {
+/// Returns the nanoseconds since a fixed point.
+#[inline]
+fn monotonic(custom: Option<&dyn Clock>) -> u64 {
     match custom {
         None => ticks(),
-        Some(clock) => clock.monotonic(),
+        Some(clock) => nanos(clock.monotonic()),
     }
 }
 
 /// Returns the time of the last tick, which the kernel keeps in memory. The exact time would be
 /// computed from the processor's counter, and reading that takes longer than all the rest.
 #[cfg(target_os = "linux")]
-fn ticks() -> Duration {
+#[inline]
+fn ticks() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     // It counts up from zero.
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Returns how long the machine was suspended since it was started.
@@ -327,8 +330,8 @@ fn suspended() -> Duration {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn ticks() -> Duration {
-    ORIGIN.elapsed()
+fn ticks() -> u64 {
+    nanos(ORIGIN.elapsed())
 }
 
 /// Returns zero: the system does not tell.
