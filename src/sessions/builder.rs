@@ -49,7 +49,7 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how many sessions are cached; 50,000 by default. Zero caches nothing. In addition, a
     /// quarter as many unknown tokens are remembered.
     ///
-    /// A session takes about 400 bytes, and what its customer carries. A front cache adds as many
+    /// A session takes about 500 bytes, and what its customer carries. A front cache adds as many
     /// slots (a million at most) of 8 to 16 bytes. A session stays in its slot until another
     /// replaces it, even after the cache has dropped it; so while sessions come and go, up to twice
     /// as many may be held.
