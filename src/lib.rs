@@ -121,6 +121,7 @@ mod metadata;
 mod middleware;
 #[cfg(feature = "polar")]
 pub mod polar;
+mod random;
 mod registry;
 mod session;
 mod sessions;

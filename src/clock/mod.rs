@@ -172,10 +172,15 @@ fn ticks() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Returns how long the machine was suspended since it was started.
+/// Returns how long the machine was suspended since it was started. It never decreases, whatever
+/// happens between the two readings.
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use rustix::time::{ClockId, clock_gettime};
+
+    static LARGEST: AtomicU64 = AtomicU64::new(0);
 
     let read = |clock| {
         let time = clock_gettime(clock);
@@ -183,7 +188,8 @@ fn suspended() -> Duration {
     };
     // In this order a pause between the two readings does not look like a suspension.
     let since_boot = read(ClockId::Boottime);
-    since_boot.saturating_sub(read(ClockId::Monotonic))
+    let suspended = nanos(since_boot.saturating_sub(read(ClockId::Monotonic)));
+    Duration::from_nanos(LARGEST.fetch_max(suspended, Relaxed).max(suspended))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -207,10 +213,12 @@ mod tests {
         let now = Utc::now().timestamp_micros();
         assert!(source.is_before(source.monotonic_now(), now + 60_000_000));
         assert!(!source.is_before(source.monotonic_now(), now));
-        let before = Instant::now();
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(TimeSource::new(None).at(before).is_none(), "it is younger");
-        let asked = source.at(Instant::now()).expect("no suspension");
+        let before = Instant::now().checked_sub(Duration::from_secs(10));
+        let before = before.expect("the machine has run for longer");
+        assert!(source.at(before).is_none(), "it is younger");
+        // From the first tick on, the source is older than the moment.
+        let asked = std::iter::repeat_with(|| source.at(Instant::now()));
+        let asked = asked.flatten().next().expect("there is no end");
         assert!(source.monotonic_now().since(asked) < Duration::from_secs(5));
     }
 

@@ -47,8 +47,11 @@ const OFFSET_MAX_AGE: u64 = 1_000_000;
 /// The lead of the wall clock before the first reading.
 const NEVER_READ: i64 = i64::MIN;
 
-/// Longest time, in nanoseconds, that is not taken for a suspension: the two clocks are read one
-/// after the other, and the wall clock may be corrected a little.
+/// Longest time that is not taken for a suspension although the system tells it, in nanoseconds: its
+/// clocks are read one after the other.
+const MIN_SUSPENSION: u64 = 1_000_000;
+
+/// Longest jump of the wall clock that is taken for a correction, in nanoseconds.
 const MAX_CORRECTION: u64 = 1_000_000_000;
 
 /// Longest suspension that is counted: a year, in nanoseconds. That is far longer than anything is
@@ -109,7 +112,7 @@ impl Offsets {
         let suspended = self.suspended_since(passed, times);
         let total = self.suspended.fetch_add(suspended, Relaxed) + suspended;
         self.wall.store(times.wall_lead(passed, total), Release);
-        if suspended > MAX_CORRECTION / 1000 {
+        if suspended > MIN_SUSPENSION {
             let now = passed.0.saturating_add(total);
             self.resumed_at.fetch_max(now, Release);
         }

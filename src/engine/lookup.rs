@@ -41,7 +41,7 @@ struct LookupStart {
     wall: DateTime<Utc>,
 }
 
-/// What a lookup has taken before it asks the store.
+/// The permissions of a lookup that is about to ask the store.
 pub(super) struct Prepared {
     ticket: Ticket,
     /// Kept until the store has answered.

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use crate::session::CustomerSession;
 
-/// Why a session is no longer good.
+/// The reason why a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEnd {

@@ -1,14 +1,10 @@
 //! The reason why a request is not let in.
 
-use std::{
-    fmt,
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
-use crate::{engine::AuthenticateError, store::StoreError};
+use crate::{engine::AuthenticateError, random::random, store::StoreError};
 
 /// The reason for a refused request.
 ///
@@ -125,9 +121,7 @@ fn with_jitter(wait: Duration) -> Duration {
     let seconds = wait.as_secs();
     let seconds = seconds.saturating_add(u64::from(wait.subsec_nanos() > 0));
     let seconds = seconds.max(1);
-    // The standard library seeds its hashes at random.
-    let random = RandomState::new().hash_one(seconds);
-    let jitter = random % (seconds.clamp(2, 30) + 1);
+    let jitter = random() % (seconds.clamp(2, 30) + 1);
     Duration::from_secs(seconds.saturating_add(jitter))
 }
 

@@ -54,7 +54,7 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// replaces it, even after the cache has dropped it; so while sessions come and go, up to twice
     /// as many may be held.
     ///
-    /// Which tokens were live before is remembered beyond that, for
+    /// The tokens that were live before are remembered beyond that, for
     /// [`max_concurrent_lookups`](Self::max_concurrent_lookups): by hashes that take another 16 to
     /// 32 bytes a session, 64 KiB at least and 8 MiB at most.
     pub fn cache_capacity(mut self, sessions: u64) -> Self {

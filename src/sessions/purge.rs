@@ -1,16 +1,13 @@
 //! Removes expired sessions from the store, a few at a time.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
 use super::CustomerSessions;
 use crate::{
     engine::upstream::guard::{Panicked, catch_panic},
+    random::random_fraction,
     store::{SessionRegistry, StoreError},
     telemetry,
 };
@@ -56,7 +53,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let store = Arc::downgrade(&self.store);
         let engine = Arc::downgrade(&self.engine);
         async move {
-            tokio::time::sleep(every.mul_f64(random())).await;
+            tokio::time::sleep(every.mul_f64(random_fraction())).await;
             let mut is_first_batch = true;
             loop {
                 let started = Instant::now();
@@ -80,20 +77,14 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                 is_first_batch = !is_full;
                 let wait = match purged {
                     Ok(_) if is_full => started.elapsed().clamp(MIN_PAUSE, MAX_PAUSE),
-                    Ok(_) => every.mul_f64(0.9 + 0.2 * random()),
+                    Ok(_) => every.mul_f64(0.9 + 0.2 * random_fraction()),
                     Err(error) => {
                         telemetry::purge_failed(&error);
-                        every.mul_f64(0.9 + 0.2 * random())
+                        every.mul_f64(0.9 + 0.2 * random_fraction())
                     }
                 };
                 tokio::time::sleep(wait).await;
             }
         }
     }
-}
-
-/// Returns a number from 0 to 1, for jitter. The standard library seeds its hashes at random.
-fn random() -> f64 {
-    let bits = RandomState::new().hash_one(());
-    bits as f64 / u64::MAX as f64
 }

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout};
 
-use crate::invalidation::{Invalidation, SourceEvent};
+use crate::{
+    invalidation::{Invalidation, SourceEvent},
+    random::random,
+};
 
 /// Time from one question to the next: below a second, so that a timer which is late is in time.
 const QUESTION_INTERVAL: Duration = Duration::from_millis(900);
@@ -130,12 +133,4 @@ pub(super) async fn either<A, B>(
         second.as_mut().poll(context).map(Either::Second)
     })
     .await
-}
-
-/// Returns a number that is random enough for pauses and names.
-pub(super) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    // Without randomness the nodes reconnect in step.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_ne_bytes(bytes)
 }

@@ -84,7 +84,7 @@ struct Link {
 /// An answer that waits for the messages that came before it.
 struct Answered {
     asked_at: Instant,
-    /// How many of these messages are queued.
+    /// The number of these messages that are queued.
     queued: usize,
 }
 

@@ -67,7 +67,7 @@ const LIVE: &str = concat!(
 const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
 const REVOKE_OWNED: &str = "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2";
-/// What is kept may be named by a session that it has replaced.
+/// The session to keep may be named by one that it has replaced.
 const REVOKE_OTHERS: &str = "DELETE FROM customer_sessions \
      WHERE customer_id = $1 AND id <> $2 AND coalesce(family, id) <> coalesce(\
      (SELECT family FROM customer_session_rotations WHERE id = $2), $2)";

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Why a listener that does not hear itself is of no use.
+/// The error of a listener that does not hear itself.
 const NOT_HEARD: &str = "a message that the listener sent to itself has not arrived; if there is a \
      pooler by transaction in between, which passes no notifications on, connect to the server \
      itself";

@@ -11,10 +11,13 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Error, PgConnection, Row as _, postgres::PgConnectOptions,
 };
 
-use crate::store::{
-    error::{ContextError, StoreError},
-    reconnect::{Question, TIME_LIMIT, random},
-    sql::error::store_error,
+use crate::{
+    random::random,
+    store::{
+        error::{ContextError, StoreError},
+        reconnect::{Question, TIME_LIMIT},
+        sql::error::store_error,
+    },
 };
 
 /// Selects the channel on which changes are announced, if all triggers exist that announce them.
@@ -27,7 +30,7 @@ pub(super) const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions
      OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
      'customers_updated', 'customers_truncated'))) = 6";
 
-/// What was attempted, for errors. A pooler by transaction may pass the message on to the connection
+/// The attempt that errors name. A pooler by transaction may pass the message on to the connection
 /// that has sent it, which the driver does not expect.
 const CONTEXT: &str = "sending a message to the listener itself, which works through no pooler by \
      transaction (connect to the server itself)";
