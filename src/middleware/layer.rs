@@ -334,9 +334,10 @@ impl CustomerSessionLayer {
     /// ```
     ///
     /// `find` is called for every request, even if there is a credential elsewhere, since two
-    /// credentials are refused; not for preflights that [pass](Self::pass_preflights). Return `None` only if the place that it looks
-    /// at is empty. If something other than a token is there, return that or an empty token: either
-    /// is refused as malformed. `find` runs on the path of the request and must not block.
+    /// credentials are refused; not for preflights that [pass](Self::pass_preflights). Return
+    /// `None` only if the place that it looks at is empty. If something other than a token is
+    /// there, return that or an empty token: either is refused as malformed. `find` runs on the
+    /// path of the request and must not block.
     ///
     /// Since the layer cannot know what `find` looks at, responses carry `Vary: *`, and no cache
     /// keeps them. If browsers send it unasked, as they do with cookies and client certificates,

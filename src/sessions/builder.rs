@@ -113,9 +113,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how long the circuit breaker stays open after ten lookups in a row have failed; 500
     /// milliseconds by default. Zero turns the breaker off.
     ///
-    /// Only lookups of tokens that were live before count, and three different ones must be among them
-    /// if so many are known, so that no client opens it with a token of its own. Until a lookup has found a session, as after a start during an outage, ten
-    /// different unknown tokens that fail with no answer in between open it, too.
+    /// Only lookups of tokens that were live before count, and three different ones must be among
+    /// them if so many are known: one token on which the store fails does not open it. Until a
+    /// lookup has found a session, as after a start during an outage, ten different unknown tokens
+    /// that fail with no answer in between open it, too.
     ///
     /// While it is open, a request that needs a lookup is answered at once: by
     /// [`stale_if_error`](Self::stale_if_error), or with 503 and what is left of the cooldown as

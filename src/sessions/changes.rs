@@ -89,8 +89,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// longer an end with [`issue_with`](Self::issue_with). The old token is refused from then on.
     ///
     /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
-    /// any id that it had ends it. The answer holds the customer as the store knows them. `None` means that the token opens
-    /// no live session, or that another request rotated it first.
+    /// any id that it had ends it. The answer holds the customer as the store knows them. `None`
+    /// means that the token opens no live session, or that another request rotated it first.
     ///
     /// # Errors
     ///
