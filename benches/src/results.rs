@@ -56,6 +56,16 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// Returns a stack of which no single calls were timed.
+    pub fn of_times(name: String, times: Vec<f64>) -> Self {
+        Self {
+            name,
+            times,
+            singles: 0,
+            percentiles: [None; 3],
+        }
+    }
+
     /// Returns the median over the rounds, in nanoseconds.
     pub fn ns(&self) -> f64 {
         median(&self.times)
@@ -68,6 +78,8 @@ pub struct Growth {
     pub sessions: usize,
     /// `uniform` or `Zipf`.
     pub order: String,
+    /// `cold` or `warm`.
+    pub warmth: String,
     pub stacks: Vec<Measured>,
 }
 

@@ -1,6 +1,12 @@
 //! The sessions, tokens and requests that all stacks have in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{body::Body, extract::Request};
 use chrono::{TimeDelta, Utc};
@@ -19,9 +25,23 @@ pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct MadeUp {
     absent: Arc<str>,
     metadata: usize,
+    lookups: Arc<AtomicU64>,
 }
 
 impl MadeUp {
+    /// Returns the same store with a count of lookups of its own.
+    pub fn with_own_count(&self) -> Self {
+        Self {
+            lookups: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the number of lookups so far.
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Relaxed)
+    }
+
     /// Returns the session of a token.
     pub fn session(&self, token: &SessionToken) -> Option<CustomerSession> {
         let text = token.expose();
@@ -48,6 +68,7 @@ impl MadeUp {
 #[async_trait]
 impl SessionStore for MadeUp {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.lookups.fetch_add(1, Relaxed);
         Ok(self.session(token))
     }
 
@@ -78,6 +99,7 @@ impl Scene {
             store: MadeUp {
                 absent: absent.expose().into(),
                 metadata,
+                lookups: Arc::default(),
             },
             tokens: (0..count).map(|_| format.generate()).collect(),
             absent,
@@ -102,13 +124,18 @@ impl Scene {
         self.tokens.len() as u64 + 100
     }
 
-    /// Returns our engine with all of the sessions cached.
-    pub fn sessions(&self) -> CustomerSessions<MadeUp> {
-        let sessions = CustomerSessions::builder(self.store.clone())
-            .cache_capacity(self.capacity())
+    /// Returns our engine with an empty cache of this capacity.
+    pub fn empty_sessions(&self, capacity: u64) -> CustomerSessions<MadeUp> {
+        CustomerSessions::builder(self.store.clone())
+            .cache_capacity(capacity)
             .cache_ttl(TTL)
             .negative_ttl(TTL)
-            .build();
+            .build()
+    }
+
+    /// Returns our engine with all of the sessions cached.
+    pub fn sessions(&self) -> CustomerSessions<MadeUp> {
+        let sessions = self.empty_sessions(self.capacity());
         block_on(async {
             for token in &*self.tokens {
                 sessions.authenticate(token).await.expect("known");

@@ -13,6 +13,7 @@ use crate::{scene::request, stacks::Contender};
 /// enough to stay in the nearest cache, and enough for the clock itself not to count.
 pub const CHUNK: usize = 64;
 
-fn fill(requests: &mut Vec<axum::extract::Request>, contender: &mut Contender, count: usize) {
+/// Makes the next requests of a contender.
+pub fn fill(requests: &mut Vec<axum::extract::Request>, contender: &mut Contender, count: usize) {
     requests.extend((0..count).map(|_| request((contender.headers)())));
 }

@@ -28,7 +28,7 @@ pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
             batch(contender, 32 * CHUNK, &mut requests);
             let nanoseconds = batch(contender, 32 * CHUNK, &mut requests);
             let fits = |time: Duration| (time.as_nanos() as f64 / nanoseconds) as usize;
-            let requests = fits(plan.batch).clamp(CHUNK, 512 * CHUNK);
+            let requests = fits(plan.batch).clamp(CHUNK, 512 * CHUNK) / CHUNK * CHUNK;
             (requests, plan.singles.min(fits(MAX_SINGLES_TIME)))
         })
         .collect();
@@ -65,15 +65,45 @@ pub fn measure(contenders: &mut [Contender], plan: &Plan) -> Vec<Measured> {
         .collect()
 }
 
+/// Answers this many requests with each contender, in turns and without warming up. Returns the
+/// nanoseconds per request of each contender in each round. The contender at place `first` begins.
+pub fn first_pass(contenders: &mut [Contender], count: usize, first: usize) -> Vec<Vec<f64>> {
+    const TURN: usize = 5000;
+    let mut buffer = Vec::with_capacity(CHUNK);
+    let mut times = vec![Vec::new(); contenders.len()];
+    for (round, begin) in (0..count).step_by(TURN).enumerate() {
+        for turn in 0..contenders.len() {
+            let which = (first + round + turn) % contenders.len();
+            let requests = TURN.min(count - begin);
+            times[which].push(batch(&mut contenders[which], requests, &mut buffer));
+        }
+    }
+    times
+}
+
+/// Answers requests for about this long, and returns the nanoseconds per request.
+pub fn batch_for(contender: &mut Contender, time: Duration) -> f64 {
+    let mut buffer = Vec::with_capacity(CHUNK);
+    let (mut spent, mut requests) = (Duration::ZERO, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        fill(&mut buffer, contender, CHUNK);
+        let begun = Instant::now();
+        contender.stack.answer(&mut buffer);
+        spent += begun.elapsed();
+        requests += CHUNK;
+    }
+    spent.as_nanos() as f64 / requests as f64
+}
+
 /// Returns the nanoseconds per request. Making the requests is not counted, dropping them is.
 fn batch(contender: &mut Contender, count: usize, requests: &mut Vec<Request>) -> f64 {
     let mut spent = Duration::ZERO;
-    let chunks = count / CHUNK;
-    for _ in 0..chunks {
-        fill(requests, contender, CHUNK);
+    for begin in (0..count).step_by(CHUNK) {
+        fill(requests, contender, CHUNK.min(count - begin));
         let begun = Instant::now();
         contender.stack.answer(requests);
         spent += begun.elapsed();
     }
-    spent.as_nanos() as f64 / (chunks * CHUNK) as f64
+    spent.as_nanos() as f64 / count as f64
 }

@@ -134,13 +134,13 @@ fn growth(results: &Results, text: &mut String) {
     table(text, &head, "|---:|---|---:|---:|---:|---:|---:|", |rows| {
         for growth in &results.growths.growths {
             let [ours, map, by_hand] =
-                ["ours", PLAIN_MAP, BY_HAND].map(|name| find(&growth.stacks, name));
+                [OURS, PLAIN_MAP, BY_HAND].map(|name| find(&growth.stacks, name));
             let (Some(ours), Some(map), Some(by_hand)) = (ours, map, by_hand) else {
                 continue;
             };
             rows.push(vec![
                 thousands(growth.sessions),
-                growth.order.clone(),
+                format!("{}, {}", growth.order, growth.warmth),
                 format!("{:.0}", ours.ns()),
                 format!("{:.0}", map.ns()),
                 format!("{:.2}", ratio(&ours.times, &map.times)),

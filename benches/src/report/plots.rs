@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use super::format::thousands;
 use crate::{
     results::{Growth, Results, find},
-    stacks::names::{BY_HAND, PLAIN_MAP},
+    stacks::names::{self, BY_HAND, PLAIN_MAP},
 };
 
 const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
@@ -146,7 +146,7 @@ fn growth(results: &Results, file: &Path) -> Drawn {
             .x_label_formatter(&|sessions| thousands(*sessions as usize))
             .y_label_formatter(&|ns| thousands(*ns as usize))
             .draw()?;
-        for (stack, color) in [(BY_HAND, OTHERS), (PLAIN_MAP, MAP), ("ours", OURS)] {
+        for (stack, color) in [(BY_HAND, OTHERS), (PLAIN_MAP, MAP), (names::OURS, OURS)] {
             let points = points(growths, order, stack);
             let line = LineSeries::new(points, color.filled().stroke_width(3)).point_size(4);
             chart
@@ -169,7 +169,9 @@ fn growth(results: &Results, file: &Path) -> Drawn {
 
 /// Returns sessions and nanoseconds of one stack.
 fn points(growths: &[Growth], order: &str, stack: &str) -> Vec<(f64, f64)> {
-    let growths = growths.iter().filter(|growth| growth.order == order);
+    let growths = growths
+        .iter()
+        .filter(|growth| growth.order == order && growth.warmth == "warm");
     let points = growths.filter_map(|growth| {
         let stack = find(&growth.stacks, stack)?;
         Some((growth.sessions as f64, stack.ns()))

@@ -117,12 +117,13 @@ fn of_growth(results: &Results) -> Vec<Option<Target>> {
     for growth in &results.growths.growths {
         all.push(target(
             format!(
-                "a hit over a plain sharded map, {} cached, {}",
+                "a hit over a plain sharded map, {} cached, {}, {}",
                 thousands(growth.sessions),
-                growth.order
+                growth.order,
+                growth.warmth
             ),
             (AtMost, 2.0),
-            ratio_of(&growth.stacks, "ours", PLAIN_MAP),
+            ratio_of(&growth.stacks, OURS, PLAIN_MAP),
             TIMES,
         ));
     }

@@ -1,4 +1,6 @@
-//! What most services have: `axum::middleware::from_fn`, a moka cache, an expiry check.
+//! What most services have: `axum::middleware::from_fn`, `moka::future` with keys of type `String`
+//! and the standard hasher, an expiry check. It looks up what is not cached. It cannot revoke, lets
+//! any number of requests look up the same token at once, and remembers no unknown tokens.
 
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use tower::Layer as _;
 use super::{
     contender::{Contender, Headers, always},
     names::BY_HAND,
-    service::{bearer, reads_customer, refusal, served},
+    service::{bearer, insert_customer, reads_customer, refusal, served},
 };
 use crate::scene::{MadeUp, Scene, TTL, block_on, with_bearer};
 
@@ -33,16 +35,21 @@ struct Held {
 }
 
 impl ByHand {
-    /// Returns the stack with all of the scene's sessions cached.
-    pub fn new(scene: &Scene) -> Self {
+    /// Returns the stack with an empty cache of this capacity.
+    pub fn empty(scene: &Scene, capacity: u64) -> Self {
         let cache = Cache::builder()
-            .max_capacity(scene.capacity())
+            .max_capacity(capacity)
             .time_to_live(TTL)
             .build();
         let store = scene.store.clone();
-        let by_hand = Self {
+        Self {
             held: Arc::new(Held { cache, store }),
-        };
+        }
+    }
+
+    /// Returns the stack with all of the scene's sessions cached.
+    pub fn new(scene: &Scene) -> Self {
+        let by_hand = Self::empty(scene, scene.capacity());
         block_on(async {
             for token in &*scene.tokens {
                 let known = by_hand.session(token.expose()).await;
@@ -98,6 +105,6 @@ async fn authenticate(State(by_hand): State<ByHand>, mut request: Request, next:
     let Some(session) = by_hand.session(token).await else {
         return refusal();
     };
-    request.extensions_mut().insert(session.customer.clone());
+    insert_customer(&mut request, &session);
     next.run(request).await
 }

@@ -1,6 +1,6 @@
 //! A stack, and the requests that it answers.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use axum::extract::Request;
 use customer_session::SessionToken;
@@ -8,10 +8,18 @@ use http::HeaderMap;
 
 use crate::scene::with_bearer;
 
-/// A stack that answers requests at once: nothing in it waits.
+/// A stack that answers requests.
 pub trait Stack: Send {
+    /// Answers requests one after another. Nothing in them may wait.
     fn answer(&mut self, requests: &mut Vec<Request>);
 
+    /// Answers requests one after another, in a runtime: a request may wait for a lookup.
+    fn answer_awaiting<'a>(
+        &'a mut self,
+        requests: &'a mut Vec<Request>,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    /// Answers a request in which nothing waits.
     fn answer_one(&mut self, request: Request);
 }
 

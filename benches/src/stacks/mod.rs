@@ -9,13 +9,15 @@ mod floor;
 mod jwt;
 pub mod names;
 mod ours;
+mod own_service;
 mod plain_map;
 mod service;
+mod sync_cache;
 mod tower_http;
 mod tower_sessions;
 
-use self::names::{OURS, OURS_AMONG_MANY};
-use crate::scene::Scene;
+use self::names::{MOKA_SYNC, OURS, OURS_AMONG_MANY, QUICK_FROM_FN};
+use crate::scene::{Scene, with_bearer};
 
 pub use self::{
     axum_login::AxumLogin,
@@ -24,8 +26,9 @@ pub use self::{
     contender::{Contender, Stack, always, in_turn},
     floor::Floor,
     jwt::Jwt,
-    ours::Ours,
+    ours::{Ours, stack_of},
     plain_map::PlainMap,
+    sync_cache::{Moka, Quick, SyncCache},
     tower_http::TowerHttp,
     tower_sessions::TowerSessions,
 };
@@ -34,6 +37,9 @@ pub use self::{
 pub fn every_stack(scene: &Scene, many: &Scene) -> Vec<Contender> {
     let ours = Ours::new(scene);
     let by_hand = ByHand::new(scene);
+    let quick = SyncCache::<Quick>::new(scene);
+    let moka = SyncCache::<Moka>::new(scene);
+    let hot = || always(with_bearer(scene.hot().expose()));
     let mut all = vec![
         Bare::hit(scene),
         Floor::hit(scene),
@@ -42,6 +48,10 @@ pub fn every_stack(scene: &Scene, many: &Scene) -> Vec<Contender> {
     ];
     all.extend(ours.refusals(scene));
     all.extend([
+        PlainMap::new(scene).one_hit(scene),
+        quick.service_hit(hot()),
+        quick.hit(QUICK_FROM_FN, hot()),
+        moka.hit(MOKA_SYNC, hot()),
         TowerHttp::hit(&by_hand, scene),
         by_hand.one_hit(scene),
         TowerSessions::hit(scene),

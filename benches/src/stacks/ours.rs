@@ -1,7 +1,7 @@
 //! customer-session.
 
 use axum::{Extension, Router, routing::get};
-use customer_session::{Customer, CustomerSessions};
+use customer_session::{Customer, CustomerSessions, SessionStore};
 use http::StatusCode;
 use tower::Layer as _;
 
@@ -20,6 +20,13 @@ impl Ours {
     pub fn new(scene: &Scene) -> Self {
         Self {
             sessions: scene.sessions(),
+        }
+    }
+
+    /// Returns the stack with an empty cache of this capacity.
+    pub fn empty(scene: &Scene, capacity: u64) -> Self {
+        Self {
+            sessions: scene.empty_sessions(capacity),
         }
     }
 
@@ -47,11 +54,7 @@ impl Ours {
     }
 
     fn stack(&self, status: StatusCode) -> Box<dyn Stack> {
-        let service = self
-            .sessions
-            .layer()
-            .layer(tower::service_fn(reads_customer));
-        served(service, status)
+        stack_of(&self.sessions, status)
     }
 
     /// Returns the number of lookups in the store.
@@ -68,4 +71,13 @@ impl Ours {
             .route("/me", get(me))
             .layer(self.sessions.layer())
     }
+}
+
+/// Returns the stack of any engine, whose every response must have this status.
+pub fn stack_of<S: SessionStore>(
+    sessions: &CustomerSessions<S>,
+    status: StatusCode,
+) -> Box<dyn Stack> {
+    let service = sessions.layer().layer(tower::service_fn(reads_customer));
+    served(service, status)
 }

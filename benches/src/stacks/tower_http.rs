@@ -8,7 +8,7 @@ use tower_http::auth::AsyncRequireAuthorizationLayer;
 use super::{
     by_hand::ByHand,
     contender::{Contender, always},
-    service::{bearer, reads_customer, refusal, served},
+    service::{bearer, insert_customer, reads_customer, refusal, served},
 };
 use crate::scene::{Scene, with_bearer};
 
@@ -26,7 +26,7 @@ impl TowerHttp {
                 let Some(session) = by_hand.session(token).await else {
                     return Err(refusal());
                 };
-                request.extensions_mut().insert(session.customer.clone());
+                insert_customer(&mut request, &session);
                 Ok(request)
             }
         });
