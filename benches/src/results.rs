@@ -1,6 +1,6 @@
 //! The figures that the measuring programs hand to the report: JSON in the folder that `OUT` names.
 
-use std::{env, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, env, fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -11,8 +11,12 @@ pub struct Results {
     pub compared: Vec<Measured>,
     pub counts: Counts,
     pub growths: Growths,
+    pub storms: Vec<Storm>,
+    pub uncached: Vec<Uncached>,
     pub threads: Vec<Threads>,
     pub servers: Vec<Served>,
+    /// Instructions of a request, by the name of the stack.
+    pub instructions: BTreeMap<String, u64>,
 }
 
 impl Results {
@@ -22,8 +26,11 @@ impl Results {
             compared: load("compare")?,
             counts: load("count")?,
             growths: load("growth")?,
+            storms: load("storm")?,
+            uncached: load("uncached")?,
             threads: load("threads")?,
             servers: load("server")?,
+            instructions: load("instructions")?,
         })
     }
 
@@ -113,10 +120,33 @@ pub struct Counts {
     pub memory: Vec<Memory>,
 }
 
+/// Hits while other sessions are revoked, and while none are: nanoseconds in each round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Storm {
+    pub name: String,
+    pub quiet: Vec<f64>,
+    pub storm: Vec<f64>,
+    /// Revocations per second.
+    pub rate: f64,
+    /// Lookups of all rounds under revocations.
+    pub lookups: u64,
+}
+
+/// Requests of which not all are hits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Uncached {
+    pub name: String,
+    pub stacks: Vec<Measured>,
+    /// The share of hits of each stack, from 0 to 1.
+    pub hits: Vec<f64>,
+}
+
 /// Requests per second of one thread and of two together, in each round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Threads {
     pub name: String,
+    /// The number of sessions that the two threads ask for: 1 or 2.
+    pub sessions: usize,
     pub one: Vec<f64>,
     pub two: Vec<f64>,
     pub pinned: bool,
@@ -151,6 +181,11 @@ impl Served {
             let both = figure(server).iter().zip(figure(other));
             both.map(|(ours, theirs)| ours / theirs).collect()
         })
+    }
+
+    /// Returns the server of this name.
+    pub fn find<'a>(all: &'a [Self], name: &str) -> Option<&'a Self> {
+        all.iter().find(|server| server.name == name)
     }
 
     /// Returns the number of rounds in which the load kept the server at work.

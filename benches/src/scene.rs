@@ -106,6 +106,15 @@ impl Scene {
         }
     }
 
+    /// Returns the same sessions in a store with a count of lookups of its own.
+    pub fn with_own_count(&self) -> Self {
+        Self {
+            store: self.store.with_own_count(),
+            tokens: Arc::clone(&self.tokens),
+            absent: self.absent.clone(),
+        }
+    }
+
     /// Returns the token of the session that is asked for again and again.
     pub fn hot(&self) -> &SessionToken {
         &self.tokens[self.tokens.len() / 2]

@@ -1,4 +1,5 @@
-//! Writes the report of what the other programs have measured: `report FOLDER`.
+//! Writes the report of what the other programs have measured: `report FOLDER`. Prints the machine
+//! and the targets.
 
 use std::{env, io, path::PathBuf};
 

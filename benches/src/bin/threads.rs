@@ -1,4 +1,5 @@
-//! The gain of a second thread. Each thread asks for a hot session of its own in the same cache.
+//! The gain of a second thread on a second core. The threads share the cache, and ask for a hot
+//! session each, or both for the same one.
 
 use std::{
     sync::atomic::{
@@ -14,8 +15,8 @@ use customer_session_benches::{
     results::{Threads, save},
     scene::{Scene, request, with_bearer},
     stacks::{
-        ByHand, Contender, Floor, Ours, always,
-        names::{BY_HAND, FLOOR},
+        ByHand, Contender, Floor, Headers, Ours, PlainMap, Quick, SyncCache, always,
+        names::{BY_HAND, OURS},
     },
     statistics::ratio,
 };
@@ -28,24 +29,37 @@ fn main() -> std::io::Result<()> {
     let scene = Scene::new(1000);
     let ours = Ours::new(&scene);
     let by_hand = ByHand::new(&scene);
-    let headers = |n: usize| always(with_bearer(scene.tokens[n].expose()));
-    let rounds = full_or_quick(2000, 40);
-    let results: Vec<_> = [
-        (FLOOR, [Floor::hit(&scene), Floor::hit(&scene)]),
-        ("ours", [1, 2].map(|n| ours.hit("ours", headers(n)))),
-        (BY_HAND, [1, 2].map(|n| by_hand.hit(BY_HAND, headers(n)))),
-    ]
-    .into_iter()
-    .map(|(name, pair)| measure(name, pair, rounds))
-    .collect();
+    let quick = SyncCache::<Quick>::new(&scene);
+    let map = PlainMap::new(&scene);
+    let rounds = full_or_quick(1000, 40);
+    let mut results = Vec::new();
+    for sessions in [2, 1] {
+        let pair = |hit: &dyn Fn(Headers) -> Contender| {
+            [0, sessions - 1].map(|n| hit(always(with_bearer(scene.tokens[n].expose()))))
+        };
+        for pair in [
+            pair(&|headers| ours.hit(OURS, headers)),
+            pair(&|headers| map.hit(headers)),
+            pair(&|headers| quick.service_hit(headers)),
+            pair(&|headers| by_hand.hit(BY_HAND, headers)),
+        ] {
+            results.push(measure(sessions, pair, rounds));
+        }
+    }
+    results.push(measure(1, [Floor::hit(&scene), Floor::hit(&scene)], rounds));
     for stack in &results {
-        println!("{:<32} {:.2} x", stack.name, ratio(&stack.two, &stack.one));
+        let Threads { name, sessions, .. } = stack;
+        println!(
+            "{name:<50} {sessions} hot {:.2} x",
+            ratio(&stack.two, &stack.one)
+        );
     }
     save("threads", &results)
 }
 
 /// Measures in rounds of three: the first thread alone, the second alone, both.
-fn measure(name: &str, pair: [Contender; 2], rounds: usize) -> Threads {
+fn measure(sessions: usize, pair: [Contender; 2], rounds: usize) -> Threads {
+    let name = pair[0].name.clone();
     let ready = AtomicUsize::new(0);
     let of_thread = |core: usize, mut contender: Contender| {
         let pinned = cores::pin_thread(core);
@@ -84,7 +98,8 @@ fn measure(name: &str, pair: [Contender; 2], rounds: usize) -> Threads {
         both.map(|(first, second)| first + second).collect()
     };
     Threads {
-        name: name.to_owned(),
+        name,
+        sessions,
         one: sum(0).iter().map(|sum| sum / 2.0).collect(),
         two: sum(1),
         pinned,

@@ -14,6 +14,6 @@ use crate::{scene::request, stacks::Contender};
 pub const CHUNK: usize = 64;
 
 /// Makes the next requests of a contender.
-pub fn fill(requests: &mut Vec<axum::extract::Request>, contender: &mut Contender, count: usize) {
+fn fill(requests: &mut Vec<axum::extract::Request>, contender: &mut Contender, count: usize) {
     requests.extend((0..count).map(|_| request((contender.headers)())));
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
+use tokio::runtime::Runtime;
 
 use super::{CHUNK, fill, single};
 use crate::{results::Measured, stacks::Contender};
@@ -81,19 +82,25 @@ pub fn first_pass(contenders: &mut [Contender], count: usize, first: usize) -> V
     times
 }
 
-/// Answers requests for about this long, and returns the nanoseconds per request.
-pub fn batch_for(contender: &mut Contender, time: Duration) -> f64 {
+/// Answers requests one after another in a runtime, in which they may wait for lookups, as long as
+/// `goes_on` returns `true` for the number of requests so far. Returns the nanoseconds per request.
+pub fn batch_in(
+    runtime: &Runtime,
+    contender: &mut Contender,
+    goes_on: impl Fn(usize) -> bool,
+) -> f64 {
     let mut buffer = Vec::with_capacity(CHUNK);
-    let (mut spent, mut requests) = (Duration::ZERO, 0);
-    let begun = Instant::now();
-    while begun.elapsed() < time {
-        fill(&mut buffer, contender, CHUNK);
-        let begun = Instant::now();
-        contender.stack.answer(&mut buffer);
-        spent += begun.elapsed();
-        requests += CHUNK;
-    }
-    spent.as_nanos() as f64 / requests as f64
+    let (mut spent, mut count) = (Duration::ZERO, 0);
+    runtime.block_on(async {
+        while goes_on(count) {
+            fill(&mut buffer, contender, CHUNK);
+            let begun = Instant::now();
+            contender.stack.answer_awaiting(&mut buffer).await;
+            spent += begun.elapsed();
+            count += CHUNK;
+        }
+    });
+    spent.as_nanos() as f64 / count as f64
 }
 
 /// Returns the nanoseconds per request. Making the requests is not counted, dropping them is.

@@ -4,13 +4,14 @@ use std::{env, fs, process::Command};
 
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
-const NAMED: [&str; 10] = [
+const NAMED: [&str; 11] = [
     "customer-session",
     "axum",
     "axum-login",
     "jsonwebtoken",
     "jwt-authorizer",
     "moka",
+    "quick_cache",
     "ring",
     "tokio",
     "tower-http",

@@ -5,21 +5,20 @@ use std::fmt::Write as _;
 use super::{
     format::{table, thousands},
     machine,
+    prose::{
+        GROWTH, INTRODUCTION, MEMORY, NOT_MEASURED, ONE_REQUEST, SERVERS, STORMS, THREADS, UNCACHED,
+    },
     targets::{Bound, targets as all_targets},
 };
 use crate::{
-    results::{Results, find},
-    stacks::names::{BARE, BY_HAND, OURS, PLAIN_MAP},
+    results::{Measured, Results, Served, find, ratio_of},
+    stacks::names::{BARE, BY_HAND, FLOOR, NO_LAYER, OURS, PLAIN_MAP, QUICK_SERVICE},
     statistics::{median, ratio},
 };
 
 /// Returns the page of the report.
 pub fn report(results: &Results) -> String {
-    let mut text = "# What it costs\n\nMeasured by `benches/run`, which writes this page; what \
-        it printed is in [run.log](run.log). Everything that is compared ran in turn, in the same \
-        rounds: figures are medians over the rounds, ratios are medians of each round's ratio. \
-        Take the ratios from here to your machine, not the nanoseconds.\n\n"
-        .to_owned();
+    let mut text = INTRODUCTION.to_owned();
     table(&mut text, &["", ""], "|---|---|", |rows| {
         for (name, value) in machine::describe() {
             rows.push(vec![name.to_owned(), value]);
@@ -29,31 +28,27 @@ pub fn report(results: &Results) -> String {
     text += &targets(results);
     text += "\n## One request\n\n![Nanoseconds of a request with each stack](cost.svg)\n\n";
     compared(results, &mut text);
-    text += "\nThe same trivial service under each stack, 1,000 sessions loaded (\"a million\": \
-        1,000,000), one of them asked for again and again; the service reads who is asking from \
-        the request's extensions. Percentiles are those of single calls, less what reading the \
-        clock takes (the median of 100,000 empty measurements). \"Garbage\" is a live token with \
-        one character changed. \"Floor\" is what any layer costs that hands over an identity: one \
-        `Arc` put into the extensions, and read. Allocations are counted in a run of their own.\n";
+    text += ONE_REQUEST;
     text += "\n## Growth\n\n![Nanoseconds of a hit as the cache grows](growth.svg)\n\n";
     growth(results, &mut text);
-    text += "\nMany sessions asked for, each as often (\"uniform\": all of them in random order, \
-        over and over) or the nth busiest in proportion to 1/n (\"Zipf\"). The plain map is 64 \
-        `RwLock<HashMap>` below the smallest middleware; it cannot revoke and forgets nothing.\n\n";
+    text += GROWTH;
     metadata(results, &mut text);
+    text += "\n## Revocations beside hits\n\n";
+    storms(results, &mut text);
+    text += STORMS;
+    text += "\n## Requests that are not hits\n\n";
+    uncached(results, &mut text);
+    text += UNCACHED;
     text += "\n## Memory\n\n";
     memory(results, &mut text);
-    text += "\nLive bytes as the allocator was asked for them. The session is a customer with a \
-        name, an e-mail address and two entries of metadata.\n";
+    text += MEMORY;
     text += "\n## Threads\n\n";
     threads(results, &mut text);
-    text += "\nOne cache, a hot session for each thread. The floor shares nothing but one `Arc`.\n";
+    text += THREADS;
     text += "\n## A whole server\n\n![Requests a second of a server](server.svg)\n\n";
     servers(results, &mut text);
-    text += "\naxum on the loopback with one worker on one core, 32 connections from the other \
-        core. \"Core\" is the processor time a request takes, the kernel's part included. \
-        Rounds in which the load did not keep the server at work are left out, unless there are \
-        no others.\n";
+    text += SERVERS;
+    text += NOT_MEASURED;
     text
 }
 
@@ -68,7 +63,7 @@ pub fn targets(results: &Results) -> String {
             } else {
                 "≥"
             };
-            let met = if target.is_met() { "yes" } else { "**no**" };
+            let met = if target.is_met() { "ok" } else { "**MISSED**" };
             let measured = format!("{:.*} {}", target.digits, target.measured, target.unit);
             let limit = format!("{sign} {} {}", target.limit, target.unit);
             rows.push(vec![
@@ -125,28 +120,30 @@ fn growth(results: &Results, text: &mut String) {
     let head = [
         "cached",
         "asked for",
+        "",
         "ours, ns",
         "plain map, ns",
-        "x plain map",
+        "quick_cache, ns",
         "hand-written, ns",
+        "x plain map",
+        "x quick_cache",
         "x hand-written",
     ];
-    table(text, &head, "|---:|---|---:|---:|---:|---:|---:|", |rows| {
+    let rule = "|---:|---|---|---:|---:|---:|---:|---:|---:|---:|";
+    table(text, &head, rule, |rows| {
         for growth in &results.growths.growths {
-            let [ours, map, by_hand] =
-                [OURS, PLAIN_MAP, BY_HAND].map(|name| find(&growth.stacks, name));
-            let (Some(ours), Some(map), Some(by_hand)) = (ours, map, by_hand) else {
-                continue;
-            };
-            rows.push(vec![
+            let others = [PLAIN_MAP, QUICK_SERVICE, BY_HAND];
+            let mut row = vec![
                 thousands(growth.sessions),
-                format!("{}, {}", growth.order, growth.warmth),
-                format!("{:.0}", ours.ns()),
-                format!("{:.0}", map.ns()),
-                format!("{:.2}", ratio(&ours.times, &map.times)),
-                format!("{:.0}", by_hand.ns()),
-                format!("{:.2}", ratio(&ours.times, &by_hand.times)),
-            ]);
+                growth.order.clone(),
+                growth.warmth.clone(),
+            ];
+            let ns = |name| find(&growth.stacks, name).map_or(f64::NAN, Measured::ns);
+            row.push(format!("{:.0}", ns(OURS)));
+            row.extend(others.map(|name| format!("{:.0}", ns(name))));
+            let over = |name| ratio_of(&growth.stacks, OURS, name).unwrap_or(f64::NAN);
+            row.extend(others.map(|name| format!("{:.2}", over(name))));
+            rows.push(row);
         }
     });
 }
@@ -185,13 +182,61 @@ fn memory(results: &Results, text: &mut String) {
     });
 }
 
+fn storms(results: &Results, text: &mut String) {
+    let head = [
+        "hits",
+        "revocations/s",
+        "lookups",
+        "quiet, ns",
+        "storm, ns",
+        "x quiet",
+    ];
+    table(text, &head, "|---|---:|---:|---:|---:|---:|", |rows| {
+        for storm in &results.storms {
+            rows.push(vec![
+                storm.name.clone(),
+                format!("{:.0}", storm.rate),
+                storm.lookups.to_string(),
+                format!("{:.0}", median(&storm.quiet)),
+                format!("{:.0}", median(&storm.storm)),
+                format!("{:.3}", ratio(&storm.storm, &storm.quiet)),
+            ]);
+        }
+    });
+}
+
+fn uncached(results: &Results, text: &mut String) {
+    let head = ["requests", "stack", "ns", "ours is", "hits"];
+    table(text, &head, "|---|---|---:|---:|---:|", |rows| {
+        for uncached in &results.uncached {
+            for (stack, hits) in uncached.stacks.iter().zip(&uncached.hits) {
+                let ours = ratio_of(&uncached.stacks, OURS, &stack.name);
+                rows.push(vec![
+                    uncached.name.clone(),
+                    stack.name.clone(),
+                    format!("{:.0}", stack.ns()),
+                    format!("{:.2} x", ours.unwrap_or(f64::NAN)),
+                    format!("{:.1} %", 100.0 * hits),
+                ]);
+            }
+        }
+    });
+}
+
 fn threads(results: &Results, text: &mut String) {
-    let head = ["stack", "one thread, requests/s", "two", "ratio"];
-    table(text, &head, "|---|---:|---:|---:|", |rows| {
+    let head = [
+        "stack",
+        "hot sessions",
+        "one thread, requests/s",
+        "two",
+        "ratio",
+    ];
+    table(text, &head, "|---|---:|---:|---:|---:|", |rows| {
         for stack in &results.threads {
             let millions = |rates: &[f64]| format!("{:.2} M", median(rates) / 1e6);
             rows.push(vec![
                 stack.name.clone(),
+                stack.sessions.to_string(),
                 millions(&stack.one),
                 millions(&stack.two),
                 format!("{:.2}", ratio(&stack.two, &stack.one)),
@@ -204,7 +249,8 @@ fn threads(results: &Results, text: &mut String) {
 }
 
 fn servers(results: &Results, text: &mut String) {
-    let Some(none) = results.servers.first() else {
+    let server = |name| Served::find(&results.servers, name);
+    let (Some(none), Some(floor)) = (server(NO_LAYER), server(FLOOR)) else {
         return;
     };
     let head = [
@@ -213,9 +259,11 @@ fn servers(results: &Results, text: &mut String) {
         "x no layer",
         "core, µs",
         "x no layer",
+        "x floor layer",
         "rounds",
     ];
-    table(text, &head, "|---|---:|---:|---:|---:|---:|", |rows| {
+    let rule = "|---|---:|---:|---:|---:|---:|---:|";
+    table(text, &head, rule, |rows| {
         for server in &results.servers {
             rows.push(vec![
                 server.name.clone(),
@@ -223,6 +271,7 @@ fn servers(results: &Results, text: &mut String) {
                 format!("{:.3}", server.ratio_to(none, |server| &server.rates)),
                 format!("{:.2}", server.median_of(|server| &server.work)),
                 format!("{:.3}", server.ratio_to(none, |server| &server.work)),
+                format!("{:.3}", server.ratio_to(floor, |server| &server.work)),
                 format!("{} of {}", server.rounds_at_work(), server.rates.len()),
             ]);
         }

@@ -23,7 +23,7 @@ pub use self::{
     axum_login::AxumLogin,
     bare::Bare,
     by_hand::ByHand,
-    contender::{Contender, Stack, always, in_turn},
+    contender::{Contender, Headers, Stack, always, in_turn},
     floor::Floor,
     jwt::Jwt,
     ours::{Ours, stack_of},

@@ -1,5 +1,6 @@
 //! A whole server: axum on the loopback, with one worker on one core; the load runs on the other
-//! core. Servers without a layer, with ours and with others take turns.
+//! core. Servers without a layer, with the floor layer, with ours and with others take turns. All
+//! layers are added with `Router::layer`.
 
 mod load;
 mod serve;
@@ -17,6 +18,7 @@ use customer_session_benches::{
     measure::cores,
     results::{Served, save},
     scene::block_on,
+    stacks::names::FLOOR,
 };
 
 use load::Clients;
@@ -38,17 +40,19 @@ fn main() -> io::Result<()> {
     server.wait()?;
     let results = results?;
     println!(
-        "{:<32} {:>10} {:>8} {:>10} {:>8} {:>6}",
-        "server", "requests/s", "x bare", "µs of core", "x bare", "rounds"
+        "{:<50} {:>10} {:>7} {:>8} {:>7} {:>7} {:>6}",
+        "server", "requests/s", "x none", "µs", "x none", "x floor", "rounds"
     );
+    let floor = Served::find(&results, FLOOR).expect("measured");
     for server in &results {
         println!(
-            "{:<32} {:>10.0} {:>8.3} {:>10.2} {:>8.3} {:>6}",
+            "{:<50} {:>10.0} {:>7.3} {:>8.2} {:>7.3} {:>7.3} {:>6}",
             server.name,
             server.median_of(|server| &server.rates),
             server.ratio_to(&results[0], |server| &server.rates),
             server.median_of(|server| &server.work),
             server.ratio_to(&results[0], |server| &server.work),
+            server.ratio_to(floor, |server| &server.work),
             server.rounds_at_work()
         );
     }
@@ -77,8 +81,8 @@ async fn measure(server: &mut Child) -> io::Result<Vec<Served>> {
             busy: Vec::new(),
         });
     }
-    let rounds = full_or_quick(120, 4);
-    let time = Duration::from_millis(full_or_quick(250, 100));
+    let rounds = full_or_quick(100, 4);
+    let time = Duration::from_millis(full_or_quick(200, 100));
     for round in 0..=rounds {
         for turn in 0..clients.len() {
             let which = (round + turn) % clients.len();

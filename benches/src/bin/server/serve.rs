@@ -6,8 +6,8 @@ use axum::{Router, serve::ListenerExt as _};
 use customer_session_benches::{
     scene::Scene,
     stacks::{
-        AxumLogin, Bare, ByHand, Ours,
-        names::{AXUM_LOGIN, BY_HAND},
+        AxumLogin, Bare, ByHand, Floor, Ours, Quick, SyncCache,
+        names::{AXUM_LOGIN, BY_HAND, FLOOR, NO_LAYER, OURS, QUICK_SERVICE},
     },
 };
 use tokio::{net::TcpListener, sync::oneshot};
@@ -19,8 +19,14 @@ pub fn serve() -> io::Result<()> {
     let axum_login = AxumLogin::new(&scene);
     let cookie = format!("cookie: {}", axum_login.cookie());
     let services = [
-        ("no layer", &bearer, Bare::router()),
-        ("ours", &bearer, Ours::new(&scene).router()),
+        (NO_LAYER, &bearer, Bare::router()),
+        (FLOOR, &bearer, Floor::router(&scene)),
+        (OURS, &bearer, Ours::new(&scene).router()),
+        (
+            QUICK_SERVICE,
+            &bearer,
+            SyncCache::<Quick>::new(&scene).router(),
+        ),
         (BY_HAND, &bearer, ByHand::new(&scene).router()),
         (AXUM_LOGIN, &cookie, axum_login.router()),
     ];
