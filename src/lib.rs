@@ -116,6 +116,7 @@ mod config_error;
 mod customer;
 mod details;
 mod engine;
+mod family;
 mod invalidation;
 mod metadata;
 mod middleware;

@@ -19,6 +19,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "config_error",
             "customer",
             "details",
+            "family",
             "metadata",
             "random",
             "telemetry",

@@ -69,7 +69,7 @@ impl Model {
     }
 
     fn is_current(&self, epoch: Epoch) -> bool {
-        let stripes = self.table.stripes("ses_1", "cus_1", epoch);
+        let stripes = self.table.stripes(1, "cus_1", epoch);
         self.protocol == Protocol::WithoutCheck || self.table.is_current(epoch, Some(stripes))
     }
 
@@ -118,7 +118,7 @@ fn check(protocol: Protocol, target: Target<'static>) {
 
 #[test]
 fn a_revoked_session_is_refused_in_every_order_of_events() {
-    check(Protocol::Whole, Target::Session("ses_1"));
+    check(Protocol::Whole, Target::Session(1));
     check(Protocol::Whole, Target::Customer("cus_1"));
     check(Protocol::Whole, Target::All);
 }
@@ -126,25 +126,25 @@ fn a_revoked_session_is_refused_in_every_order_of_events() {
 #[test]
 #[should_panic(expected = "let a revoked session in")]
 fn the_model_finds_a_missing_check() {
-    check(Protocol::WithoutCheck, Target::Session("ses_1"));
+    check(Protocol::WithoutCheck, Target::Session(1));
 }
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
 fn the_model_finds_an_epoch_that_is_read_after_the_query() {
-    check(Protocol::EpochAfterQuery, Target::Session("ses_1"));
+    check(Protocol::EpochAfterQuery, Target::Session(1));
 }
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
 fn the_model_finds_a_record_that_comes_before_the_deletion() {
-    check(Protocol::RecordBeforeDelete, Target::Session("ses_1"));
+    check(Protocol::RecordBeforeDelete, Target::Session(1));
 }
 
 #[test]
 #[should_panic(expected = "let a revoked session in")]
 fn the_model_finds_a_record_that_does_not_advance_the_epoch() {
-    check(Protocol::RecordWithoutAdvance, Target::Session("ses_1"));
+    check(Protocol::RecordWithoutAdvance, Target::Session(1));
 }
 
 /// A lookup finds that a session was changed without an announcement, and records it, while the
@@ -165,11 +165,11 @@ fn check_found_change(record: fn(&RevocationTable)) {
                 if deleted.load(SeqCst) {
                     return;
                 }
-                let answer = table.stripes("ses_1", "cus_1", epoch);
+                let answer = table.stripes(1, "cus_1", epoch);
                 let Some(answer) = table.record_found(answer) else {
                     return;
                 };
-                let old = table.stripes("ses_1", "cus_1", epoch);
+                let old = table.stripes(1, "cus_1", epoch);
                 assert!(
                     !table.is_current(epoch, Some(old)),
                     "the old answer is used"
@@ -191,7 +191,7 @@ fn check_found_change(record: fn(&RevocationTable)) {
 
 #[test]
 fn an_answer_that_records_what_it_found_does_not_outlive_a_revocation() {
-    check_found_change(|table| table.record(Target::Session("ses_1")));
+    check_found_change(|table| table.record(Target::Session(1)));
     check_found_change(|table| table.record(Target::Customer("cus_1")));
     check_found_change(|table| table.record(Target::All));
 }
@@ -201,7 +201,7 @@ fn an_answer_that_records_what_it_found_does_not_outlive_a_revocation() {
 fn the_model_finds_a_revocation_that_keeps_an_older_epoch() {
     check_found_change(|table| {
         let now = table.advance();
-        let _ = table.publish(Target::Session("ses_1"), now);
+        let _ = table.publish(Target::Session(1), now);
     });
 }
 

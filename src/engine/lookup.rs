@@ -228,14 +228,7 @@ impl Engine {
         found: Option<CustomerSession>,
         start: &LookupStart,
     ) -> LookupResult {
-        let stripes = |session: &CustomerSession| {
-            let table = &self.revocations.table;
-            table.stripes(
-                session.id.as_str(),
-                session.customer_id.as_str(),
-                start.epoch,
-            )
-        };
+        let stripes = |session: &CustomerSession| self.revocations.stripes(session, start.epoch);
         match found {
             Some(mut session) if session.is_live_at(self.clock.now()) => {
                 session.customer = session.customer.watched(self.watcher());

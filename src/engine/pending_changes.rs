@@ -11,7 +11,9 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{invalidation::Invalidation, session::CustomerSession};
+use crate::{
+    customer::CustomerId, family::FamilyKey, invalidation::Invalidation, session::CustomerSession,
+};
 
 /// Most changes at once.
 const MAX_CHANGES: usize = 1024;
@@ -25,9 +27,28 @@ pub(crate) struct PendingChanges {
     of_sessions: Arc<Semaphore>,
     /// Guards the targets of the changes that the store has not confirmed in time, and their numbers.
     /// Held for a table access, never across an await. Hits do not take it.
-    unconfirmed: Mutex<HashMap<Invalidation, usize>>,
+    unconfirmed: Mutex<HashMap<Target, usize>>,
     /// The size of the table, so that lookups need not take the lock.
     number_unconfirmed: AtomicUsize,
+}
+
+/// The target of a change. An id may be one that the session was rotated from, so a session is named
+/// by its family.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Target {
+    Session(FamilyKey),
+    Customer(CustomerId),
+    All,
+}
+
+impl Target {
+    fn of(invalidation: &Invalidation) -> Self {
+        match invalidation {
+            Invalidation::Session(id) => Self::Session(FamilyKey::of(id.as_str())),
+            Invalidation::Customer(id) => Self::Customer(id.clone()),
+            Invalidation::All => Self::All,
+        }
+    }
 }
 
 /// Permission to make one change. It is returned when it is dropped.
@@ -40,7 +61,7 @@ pub(crate) struct ChangeSlot {
 /// is put into the cache: the change may yet happen, at a time of which nothing tells.
 pub(crate) struct Unconfirmed<'a> {
     changes: &'a PendingChanges,
-    target: &'a Invalidation,
+    target: Target,
 }
 
 impl PendingChanges {
@@ -73,7 +94,8 @@ impl PendingChanges {
 
     /// Notes that a change is late. To be called before the change is recorded: a lookup that is
     /// not overtaken by the record then finds it here when it lands.
-    pub(crate) fn unconfirmed<'a>(&'a self, target: &'a Invalidation) -> Unconfirmed<'a> {
+    pub(crate) fn unconfirmed(&self, target: &Invalidation) -> Unconfirmed<'_> {
+        let target = Target::of(target);
         *self.table().entry(target.clone()).or_default() += 1;
         self.number_unconfirmed.fetch_add(1, Relaxed);
         Unconfirmed {
@@ -88,12 +110,12 @@ impl PendingChanges {
             return false;
         }
         let table = self.table();
-        table.contains_key(&Invalidation::All)
-            || table.contains_key(&Invalidation::Session(session.id.clone()))
-            || table.contains_key(&Invalidation::Customer(session.customer_id.clone()))
+        table.contains_key(&Target::All)
+            || table.contains_key(&Target::Session(FamilyKey::of(session.id.as_str())))
+            || table.contains_key(&Target::Customer(session.customer_id.clone()))
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Invalidation, usize>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<Target, usize>> {
         self.unconfirmed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -103,10 +125,10 @@ impl PendingChanges {
 impl Drop for Unconfirmed<'_> {
     fn drop(&mut self) {
         let mut table = self.changes.table();
-        if let Some(number) = table.get_mut(self.target) {
+        if let Some(number) = table.get_mut(&self.target) {
             *number -= 1;
             if *number == 0 {
-                table.remove(self.target);
+                table.remove(&self.target);
             }
         }
         self.changes.number_unconfirmed.fetch_sub(1, Relaxed);

@@ -10,7 +10,7 @@ use super::{
         key::TokenHash128,
     },
 };
-use crate::{invalidation::Invalidation, session::CustomerSession};
+use crate::{family::FamilyKey, invalidation::Invalidation, session::CustomerSession};
 
 impl Engine {
     /// Returns the cached session of `token`, whether or not it may be used.
@@ -51,8 +51,9 @@ impl Engine {
         let session = before.session.id.as_str();
         let found = Invalidation::Session(session.into());
         let table = &self.revocations.table;
+        let family = FamilyKey::of(session).as_u64();
         let own = result.stripes();
-        let own = own.filter(|stripes| table.is_stripe_of(session, *stripes));
+        let own = own.filter(|stripes| table.is_stripe_of(family, *stripes));
         match own {
             // The record would overtake the result as well.
             Some(stripes) => match table.record_found(stripes) {

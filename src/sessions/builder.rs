@@ -150,8 +150,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// The caller then gets [`Timeout`](crate::StoreErrorKind::Timeout), and what is cached about the
     /// session or the customer is used no more. The change itself may still happen, so for up to five
     /// minutes the store is given time to finish it; until it has, nothing about that session or
-    /// customer is cached here. Of a session that was rotated, that is so for the id that was given, and
-    /// not for those that took its place.
+    /// customer is cached here. A session counts as the one that was
+    /// [rotated](crate::CustomerSessions::rotate) into it.
     ///
     /// At most 1024 changes are under way at once, and 768 of single sessions. Beyond that a change
     /// is refused with [`Unavailable`](crate::StoreErrorKind::Unavailable), before the store is asked.

@@ -11,6 +11,7 @@ use crate::{
     customer::{Customer, CustomerId},
     details::NewSession,
     engine::AuthenticateError,
+    family::FamilyKey,
     invalidation::Invalidation,
     registry::{Page, Revocation, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
@@ -61,7 +62,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         new: NewSession,
     ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
         let end = new.max_lifetime;
-        let session = self.new_session(customer.into(), new.ttl, |now| {
+        let session = self.new_session(customer.into(), new.ttl, None, |now| {
             end.map(|lifetime| after(now, lifetime))
         });
         async move {
@@ -89,7 +90,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// longer an end with [`issue_with`](Self::issue_with). The old token is refused from then on.
     ///
     /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
-    /// any id that it had ends it. The answer holds the customer as the store knows them. `None`
+    /// any id that it had ends it. The ids of both begin alike, which tells the cache that they belong
+    /// together. The answer holds the customer as the store knows them. `None`
     /// means that the token opens no live session, or that another request rotated it first.
     ///
     /// # Errors
@@ -110,7 +112,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             Err(error) => return Err(into_store_error(error)),
         };
         let end = old.details.ends_at.unwrap_or(old.expires_at);
-        let new = self.new_session(old.customer.clone(), ttl, |_| Some(end))?;
+        let new = self.new_session(old.customer.clone(), ttl, Some(&old.id), |_| Some(end))?;
         let change = Invalidation::Session(old.id.clone());
         let store = Arc::clone(&self.store);
         let rotated = self.settle(Some(change.clone()), async move {
@@ -140,8 +142,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// # Errors
     ///
-    /// The store's; the session may then still exist, but this cache has forgotten it. If it was
-    /// rotated, the one that took its place may still be cached; try again.
+    /// The store's. The session may then still exist, or end later; try again. This cache has
+    /// forgotten it, and the session that [`rotate`](Self::rotate) has put in its place. A change
+    /// that is only late keeps both out of the cache until it has ended.
     #[doc(alias = "logout")]
     #[doc(alias = "sign_out")]
     pub async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
@@ -333,16 +336,17 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 
     /// Creates a session that expires after `ttl`, or at the end that `end` returns for the
-    /// present time if that is earlier.
+    /// present time if that is earlier. It belongs to the family of `rotated`.
     fn new_session(
         &self,
         customer: Customer,
         ttl: Duration,
+        rotated: Option<&SessionId>,
         end: impl FnOnce(DateTime<Utc>) -> Option<DateTime<Utc>>,
     ) -> Result<CustomerSession, StoreError> {
         let mut random = Zeroizing::new([0; 16]);
         getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
-        let id = uuid::Builder::from_random_bytes(*random).into_uuid();
+        let id = FamilyKey::new_id(rotated.map(SessionId::as_str), *random);
         let token = self.engine.token_format().try_generate();
         let token = token.map_err(StoreError::unavailable)?;
         // Databases keep microseconds; what is stored must read back equal.
@@ -351,7 +355,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let expires_at = after(now, ttl);
         let ends_at = end(now).unwrap_or(expires_at);
         let expires_at = expires_at.min(ends_at);
-        let mut session = CustomerSession::new(id.to_string(), token, customer, expires_at);
+        let mut session = CustomerSession::new(id, token, customer, expires_at);
         // The engine's clock, which a test may hold by hand.
         session.created_at = now;
         session.details.ends_at = Some(ends_at);

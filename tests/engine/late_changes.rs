@@ -175,6 +175,38 @@ async fn until_a_late_revocation_ends_its_session_is_not_cached() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn until_a_late_revocation_ends_what_its_session_was_rotated_into_is_not_cached() {
+    let (store, sessions, first) = one_session().await;
+    let bystander = sessions.issue(customer("cus_2"), HOUR).await;
+    let bystander = bystander.expect("issued");
+    let mut family = vec![first];
+    for _ in 0..2 {
+        let last = family.last().expect("one");
+        let rotated = sessions.rotate(&last.token, HOUR).await.expect("rotated");
+        family.push(rotated.expect("live"));
+    }
+    let last = &family[2];
+    for session in [last, &bystander, last] {
+        sessions.authenticate(&session.token).await.expect("live");
+    }
+    for named in &family {
+        let revoked = sessions.revoke(&named.id);
+        revoked.await.expect_err("late");
+        let before = store.lookups();
+        for _ in 0..3 {
+            sessions.authenticate(&last.token).await.expect("live");
+            let bystander = sessions.authenticate(&bystander.token);
+            bystander.await.expect("live");
+        }
+        assert_eq!(store.lookups() - before, 3, "{named:?}");
+    }
+    store.stage.send_replace(Stage::Committed);
+    settle().await;
+    let refused = sessions.authenticate(&last.token).await;
+    assert!(matches!(refused, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revocation_that_never_ends_is_given_up() {
     let (_store, sessions, session) = one_session().await;
     sessions.revoke(&session.id).await.expect_err("late");

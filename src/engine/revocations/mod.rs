@@ -4,6 +4,7 @@ pub(crate) mod sources;
 pub(crate) mod table;
 
 use std::{
+    hash::Hash,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -18,9 +19,11 @@ use tokio::sync::{Notify, futures::Notified};
 
 use self::{
     sources::{SourceId, Sources},
-    table::{Epoch, RevocationTable, Target},
+    table::{Epoch, RevocationTable, Stripes, Target},
 };
-use crate::{clock::MonotonicTime, invalidation::Invalidation};
+use crate::{
+    clock::MonotonicTime, family::FamilyKey, invalidation::Invalidation, session::CustomerSession,
+};
 
 /// Time for which the answer of a source vouches that no invalidation was missed, counted from the
 /// question.
@@ -75,7 +78,8 @@ impl Revocations {
     pub(crate) fn record(&self, invalidation: &Invalidation) {
         match invalidation {
             Invalidation::Session(id) => {
-                self.table.record(Target::Session(id.as_str()));
+                self.table
+                    .record(Target::Session(FamilyKey::of(id.as_str()).as_u64()));
                 self.notify_session(id.as_str());
             }
             Invalidation::Customer(id) => {
@@ -90,11 +94,19 @@ impl Revocations {
         }
     }
 
+    /// Returns the places in the table of an answer of `epoch`.
+    pub(crate) fn stripes(&self, session: &CustomerSession, epoch: Epoch) -> Stripes {
+        let family = FamilyKey::of(session.id.as_str()).as_u64();
+        let customer = session.customer_id.as_str();
+        self.table.stripes(family, customer, epoch)
+    }
+
     /// Returns futures that resolve at the next change that may concern this session or this
     /// customer, counted from when they are enabled or first polled.
     pub(crate) fn changes(&self, session: &str, customer: &str) -> [Notified<'_>; 2] {
         [
-            self.shard(&self.session_changes, session).notified(),
+            self.shard(&self.session_changes, FamilyKey::of(session))
+                .notified(),
             self.shard(&self.customer_changes, customer).notified(),
         ]
     }
@@ -171,16 +183,17 @@ impl Revocations {
         changed
     }
 
-    /// Notifies the streams of a session.
+    /// Notifies the streams of a session and of its family.
     pub(crate) fn notify_session(&self, id: &str) {
-        self.shard(&self.session_changes, id).notify_waiters();
+        self.shard(&self.session_changes, FamilyKey::of(id))
+            .notify_waiters();
     }
 
     fn notify_all(&self) {
         self.session_changes.iter().for_each(Notify::notify_waiters);
     }
 
-    fn shard<'a>(&self, shards: &'a [Notify], id: &str) -> &'a Notify {
+    fn shard<'a>(&self, shards: &'a [Notify], id: impl Hash) -> &'a Notify {
         &shards[self.table.hash(id) & (NOTIFY_SHARDS - 1)]
     }
 

@@ -6,12 +6,14 @@
 //! its session or its customer may have been read before the change, and is not used.
 //!
 //! The table is striped: identifiers share an entry by a keyed hash. A session that shares an entry
-//! with a revoked one is looked up once more, and nothing else happens to it.
+//! with a revoked one is looked up once more, and nothing else happens to it. Sessions are named by
+//! the key of their family: so a revocation by an id that was replaced overtakes the successor, even
+//! if its outcome is unknown.
 //!
 //! This file depends on nothing but atomics and the standard library's hash, so that
 //! `tests/loom.rs` can check it as it is.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -32,7 +34,8 @@ pub(crate) struct Stripes {
 /// The target of an invalidation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
-    Session(&'a str),
+    /// The sessions of a family, by its key.
+    Session(u64),
     Customer(&'a str),
     All,
 }
@@ -80,9 +83,9 @@ impl RevocationTable {
     }
 
     /// Returns the stripes of an answer of `epoch`.
-    pub(crate) fn stripes(&self, session_id: &str, customer_id: &str, epoch: Epoch) -> Stripes {
+    pub(crate) fn stripes(&self, family: u64, customer_id: &str, epoch: Epoch) -> Stripes {
         Stripes {
-            session: self.stripe(session_id),
+            session: self.stripe(family),
             customer: self.stripe(customer_id),
             session_epoch: epoch,
         }
@@ -128,7 +131,7 @@ impl RevocationTable {
     /// `false`. An entry never decreases.
     pub(crate) fn publish(&self, target: Target<'_>, now: Epoch) -> bool {
         let entry = match target {
-            Target::Session(id) => &self.sessions[self.stripe(id) as usize],
+            Target::Session(family) => &self.sessions[self.stripe(family) as usize],
             Target::Customer(id) => &self.customers[self.stripe(id) as usize],
             Target::All => &self.flushed,
         };
@@ -191,17 +194,17 @@ impl RevocationTable {
         Epoch(self.flushed.load(Ordering::Acquire).max(trusted))
     }
 
-    /// Returns `true` if the stripes are those of this session.
-    pub(crate) fn is_stripe_of(&self, session_id: &str, stripes: Stripes) -> bool {
-        self.stripe(session_id) == stripes.session
+    /// Returns `true` if the stripes are those of a session of this family.
+    pub(crate) fn is_stripe_of(&self, family: u64, stripes: Stripes) -> bool {
+        self.stripe(family) == stripes.session
     }
 
     /// Returns a keyed hash of an identifier.
-    pub(crate) fn hash(&self, id: &str) -> usize {
+    pub(crate) fn hash(&self, id: impl Hash) -> usize {
         self.hasher.hash_one(id) as usize
     }
 
-    fn stripe(&self, id: &str) -> u32 {
+    fn stripe(&self, id: impl Hash) -> u32 {
         // The number of stripes is a power of two, and the same for sessions and customers.
         (self.hash(id) & (self.sessions.len() - 1)) as u32
     }
