@@ -132,6 +132,7 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
+mod unconfirmed_changes;
 
 /// The atomics of the revocation table; `tests/loom.rs` puts loom's in their place.
 mod sync {

@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::{invalidation::Invalidation, telemetry};
+use crate::{invalidation::Invalidation, telemetry, unconfirmed_changes::UnconfirmedChanges};
 
 /// The caches in this process that stand in front of one store: those of all
 /// [`CustomerSessions`](crate::CustomerSessions) that were built over clones of it.
 ///
 /// A store that keeps one, and returns it from
 /// [`shared_caches`](crate::SessionStore::shared_caches), lets a revocation by one of them reach the
-/// others before it returns. Clones are the same set of caches; the clones of a store must share it.
+/// others before it returns. What a late change of one may concern is cached by none of them. Clones are the same set of caches; the clones of a store must share it.
 ///
 /// ```
 /// use customer_session::{
@@ -42,6 +42,7 @@ use crate::{invalidation::Invalidation, telemetry};
 pub struct SharedCaches {
     /// Guards the list. Held to read or change it, never across an await.
     caches: Arc<Mutex<Vec<Weak<dyn SharedCache>>>>,
+    unconfirmed: Arc<UnconfirmedChanges>,
 }
 
 /// A cache that hears of the changes of others.
@@ -61,6 +62,11 @@ impl SharedCaches {
         let mut caches = self.lock();
         caches.retain(|cache| cache.strong_count() > 0);
         caches.push(cache);
+    }
+
+    /// Returns the changes that the store has not confirmed in time, by any of the caches.
+    pub(crate) fn unconfirmed(&self) -> &Arc<UnconfirmedChanges> {
+        &self.unconfirmed
     }
 
     /// Applies a change of `origin` to all others.

@@ -39,6 +39,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "testing/clock",
             "testing/conformance",
             "testing/faulty",
+            "unconfirmed_changes",
         ],
     ),
     (2, &["engine"]),

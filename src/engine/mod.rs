@@ -92,12 +92,14 @@ pub(crate) struct Authenticated {
 impl Engine {
     pub(crate) fn new(store: Arc<dyn SessionStore>, config: Config) -> Arc<Self> {
         let shared_caches = store.shared_caches().cloned();
+        let unconfirmed = shared_caches.as_ref().map(SharedCaches::unconfirmed);
+        let unconfirmed = unconfirmed.cloned().unwrap_or_default();
         let engine = Arc::new_cyclic(|engine: &Weak<Self>| Self {
             clock: TimeSource::new(config.clock.clone()),
             cache: SessionCache::new(&config),
             revocations: Revocations::new(config.stripes(), config.requires_source),
             upstream: Upstream::new(store, &config),
-            pending_changes: PendingChanges::new(),
+            pending_changes: PendingChanges::new(unconfirmed),
             counters: Counters::default(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,

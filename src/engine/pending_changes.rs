@@ -1,18 +1,14 @@
 //! Changes of the store that are under way: how many there may be, and which have not been confirmed
 //! in time.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    customer::CustomerId, family::FamilyKey, invalidation::Invalidation, session::CustomerSession,
+    invalidation::Invalidation,
+    session::CustomerSession,
+    unconfirmed_changes::{Unconfirmed, UnconfirmedChanges},
 };
 
 /// Most changes at once.
@@ -25,30 +21,7 @@ const MAX_SESSION_CHANGES: usize = MAX_CHANGES / 4 * 3;
 pub(crate) struct PendingChanges {
     all: Arc<Semaphore>,
     of_sessions: Arc<Semaphore>,
-    /// Guards the targets of the changes that the store has not confirmed in time, and their numbers.
-    /// Held for a table access, never across an await. Hits do not take it.
-    unconfirmed: Mutex<HashMap<Target, usize>>,
-    /// The size of the table, so that lookups need not take the lock.
-    number_unconfirmed: AtomicUsize,
-}
-
-/// The target of a change. An id may be one that the session was rotated from, so a session is named
-/// by its family.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Target {
-    Session(FamilyKey),
-    Customer(CustomerId),
-    All,
-}
-
-impl Target {
-    fn of(invalidation: &Invalidation) -> Self {
-        match invalidation {
-            Invalidation::Session(id) => Self::Session(FamilyKey::of(id.as_str())),
-            Invalidation::Customer(id) => Self::Customer(id.clone()),
-            Invalidation::All => Self::All,
-        }
-    }
+    unconfirmed: Arc<UnconfirmedChanges>,
 }
 
 /// Permission to make one change. It is returned when it is dropped.
@@ -57,20 +30,13 @@ pub(crate) struct ChangeSlot {
     _of_sessions: Option<OwnedSemaphorePermit>,
 }
 
-/// A change that the store has not confirmed in time. While it exists, nothing that it may concern
-/// is put into the cache: the change may yet happen, at a time of which nothing tells.
-pub(crate) struct Unconfirmed<'a> {
-    changes: &'a PendingChanges,
-    target: Target,
-}
-
 impl PendingChanges {
-    pub(crate) fn new() -> Self {
+    /// Creates the changes of one engine. Those that are late join `unconfirmed`.
+    pub(crate) fn new(unconfirmed: Arc<UnconfirmedChanges>) -> Self {
         Self {
             all: Arc::new(Semaphore::new(MAX_CHANGES)),
             of_sessions: Arc::new(Semaphore::new(MAX_SESSION_CHANGES)),
-            unconfirmed: Mutex::default(),
-            number_unconfirmed: AtomicUsize::new(0),
+            unconfirmed,
         }
     }
 
@@ -92,45 +58,14 @@ impl PendingChanges {
         MAX_CHANGES - self.all.available_permits()
     }
 
-    /// Notes that a change is late. To be called before the change is recorded: a lookup that is
-    /// not overtaken by the record then finds it here when it lands.
-    pub(crate) fn unconfirmed(&self, target: &Invalidation) -> Unconfirmed<'_> {
-        let target = Target::of(target);
-        *self.table().entry(target.clone()).or_default() += 1;
-        self.number_unconfirmed.fetch_add(1, Relaxed);
-        Unconfirmed {
-            changes: self,
-            target,
-        }
+    /// Notes that a change is late. To be called before the change is recorded.
+    pub(crate) fn unconfirmed(&self, target: &Invalidation) -> Unconfirmed {
+        self.unconfirmed.add(target)
     }
 
-    /// Returns `true` if an unconfirmed change may end or change the session.
+    /// Returns `true` if an unconfirmed change, of this engine or of one that shares its store, may
+    /// end or change the session.
     pub(crate) fn may_concern(&self, session: &CustomerSession) -> bool {
-        if self.number_unconfirmed.load(Relaxed) == 0 {
-            return false;
-        }
-        let table = self.table();
-        table.contains_key(&Target::All)
-            || table.contains_key(&Target::Session(FamilyKey::of(session.id.as_str())))
-            || table.contains_key(&Target::Customer(session.customer_id.clone()))
-    }
-
-    fn table(&self) -> MutexGuard<'_, HashMap<Target, usize>> {
-        self.unconfirmed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Unconfirmed<'_> {
-    fn drop(&mut self) {
-        let mut table = self.changes.table();
-        if let Some(number) = table.get_mut(&self.target) {
-            *number -= 1;
-            if *number == 0 {
-                table.remove(&self.target);
-            }
-        }
-        self.changes.number_unconfirmed.fetch_sub(1, Relaxed);
+        self.unconfirmed.may_concern(session)
     }
 }

@@ -33,7 +33,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// If the change succeeds, its own invalidations are recorded. If its outcome is unknown,
     /// `assumed` is. If it takes longer than the write timeout, `assumed` is recorded at once and
-    /// again when the change ends, and nothing that it may concern is cached in between.
+    /// again when the change ends, and nothing that it may concern is cached in between, here or in
+    /// the other caches in front of the store.
     pub(super) async fn settle<T: Send + 'static>(
         &self,
         assumed: Option<Invalidation>,

@@ -6,7 +6,7 @@ use customer_session::{
     CustomerSession, CustomerSessions, SessionStore, SessionToken, SharedCaches, StoreError,
     async_trait,
     store::MemoryStore,
-    testing::{FaultyStore, ManualClock},
+    testing::{Fault, FaultyStore, ManualClock},
 };
 
 use crate::log::Log;
@@ -59,6 +59,32 @@ async fn a_revocation_by_one_reaches_the_others_before_it_returns() {
     drop(wrapped);
     assert!(layer.revoke(&e.id).await.expect("an answer"));
     assert!(sessions.authenticate(&e.token).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_change_of_one_may_concern_is_cached_by_none() {
+    let store = MemoryStore::new();
+    let faulty = FaultyStore::new(store.clone());
+    let late = CustomerSessions::builder(faulty.clone()).build();
+    let sessions = CustomerSessions::builder(store).build();
+    let first = sessions.issue(customer("cus_1"), HOUR).await;
+    let first = first.expect("issued");
+    let second = sessions.rotate(&first.token, HOUR).await.expect("rotated");
+    let second = second.expect("live");
+    let lookups = async || {
+        let before = sessions.statistics().lookups;
+        for _ in 0..3 {
+            sessions.authenticate(&second.token).await.expect("live");
+        }
+        sessions.statistics().lookups - before
+    };
+    assert_eq!(lookups().await, 1);
+    faulty.fail_with(Fault::Hang);
+    late.revoke(&first.id).await.expect_err("late");
+    assert_eq!(lookups().await, 3);
+    // It is given up.
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert_eq!(lookups().await, 1);
 }
 
 #[tokio::test]
