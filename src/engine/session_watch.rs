@@ -2,7 +2,7 @@
 //! the session, and when the cached session is too old.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
     task::Poll,
     time::Duration,
@@ -24,6 +24,10 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 
 /// The same for a clock that is neither the system's nor tells when it is moved.
 const CUSTOM_CLOCK_RECHECK: Duration = Duration::from_secs(1);
+
+/// Time for which a stream goes on while its lookup waits in line at a store that answers others: many
+/// streams are checked at once when everything was invalidated.
+const MAX_TIME_IN_LINE: Duration = Duration::from_secs(60);
 
 /// Shortest time between two lookups for one stream.
 const MIN_RECHECK: Duration = Duration::from_secs(1);
@@ -47,6 +51,8 @@ struct Watched {
     good_until: Option<Instant>,
     /// The entry on which `good_until` rests.
     last: Option<Arc<CachedSession>>,
+    /// End of the time in line since the session was last confirmed.
+    in_line_until: Option<Instant>,
 }
 
 impl Engine {
@@ -57,6 +63,7 @@ impl Engine {
             expires_at: session.expires_at,
             good_until: None,
             last: None,
+            in_line_until: None,
         };
         loop {
             let [by_session, by_customer] = self.revocations.changes(id, customer);
@@ -66,7 +73,7 @@ impl Engine {
             changes.1.as_mut().enable();
             let moved = self.clock.moved();
 
-            let result = self.check(&session.token).await;
+            let result = self.check(&session.token, &mut watched).await;
             let now = self.clock.now();
             let pause = match self.next_check(&mut watched, session, result, now) {
                 Ok(pause) => pause,
@@ -89,19 +96,53 @@ impl Engine {
     async fn check(
         self: &Arc<Self>,
         token: &SessionToken,
+        watched: &mut Watched,
     ) -> Result<Authenticated, AuthenticateError> {
         self.counters.stream_checks.add_one();
         match self.peek(token.expose().as_bytes()) {
             CacheLookup::Hit(authenticated) => Ok(authenticated),
             CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
-            CacheLookup::Miss => {
-                let purpose = self.upstream.permits.stream();
-                match timeout(self.config.wait_limit(), purpose).await {
-                    Ok(purpose) => self.lookup_or_stale(token, &purpose).await,
-                    Err(_) => Err(AuthenticateError::Overloaded),
-                }
+            CacheLookup::Miss => self.look_up_in_line(token, watched).await,
+        }
+    }
+
+    /// Looks `token` up when it is this stream's turn.
+    async fn look_up_in_line(
+        self: &Arc<Self>,
+        token: &SessionToken,
+        watched: &mut Watched,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let limit = Instant::now() + MAX_TIME_IN_LINE;
+        watched.in_line_until.get_or_insert(limit);
+        let mut purpose = pin!(self.upstream.permits.stream());
+        let purpose = loop {
+            match timeout(self.config.wait_limit(), &mut purpose).await {
+                Ok(purpose) => break purpose,
+                Err(_) if self.may_stay_in_line(watched) => {}
+                Err(_) => return Err(AuthenticateError::Overloaded),
+            }
+        };
+        loop {
+            match self.lookup_or_stale(token, &purpose).await {
+                Err(AuthenticateError::Overloaded) if self.may_stay_in_line(watched) => {}
+                result => return result,
             }
         }
+    }
+
+    /// Returns `true` if only the number of lookups keeps the store from confirming the session, and
+    /// nothing speaks against it.
+    fn may_stay_in_line(&self, watched: &Watched) -> bool {
+        let is_spared = |last: &Arc<CachedSession>| {
+            let table = &self.revocations.table;
+            table.is_spared(last.epoch, last.stripes)
+        };
+        watched
+            .in_line_until
+            .is_some_and(|until| Instant::now() < until)
+            && self.clock.now() < watched.expires_at
+            && watched.last.as_ref().is_some_and(is_spared)
+            && !self.upstream.is_hanging()
     }
 
     /// Looks `token` up in the cache as a request would, without being counted as one.
@@ -136,6 +177,7 @@ impl Engine {
                 let good_for = fresh_for + self.config.wait_limit();
                 watched.good_until = Instant::now().checked_add(good_for);
                 watched.last = Some(session);
+                watched.in_line_until = None;
                 Ok(fresh_for.max(MIN_RECHECK))
             }
             Err(_) if now >= watched.expires_at => Err(SessionEnd::Expired),

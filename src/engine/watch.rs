@@ -15,7 +15,8 @@ pub enum SessionEnd {
     /// The store has failed for so long that the session can no longer be trusted: longer than
     /// [`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl) and
     /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error). A request with this token
-    /// would be answered with 503.
+    /// would be answered with 503. Or so many sessions had to be looked up at once that this one's
+    /// turn did not come within a minute.
     Unconfirmed,
 }
 

@@ -11,4 +11,5 @@ mod rotation;
 mod shared_resources;
 mod single_flight;
 mod sources;
+mod streams_in_line;
 mod system_clock;

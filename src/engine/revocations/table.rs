@@ -148,6 +148,12 @@ impl RevocationTable {
             })
     }
 
+    /// Returns `true` if nothing but an invalidation of everything can have overtaken an answer of
+    /// `epoch`.
+    pub(crate) fn is_spared(&self, epoch: Epoch, stripes: Stripes) -> bool {
+        self.is_session_current(stripes) && self.is_customer_current(epoch, stripes)
+    }
+
     #[inline]
     fn is_session_current(&self, stripes: Stripes) -> bool {
         is_not_overtaken(
