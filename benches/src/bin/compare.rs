@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use customer_session_benches::{
     full_or_quick,
-    measure::rounds::{Plan, measure},
+    measure::{
+        rounds::{Plan, measure},
+        single,
+    },
     results::save,
     scene::Scene,
     stacks::every_stack,
@@ -29,5 +32,9 @@ fn main() -> std::io::Result<()> {
         let (name, ns) = (&result.name, result.ns());
         println!("{name:<50} {ns:>8.0} {p50:>8.0} {p99:>8.0} {p999:>8.0}");
     }
+    println!(
+        "the clock takes {} ns, which is subtracted from each single call",
+        single::clock()
+    );
     save("compare", &results)
 }

@@ -8,7 +8,7 @@ use customer_session_benches::{
     scene::{Scene, request},
     stacks::{
         ByHand, Contender, Ours, PlainMap, Quick, SyncCache, every_stack,
-        names::{BY_HAND, PLAIN_MAP, QUICK_SERVICE},
+        names::{BY_HAND, CUSTOMER_SESSION, PLAIN_MAP, QUICK_SERVICE},
     },
     statistics::median,
 };
@@ -24,7 +24,7 @@ fn main() -> std::io::Result<()> {
 
     let scene = Scene::new(full_or_quick(1_000_000, 20_000));
     let memory = vec![
-        weigh("ours", &scene, Ours::new),
+        weigh(CUSTOMER_SESSION, &scene, Ours::new),
         weigh(QUICK_SERVICE, &scene, SyncCache::<Quick>::new),
         weigh(BY_HAND, &scene, ByHand::new),
         weigh(PLAIN_MAP, &scene, PlainMap::new),

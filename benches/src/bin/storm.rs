@@ -136,7 +136,11 @@ fn main() -> std::io::Result<()> {
     let order = orders::uniform(tokens);
     let results = [
         measure("one hot session", tokens, None),
-        measure(&format!("{tokens} sessions, uniform"), tokens, Some(&order)),
+        measure(
+            full_or_quick("10,000 sessions, uniform", "1,000 sessions, uniform"),
+            tokens,
+            Some(&order),
+        ),
     ];
     println!(
         "{:<28} {:>8} {:>8} {:>8} {:>14} {:>8}",

@@ -14,7 +14,7 @@ use customer_session_benches::{
     scene::{MadeUp, Scene},
     stacks::{
         ByHand, Contender, Headers, Ours, Quick, SyncCache, in_turn,
-        names::{BY_HAND, OURS},
+        names::{BY_HAND, CUSTOMER_SESSION},
     },
 };
 use tokio::runtime::{Builder, Runtime};
@@ -67,7 +67,7 @@ fn contenders(scene: &Scene, capacity: u64, headers: impl Fn() -> Headers) -> Ve
         }
     };
     vec![
-        with(&|scene| Ours::empty(scene, capacity).hit(OURS, headers())),
+        with(&|scene| Ours::empty(scene, capacity).hit(CUSTOMER_SESSION, headers())),
         with(&|scene| SyncCache::<Quick>::empty(scene, capacity).service_hit(headers())),
         with(&|scene| ByHand::empty(scene, capacity).hit(BY_HAND, headers())),
     ]

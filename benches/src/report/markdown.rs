@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     results::{Measured, Results, Served, find, ratio_of},
-    stacks::names::{BARE, BY_HAND, FLOOR, NO_LAYER, OURS, PLAIN_MAP, QUICK_SERVICE},
+    stacks::names::{
+        BARE, BY_HAND, CUSTOMER_SESSION, FLOOR, NO_LAYER, OURS, PLAIN_MAP, QUICK_SERVICE,
+    },
     statistics::{median, ratio},
 };
 
@@ -210,7 +212,7 @@ fn uncached(results: &Results, text: &mut String) {
     table(text, &head, "|---|---|---:|---:|---:|", |rows| {
         for uncached in &results.uncached {
             for (stack, hits) in uncached.stacks.iter().zip(&uncached.hits) {
-                let ours = ratio_of(&uncached.stacks, OURS, &stack.name);
+                let ours = ratio_of(&uncached.stacks, CUSTOMER_SESSION, &stack.name);
                 rows.push(vec![
                     uncached.name.clone(),
                     stack.name.clone(),

@@ -3,7 +3,9 @@
 use super::format::thousands;
 use crate::{
     results::{Results, Served, ratio_of},
-    stacks::names::{BY_HAND, FLOOR, OURS, PLAIN_MAP, QUICK_FROM_FN, QUICK_SERVICE},
+    stacks::names::{
+        BY_HAND, CUSTOMER_SESSION, FLOOR, OURS, PLAIN_MAP, QUICK_FROM_FN, QUICK_SERVICE,
+    },
     statistics::ratio,
 };
 
@@ -130,17 +132,19 @@ fn of_counts(results: &Results) -> Vec<Option<Target>> {
         ("", 0),
     );
     let mut memory = results.counts.memory.iter();
-    let memory = memory.find(|cache| cache.name == "ours").and_then(|cache| {
-        target(
-            format!(
-                "memory of a cached session beyond the session itself, {} cached",
-                thousands(cache.sessions)
-            ),
-            (AtMost, 390.0),
-            Some(cache.total - cache.payload),
-            ("bytes", 0),
-        )
-    });
+    let memory = memory
+        .find(|cache| cache.name == CUSTOMER_SESSION)
+        .and_then(|cache| {
+            target(
+                format!(
+                    "memory of a cached session beyond the session itself, {} cached",
+                    thousands(cache.sessions)
+                ),
+                (AtMost, 390.0),
+                Some(cache.total - cache.payload),
+                ("bytes", 0),
+            )
+        });
     let instructions = target(
         "instructions of a hit",
         (AtMost, 2750.0),

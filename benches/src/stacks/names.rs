@@ -2,6 +2,8 @@
 
 pub const BARE: &str = "bare service";
 pub const FLOOR: &str = "floor: one `Arc` extension";
+/// Ours where not all requests are hits.
+pub const CUSTOMER_SESSION: &str = "ours";
 pub const OURS: &str = "ours: hit";
 pub const OURS_AMONG_MANY: &str = "ours: hit, a million cached";
 pub const PLAIN_MAP: &str = "plain sharded map";
