@@ -164,6 +164,11 @@ pub(super) fn customer_is_deleted(session: &SessionId) -> StoreError {
     StoreError::conflict(format!("session {session}: its customer is deleted"))
 }
 
+/// Returns the error of adding a session under an id that leads to another.
+pub(super) fn id_is_taken(session: &SessionId) -> StoreError {
+    StoreError::conflict(format!("session id {session} is taken"))
+}
+
 /// Returns the error of adding a session that the limit refuses.
 pub(super) fn limit_is_reached(session: &SessionId) -> StoreError {
     StoreError::conflict(format!(

@@ -145,7 +145,7 @@ pub trait SessionRegistry: SessionStore {
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the session's id or
-    /// token exists already, if the customer is deleted, or if the limit refuses the session.
+    /// token exists already, or the id was replaced and leads to a family, if the customer is deleted, or if the limit refuses the session.
     async fn insert(
         &self,
         session: &CustomerSession,
@@ -163,7 +163,7 @@ pub trait SessionRegistry: SessionStore {
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the id or the token
-    /// of `new` exists already.
+    /// of `new` exists already, or the id was replaced and leads to a family.
     async fn replace(
         &self,
         old: &SessionId,

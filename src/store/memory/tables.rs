@@ -12,7 +12,7 @@ use crate::{
     customer::{Customer, CustomerData, CustomerId},
     registry::{Page, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId, SessionSummary},
-    store::error::{StoreError, limit_is_reached},
+    store::error::{StoreError, id_is_taken, limit_is_reached},
 };
 
 pub(super) type TokenHash = [u8; 32];
@@ -69,10 +69,7 @@ impl Tables {
     ) -> Result<(), StoreError> {
         // An id that leads to a family leads to no other session.
         if self.sessions.contains_key(&session.id) || self.families.of(&session.id).is_some() {
-            return Err(StoreError::conflict(format!(
-                "session id {} is taken",
-                session.id
-            )));
+            return Err(id_is_taken(&session.id));
         }
         if self.by_token.contains_key(hash) {
             return Err(StoreError::conflict(format!(

@@ -6,11 +6,11 @@ use chrono::{DateTime, TimeDelta};
 use tokio::task::JoinSet;
 
 use super::{
-    harness::{Harness, RuleResult, Violation, ensure, joined, names, new_id},
+    harness::{Harness, RuleResult, Violation, conflict, ensure, joined, names, new_id},
     report::Conformance,
 };
 use crate::{
-    registry::Revocation,
+    registry::{Revocation, SessionLimit},
     session::{CustomerSession, SessionSummary},
     store::SessionRegistry,
 };
@@ -33,6 +33,10 @@ impl<S: SessionRegistry> Harness<S> {
         report.add(
             "keeping a replaced session keeps its successor",
             self.successor_is_kept().await,
+        );
+        report.add(
+            "the id of a replaced session stays taken",
+            self.replaced_ids_stay_taken().await,
         );
         report.add(
             "no rotation carries a session over a revocation",
@@ -149,6 +153,31 @@ impl<S: SessionRegistry> Harness<S> {
             self.is_found(last).await?;
         }
         self.forget(&[last]).await
+    }
+
+    async fn replaced_ids_stay_taken(&self) -> RuleResult {
+        let family = self.family().await?;
+        let last = &family[GENERATIONS - 1];
+        let other = self.session(&new_id());
+        self.insert(&other).await?;
+        for replaced in &family[..GENERATIONS - 1] {
+            let what = "the id of a session that was replaced";
+            // Of another customer, whom a failed insertion does not add.
+            let mut new = self.session(&new_id());
+            new.id = replaced.id.clone();
+            conflict(self.insert(&new).await, what)?;
+            let limit = SessionLimit::end_oldest(1);
+            conflict(self.store.insert(&new, Some(&limit)).await, what)?;
+            let is_known = self.store.update_customer(&new.customer).await?;
+            ensure(!is_known, "a failed insertion added its customer")?;
+            let mut new = self.session(other.customer_id.as_str());
+            new.id = replaced.id.clone();
+            conflict(self.store.replace(&other.id, &new).await, what)?;
+            self.is_gone(&new, "its insertion failed").await?;
+        }
+        self.is_found(&other).await?;
+        self.is_found(last).await?;
+        self.forget(&[&other, last]).await
     }
 
     async fn rotations_end(&self) -> RuleResult {

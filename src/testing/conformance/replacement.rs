@@ -8,7 +8,10 @@ use super::{
     harness::{CONTENDERS, Harness, RuleResult, conflict, ensure, joined, new_id, rich_customer},
     report::Conformance,
 };
-use crate::store::SessionRegistry;
+use crate::{
+    customer::{Customer, CustomerData},
+    store::SessionRegistry,
+};
 
 impl<S: SessionRegistry> Harness<S> {
     /// Checks what a replacement ends, adds and keeps.
@@ -20,6 +23,10 @@ impl<S: SessionRegistry> Harness<S> {
         report.add(
             "replacing keeps the customer that the store knows",
             self.replacing_keeps_the_customer().await,
+        );
+        report.add(
+            "replacing a session brings no deleted customer back",
+            self.deleted_customer_stays_deleted().await,
         );
         report.add("replacing has one winner", self.one_winner().await);
         report.add(
@@ -64,6 +71,31 @@ impl<S: SessionRegistry> Harness<S> {
         )?;
         self.is_found(&new).await?;
         self.forget(&[&new]).await
+    }
+
+    async fn deleted_customer_stays_deleted(&self) -> RuleResult {
+        let customer = new_id();
+        let (old, mut new) = (self.session(&customer), self.session(&customer));
+        self.insert(&old).await?;
+        let mut deleted = CustomerData::clone(&rich_customer(&old.customer_id));
+        deleted.deleted_at = deleted.modified_at;
+        let deleted = Customer::from(deleted);
+        self.store.update_customer(&deleted).await?;
+        // The customer's only session; `new` was made of what was read before.
+        let stored = self.store.replace(&old.id, &new).await?;
+        let undeleted = new.customer.clone();
+        new.customer = deleted;
+        ensure(
+            stored.as_ref() == Some(&new),
+            format!("{new:?} was added, the answer is {stored:?}"),
+        )?;
+        self.is_found(&new).await?;
+        let another = self.session(&customer);
+        conflict(self.insert(&another).await, "a customer who is deleted")?;
+        self.revoke(&new.id).await?;
+        conflict(self.insert(&another).await, "a customer who is deleted")?;
+        let is_known = self.store.update_customer(&undeleted).await?;
+        ensure(is_known, "a deleted customer could not be restored")
     }
 
     async fn one_winner(&self) -> RuleResult {

@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 39);
+    assert!(report.rules().count() >= 41);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -124,6 +124,14 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             ForgetsFamiliesTooEarly,
             "purging leaves what leads to a live session",
+        ),
+        (
+            ReusesReplacedIds,
+            "the id of a replaced session stays taken",
+        ),
+        (
+            RevivesByReplacing,
+            "replacing a session brings no deleted customer back",
         ),
         (LOOSE[0], "identifiers compare byte for byte"),
         (LOOSE[1], "identifiers compare byte for byte"),

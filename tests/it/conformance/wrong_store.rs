@@ -50,6 +50,8 @@ pub(crate) enum Mistake {
     HidesTheSuccessor,
     RotatesPastRevocations,
     ForgetsFamiliesTooEarly,
+    ReusesReplacedIds,
+    RevivesByReplacing,
     ComparesLoosely(Method),
 }
 
@@ -293,6 +295,9 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         let limit = limit.filter(|_| !self.is(Mistake::IgnoresTheLimit));
+        if self.is(Mistake::ReusesReplacedIds) && self.was_replaced(&session.id) {
+            return Ok(Inserted::new(session));
+        }
         match (self.mistake, limit) {
             (Mistake::CountsBeforeItWaits, Some(limit)) => {
                 return self.insert_racily(&session, limit).await;
@@ -352,6 +357,12 @@ impl SessionRegistry for Wrong {
                 self.inner.insert(new, None).await?;
             }
             return Ok(Some(new.clone()));
+        }
+        if self.is(Mistake::RevivesByReplacing) && self.of(&new.customer_id).await?.len() == 1 {
+            // Removes first: a customer without a session is forgotten, and added again.
+            self.inner.revoke(&Revocation::Session(old.clone())).await?;
+            self.inner.update_customer(&new.customer).await?;
+            return Ok(Some(self.inner.insert(new, None).await?.session));
         }
         let replaced = self.inner.replace(old, new).await?;
         if self.is(Mistake::RotationUndoesUpdate) {

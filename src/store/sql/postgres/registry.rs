@@ -15,7 +15,7 @@ use crate::{
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted},
+        error::{StoreError, customer_is_deleted, id_is_taken},
         sql::{
             self,
             error::store_error,
@@ -55,29 +55,42 @@ macro_rules! insert_session {
     };
 }
 
-/// Returns the session and the customer; the session is null if the customer is deleted. No row
-/// means that another insertion of the same customer came in between.
+/// An id that leads to a family leads to no other session.
+macro_rules! taken {
+    () => {
+        "WITH taken AS MATERIALIZED (SELECT 1 FROM customer_session_rotations WHERE id = $19), "
+    };
+}
+
+/// Returns the session and the customer, and `true` if the id is that of a session that was replaced;
+/// [`refusal`] tells why the session is null.
 const INSERT: &str = concat!(
-    "WITH known AS MATERIALIZED (SELECT ",
+    taken!(),
+    "known AS MATERIALIZED (SELECT ",
     customer_columns!(),
     " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
      fresh AS (INSERT INTO customers (",
     customer_columns!(),
     ") SELECT ",
     customer_values!(),
-    " WHERE NOT EXISTS (SELECT 1 FROM known) AND $16 IS NULL ON CONFLICT (id) DO NOTHING RETURNING ",
+    " WHERE NOT EXISTS (SELECT 1 FROM known) AND NOT EXISTS (SELECT 1 FROM taken) AND $16 IS NULL \
+     ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
     "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!("NULL", "c WHERE c.deleted_at IS NULL"),
+    insert_session!(
+        "NULL",
+        "c WHERE c.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM taken)"
+    ),
     ") SELECT ",
     session_columns!(),
-    " FROM c LEFT JOIN s ON true"
+    ", t.taken FROM (SELECT EXISTS (SELECT 1 FROM taken) AS taken) t \
+     LEFT JOIN c ON true LEFT JOIN s ON true"
 );
 
-/// Returns the session and the customer, or no row if the old session is gone. The session is null
-/// if an insertion of the same customer came in between.
+/// Returns what [`INSERT`] does, or no row if the old session is gone.
 const REPLACE: &str = concat!(
-    "WITH known AS MATERIALIZED (SELECT ",
+    taken!(),
+    "known AS MATERIALIZED (SELECT ",
     customer_columns!(),
     " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
      old AS MATERIALIZED (SELECT id, coalesce(family, id) AS family FROM customer_sessions \
@@ -89,12 +102,15 @@ const REPLACE: &str = concat!(
     " FROM old WHERE NOT EXISTS (SELECT 1 FROM known) ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
     "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!("old.family", "old CROSS JOIN c"),
+    insert_session!(
+        "old.family",
+        "old CROSS JOIN c WHERE NOT EXISTS (SELECT 1 FROM taken)"
+    ),
     "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT old.id, old.family, $1, greatest($23, $24) FROM old CROSS JOIN s), \
      gone AS (DELETE FROM customer_sessions WHERE id = $25 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
-    " FROM old LEFT JOIN c ON true LEFT JOIN s ON true"
+    ", EXISTS (SELECT 1 FROM taken) FROM old LEFT JOIN c ON true LEFT JOIN s ON true"
 );
 
 const INSERT_CUSTOMER_IF_NEW: &str = concat!(
@@ -235,10 +251,10 @@ impl PostgresStore {
             }
             let insert = sqlx::query_with(INSERT, parameters);
             let row = insert.fetch_one(&mut *transaction).await?;
-            if row.text(0)?.is_none() {
+            if let Some(refusal) = refusal(&row)? {
                 transaction.rollback().await?;
                 connection.return_to_pool();
-                return Ok(Err(customer_is_deleted(&session.id)));
+                return Ok(Err(refusal.error(&session.id)));
             }
             transaction.commit().await?;
             connection.return_to_pool();
@@ -271,18 +287,15 @@ impl SessionRegistry for PostgresStore {
             let Some(row) = rows.first() else {
                 continue;
             };
-            if row
-                .text(0)
-                .map_err(|error| store_error(context(), error))?
-                .is_none()
-            {
-                return Err(customer_is_deleted(&session.id));
+            match refusal(row).map_err(|error| store_error(context(), error))? {
+                None => return Ok(Inserted::new(rows::session(row, &session.token)?.0)),
+                Some(Refusal::CameInBetween) => {}
+                Some(refusal) => return Err(refusal.error(&session.id)),
             }
-            return Ok(Inserted::new(rows::session(row, &session.token)?.0));
         }
         Err(match session.customer.deleted_at {
             Some(_) => customer_is_deleted(&session.id),
-            None => came_in_between(context()),
+            None => Refusal::CameInBetween.error(&session.id),
         })
     }
 
@@ -303,15 +316,13 @@ impl SessionRegistry for PostgresStore {
             let Some(row) = rows.first() else {
                 return Ok(None);
             };
-            if row
-                .text(0)
-                .map_err(|error| store_error(context(), error))?
-                .is_some()
-            {
-                return Ok(Some(rows::session(row, &new.token)?.0));
+            match refusal(row).map_err(|error| store_error(context(), error))? {
+                None => return Ok(Some(rows::session(row, &new.token)?.0)),
+                Some(Refusal::IdIsTaken) => return Err(id_is_taken(&new.id)),
+                Some(_) => {}
             }
         }
-        Err(came_in_between(context()))
+        Err(Refusal::CameInBetween.error(&new.id))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
@@ -351,9 +362,37 @@ impl SessionRegistry for PostgresStore {
     }
 }
 
-/// Returns the error of an insertion that lost to others as often as it may.
-fn came_in_between(context: String) -> StoreError {
-    StoreError::unavailable(format!(
-        "{context}: other changes of its customer came in between"
-    ))
+/// The reason why a session was not added.
+#[derive(Clone, Copy)]
+enum Refusal {
+    IdIsTaken,
+    CustomerIsDeleted,
+    /// Another insertion of the same customer.
+    CameInBetween,
+}
+
+impl Refusal {
+    fn error(self, session: &SessionId) -> StoreError {
+        match self {
+            Self::IdIsTaken => id_is_taken(session),
+            Self::CustomerIsDeleted => customer_is_deleted(session),
+            Self::CameInBetween => StoreError::unavailable(format!(
+                "inserting session {session}: other changes of its customer came in between"
+            )),
+        }
+    }
+}
+
+/// Reads why a row of [`INSERT`] or [`REPLACE`] holds no session, if it holds none.
+fn refusal(row: &PgRow) -> Result<Option<Refusal>, sqlx::Error> {
+    if row.text(0)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(if row.flag(24)? {
+        Refusal::IdIsTaken
+    } else if row.text(5)?.is_some() {
+        Refusal::CustomerIsDeleted
+    } else {
+        Refusal::CameInBetween
+    }))
 }

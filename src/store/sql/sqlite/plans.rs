@@ -25,6 +25,7 @@ async fn no_statement_reads_a_whole_table() {
         registry::FAMILY,
         registry::FIND_BY_HASH,
         registry::IS_DELETED,
+        registry::IS_REPLACED,
         registry::PURGE,
         registry::PURGE_ROTATIONS,
     ] {

@@ -12,7 +12,7 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted},
+        error::{StoreError, customer_is_deleted, id_is_taken},
         pepper::TokenHash,
         sql::{
             self,
@@ -64,6 +64,10 @@ pub(super) const FIND_BY_HASH: &str = concat!(
     " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
 );
 
+/// An id that leads to a family leads to no other session.
+pub(super) const IS_REPLACED: &str =
+    "SELECT count(*) FROM customer_session_rotations WHERE id = $1";
+
 pub(super) const IS_DELETED: &str =
     "SELECT count(*) FROM customers WHERE id = $1 AND deleted_at IS NOT NULL";
 
@@ -110,6 +114,9 @@ impl WriteTransaction<'_> {
         hash: &TokenHash,
         family: Option<&str>,
     ) -> Result<(), StoreError> {
+        if self.count(IS_REPLACED, &[session.id.as_str()]).await? > 0 {
+            return Err(id_is_taken(&session.id));
+        }
         let mut parameters: SqliteArguments = rows::text_params(&[session.customer_id.as_str()]);
         rows::bind_session(&mut parameters, session, hash);
         parameters.text(family);
