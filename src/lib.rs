@@ -137,6 +137,9 @@ mod unconfirmed_changes;
 /// The atomics of the revocation table; `tests/loom.rs` puts loom's in their place.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A place for an `Arc` that is read without a lock.
+    pub(crate) use arc_swap::ArcSwapOption as Slot;
 }
 
 /// Longer texts, with examples that are compiled and run.

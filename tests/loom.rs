@@ -1,13 +1,59 @@
 //! Models of the revocation protocol, checked in every order in which two threads can meet.
 //!
-//! The table is the crate's own source, on loom's atomics in place of the standard ones. The store is
-//! an atomic: a reader that sees the deletion sees what came before it.
+//! The table and the front cache are the crate's own source, on loom's atomics in place of the standard
+//! ones. The store is an atomic: a reader that sees the deletion sees what came before it. The slots of
+//! the front cache are arc-swap's, which loom cannot see into; here each is a mutex around an `Arc`, of
+//! which arc-swap promises the same: a load returns what one of the stores has put there, and none from
+//! before the last store that the reader knows of.
 #![allow(clippy::unwrap_used)]
 
-/// The atomics that `src/engine/revocations/table.rs` takes from its crate.
+/// What the sources below take from their crate.
 mod sync {
+    use std::sync::Arc;
+
+    use loom::sync::Mutex;
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+
+    pub(crate) struct Slot<T>(Mutex<Option<Arc<T>>>);
+
+    impl<T> Slot<T> {
+        pub(crate) fn empty() -> Self {
+            Self(Mutex::new(None))
+        }
+
+        pub(crate) fn load(&self) -> Option<Arc<T>> {
+            self.0.lock().unwrap().clone()
+        }
+
+        pub(crate) fn store(&self, value: Option<Arc<T>>) {
+            *self.0.lock().unwrap() = value;
+        }
+    }
 }
+
+/// The part of a cached session that the front cache reads, and the epoch of its lookup.
+mod entry {
+    pub(crate) struct CachedSession {
+        pub(crate) hash: super::key::TokenHash64,
+        pub(crate) epoch: super::table::Epoch,
+    }
+}
+
+#[path = "../src/engine/cache/front.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the model uses a part of the file"
+)]
+mod front;
+
+#[path = "../src/engine/cache/key.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the model uses a part of the file"
+)]
+mod key;
 
 #[path = "../src/engine/revocations/table.rs"]
 #[allow(
@@ -17,6 +63,9 @@ mod sync {
 )]
 mod table;
 
+use entry::CachedSession;
+use front::FrontCache;
+use key::TokenHash64;
 use loom::{
     sync::{
         Arc, Mutex,
@@ -24,8 +73,9 @@ use loom::{
     },
     thread,
 };
-
 use table::{Epoch, RevocationTable, Target};
+
+const HASH: TokenHash64 = TokenHash64(7);
 
 /// The protocol as it is, and four ways to get it wrong.
 #[derive(Clone, Copy, PartialEq)]
@@ -42,11 +92,11 @@ struct Model {
     target: Target<'static>,
     table: RevocationTable,
     deleted: AtomicBool,
-    cached: Mutex<Option<Epoch>>,
+    cached: FrontCache,
 }
 
 impl Model {
-    /// Looks up, and caches what was found. Returns `true` if the session may be used.
+    /// Looks up, and caches the result. Returns `true` if the session may be used.
     fn lookup(&self) -> bool {
         let mut epoch = self.table.current_epoch();
         let found = !self.deleted.load(SeqCst);
@@ -54,18 +104,20 @@ impl Model {
             epoch = self.table.current_epoch();
         }
         if !found {
+            self.cached.remove(HASH);
             return false;
         }
         let usable = self.is_current(epoch);
         if usable {
-            *self.cached.lock().unwrap() = Some(epoch);
+            self.cached.put(cached(HASH, epoch), |_| true, false);
         }
         usable
     }
 
     fn hit(&self) -> bool {
-        let cached = *self.cached.lock().unwrap();
-        cached.is_some_and(|epoch| self.is_current(epoch))
+        let read =
+            |cached: &std::sync::Arc<CachedSession>| self.is_current(cached.epoch).then_some(());
+        self.cached.get(HASH, read).is_some()
     }
 
     fn is_current(&self, epoch: Epoch) -> bool {
@@ -89,6 +141,10 @@ impl Model {
     }
 }
 
+fn cached(hash: TokenHash64, epoch: Epoch) -> std::sync::Arc<CachedSession> {
+    std::sync::Arc::new(CachedSession { hash, epoch })
+}
+
 /// Checks that, while one thread looks up twice and another revokes, no request that starts after the
 /// revocation has returned is let in.
 fn check(protocol: Protocol, target: Target<'static>) {
@@ -98,7 +154,7 @@ fn check(protocol: Protocol, target: Target<'static>) {
             target,
             table: RevocationTable::new(1),
             deleted: AtomicBool::new(false),
-            cached: Mutex::new(None),
+            cached: FrontCache::new(1),
         });
         let looking = thread::spawn({
             let model = Arc::clone(&model);
@@ -290,4 +346,36 @@ fn a_lookup_that_began_before_everything_was_invalidated_is_not_joined() {
 #[should_panic(expected = "joined a lookup from before")]
 fn the_model_finds_a_lookup_that_is_joined_whenever_it_began() {
     check_join(|_, _| true);
+}
+
+/// Returns the hash of the session that a reader of `hash` gets.
+fn found(cache: &FrontCache, hash: TokenHash64) -> Option<TokenHash64> {
+    cache.get(hash, |session| Some(session.hash))
+}
+
+#[test]
+fn writers_that_meet_in_a_bucket_give_nobody_a_session_of_another() {
+    // One bucket, and one tag.
+    const OTHER: TokenHash64 = TokenHash64(7 + 256);
+
+    loom::model(|| {
+        let cache = Arc::new(FrontCache::new(1));
+        let writing = thread::spawn({
+            let cache = Arc::clone(&cache);
+            move || cache.put(cached(OTHER, Epoch::default()), |_| false, true)
+        });
+        cache.put(cached(HASH, Epoch::default()), |_| false, true);
+        cache.remove(OTHER);
+        assert!(found(&cache, HASH).is_none_or(|hash| hash == HASH));
+        assert!(found(&cache, OTHER).is_none_or(|hash| hash == OTHER));
+        writing.join().unwrap();
+        for hash in [HASH, OTHER] {
+            assert!(found(&cache, hash).is_none_or(|other| other == hash));
+        }
+        // Whatever they have left behind, the next one is found.
+        cache.put(cached(HASH, Epoch::default()), |_| false, true);
+        assert_eq!(found(&cache, HASH), Some(HASH));
+        cache.remove(HASH);
+        assert_eq!(found(&cache, HASH), None);
+    });
 }

@@ -133,7 +133,9 @@ impl Engine {
             LookupResult::NotFound(_) => None,
         };
         if !session.is_some_and(|session| self.pending_changes.may_concern(session)) {
-            self.cache.insert(key, result.clone());
+            let now = self.clock.monotonic_now();
+            let is_usable = |other: &CachedSession| self.is_usable(other, now);
+            self.cache.insert(key, result.clone(), is_usable);
         }
     }
 

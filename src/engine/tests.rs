@@ -106,10 +106,24 @@ async fn a_result_inserted_after_the_revocation_is_dead_on_arrival() {
         let result = result_of(&engine, &session.token).await;
         assert!(engine.may_land(&result, token), "before the insertion");
         engine.invalidate(&invalidation);
-        engine.cache.insert(engine.cache.key(token), result);
+        engine
+            .cache
+            .insert(engine.cache.key(token), result, |_| true);
         let lookup = engine.lookup_cached(token);
         assert!(matches!(lookup, CacheLookup::Miss), "{invalidation:?}");
     }
+}
+
+#[tokio::test]
+async fn a_session_that_was_looked_up_is_in_the_front_cache_at_once() {
+    let (_, engine, [session, _]) = with_two_sessions();
+    let token = session.token.expose().as_bytes();
+    result_of(&engine, &session.token).await;
+    let hash = engine.cache.hash64(token);
+    let found = engine
+        .cache
+        .front(hash, |cached| Some(cached.session.id.clone()));
+    assert_eq!(found, Some(session.id));
 }
 
 #[tokio::test]
@@ -117,7 +131,9 @@ async fn the_entry_of_another_session_is_not_used_even_under_the_same_key() {
     let (_, engine, [mine, other]) = with_two_sessions();
     let token = mine.token.expose().as_bytes();
     let result = result_of(&engine, &other.token).await;
-    engine.cache.insert(engine.cache.key(token), result);
+    engine
+        .cache
+        .insert(engine.cache.key(token), result, |_| true);
     assert!(matches!(engine.lookup_cached(token), CacheLookup::Miss));
 }
 

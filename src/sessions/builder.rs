@@ -49,10 +49,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how many sessions are cached; 50,000 by default. Zero caches nothing. In addition, a
     /// quarter as many unknown tokens are remembered.
     ///
-    /// A session takes about 500 bytes, and what its customer carries. A front cache adds as many
-    /// slots (a million at most) of 8 to 16 bytes. A session stays in its slot until another
-    /// replaces it, even after the cache has dropped it; so while sessions come and go, up to twice
-    /// as many may be held.
+    /// A session takes about 500 bytes, and what its customer carries. A front cache adds 13 bytes for
+    /// each session of the capacity, up to four million. It has two slots in five to spare, and a
+    /// session may stay in one after the cache has dropped it; so while sessions come and go, up to 2.4
+    /// times as many as the capacity may be held.
     ///
     /// The tokens that were live before are remembered beyond that, for
     /// [`max_concurrent_lookups`](Self::max_concurrent_lookups): by hashes that take another 16 to

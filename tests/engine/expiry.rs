@@ -234,7 +234,6 @@ async fn maintenance_frees_the_memory_of_idle_sessions() {
             .issue(customer("cus_1"), HOUR)
             .await
             .expect("issued");
-        // Often enough to have a copy in front of moka, too.
         for _ in 0..3 {
             let live = sessions.authenticate(&session.token).await.expect("live");
             held.push(Arc::downgrade(&live));

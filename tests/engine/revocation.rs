@@ -117,7 +117,7 @@ impl End {
 async fn a_cached_session_is_refused_once_it_has_ended() {
     for end in ENDS {
         let (store, sessions, session) = one_session().await;
-        // A lookup, a hit in moka, a hit in front of it.
+        // A lookup, and two hits in the cache.
         for _ in 0..3 {
             sessions.authenticate(&session.token).await.expect("live");
         }

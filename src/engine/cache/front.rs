@@ -1,163 +1,206 @@
 //! The cache in front of moka, whose `get` costs as much as all the rest of a hit.
+//!
+//! It is a hash table of buckets of one cache line each. A session belongs into one of two buckets,
+//! which its hash chooses, and into any of their slots. Reads take no lock and, but for the entry's
+//! reference count, write to no memory that another core reads.
+//!
+//! Three invariants let writers go without a lock, too:
+//!
+//! 1. A session is returned only to who asks for its own hash. A tag tells where to look and no more:
+//!    tag and slot are two writes, and between them, or after two writers have met, a tag may belong
+//!    to another session. The worst that follows is a session that is not found, or is in two slots.
+//! 2. Whether a session may be used is decided by the reader, at each use. So it does not matter when
+//!    an old copy is overwritten, nor in which order two copies are put.
+//! 3. A session that cannot be used is in nobody's way: it is overwritten like an empty slot.
+//!
+//! `tests/loom.rs` checks this file as it is, on slots that loom can see into.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-
 use super::{entry::CachedSession, key::TokenHash64};
+use crate::sync::{AtomicU64, Ordering, Slot};
 
-/// A two-way set-associative cache. Reads take no lock and, but for the entry's reference count,
-/// write to no memory that another core reads.
+/// A bounded set of sessions, found by the hashes of their tokens.
 pub(super) struct FrontCache {
-    /// A power of two, or none.
     buckets: Box<[Bucket]>,
 }
 
-type Bucket = [Slot; 2];
+/// A cache line: some sessions, and a tag of each, by which the line alone rejects most of those that
+/// are not looked for.
+#[repr(align(64))]
+pub(super) struct Bucket {
+    /// The tag of slot 0 is the lowest byte.
+    tags: AtomicU64,
+    slots: [Slot<CachedSession>; SLOTS],
+}
 
-type Slot = ArcSwapOption<CachedSession>;
+const SLOTS: usize = 7;
 
-/// Most slots: 8 MiB.
-const MAX_SLOTS: u64 = 1 << 20;
+/// Sessions for each bucket if the cache is full: with two buckets to choose from, 99 of 100 sessions
+/// then have a slot.
+const SESSIONS_PER_BUCKET: u64 = 5;
+
+/// Most sessions that are counted on: their buckets take 51 MiB.
+const MAX_SESSIONS: u64 = 1 << 22;
+
+/// The lowest bit of each byte.
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
+/// The highest bit of the byte of each slot.
+const HIGH_BITS: u64 = 0x0080_8080_8080_8080;
 
 impl FrontCache {
+    /// Creates a cache with slots for `capacity` sessions, and two in five to spare.
     pub(super) fn new(capacity: u64) -> Self {
-        let buckets = match capacity.min(MAX_SLOTS) {
-            0 => 0,
-            slots => slots.next_power_of_two().div_ceil(2),
-        };
-        let bucket = || [Slot::empty(), Slot::empty()];
+        let buckets = capacity.min(MAX_SESSIONS).div_ceil(SESSIONS_PER_BUCKET);
         Self {
-            buckets: (0..buckets).map(|_| bucket()).collect(),
+            buckets: (0..buckets).map(|_| Bucket::new()).collect(),
         }
     }
 
-    /// Returns what `read` makes of the session under `hash`.
+    /// Returns the first that `read` returns for a session under `hash`.
     #[inline]
     pub(super) fn get<T>(
         &self,
         hash: TokenHash64,
-        read: impl FnOnce(&Arc<CachedSession>) -> Option<T>,
+        read: impl Fn(&Arc<CachedSession>) -> Option<T>,
     ) -> Option<T> {
-        for slot in self.bucket(hash)? {
-            let slot = slot.load();
-            if let Some(session) = slot.as_ref().filter(|session| session.hash == hash) {
-                return read(session);
-            }
-        }
-        None
+        let [first, second] = self.buckets(hash)?;
+        let found = first.get(hash, &read);
+        found.or_else(|| second.get(hash, &read))
     }
 
-    /// Puts `session` into its own slot or one that is not usable, or replaces a usable session if
-    /// `replace_live`.
+    /// Puts `session` into its own slot or one whose session is not usable, or replaces a usable
+    /// session if `replace_live`.
     pub(super) fn put(
         &self,
         session: Arc<CachedSession>,
         is_usable: impl Fn(&CachedSession) -> bool,
         replace_live: bool,
     ) {
-        let Some(bucket) = self.bucket(session.hash) else {
+        let Some(buckets) = self.buckets(session.hash) else {
             return;
         };
-        let is_free = |slot: &&Slot| {
-            let slot = slot.load();
-            slot.as_ref().is_none_or(|other| !is_usable(other))
+        let slots = || {
+            let buckets = buckets.into_iter();
+            buckets.flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)))
         };
-        let own = bucket.iter().find(|slot| holds(slot, session.hash));
-        let slot = own.or_else(|| bucket.iter().find(is_free));
-        if let Some(slot) = slot.or_else(|| bucket.first().filter(|_| replace_live)) {
-            slot.store(Some(session));
+        let own = buckets
+            .into_iter()
+            .find_map(|bucket| bucket.slot_of(session.hash).map(|slot| (bucket, slot)));
+        let chosen = own
+            .or_else(|| slots().find(|(bucket, slot)| bucket.slots[*slot].load().is_none()))
+            .or_else(|| {
+                slots().find(|(bucket, slot)| {
+                    let other = bucket.slots[*slot].load();
+                    other.as_ref().is_some_and(|other| !is_usable(other))
+                })
+            })
+            .or_else(|| {
+                let any = session.hash.tag() as usize % SLOTS;
+                replace_live.then_some((buckets[0], any))
+            });
+        if let Some((bucket, slot)) = chosen {
+            bucket.put(slot, session);
         }
     }
 
+    /// Removes the sessions under `hash`, whatever their tags.
     pub(super) fn remove(&self, hash: TokenHash64) {
-        let bucket = self.bucket(hash).into_iter().flatten();
-        for slot in bucket.filter(|slot| holds(slot, hash)) {
-            slot.store(None);
+        for bucket in self.buckets(hash).into_iter().flatten() {
+            bucket.retain(|session| session.hash != hash);
         }
     }
 
-    pub(super) fn retain(&self, is_usable: impl Fn(&CachedSession) -> bool) {
-        for slot in self.buckets.iter().flatten() {
-            let is_useless = slot.load().as_ref().is_some_and(|other| !is_usable(other));
-            if is_useless {
-                slot.store(None);
-            }
+    /// Removes the sessions that are not `wanted`. Reads every slot: to be called where no request
+    /// waits.
+    pub(super) fn retain(&self, wanted: impl Fn(&CachedSession) -> bool) {
+        for bucket in &self.buckets {
+            bucket.retain(&wanted);
+        }
+    }
+
+    /// Returns the two buckets of `hash`, which may be the same; `None` if there are none at all.
+    #[inline]
+    fn buckets(&self, hash: TokenHash64) -> Option<[&Bucket; 2]> {
+        let [first, second] = hash.spread_over(self.buckets.len());
+        Some([self.buckets.get(first)?, self.buckets.get(second)?])
+    }
+}
+
+impl Bucket {
+    fn new() -> Self {
+        Self {
+            tags: AtomicU64::new(0),
+            slots: std::array::from_fn(|_| Slot::empty()),
         }
     }
 
     #[inline]
-    fn bucket(&self, hash: TokenHash64) -> Option<&Bucket> {
-        self.buckets
-            .get(hash.shard_bits() & self.buckets.len().wrapping_sub(1))
-    }
-}
-
-fn holds(slot: &Slot, hash: TokenHash64) -> bool {
-    slot.load()
-        .as_ref()
-        .is_some_and(|session| session.hash == hash)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{customer::CustomerData, session::CustomerSession, token::TokenFormat};
-
-    /// Returns a session in the bucket of `key`.
-    fn entry(key: u64) -> Arc<CachedSession> {
-        let customer = CustomerData::new("cus_1", "org_1");
-        let token = TokenFormat::any().generate();
-        let end = customer.created_at;
-        let session = CustomerSession::new(key.to_string(), token, customer, end);
-        let mut entry = CachedSession::detached(Arc::new(session), None);
-        entry.hash = TokenHash64(key);
-        Arc::new(entry)
+    fn get<T>(
+        &self,
+        hash: TokenHash64,
+        read: impl Fn(&Arc<CachedSession>) -> Option<T>,
+    ) -> Option<T> {
+        self.candidates(hash).find_map(|slot| {
+            let session = self.slots[slot].load();
+            let session = session.as_ref().filter(|session| session.hash == hash);
+            session.and_then(&read)
+        })
     }
 
-    fn has(front: &FrontCache, key: u64) -> bool {
-        let id = key.to_string();
-        front.get(TokenHash64(key), |session| {
-            Some(session.session.id.as_str() == id)
-        }) == Some(true)
+    /// Returns the slot of a session under `hash`.
+    fn slot_of(&self, hash: TokenHash64) -> Option<usize> {
+        self.candidates(hash).find(|slot| {
+            let session = self.slots[*slot].load();
+            session.as_ref().is_some_and(|session| session.hash == hash)
+        })
     }
 
-    #[test]
-    fn two_share_a_bucket_and_a_third_replaces_one_only_if_told_to() {
-        let front = FrontCache::new(8);
-        // Four buckets: these three keys share one.
-        let [one, two, three] = [1, 5, 9];
-        for key in [one, two, three] {
-            front.put(entry(key), |_| true, false);
+    /// Returns the slots with the tag of `hash`.
+    #[inline]
+    fn candidates(&self, hash: TokenHash64) -> Candidates {
+        let tags = self.tags.load(Ordering::Acquire);
+        let difference = tags ^ (LOW_BITS * u64::from(hash.tag()));
+        // A byte that is zero borrows, and sets its highest bit. The bytes above one may do so without
+        // being zero: then a slot is looked at in vain.
+        Candidates(difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS)
+    }
+
+    fn put(&self, slot: usize, session: Arc<CachedSession>) {
+        let shift = 8 * slot;
+        let tag = u64::from(session.hash.tag()) << shift;
+        self.slots[slot].store(Some(session));
+        let with_tag = |tags| Some(tags & !(0xff << shift) | tag);
+        // Never fails, since there always is another value.
+        let _ = self
+            .tags
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, with_tag);
+    }
+
+    fn retain(&self, wanted: impl Fn(&CachedSession) -> bool) {
+        for slot in &self.slots {
+            let is_wanted = slot.load().as_ref().is_none_or(|session| wanted(session));
+            if !is_wanted {
+                slot.store(None);
+            }
         }
-        assert!(has(&front, one) && has(&front, two) && !has(&front, three));
-        front.put(entry(three), |_| true, true);
-        assert!(has(&front, three) && !has(&front, one) && has(&front, two));
-        // A session that comes again takes its own slot.
-        front.put(entry(two), |_| true, true);
-        assert!(has(&front, two) && has(&front, three));
-        front.remove(TokenHash64(two));
-        assert!(!has(&front, two) && has(&front, three));
     }
+}
 
-    #[test]
-    fn what_is_of_no_use_is_replaced_and_dropped() {
-        let front = FrontCache::new(8);
-        let [one, two, three] = [1, 5, 9];
-        front.put(entry(one), |_| true, false);
-        front.put(entry(two), |_| true, false);
-        let is_usable = |other: &CachedSession| other.hash != TokenHash64(two);
-        front.put(entry(three), is_usable, false);
-        assert!(has(&front, one) && !has(&front, two) && has(&front, three));
-        front.retain(|other| other.hash == TokenHash64(one));
-        assert!(has(&front, one) && !has(&front, three));
-    }
+/// Slots that are worth a look, as the highest bits of their bytes.
+struct Candidates(u64);
 
-    #[test]
-    fn without_a_capacity_nothing_is_held() {
-        let front = FrontCache::new(0);
-        front.put(entry(1), |_| true, true);
-        front.remove(TokenHash64(1));
-        assert!(!has(&front, 1));
+impl Iterator for Candidates {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let slot = self.0.trailing_zeros() as usize / 8;
+        self.0 &= self.0 - 1;
+        Some(slot)
     }
 }

@@ -41,6 +41,19 @@ impl TokenHash64 {
     pub(crate) fn shard_bits(self) -> usize {
         self.0 as usize
     }
+
+    /// Returns two places among `len`, each by another half of the hash.
+    #[inline]
+    pub(super) fn spread_over(self, len: usize) -> [usize; 2] {
+        let scale = |half: u64| ((half * len as u64) >> 32) as usize;
+        [scale(self.0 >> 32), scale(self.0 & u64::from(u32::MAX))]
+    }
+
+    /// Returns a byte which tells apart most hashes that share a place.
+    #[inline]
+    pub(super) fn tag(self) -> u8 {
+        self.0 as u8
+    }
 }
 
 impl Hash for TokenHash128 {

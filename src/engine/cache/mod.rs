@@ -7,6 +7,8 @@
 pub(crate) mod entry;
 mod front;
 pub(crate) mod key;
+#[cfg(test)]
+mod tests;
 
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
@@ -67,13 +69,13 @@ impl SessionCache {
         TokenHash128(u128::from(hash.0) << 64 | u128::from(other))
     }
 
-    /// Returns what `read` makes of the session under `hash` in the front cache. `read` must compare
-    /// the token.
+    /// Returns the first that `read` returns for a session under `hash` in the front cache. `read`
+    /// must compare the token.
     #[inline]
     pub(crate) fn front<T>(
         &self,
         hash: TokenHash64,
-        read: impl FnOnce(&Arc<CachedSession>) -> Option<T>,
+        read: impl Fn(&Arc<CachedSession>) -> Option<T>,
     ) -> Option<T> {
         self.front.get(hash, read)
     }
@@ -98,16 +100,24 @@ impl SessionCache {
         self.front.put(session, is_usable, replace_live);
     }
 
-    pub(crate) fn insert(&self, key: TokenHash128, result: LookupResult) {
-        self.front.remove(key.half());
+    /// Puts a result in the place of what was known of the token. A session is put into the front
+    /// cache as well, unless only usable ones are where it belongs.
+    pub(crate) fn insert(
+        &self,
+        key: TokenHash128,
+        result: LookupResult,
+        is_usable: impl Fn(&CachedSession) -> bool,
+    ) {
         match result {
             LookupResult::Session(session) => {
                 self.forget_negative(key);
+                self.front.put(Arc::clone(&session), is_usable, false);
                 if let Some(sessions) = &self.sessions {
                     sessions.insert(key, session);
                 }
             }
             LookupResult::NotFound(entry) => {
+                self.front.remove(key.half());
                 if let Some(sessions) = &self.sessions {
                     sessions.invalidate(&key);
                 }
