@@ -77,7 +77,7 @@ use table::{Epoch, RevocationTable, Target};
 
 const HASH: TokenHash64 = TokenHash64(7);
 
-/// The protocol as it is, and four ways to get it wrong.
+/// The protocol as it is, and six ways to get it wrong.
 #[derive(Clone, Copy, PartialEq)]
 enum Protocol {
     Whole,
@@ -85,6 +85,8 @@ enum Protocol {
     EpochAfterQuery,
     RecordBeforeDelete,
     RecordWithoutAdvance,
+    NoRecentRecord,
+    RecentRecordBeforeAdvance,
 }
 
 struct Model {
@@ -132,11 +134,23 @@ impl Model {
             return;
         }
         self.deleted.store(true, SeqCst);
-        if self.protocol == Protocol::RecordWithoutAdvance {
-            let now = self.table.current_epoch();
-            let _ = self.table.publish(self.target, now);
-        } else {
-            self.table.record(self.target);
+        match self.protocol {
+            Protocol::RecordWithoutAdvance => {
+                let now = self.table.current_epoch();
+                let _ = self.table.publish(self.target, now);
+                self.table.publish_recent(self.target, now);
+            }
+            Protocol::NoRecentRecord => {
+                let now = self.table.advance();
+                let _ = self.table.publish(self.target, now);
+            }
+            Protocol::RecentRecordBeforeAdvance => {
+                let old = self.table.current_epoch();
+                self.table.publish_recent(self.target, old);
+                let now = self.table.advance();
+                let _ = self.table.publish(self.target, now);
+            }
+            _ => self.table.record(self.target),
         }
     }
 }
@@ -203,6 +217,21 @@ fn the_model_finds_a_record_that_does_not_advance_the_epoch() {
     check(Protocol::RecordWithoutAdvance, Target::Session(1));
 }
 
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_record_that_is_not_among_the_recent_ones() {
+    check(Protocol::NoRecentRecord, Target::Session(1));
+}
+
+#[test]
+#[should_panic(expected = "let a revoked session in")]
+fn the_model_finds_a_recent_record_that_comes_before_the_advance() {
+    check(
+        Protocol::RecentRecordBeforeAdvance,
+        Target::Customer("cus_1"),
+    );
+}
+
 /// A lookup finds that a session was changed without an announcement, and records it, while the
 /// session is revoked. The answer that found the change must not outlive the revocation.
 fn check_found_change(record: fn(&RevocationTable)) {
@@ -258,6 +287,7 @@ fn the_model_finds_a_revocation_that_keeps_an_older_epoch() {
     check_found_change(|table| {
         let now = table.advance();
         let _ = table.publish(Target::Session(1), now);
+        table.publish_recent(Target::Session(1), now);
     });
 }
 
