@@ -1,11 +1,6 @@
 //! A customer in an organization, as in Polar's API.
 
-use std::{
-    any::Any,
-    fmt,
-    ops::Deref,
-    sync::{Arc, Weak},
-};
+use std::{any::Any, fmt, ops::Deref, sync::Arc};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -70,6 +65,13 @@ string_id! {
 /// changes; to change a customer, build new data and hand it to
 /// [`CustomerSessions::update_customer`](crate::CustomerSessions::update_customer).
 ///
+/// The handle that the layer puts into the extensions of a request leads to the session that
+/// authenticated the request, too:
+/// [`CurrentSession::from_extensions`](crate::CurrentSession::from_extensions) returns it. The session
+/// is not a part of the customer: it is neither compared nor shown nor serialized. But as long as such
+/// a handle is kept, its session stays in memory, with its token. To keep a customer beyond the
+/// request, keep a clone of the data: `Customer::from((*customer).clone())`.
+///
 /// ```
 /// use customer_session::{Customer, CustomerData};
 ///
@@ -87,14 +89,6 @@ pub struct Customer(Handle);
 enum Handle {
     Plain(Arc<CustomerData>),
     InSession(Arc<dyn SessionContext>),
-    Watched(Arc<Watched>),
-}
-
-/// The customer in a session that was looked up, and what can tell when the session has ended. It is
-/// weak, since that holds the session in turn.
-struct Watched {
-    data: Arc<CustomerData>,
-    watcher: Weak<dyn Any + Send + Sync>,
 }
 
 /// The session that authenticated a customer. It travels with the handle, since an extension of its
@@ -118,32 +112,14 @@ impl Customer {
 
     pub(crate) fn context<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         match &self.0 {
-            Handle::Plain(_) | Handle::Watched(_) => None,
+            Handle::Plain(_) => None,
             Handle::InSession(context) => Arc::clone(context).into_any().downcast().ok(),
-        }
-    }
-
-    /// Returns a handle of the same customer that leads to what watches its session.
-    pub(crate) fn watched(&self, watcher: Weak<impl Any + Send + Sync>) -> Self {
-        let data = Arc::clone(self.shared());
-        Self(Handle::Watched(Arc::new(Watched { data, watcher })))
-    }
-
-    /// Returns what watches the customer's session, while it is there.
-    pub(crate) fn watcher<T: Any + Send + Sync>(&self) -> Option<Weak<T>> {
-        match &self.0 {
-            Handle::Watched(watched) => {
-                let watcher = watched.watcher.upgrade()?.downcast().ok()?;
-                Some(Arc::downgrade(&watcher))
-            }
-            Handle::Plain(_) | Handle::InSession(_) => None,
         }
     }
 
     fn shared(&self) -> &Arc<CustomerData> {
         match &self.0 {
             Handle::Plain(data) => data,
-            Handle::Watched(watched) => &watched.data,
             Handle::InSession(context) => context.customer().shared(),
         }
     }

@@ -180,7 +180,7 @@ struct Readme;
 pub use async_trait::async_trait;
 
 #[cfg(feature = "axum")]
-pub use self::middleware::{CurrentSession, CustomerRejection};
+pub use self::middleware::CustomerRejection;
 pub use self::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
@@ -199,8 +199,8 @@ pub use self::{
     },
     session::{CustomerSession, SessionId, SessionSummary},
     sessions::{
-        CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions, LimitedStream,
-        SessionLifetime,
+        CurrentSession, CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions,
+        LimitedStream, SessionLifetime,
     },
     shared_caches::SharedCaches,
     store::{

@@ -273,12 +273,12 @@ pub(crate) fn layer_missing(extractor: &str) {
 }
 
 #[cfg(feature = "axum")]
-pub(crate) fn session_replaced(extractor: &str) {
+pub(crate) fn customer_replaced(extractor: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
-        "a handler asks for `{extractor}`, but the session in the request's extensions was not put \
-         there by the layer: a middleware behind the layer may replace the `Customer`, but must \
-         leave the `Arc<CustomerSession>` as it is"
+        "a handler asks for `{extractor}`, but the `Customer` in the request's extensions was not put \
+         there by the layer: a middleware behind the layer may replace it by what \
+         `CurrentSession::acting_for` returns"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = extractor;

@@ -5,7 +5,6 @@ use std::{
     future::Ready,
     mem::size_of,
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -53,7 +52,6 @@ async fn a_hit_allocates_nothing_but_the_extensions() {
     let mut extensions = Extensions::new();
     let floor = allocation_counter::measure(|| {
         extensions.insert(shared.customer.clone());
-        extensions.insert(Arc::clone(&shared));
     })
     .count_total;
 
@@ -75,7 +73,7 @@ async fn a_hit_allocates_nothing_but_the_extensions() {
             others.push(count);
         }
     }
-    assert!(floor <= 4, "{floor}");
+    assert!(floor <= 3, "{floor}");
     // Now and then moka runs its maintenance on the caller's thread.
     assert!(others.len() <= 10, "{others:?}");
     println!("a hit allocates {floor} times, all of it in http::Extensions");

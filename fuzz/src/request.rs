@@ -5,8 +5,8 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use chrono::DateTime;
 use customer_session::{
-    CustomerData, CustomerSession, CustomerSessionLayer, CustomerSessions, Rejection,
-    RejectionKind, SessionStore, SessionToken, StoreError, async_trait,
+    CurrentSession, CustomerData, CustomerSession, CustomerSessionLayer, CustomerSessions,
+    Rejection, RejectionKind, SessionStore, SessionToken, StoreError, async_trait,
 };
 use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::Empty;
@@ -98,7 +98,7 @@ impl Edge {
             self.layer
                 .layer(tower::service_fn(async |request: Request<Empty<Bytes>>| {
                     let (parts, _) = request.into_parts();
-                    let session = parts.extensions.get::<Arc<CustomerSession>>();
+                    let session = CurrentSession::from_extensions(&parts.extensions);
                     let token = session.map(|session| session.token.expose().to_owned());
                     let mut response = Response::new(Empty::<Bytes>::new());
                     response

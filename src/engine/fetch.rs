@@ -145,7 +145,7 @@ impl Engine {
     pub(crate) async fn lookup_uncached(
         self: &Arc<Self>,
         token: &SessionToken,
-    ) -> Result<Option<Arc<CustomerSession>>, AuthenticateError> {
+    ) -> Result<Option<Arc<CachedSession>>, AuthenticateError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
         let key = self.cache.key(token.expose().as_bytes());
         let (class, prepared) = self.prepare_alone(key, token).await?;
@@ -156,8 +156,7 @@ impl Engine {
             engine.fetch(&token, class, prepared).await
         }));
         let result = lookup.await.map_err(|_| shut_down())??;
-        let session = self.live(self.reconcile(before.as_ref(), key, result));
-        Ok(session.map(|session| Arc::clone(&session.session)))
+        Ok(self.live(self.reconcile(before.as_ref(), key, result)))
     }
 
     /// Returns the session that `token` opens according to the store, live or not. The lookup is not

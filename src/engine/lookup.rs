@@ -232,8 +232,7 @@ impl Engine {
     ) -> LookupResult {
         let stripes = |session: &CustomerSession| self.revocations.stripes(session, start.epoch);
         match found {
-            Some(mut session) if session.is_live_at(self.clock.now()) => {
-                session.customer = session.customer.watched(self.watcher());
+            Some(session) if session.is_live_at(self.clock.now()) => {
                 // If the wall clock goes back, the session still ends when it should have.
                 let left = (session.expires_at - start.wall)
                     .to_std()
@@ -249,7 +248,7 @@ impl Engine {
                     fresh_until: start.monotonic + fresh_for,
                     expires_at: session.expires_at.timestamp_micros(),
                     refresh: Refresh::at(refresh),
-                    session: Arc::new(session),
+                    session,
                     stale_until: start.monotonic + stale_for,
                     watcher: Some(self.watcher()),
                 }))

@@ -49,7 +49,6 @@ use self::{
 pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
     clock::{MonotonicTime, TimeSource},
-    session::CustomerSession,
     shared_caches::SharedCaches,
     store::SessionStore,
     telemetry::{Counters, Statistics},
@@ -170,10 +169,9 @@ impl Engine {
     }
 
     /// Returns the cached session of `token`, whether or not it may be used.
-    pub(crate) fn cached_session(&self, token: &SessionToken) -> Option<Arc<CustomerSession>> {
+    pub(crate) fn cached_session(&self, token: &SessionToken) -> Option<Arc<CachedSession>> {
         let token = token.expose().as_bytes();
-        let cached = self.cached_entry(self.cache.key(token), token)?;
-        Some(Arc::clone(&cached.session))
+        self.cached_entry(self.cache.key(token), token)
     }
 
     /// Returns the changes of the store that are under way.

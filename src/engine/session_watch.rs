@@ -33,11 +33,11 @@ const MAX_TIME_IN_LINE: Duration = Duration::from_secs(60);
 const MIN_RECHECK: Duration = Duration::from_secs(1);
 
 impl Watch for Weak<Engine> {
-    fn watch(&self, session: Arc<CustomerSession>) -> Watching {
+    fn watch(&self, session: Arc<CachedSession>) -> Watching {
         let engine = self.upgrade();
         Box::pin(async move {
             match engine {
-                Some(engine) => engine.watch_session(&session).await,
+                Some(engine) => engine.watch_session(&session.session).await,
                 None => SessionEnd::Unconfirmed,
             }
         })

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use crate::session::CustomerSession;
+use super::cache::entry::CachedSession;
 
 /// The reason why a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum SessionEnd {
 /// Tells when a session has ended.
 pub(crate) trait Watch: Send + Sync {
     /// Waits until a request with this session's token would be refused.
-    fn watch(&self, session: Arc<CustomerSession>) -> Watching;
+    fn watch(&self, session: Arc<CachedSession>) -> Watching;
 }
 
 pub(crate) type Watching = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
@@ -36,7 +36,7 @@ impl Watcher {
         Self(Box::new(watch))
     }
 
-    pub(crate) fn watch(&self, session: Arc<CustomerSession>) -> Watching {
+    pub(crate) fn watch(&self, session: Arc<CachedSession>) -> Watching {
         self.0.watch(session)
     }
 }

@@ -3,7 +3,7 @@
 //! They tell an anonymous request from a route without the layer. A missing layer is a mistake in
 //! the service: it is answered with 500, never treated as anonymous.
 
-use std::{error::Error, fmt, ops::Deref, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use axum_core::{
     body::Body,
@@ -15,40 +15,11 @@ use http::{StatusCode, request::Parts};
 use super::{
     config::LayerConfig, identity::Anonymous, into_response::problem, rejection::RejectionKind,
 };
-use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime, telemetry};
-
-/// The session that the token of the request opened, for handlers that need more than its
-/// customer, for example to revoke it.
-///
-/// As with [`Customer`], an anonymous request is answered with 401, and `Option<CurrentSession>`
-/// accepts it as `None`.
-///
-/// ```
-/// use axum::extract::State;
-/// use customer_session::{CurrentSession, CustomerSessions, StoreError, store::MemoryStore};
-///
-/// async fn sign_out(
-///     State(sessions): State<CustomerSessions<MemoryStore>>,
-///     session: CurrentSession,
-/// ) -> Result<(), StoreError> {
-///     sessions.revoke(&session.id).await?;
-///     Ok(())
-/// }
-/// # axum::Router::new()
-/// #     .route("/sign-out", axum::routing::post(sign_out))
-/// #     .with_state::<()>(CustomerSessions::builder(MemoryStore::new()).build());
-/// ```
-#[derive(Clone, Debug)]
-#[doc(alias("current_user", "auth"))]
-pub struct CurrentSession(pub Arc<CustomerSession>);
-
-impl Deref for CurrentSession {
-    type Target = CustomerSession;
-
-    fn deref(&self) -> &CustomerSession {
-        &self.0
-    }
-}
+use crate::{
+    customer::Customer,
+    sessions::{CurrentSession, SessionLifetime},
+    telemetry,
+};
 
 /// The reason why [`Customer`], [`CurrentSession`] or
 /// [`SessionLifetime`](crate::SessionLifetime) could not be extracted.
@@ -185,7 +156,7 @@ fn customer(parts: &Parts) -> Option<Customer> {
 }
 
 fn session(parts: &Parts) -> Option<CurrentSession> {
-    parts.extensions.get().cloned().map(CurrentSession)
+    CurrentSession::from_extensions(&parts.extensions)
 }
 
 /// Returns the value that was found, or the reason why there is none.
@@ -214,9 +185,9 @@ fn optional<T>(
 
 /// Logs the mistake at once: a handler that takes a `Result` may drop the rejection.
 fn layer_missing(parts: &Parts, extractor: &str) -> CustomerRejection {
-    if session(parts).is_some() {
-        // The lifetime alone is missing where there is a session.
-        telemetry::session_replaced(extractor);
+    if customer(parts).is_some() {
+        // The session alone is missing where there is a customer.
+        telemetry::customer_replaced(extractor);
     } else {
         telemetry::layer_missing(extractor);
     }

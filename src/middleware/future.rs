@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{Authenticated, CacheStatus, Engine},
-    sessions::SessionLifetime,
+    sessions::CurrentSession,
     token::SessionToken,
 };
 
@@ -202,8 +202,8 @@ where
 
     /// Calls the inner service, which is ready, with the request of this session.
     fn call(mut self, authenticated: Authenticated) -> State<S, ReqBody> {
-        let lifetime = SessionLifetime::new(authenticated.session);
-        identity::insert(self.request.extensions_mut(), lifetime);
+        let session = CurrentSession::new(authenticated.session);
+        identity::insert(self.request.extensions_mut(), session);
         State::Inner {
             future: self.service.call(self.request),
             cache_headers: self.cache_headers,

@@ -8,7 +8,7 @@ use std::sync::{
 use http::Extensions;
 
 use super::config::LayerConfig;
-use crate::{customer::Customer, session::CustomerSession, sessions::SessionLifetime};
+use crate::{customer::Customer, sessions::CurrentSession};
 
 /// A mark of requests that go on without a customer. It holds the layer's settings, with which an
 /// extractor refuses the request as the layer would have.
@@ -33,18 +33,14 @@ pub(crate) fn remove(extensions: &mut Extensions) {
         return;
     }
     extensions.remove::<Customer>();
-    extensions.remove::<Arc<CustomerSession>>();
     extensions.remove::<Anonymous>();
 }
 
-/// Inserts a session and its customer.
-///
-/// The handle of the customer also carries the [`SessionLifetime`]. An extension of its own would
-/// cost one more allocation for each request.
+/// Inserts the session's customer, whose handle leads to the session. An extension for each would
+/// cost each request an allocation more.
 #[inline]
-pub(crate) fn insert(extensions: &mut Extensions, lifetime: SessionLifetime) {
-    extensions.insert(Arc::clone(lifetime.session()));
-    extensions.insert(lifetime.into_customer());
+pub(crate) fn insert(extensions: &mut Extensions, session: CurrentSession) {
+    extensions.insert(session.into_customer());
 }
 
 /// Marks a request as anonymous.

@@ -21,8 +21,10 @@ use crate::{
 ///
 /// It reads the token from `Authorization` and, where you switch them on, from
 /// [a cookie](CustomerSessionLayer::token_from_cookie) and other places. It puts the
-/// [`Customer`](crate::Customer) and the `Arc<CustomerSession>` into the extensions of the request,
-/// where [`SessionLifetime::from_extensions`](crate::SessionLifetime::from_extensions) finds the lifetime of the session too.
+/// [`Customer`](crate::Customer) into the extensions of the request, where
+/// [`CurrentSession::from_extensions`](crate::CurrentSession::from_extensions) and
+/// [`SessionLifetime::from_extensions`](crate::SessionLifetime::from_extensions) find the session and
+/// its lifetime too.
 ///
 /// A request without a valid token is answered by the layer and does not reach the handler, a CORS
 /// preflight included. With [`optional`](CustomerSessionLayer::optional), a request without any

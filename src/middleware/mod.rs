@@ -24,7 +24,7 @@ mod rejection_responses;
 mod service;
 
 #[cfg(feature = "axum")]
-pub use self::extract::{CurrentSession, CustomerRejection};
+pub use self::extract::CustomerRejection;
 pub use self::{
     body::ResponseBody,
     cookie::SessionCookie,

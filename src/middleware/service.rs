@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::{Authenticated, CacheLookup},
-    sessions::SessionLifetime,
+    sessions::CurrentSession,
     token::SessionToken,
 };
 
@@ -79,8 +79,8 @@ where
         let (decision, cache_headers) = decide(config, &mut request);
         match decision {
             Decision::Authenticated(authenticated) => {
-                let lifetime = SessionLifetime::new(authenticated.session);
-                identity::insert(request.extensions_mut(), lifetime);
+                let session = CurrentSession::new(authenticated.session);
+                identity::insert(request.extensions_mut(), session);
                 let status = config.reported(authenticated.cache_status);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, status)
             }

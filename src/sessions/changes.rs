@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use zeroize::Zeroizing;
 
-use super::{CustomerSessions, DynCustomerSessions, settle::Settled};
+use super::{CurrentSession, CustomerSessions, DynCustomerSessions, settle::Settled};
 use crate::{
     clock::END_OF_TIME,
     customer::{Customer, CustomerId},
@@ -107,7 +107,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         }
         // From the store: what is cached may be older than another node's rotation.
         let old = match self.engine.lookup_uncached(token).await {
-            Ok(Some(old)) => old,
+            Ok(Some(old)) => CurrentSession::new(old),
             Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
             Err(error) => return Err(into_store_error(error)),
         };
@@ -207,7 +207,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let found = self.engine.find(token).await.map_err(into_store_error)?;
         let found = found.map(|session| session.id);
         // Another node may have ended or rotated it, with its message still on the way.
-        let cached = || Some(self.engine.cached_session(token)?.id.clone());
+        let cached = || Some(self.engine.cached_session(token)?.session.id.clone());
         match found.or_else(cached) {
             Some(session) => self.end(Revocation::Session(session)).await,
             None => Ok(false),

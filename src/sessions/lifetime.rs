@@ -15,8 +15,8 @@ use http::Extensions;
 use pin_project_lite::pin_project;
 use tokio::time::sleep;
 
+use super::CurrentSession;
 use crate::{
-    customer::Customer,
     engine::{SessionEnd, cache::entry::CachedSession},
     session::CustomerSession,
 };
@@ -45,7 +45,7 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 /// let customer = CustomerData::new("cus_1", "org_1");
 /// let session = sessions.issue(customer, Duration::from_secs(3600)).await?;
 ///
-/// let lifetime = sessions.lifetime(&sessions.authenticate(&session.token).await?);
+/// let lifetime = sessions.authenticate(&session.token).await?.lifetime();
 /// let stream = tokio::spawn(lifetime.ended());
 /// sessions.revoke(&session.id).await?;
 /// assert_eq!(stream.await?, SessionEnd::Revoked);
@@ -58,43 +58,18 @@ pub struct SessionLifetime {
 }
 
 impl SessionLifetime {
-    /// Returns the lifetime of a session that only its expiry ends, for tests of handlers.
-    pub fn until_expiry(session: Arc<CustomerSession>) -> Self {
-        Self::new(Arc::new(CachedSession::detached(session, None)))
-    }
-
     /// Returns the lifetime of the session that authenticated a request, from the extensions of the
     /// request; `None` if none did. In axum handlers `SessionLifetime` is an extractor.
     ///
-    /// It stays the lifetime of that session if the [`Customer`] in the extensions is replaced, for
-    /// instance because a member of staff acts for a customer. Replacing the `Arc<CustomerSession>`
-    /// as well removes it.
+    /// A middleware that puts another [`Customer`](crate::Customer) into the extensions takes it away,
+    /// unless that one comes from [`CurrentSession::acting_for`].
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        // The customer that the layer inserts carries it. An extension of its own would cost each
-        // request an allocation.
-        let cached = extensions.get().and_then(Customer::context);
-        let cached = cached.or_else(|| {
-            let session: &Arc<CustomerSession> = extensions.get()?;
-            let watcher = session.customer.watcher()?;
-            let cached = CachedSession::detached(Arc::clone(session), Some(watcher));
-            Some(Arc::new(cached))
-        });
-        cached.map(Self::new)
+        CurrentSession::from_extensions(extensions).map(|session| session.lifetime())
     }
 
     #[inline]
     pub(crate) fn new(cached: Arc<CachedSession>) -> Self {
         Self { cached }
-    }
-
-    pub(crate) fn session(&self) -> &Arc<CustomerSession> {
-        &self.cached.session
-    }
-
-    /// Returns the session's customer, whose handle carries this lifetime.
-    #[inline]
-    pub(crate) fn into_customer(self) -> Customer {
-        Customer::in_session(self.cached)
     }
 
     /// Resolves when the session has ended, as soon as this node knows; at once if it has.
@@ -112,7 +87,7 @@ impl SessionLifetime {
         async move {
             match &cached.watcher {
                 Some(watcher) => match watcher.upgrade() {
-                    Some(watcher) => watcher.watch(Arc::clone(&cached.session)).await,
+                    Some(watcher) => watcher.watch(Arc::clone(&cached)).await,
                     // The engine is gone, and cannot tell.
                     None => SessionEnd::Unconfirmed,
                 },

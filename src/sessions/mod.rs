@@ -6,6 +6,7 @@
 
 mod builder;
 mod changes;
+mod current;
 mod lifetime;
 pub(crate) mod listener;
 mod purge;
@@ -18,12 +19,12 @@ use tokio::task::yield_now;
 use self::listener::Listener;
 pub use self::{
     builder::CustomerSessionsBuilder,
+    current::CurrentSession,
     lifetime::{LimitedStream, SessionLifetime},
 };
 use crate::{
-    engine::{AuthenticateError, CacheLookup, Engine, cache::entry::CachedSession},
+    engine::{AuthenticateError, CacheLookup, Engine},
     invalidation::InvalidationSource,
-    session::CustomerSession,
     store::{SessionRegistry, SessionStore},
     telemetry::Statistics,
     token::SessionToken,
@@ -136,24 +137,13 @@ impl<S: SessionStore> CustomerSessions<S> {
     pub async fn authenticate(
         &self,
         token: &SessionToken,
-    ) -> Result<Arc<CustomerSession>, AuthenticateError> {
-        match self.engine.lookup_cached(token.expose().as_bytes()) {
-            CacheLookup::Hit(authenticated) => Ok(Arc::clone(&authenticated.session.session)),
-            CacheLookup::NegativeHit => Err(AuthenticateError::InvalidToken),
-            CacheLookup::Miss => {
-                let authenticated = self.engine.authenticate(token.clone()).await?;
-                Ok(Arc::clone(&authenticated.session.session))
-            }
-        }
-    }
-
-    /// Returns the lifetime of a session that [`authenticate`](Self::authenticate) has returned, for
-    /// example for a WebSocket whose first message holds the token. In a handler behind the layer,
-    /// [`SessionLifetime`] is an extractor.
-    pub fn lifetime(&self, session: &Arc<CustomerSession>) -> SessionLifetime {
-        let watcher = self.engine.watcher();
-        let cached = CachedSession::detached(Arc::clone(session), Some(watcher));
-        SessionLifetime::new(Arc::new(cached))
+    ) -> Result<CurrentSession, AuthenticateError> {
+        let authenticated = match self.engine.lookup_cached(token.expose().as_bytes()) {
+            CacheLookup::Hit(authenticated) => authenticated,
+            CacheLookup::NegativeHit => return Err(AuthenticateError::InvalidToken),
+            CacheLookup::Miss => self.engine.authenticate(token.clone()).await?,
+        };
+        Ok(CurrentSession::new(authenticated.session))
     }
 
     /// Applies the invalidations that other nodes send, until `source` ends.

@@ -3,7 +3,6 @@
 use std::{
     fmt::Debug,
     future::poll_fn,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -26,7 +25,7 @@ use crate::{
         identity::{self, AnonymityProbe},
     },
     session::CustomerSession,
-    sessions::SessionLifetime,
+    sessions::CurrentSession,
     token::TokenFormat,
 };
 
@@ -50,7 +49,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct SignedIn {
-    lifetime: SessionLifetime,
+    session: CurrentSession,
 }
 
 impl SignedIn {
@@ -67,7 +66,7 @@ impl SignedIn {
     /// Signs in with this session, whatever its state.
     pub fn with_session(session: CustomerSession) -> Self {
         Self {
-            lifetime: SessionLifetime::until_expiry(Arc::new(session)),
+            session: CurrentSession::until_expiry(session),
         }
     }
 }
@@ -101,7 +100,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for SignedInService<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         identity::remove(request.extensions_mut());
-        identity::insert(request.extensions_mut(), self.layer.lifetime.clone());
+        identity::insert(request.extensions_mut(), self.layer.session.clone());
         self.inner.call(request)
     }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, CustomerSessionsBuilder, SourceEvent,
-    Statistics, testing::ManualClock,
+    AuthenticateError, CurrentSession, CustomerSession, CustomerSessions, CustomerSessionsBuilder,
+    SourceEvent, Statistics, testing::ManualClock,
 };
 use test_support::{ChannelSource, HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -41,7 +41,7 @@ impl Fixture {
         }
     }
 
-    pub(crate) async fn authenticate(&self) -> Result<Arc<CustomerSession>, AuthenticateError> {
+    pub(crate) async fn authenticate(&self) -> Result<CurrentSession, AuthenticateError> {
         self.sessions.authenticate(&self.session.token).await
     }
 

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use customer_session::{
-    CustomerSession, CustomerSessions, Invalidation, SessionEnd, SessionLifetime,
+    CurrentSession, CustomerSession, CustomerSessions, Invalidation, SessionEnd, SessionLifetime,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ impl Fixture {
 
     async fn lifetime(&self) -> SessionLifetime {
         let session = self.authenticate().await;
-        self.sessions.lifetime(&session.expect("live"))
+        session.expect("live").lifetime()
     }
 
     /// Waits for the lifetime's end in a task, which has looked once when this returns.
@@ -178,7 +178,7 @@ async fn the_longest_settings_do_not_overflow() {
     let session = sessions.issue(customer("cus_1"), HOUR).await;
     let session = session.expect("issued");
     let known = sessions.authenticate(&session.token).await.expect("live");
-    let ended = tokio::spawn(sessions.lifetime(&known).ended());
+    let ended = tokio::spawn(known.lifetime().ended());
     tokio::task::yield_now().await;
     store.fault(Fault::Fail);
     sessions.revoke(&session.id).await.expect("revoked");
@@ -199,9 +199,7 @@ async fn streams_leave_half_of_the_lookups_to_requests() {
             .issue(customer(&format!("cus_{number}")), HOUR)
             .await;
         let known = sessions.authenticate(&issued.expect("issued").token).await;
-        streams.push(tokio::spawn(
-            sessions.lifetime(&known.expect("live")).ended(),
-        ));
+        streams.push(tokio::spawn(known.expect("live").lifetime().ended()));
     }
     let other = sessions
         .issue(customer("cus_other"), HOUR)
@@ -266,7 +264,7 @@ async fn an_idle_stream_is_not_a_request_and_looks_at_the_clock_now_and_then() {
     let sessions = sessions.clock(Wrapped(fixture.clock.clone())).build();
     let session = sessions.issue(customer("cus_1"), HOUR).await;
     let known = sessions.authenticate(&session.expect("issued").token).await;
-    let ended = tokio::spawn(sessions.lifetime(&known.expect("live")).ended());
+    let ended = tokio::spawn(known.expect("live").lifetime().ended());
     tokio::time::sleep(Duration::from_millis(60_500)).await;
     let checks = sessions.statistics().stream_checks;
     assert!((55..=65).contains(&checks), "{checks}");
@@ -312,7 +310,9 @@ async fn a_stream_ends_with_its_session_and_sends_nothing_after() {
     assert_eq!(items.next().await, None);
 
     let mut short = pin!(
-        SessionLifetime::until_expiry(Arc::new(fixture.session.clone())).limit(stream::iter([1]))
+        CurrentSession::until_expiry(fixture.session.clone())
+            .lifetime()
+            .limit(stream::iter([1]))
     );
     assert_eq!(short.next().now_or_never(), Some(Some(1)));
     assert_eq!(

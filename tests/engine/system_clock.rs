@@ -54,7 +54,7 @@ async fn a_stream_that_expires_says_so_whatever_was_changed_just_before() {
         let session = sessions.issue(customer.clone(), ttl).await;
         let session = session.expect("issued");
         let session = sessions.authenticate(&session.token).await.expect("live");
-        let ended = tokio::spawn(sessions.lifetime(&session).ended());
+        let ended = tokio::spawn(session.lifetime().ended());
         let nearly = session.expires_at - Duration::from_millis(5) - Utc::now();
         tokio::time::sleep(nearly.to_std().unwrap_or_default()).await;
         sessions.update_customer(&customer).await.expect("updated");
@@ -73,7 +73,7 @@ async fn a_revocation_ends_a_stream_at_once() {
         .await
         .expect("issued");
     let session = sessions.authenticate(&session.token).await.expect("live");
-    let ended = tokio::spawn(sessions.lifetime(&session).ended());
+    let ended = tokio::spawn(session.lifetime().ended());
     settle().await;
     assert!(!ended.is_finished());
     sessions.revoke(&session.id).await.expect("an answer");
@@ -89,7 +89,7 @@ async fn a_lookup_that_finds_the_session_gone_ends_its_streams_at_once() {
         .await
         .expect("issued");
     let session = sessions.authenticate(&session.token).await.expect("live");
-    let ended = tokio::spawn(sessions.lifetime(&session).ended());
+    let ended = tokio::spawn(session.lifetime().ended());
     settle().await;
     // By hand, with no announcement. A rotation asks the store, whatever is cached.
     store.inner.end(&session.id).await.expect("an answer");

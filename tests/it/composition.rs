@@ -13,7 +13,7 @@ use std::{
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use customer_session::{
-    Customer, CustomerSession, CustomerSessionLayer, Rejection, RejectionKind, TokenFormat,
+    CurrentSession, Customer, CustomerSessionLayer, Rejection, RejectionKind, TokenFormat,
 };
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -39,10 +39,10 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 async fn echo(request: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
     let customer = request.extensions().get::<Customer>();
-    let session = request.extensions().get::<Arc<CustomerSession>>();
+    let session = CurrentSession::from_extensions(request.extensions());
     assert_eq!(
         customer.map(|customer| &customer.id),
-        session.map(|session| &session.customer_id),
+        session.as_ref().map(|session| &session.customer_id),
         "both or neither"
     );
     let id = customer.map_or(String::new(), |customer| customer.id.to_string());

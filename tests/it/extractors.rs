@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::{Extension, Router, body::Body, extract::Path, routing::get};
 use customer_session::{
-    AuthenticateError, CurrentSession, Customer, CustomerRejection, CustomerSession,
-    CustomerSessions, SessionEnd, SessionLifetime, SessionToken, StoreError, store::MemoryStore,
+    AuthenticateError, CurrentSession, Customer, CustomerRejection, CustomerSessions, SessionEnd,
+    SessionLifetime, StoreError, store::MemoryStore,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -242,7 +242,7 @@ async fn an_error_of_the_store_in_a_handler_is_answered_as_the_layer_answers() {
 }
 
 #[tokio::test]
-async fn a_customer_in_place_of_the_layer_s_leaves_the_session_as_it_is() {
+async fn a_session_that_acts_for_another_customer_stays_as_it_is() {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     let session = sessions
         .issue(customer("cus_staff"), HOUR)
@@ -250,7 +250,9 @@ async fn a_customer_in_place_of_the_layer_s_leaves_the_session_as_it_is() {
         .expect("issued");
     // A member of staff acts for a customer.
     let acting_for = axum::middleware::map_request(async |mut request: axum::extract::Request| {
-        request.extensions_mut().insert(customer("cus_1"));
+        let staff = CurrentSession::from_extensions(request.extensions()).expect("authenticated");
+        let customer = staff.acting_for(customer("cus_1"));
+        request.extensions_mut().insert(customer);
         request
     });
     let lifetimes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -298,31 +300,25 @@ async fn a_customer_in_place_of_the_layer_s_leaves_the_session_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_layer_did_not_put_there_has_no_lifetime_and_the_log_says_so() {
+async fn a_customer_that_the_layer_did_not_put_there_has_no_session_and_the_log_says_so() {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     let session = sessions
         .issue(customer("cus_1"), HOUR)
         .await
         .expect("issued");
     let replaced = axum::middleware::map_request(async |mut request: axum::extract::Request| {
-        let token = SessionToken::new("none");
-        let expires_at = chrono::Utc::now() + HOUR;
-        let made = CustomerSession::new("ses_made", token, customer("cus_2"), expires_at);
-        request.extensions_mut().insert(made.customer.clone());
-        request.extensions_mut().insert(std::sync::Arc::new(made));
+        request.extensions_mut().insert(customer("cus_2"));
         request
     });
     let app = Router::new()
-        .route("/", get(async |_: SessionLifetime| ()))
-        .route(
-            "/session",
-            get(async |session: CurrentSession| session.id.to_string()),
-        )
+        .route("/", get(async |customer: Customer| customer.id.to_string()))
+        .route("/lifetime", get(async |_: SessionLifetime| ()))
+        .route("/session", get(async |_: Option<CurrentSession>| ()))
         .layer(replaced)
         .layer(sessions.layer());
     let log = Log::default();
     let _guard = log.listen();
-    for (path, status) in [("/session", 200), ("/", 500)] {
+    for (path, status) in [("/", 200), ("/lifetime", 500), ("/session", 500)] {
         let request = Request::get(path)
             .header(
                 "authorization",
@@ -334,6 +330,7 @@ async fn a_session_that_the_layer_did_not_put_there_has_no_lifetime_and_the_log_
         assert_eq!(response.status(), status, "{path}");
     }
     let said = log.text();
-    assert!(said.contains("was not put there by the layer"), "{said}");
+    let named = said.matches("CurrentSession::acting_for");
+    assert_eq!(named.count(), 2, "{said}");
     assert!(!said.contains("has no layer"), "{said}");
 }

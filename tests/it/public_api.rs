@@ -154,7 +154,7 @@ async fn every_public_call_has_its_signature() {
     let longer = longer.expect("issued");
     assert_eq!(longer.details.ends_at, Some(longer.created_at + 24 * hour));
     assert!(sessions.revoke(&longer.id).await.expect("revoked"));
-    let found: Result<Arc<CustomerSession>, AuthenticateError> =
+    let found: Result<CurrentSession, AuthenticateError> =
         sent(sessions.authenticate(&session.token)).await;
     found.expect("live");
     let CustomerSession {

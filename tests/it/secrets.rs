@@ -189,7 +189,7 @@ async fn no_debug_output_holds_a_token() {
         format!("{session:?}"),
         format!("{found:?}"),
         format!("{:?}", session.token),
-        format!("{:#?}", CurrentSession(found)),
+        format!("{:#?}", found),
         format!("{:?}", SessionSummary::from(&session)),
         format!("{store:?}"),
         format!("{sessions:?}"),

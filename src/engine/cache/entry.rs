@@ -26,8 +26,9 @@ pub(crate) enum LookupResult {
 
 /// A live session and all that the engine knows of it.
 ///
-/// The caches, the customer that handlers get and the lifetime that streams get share one
-/// allocation, so that a hit copies nothing and reads from one place.
+/// The caches, the customer that handlers get, the session and its lifetime share one allocation, so
+/// that a hit copies nothing and reads from one place. What a hit reads comes first, in this order.
+#[repr(C)]
 pub(crate) struct CachedSession {
     pub(crate) hash: TokenHash64,
     /// The epoch before the store was asked.
@@ -38,7 +39,7 @@ pub(crate) struct CachedSession {
     /// Microseconds since 1970.
     pub(crate) expires_at: i64,
     pub(crate) refresh: Refresh,
-    pub(crate) session: Arc<CustomerSession>,
+    pub(crate) session: CustomerSession,
     /// End of its use while the store fails.
     pub(crate) stale_until: MonotonicTime,
     /// Weak, since the engine holds the entry in turn; `None` for a session without an engine, which
@@ -140,7 +141,7 @@ impl LookupResult {
 
 impl CachedSession {
     /// Creates an entry that was not read from the store and is never used by the cache.
-    pub(crate) fn detached(session: Arc<CustomerSession>, watcher: Option<Weak<Watcher>>) -> Self {
+    pub(crate) fn detached(session: CustomerSession) -> Self {
         Self {
             hash: TokenHash64::default(),
             epoch: Epoch::default(),
@@ -150,7 +151,7 @@ impl CachedSession {
             refresh: Refresh::default(),
             session,
             stale_until: MonotonicTime::default(),
-            watcher,
+            watcher: None,
         }
     }
 }

@@ -15,7 +15,7 @@ fn entry(hash: u64) -> Arc<CachedSession> {
     let token = TokenFormat::any().generate();
     let end = customer.created_at;
     let session = CustomerSession::new(hash.to_string(), token, customer, end);
-    let mut entry = CachedSession::detached(Arc::new(session), None);
+    let mut entry = CachedSession::detached(session);
     entry.hash = TokenHash64(hash);
     Arc::new(entry)
 }
