@@ -1,6 +1,6 @@
 //! A layer in front of a store that knows every token, and what becomes of a request.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use chrono::DateTime;

@@ -62,7 +62,7 @@ impl Crowd {
                 .await;
             let issued = issued.expect("issued");
             let known = sessions.authenticate(&issued.token).await.expect("live");
-            streams.push(tokio::spawn(sessions.lifetime(&known).ended()));
+            streams.push(tokio::spawn(known.lifetime().ended()));
         }
         sleep(MILLISECOND).await;
         Self {
