@@ -1,5 +1,4 @@
-//! The promises of the engine. `scripts/mutants` builds this binary for each guard that it takes
-//! out, so no database is linked here.
+//! The promises of the engine. `scripts/mutants` shows that they fail if a guard is taken out.
 
 mod expiry;
 mod fixture;
