@@ -6,16 +6,15 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use customer_session::{
-    AuthenticateError, Customer, CustomerId, CustomerSession, CustomerSessions, Inserted, Page,
-    Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
-    SessionToken, StoreError, StoreErrorKind, TokenFormat, async_trait, store::MemoryStore,
+    AuthenticateError, CustomerId, CustomerSession, CustomerSessions, Revocation, Revoked,
+    SessionId, SessionRegistry, SessionStore as _, SessionToken, StoreError, StoreErrorKind,
+    async_trait, store::MemoryStore,
 };
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use crate::fixture::settle;
-use test_support::{HOUR, customer};
+use test_support::{HOUR, StoreWrapper, Wrapped, customer};
 
 /// The way in which a revocation goes on.
 #[derive(Clone, Copy, PartialEq)]
@@ -46,33 +45,14 @@ impl Late {
 }
 
 #[async_trait]
-impl SessionStore for Late {
+impl StoreWrapper for Late {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.inner
+    }
+
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         *self.lookups.lock().expect("no panic") += 1;
         self.inner.find(token).await
-    }
-
-    fn token_format(&self) -> TokenFormat {
-        self.inner.token_format()
-    }
-}
-
-#[async_trait]
-impl SessionRegistry for Late {
-    async fn insert(
-        &self,
-        session: &CustomerSession,
-        limit: Option<&SessionLimit>,
-    ) -> Result<Inserted, StoreError> {
-        self.inner.insert(session, limit).await
-    }
-
-    async fn replace(
-        &self,
-        old: &SessionId,
-        new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.inner.replace(old, new).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
@@ -81,26 +61,16 @@ impl SessionRegistry for Late {
         self.reaches(Stage::Answered).await;
         revoked
     }
-
-    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
-        self.inner.list(customer, page).await
-    }
-
-    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
-        self.inner.update_customer(customer).await
-    }
-
-    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        self.inner.purge_expired(before, limit).await
-    }
 }
 
-async fn one_session() -> (Arc<Late>, CustomerSessions<Arc<Late>>, CustomerSession) {
-    let store = Arc::new(Late {
+type Store = Arc<Wrapped<Late>>;
+
+async fn one_session() -> (Store, CustomerSessions<Store>, CustomerSession) {
+    let store = Arc::new(Wrapped(Late {
         inner: MemoryStore::new(),
         stage: watch::Sender::new(Stage::Asked),
         lookups: Mutex::default(),
-    });
+    }));
     let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
     let issued = sessions.issue(customer("cus_1"), HOUR).await;
     (store, sessions, issued.expect("issued"))
@@ -119,10 +89,7 @@ const CHANGES: [Change; 5] = [
     |_| Revocation::All,
 ];
 
-async fn revoke(
-    sessions: &CustomerSessions<Arc<Late>>,
-    what: Revocation,
-) -> Result<(), StoreError> {
+async fn revoke(sessions: &CustomerSessions<Store>, what: Revocation) -> Result<(), StoreError> {
     match what {
         Revocation::Session(id) => sessions.revoke(&id).await.map(drop),
         Revocation::Owned { customer, session } => {

@@ -3,10 +3,13 @@
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use customer_session::{
-    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation, SessionStore,
-    StoreErrorKind, async_trait,
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Invalidation, Revocation,
+    Revoked, SessionRegistry, StoreError, StoreErrorKind, async_trait, store::MemoryStore,
 };
-use test_support::{HOUR, ProbeStore, RegistryExt as _, Sessions, customer, one_session, receive};
+use test_support::{
+    HOUR, ProbeStore, RegistryExt as _, Sessions, StoreWrapper, Wrapped, customer, one_session,
+    receive,
+};
 
 /// Each way in which a session ends or must be looked up again.
 #[derive(Clone, Copy, Debug)]
@@ -341,75 +344,33 @@ struct SlowRevoke {
 }
 
 #[async_trait]
-impl SessionStore for SlowRevoke {
-    async fn find(
-        &self,
-        token: &customer_session::SessionToken,
-    ) -> Result<Option<CustomerSession>, customer_session::StoreError> {
-        self.inner.find(token).await
+impl StoreWrapper for SlowRevoke {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.inner
     }
 
-    fn token_format(&self) -> customer_session::TokenFormat {
-        self.inner.token_format()
-    }
-}
-
-mod slow_revoke {
-    use chrono::{DateTime, Utc};
-    use customer_session::*;
-
-    #[async_trait]
-    impl SessionRegistry for super::SlowRevoke {
-        async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-            if matches!(what, Revocation::Customer(_)) {
-                panic!("the store panics");
-            }
-            self.steps.acquire().await.expect("open").forget();
-            let revoked = self.inner.inner.revoke(what).await;
-            self.steps.acquire().await.expect("open").forget();
-            if self.fails {
-                return Err(StoreError::timeout("the connection broke after the commit"));
-            }
-            revoked
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        if matches!(what, Revocation::Customer(_)) {
+            panic!("the store panics");
         }
-        async fn insert(
-            &self,
-            session: &CustomerSession,
-            limit: Option<&SessionLimit>,
-        ) -> Result<Inserted, StoreError> {
-            self.inner.insert(session, limit).await
+        self.steps.acquire().await.expect("open").forget();
+        let revoked = self.inner.revoke(what).await;
+        self.steps.acquire().await.expect("open").forget();
+        if self.fails {
+            return Err(StoreError::timeout("the connection broke after the commit"));
         }
-        async fn replace(
-            &self,
-            _: &SessionId,
-            _: &CustomerSession,
-        ) -> Result<Option<CustomerSession>, StoreError> {
-            unreachable!()
-        }
-        async fn list(&self, _: &CustomerId, _: &Page) -> Result<SessionPage, StoreError> {
-            unreachable!()
-        }
-        async fn update_customer(&self, _: &Customer) -> Result<bool, StoreError> {
-            unreachable!()
-        }
-        async fn purge_expired(&self, _: DateTime<Utc>, _: u32) -> Result<u64, StoreError> {
-            unreachable!()
-        }
+        revoked
     }
 }
 
-async fn set_up_slow(
-    fails: bool,
-) -> (
-    Arc<SlowRevoke>,
-    CustomerSessions<Arc<SlowRevoke>>,
-    CustomerSession,
-) {
-    let store = Arc::new(SlowRevoke {
+type Slow = Arc<Wrapped<SlowRevoke>>;
+
+async fn set_up_slow(fails: bool) -> (Slow, CustomerSessions<Slow>, CustomerSession) {
+    let store = Arc::new(Wrapped(SlowRevoke {
         inner: ProbeStore::default(),
         steps: tokio::sync::Semaphore::new(0),
         fails,
-    });
+    }));
     let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
     let session = sessions
         .issue(customer("cus_1"), HOUR)
@@ -547,56 +508,21 @@ async fn sessions_of_any_store_are_one_type() {
 
 #[tokio::test]
 async fn a_revocation_that_the_store_does_not_report_is_recorded() {
-    use customer_session::{
-        Customer, CustomerId, Inserted, Page, Revocation, Revoked, SessionId, SessionLimit,
-        SessionPage, SessionRegistry, SessionToken, StoreError, store::MemoryStore,
-    };
-
     /// Ends sessions, and does not say which.
     struct Silent(MemoryStore);
 
     #[async_trait]
-    impl SessionStore for Silent {
-        async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-            self.0.find(token).await
+    impl StoreWrapper for Silent {
+        fn inner(&self) -> &dyn SessionRegistry {
+            &self.0
         }
-    }
 
-    #[async_trait]
-    impl SessionRegistry for Silent {
-        async fn insert(
-            &self,
-            session: &CustomerSession,
-            limit: Option<&SessionLimit>,
-        ) -> Result<Inserted, StoreError> {
-            self.0.insert(session, limit).await
-        }
         async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
             Ok(Revoked::new(self.0.revoke(what).await?.any, []))
         }
-        async fn replace(
-            &self,
-            _: &SessionId,
-            _: &CustomerSession,
-        ) -> Result<Option<CustomerSession>, StoreError> {
-            unreachable!()
-        }
-        async fn list(&self, _: &CustomerId, _: &Page) -> Result<SessionPage, StoreError> {
-            unreachable!()
-        }
-        async fn update_customer(&self, _: &Customer) -> Result<bool, StoreError> {
-            unreachable!()
-        }
-        async fn purge_expired(
-            &self,
-            _: chrono::DateTime<chrono::Utc>,
-            _: u32,
-        ) -> Result<u64, StoreError> {
-            unreachable!()
-        }
     }
 
-    let sessions = CustomerSessions::builder(Silent(MemoryStore::new())).build();
+    let sessions = CustomerSessions::builder(Wrapped(Silent(MemoryStore::new()))).build();
     let customer = CustomerData::new("cus_1", "org_1");
     let session = sessions.issue(customer, HOUR).await.expect("issued");
     sessions.authenticate(&session.token).await.expect("live");

@@ -12,15 +12,14 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, CustomerSession, CustomerSessions, Inserted, Invalidation, MetadataValue,
-    Page, Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
-    SessionToken, SourceEvent, Statistics, StoreError, TokenFormat, async_trait,
-    store::MemoryStore,
+    AuthenticateError, Customer, CustomerSession, CustomerSessions, Invalidation, MetadataValue,
+    Revocation, Revoked, SessionId, SessionRegistry, SessionStore as _, SessionToken, SourceEvent,
+    Statistics, StoreError, async_trait, store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 
 use crate::rng::{Rng, env};
-use test_support::{HOUR, customer, receive};
+use test_support::{HOUR, StoreWrapper, Wrapped, customer, receive};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
 const SLOTS: u64 = 6;
@@ -46,7 +45,11 @@ struct Faulty {
 }
 
 #[async_trait]
-impl SessionStore for Faulty {
+impl StoreWrapper for Faulty {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.inner
+    }
+
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         self.rng.delay().await;
         match self.rng.below(200) {
@@ -58,21 +61,6 @@ impl SessionStore for Faulty {
         let found = self.inner.find(token).await;
         self.rng.delay().await;
         found
-    }
-
-    fn token_format(&self) -> TokenFormat {
-        self.inner.token_format()
-    }
-}
-
-#[async_trait]
-impl SessionRegistry for Faulty {
-    async fn insert(
-        &self,
-        session: &CustomerSession,
-        limit: Option<&SessionLimit>,
-    ) -> Result<Inserted, StoreError> {
-        self.inner.insert(session, limit).await
     }
 
     async fn replace(
@@ -91,28 +79,9 @@ impl SessionRegistry for Faulty {
         revoked
     }
 
-    async fn list(
-        &self,
-        customer: &customer_session::CustomerId,
-        page: &Page,
-    ) -> Result<SessionPage, StoreError> {
-        self.inner.list(customer, page).await
-    }
-
-    async fn update_customer(
-        &self,
-        customer: &customer_session::Customer,
-    ) -> Result<bool, StoreError> {
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         self.rng.delay().await;
         self.inner.update_customer(customer).await
-    }
-
-    async fn purge_expired(
-        &self,
-        before: chrono::DateTime<chrono::Utc>,
-        limit: u32,
-    ) -> Result<u64, StoreError> {
-        self.inner.purge_expired(before, limit).await
     }
 }
 
@@ -132,7 +101,7 @@ struct Subject {
 }
 
 struct World {
-    sessions: CustomerSessions<Faulty>,
+    sessions: CustomerSessions<Wrapped<Faulty>>,
     /// The store without its faults, which tells no cache of a change.
     store: MemoryStore,
     rng: Arc<Rng>,
@@ -305,14 +274,14 @@ fn subject(session: CustomerSession) -> Arc<Subject> {
     })
 }
 
-fn version(customer: &customer_session::Customer) -> i64 {
+fn version(customer: &Customer) -> i64 {
     match customer.metadata.get("version") {
         Some(MetadataValue::Integer(version)) => i64::try_from(*version).expect("small"),
         _ => 0,
     }
 }
 
-async fn new_session(sessions: &CustomerSessions<Faulty>, rng: &Rng) -> CustomerSession {
+async fn new_session(sessions: &CustomerSessions<Wrapped<Faulty>>, rng: &Rng) -> CustomerSession {
     let customer = customer(&format!("cus_{}", rng.below(u64::MAX)));
     sessions.issue(customer, HOUR).await.expect("issued")
 }
@@ -322,10 +291,10 @@ async fn new_session(sessions: &CustomerSessions<Faulty>, rng: &Rng) -> Customer
 async fn stress(capacity: u32, seconds: u64, seed: u64) -> Statistics {
     let rng = Arc::new(Rng::new(seed));
     let inner = MemoryStore::new();
-    let store = Faulty {
+    let store = Wrapped(Faulty {
         inner: inner.clone(),
         rng: Arc::clone(&rng),
-    };
+    });
     let sessions = CustomerSessions::builder(store)
         .store_timeout(STORE_TIMEOUT)
         .cache_ttl(CACHE_TTL)

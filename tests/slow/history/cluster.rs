@@ -15,6 +15,7 @@ use super::{
 };
 use crate::rng::Rng;
 use test_support::{
+    Wrapped,
     proxy::Proxy,
     servers::{self, Server},
 };
@@ -35,7 +36,7 @@ pub(crate) struct Cluster {
     pub(crate) server: Server,
     /// The networks of each node: to its store, and to the source of its invalidations.
     pub(crate) networks: Vec<(Proxy, Proxy)>,
-    pub(crate) stores: Vec<Arc<NodeStore>>,
+    pub(crate) stores: Vec<Arc<Wrapped<NodeStore>>>,
 }
 
 /// The threads of the nodes, to be ended last: their tasks use the rest.
@@ -89,11 +90,11 @@ pub(crate) fn start(
         let (to_store, to_source) = (url(kind, &networks.0), url(kind, &networks.1));
         let runtime = runtime(format!("node {number}"));
         let (store, sessions) = runtime.block_on(async {
-            let store = Arc::new(NodeStore::new(
+            let store = Arc::new(Wrapped(NodeStore::new(
                 connect(kind, &to_store).await,
                 defect,
                 Rng::new(rng.below(u64::MAX)),
-            ));
+            )));
             let sessions = CustomerSessions::builder(Arc::clone(&store))
                 .cache_ttl(CACHE_TTL)
                 .stale_if_error(STALE_IF_ERROR)
@@ -141,7 +142,7 @@ async fn connect(kind: Kind, url: &str) -> Arc<dyn SessionRegistry> {
     }
 }
 
-async fn listen(kind: Kind, url: &str, sessions: &CustomerSessions<Arc<NodeStore>>) {
+async fn listen(kind: Kind, url: &str, sessions: &CustomerSessions<Arc<Wrapped<NodeStore>>>) {
     match kind {
         Kind::Postgres => {
             let source = PostgresInvalidations::connect(url).await;

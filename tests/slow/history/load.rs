@@ -26,6 +26,7 @@ use super::{
     store::{Defect, NodeStore},
 };
 use crate::rng::Rng;
+use test_support::Wrapped;
 
 /// The time between two requests of one node: 200 a second.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(5);
@@ -50,7 +51,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Node {
     pub(crate) number: usize,
-    pub(crate) sessions: CustomerSessions<Arc<NodeStore>>,
+    pub(crate) sessions: CustomerSessions<Arc<Wrapped<NodeStore>>>,
     pub(crate) runtime: Handle,
     pub(crate) defect: Defect,
 }

@@ -9,14 +9,13 @@ use std::{
     },
 };
 
-use chrono::{DateTime, Utc};
 use customer_session::{
-    Customer, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked, SessionId,
-    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, StoreError,
-    TokenFormat, async_trait,
+    Customer, CustomerSession, Inserted, Revocation, Revoked, SessionId, SessionLimit,
+    SessionRegistry, SessionToken, StoreError, async_trait,
 };
 
 use crate::rng::Rng;
+use test_support::StoreWrapper;
 
 /// The message of a store's panics, which tells them from a test's.
 pub(crate) const FAULT: &str = "a fault";
@@ -72,7 +71,11 @@ impl NodeStore {
 }
 
 #[async_trait]
-impl SessionStore for NodeStore {
+impl StoreWrapper for NodeStore {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &*self.inner
+    }
+
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         self.maybe_panic();
         match self.defect {
@@ -98,13 +101,6 @@ impl SessionStore for NodeStore {
         }
     }
 
-    fn token_format(&self) -> TokenFormat {
-        self.inner.token_format()
-    }
-}
-
-#[async_trait]
-impl SessionRegistry for NodeStore {
     async fn insert(
         &self,
         session: &CustomerSession,
@@ -131,17 +127,9 @@ impl SessionRegistry for NodeStore {
         Ok(revoked)
     }
 
-    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
-        self.inner.list(customer, page).await
-    }
-
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         let updated = self.inner.update_customer(customer).await?;
         self.maybe_panic();
         Ok(updated)
-    }
-
-    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        self.inner.purge_expired(before, limit).await
     }
 }

@@ -10,6 +10,7 @@ pub mod pooler;
 pub mod proxy;
 #[cfg(unix)]
 pub mod servers;
+mod wrapper;
 
 use std::{
     sync::{Arc, Mutex},
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 pub use events::{ChannelSource, receive};
 #[cfg(unix)]
 pub use example::{RunningExample, example};
+pub use wrapper::{StoreWrapper, Wrapped};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,0 +1,102 @@
+//! A store around another, for a test that changes some of its methods.
+
+use std::ops::Deref;
+
+use chrono::{DateTime, Utc};
+use customer_session::{
+    Customer, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked, SessionId,
+    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, StoreError,
+    TokenFormat, async_trait,
+};
+
+/// The methods of a store, each of which passes the call on by default. [`Wrapped`] is the store.
+#[async_trait]
+pub trait StoreWrapper: Send + Sync + 'static {
+    /// Returns the store that calls are passed on to.
+    fn inner(&self) -> &dyn SessionRegistry;
+
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().find(token).await
+    }
+
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.inner().insert(session, limit).await
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().replace(old, new).await
+    }
+
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.inner().revoke(what).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        self.inner().update_customer(customer).await
+    }
+}
+
+/// The store that a [`StoreWrapper`] describes. It does not share the caches of the inner store.
+pub struct Wrapped<W>(pub W);
+
+impl<W> Deref for Wrapped<W> {
+    type Target = W;
+
+    fn deref(&self) -> &W {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl<W: StoreWrapper> SessionStore for Wrapped<W> {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.0.find(token).await
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.0.inner().token_format()
+    }
+}
+
+#[async_trait]
+impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.0.insert(session, limit).await
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.0.replace(old, new).await
+    }
+
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.0.revoke(what).await
+    }
+
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.0.inner().list(customer, page).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        self.0.update_customer(customer).await
+    }
+
+    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        self.0.inner().purge_expired(before, limit).await
+    }
+}
