@@ -22,6 +22,7 @@ impl Engine {
             self.cache.clear();
         }
         self.counters.invalidations.add_one();
+        self.sweep.schedule();
     }
 
     /// Applies a change that this engine has made or found, here and in the other caches in front of

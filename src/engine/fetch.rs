@@ -89,9 +89,7 @@ impl Engine {
         let token = token.expose().as_bytes();
         let now = self.clock.monotonic_now();
         let session = self.cached(self.cache.key(token), token, |session| {
-            is_within_stale_limit(session, now)
-                && self.is_current(session, token)
-                && self.is_unexpired(session, now)
+            self.is_usable_in_outage(session, now)
         })?;
         Some(Authenticated {
             session,
@@ -229,9 +227,4 @@ impl Engine {
             _ => None,
         }
     }
-}
-
-/// Returns `true` while the session may be used if the store fails.
-fn is_within_stale_limit(session: &CachedSession, now: MonotonicTime) -> bool {
-    now < session.stale_until
 }

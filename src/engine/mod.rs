@@ -22,6 +22,7 @@ mod pending_changes;
 mod reconcile;
 pub(crate) mod revocations;
 mod session_watch;
+mod sweep;
 #[cfg(test)]
 mod tests;
 pub(crate) mod upstream;
@@ -43,6 +44,7 @@ use self::{
     config::Config,
     pending_changes::PendingChanges,
     revocations::Revocations,
+    sweep::Sweep,
     upstream::Upstream,
     watch::Watcher,
 };
@@ -64,6 +66,7 @@ pub(crate) struct Engine {
     upstream: Upstream,
     pending_changes: PendingChanges,
     counters: Counters,
+    sweep: Sweep,
     /// The other caches in this process in front of the same store, if it knows them.
     shared_caches: Option<SharedCaches>,
     /// Set once the engine has checked that a source is listened to.
@@ -100,6 +103,7 @@ impl Engine {
             upstream: Upstream::new(store, &config),
             pending_changes: PendingChanges::new(unconfirmed),
             counters: Counters::default(),
+            sweep: Sweep::new(Weak::clone(engine)),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,
             has_looked_for_source: AtomicBool::new(false),
@@ -183,11 +187,12 @@ impl Engine {
         self.config.write_timeout()
     }
 
-    /// Drops from the cache what is of no use any more.
+    /// Drops from the caches what is of no use any more, not even while the store fails. Looks at every
+    /// session: to be called where no request waits.
     pub(crate) fn run_pending_tasks(&self) {
         let now = self.clock.monotonic_now();
         self.cache
-            .run_pending_tasks(|session| self.is_usable(session, now));
+            .run_pending_tasks(|session| self.is_usable_in_outage(session, now));
     }
 
     /// Returns the time after which a request that was answered with 503 may succeed.
@@ -282,6 +287,14 @@ impl Engine {
     #[inline]
     fn is_unexpired(&self, session: &CachedSession, now: MonotonicTime) -> bool {
         self.clock.is_before(now, session.expires_at)
+    }
+
+    /// Returns `true` if the cached session could still be used while the store fails.
+    fn is_usable_in_outage(&self, session: &CachedSession, now: MonotonicTime) -> bool {
+        let token = session.session.token.expose().as_bytes();
+        now < session.stale_until
+            && self.is_current(session, token)
+            && self.is_unexpired(session, now)
     }
 
     /// Returns `true` if a hit could still use the cached session.

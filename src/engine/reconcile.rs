@@ -65,6 +65,7 @@ impl Engine {
         self.revocations.notify_session(session);
         self.tell_others(&found);
         self.counters.invalidations.add_one();
+        self.sweep.schedule();
         result
     }
 

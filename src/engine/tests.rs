@@ -62,13 +62,17 @@ fn session(number: u32) -> CustomerSession {
 
 /// Returns an engine whose sessions all share one entry of the revocation table.
 fn on_one_stripe(store: Store) -> (Arc<Store>, Arc<Engine>) {
+    on_stripes(1, store)
+}
+
+fn on_stripes(stripes: usize, store: Store) -> (Arc<Store>, Arc<Engine>) {
     let mut config = Config::new(TokenFormat::any());
     config.cache_capacity = 100;
     config.cache_ttl = HOUR;
     config.negative_ttl = HOUR;
     config.breaker_cooldown = Duration::ZERO;
     config.max_concurrent_lookups = 1;
-    config.stripes = Some(1);
+    config.stripes = Some(stripes);
     let store = Arc::new(store);
     let port = Arc::clone(&store) as Arc<dyn SessionStore>;
     let engine = Engine::new(port, config);
@@ -151,6 +155,37 @@ async fn on_one_stripe_a_revocation_ends_its_own_session_and_no_other() {
     assert!(matches!(revoked, Err(AuthenticateError::InvalidToken)));
     let live = engine.authenticate(two.token.clone()).await.ok();
     assert_eq!(live.expect("live").session.session.id, two.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_revoked_leaves_memory_a_minute_later_and_nothing_else_does() {
+    let (store, engine) = on_stripes(1 << 20, Store::default());
+    let sessions = [session(1), session(2)];
+    store
+        .sessions
+        .lock()
+        .expect("no panic")
+        .extend(sessions.clone());
+    let mut held = Vec::new();
+    for session in &sessions {
+        let cached = engine.authenticate(session.token.clone()).await;
+        held.push(Arc::downgrade(&cached.expect("live").session));
+    }
+    let is_held = |number: usize| held[number].strong_count() > 0;
+    for (invalidation, left) in [
+        (Invalidation::Customer("cus_1".into()), [false, true]),
+        (Invalidation::All, [false, false]),
+    ] {
+        engine.invalidate(&invalidation);
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert!(is_held(1));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let start = std::time::Instant::now();
+        while [0, 1].map(is_held) != left && start.elapsed() < Duration::from_secs(10) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!([0, 1].map(is_held), left, "{invalidation:?}");
+    }
 }
 
 /// Authenticates while `change` happens during the lookups `when`; returns the number of lookups.

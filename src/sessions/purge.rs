@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 
 use super::CustomerSessions;
 use crate::{
@@ -62,7 +65,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                     (Some(store), Some(engine)) => {
                         // Once a round: it looks at the whole cache.
                         if is_first_batch {
-                            engine.run_pending_tasks();
+                            let engine = Arc::clone(&engine);
+                            spawn_blocking(move || engine.run_pending_tasks());
                         }
                         let batch = store.purge_expired(engine.purge_before(), BATCH);
                         match timeout(BATCH_TIMEOUT, catch_panic(batch)).await {

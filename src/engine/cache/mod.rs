@@ -135,16 +135,24 @@ impl SessionCache {
     }
 
     /// Drops all entries, after an invalidation of everything. The front cache is too large to be
-    /// emptied while requests wait: its entries are not current any more, and are replaced.
+    /// emptied while requests wait: its entries are not current any more, are replaced like empty slots,
+    /// and go with the next sweep.
     pub(crate) fn clear(&self) {
         self.sessions.iter().for_each(Moka::invalidate_all);
         self.negative.iter().for_each(Moka::invalidate_all);
     }
 
-    /// Drops what is not usable. Moka otherwise does so as it is used.
-    pub(crate) fn run_pending_tasks(&self, is_usable: impl Fn(&CachedSession) -> bool) {
-        self.front.retain(is_usable);
-        self.sessions.iter().for_each(Moka::run_pending_tasks);
+    /// Drops the sessions that are not `wanted`, and what is too old. Looks at every session.
+    pub(crate) fn run_pending_tasks(&self, wanted: impl Fn(&CachedSession) -> bool) {
+        self.front.retain(&wanted);
+        if let Some(sessions) = &self.sessions {
+            for (key, session) in sessions {
+                if !wanted(&session) {
+                    sessions.invalidate(&*key);
+                }
+            }
+            sessions.run_pending_tasks();
+        }
         self.negative.iter().for_each(Moka::run_pending_tasks);
     }
 
