@@ -9,7 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use customer_session::{Customer, CustomerSessions, ResponseFuture, store::MemoryStore};
+use customer_session::{
+    Customer, CustomerSession, CustomerSessions, ResponseFuture, store::MemoryStore,
+};
 use http::{Extensions, HeaderValue, Request, Response};
 use http_body_util::Empty;
 use tower::{Layer as _, Service};
@@ -77,6 +79,39 @@ async fn a_hit_allocates_nothing_but_the_extensions() {
     // Now and then moka runs its maintenance on the caller's thread.
     assert!(others.len() <= 10, "{others:?}");
     println!("a hit allocates {floor} times, all of it in http::Extensions");
+}
+
+#[test]
+fn a_cached_session_takes_little_memory_beyond_its_own() {
+    const SESSIONS: usize = 10_000;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let sessions = CustomerSessions::builder(MemoryStore::new())
+        .cache_capacity(SESSIONS as u64)
+        .build();
+    let issued: Vec<_> = (0..SESSIONS)
+        .map(|number| {
+            let issued = sessions.issue(customer(&format!("cus_{number}")), HOUR);
+            runtime.block_on(issued).expect("issued")
+        })
+        .collect();
+    // The store and the cache share the data of a customer.
+    let own = allocation_counter::measure(|| std::mem::forget(issued[0].clone()));
+    let own = size_of::<CustomerSession>() as i64 + own.bytes_current;
+    let taken = allocation_counter::measure(|| {
+        for session in &issued {
+            let found = runtime.block_on(sessions.authenticate(&session.token));
+            drop(found.expect("live"));
+        }
+        sessions.run_pending_tasks();
+    });
+    assert_eq!(sessions.statistics().cached_sessions, SESSIONS as u64);
+    let beyond = taken.bytes_current / SESSIONS as i64 - own;
+    println!("a cached session takes {beyond} bytes beyond its own {own}");
+    assert!(beyond <= 375, "{beyond}");
 }
 
 /// A service whose future is of a given size.

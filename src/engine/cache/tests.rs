@@ -33,8 +33,10 @@ fn crowd() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn a_bucket_is_a_cache_line() {
+fn a_bucket_is_a_cache_line_and_an_entry_little_more_than_its_session() {
     assert_eq!(size_of::<Bucket>(), 64);
+    let beyond = size_of::<CachedSession>() - size_of::<CustomerSession>();
+    assert_eq!(beyond, 72);
 }
 
 #[test]
