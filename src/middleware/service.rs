@@ -88,7 +88,12 @@ where
                 identity::insert_anonymous(request.extensions_mut(), config);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, None)
             }
-            Decision::Rejected(kind) => ResponseFuture::rejected(kind, Arc::clone(config)),
+            Decision::Rejected(kind) => {
+                let future = ResponseFuture::rejected(kind, Arc::clone(config));
+                // A clone is not ready, and holds no permit that others may wait for.
+                self.inner = self.inner.clone();
+                future
+            }
             Decision::LookUp(token) => {
                 // A service that was made ready may hold a permit, which a request that waits for a
                 // lookup must not keep from others. Clones are not ready.

@@ -10,7 +10,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::{Service as _, ServiceBuilder, ServiceExt as _};
 
 use test_support::{Fault, one_session};
 
@@ -54,6 +54,25 @@ async fn a_request_that_waits_for_a_lookup_holds_no_permit() {
     for stranger in strangers {
         let response = stranger.await.expect("no panic").expect("infallible");
         assert_eq!(response.status(), 503);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_no_permit_with_the_service_that_it_was_sent_to() {
+    let (_, sessions, session) = one_session().await;
+    let service = ServiceBuilder::new()
+        .layer(sessions.layer())
+        .concurrency_limit(1)
+        .service_fn(answer);
+    let mut idle = service.clone();
+    for refused in [request("garbage"), Request::new(Empty::new())] {
+        let ready = idle.ready().await.expect("infallible");
+        let response = ready.call(refused);
+        let live = service.clone().oneshot(request(session.token.expose()));
+        let live = timeout(Duration::from_secs(5), live).await;
+        let live = live.expect("there is a permit").expect("infallible");
+        assert_eq!(live.status(), 200);
+        assert_eq!(response.await.expect("infallible").status(), 401);
     }
 }
 
