@@ -21,7 +21,7 @@ use crate::{
     config_error::ConfigError,
 };
 
-/// Signatures in a header that are compared, and the longest id that is accepted.
+/// Signatures of version 1 in a header that are compared, and the longest id that is accepted.
 const MAX_SIGNATURES: usize = 16;
 const MAX_ID_LEN: usize = 256;
 
@@ -153,10 +153,9 @@ impl Webhooks {
     /// Returns `true` if one of the signatures was made with one of the keys. All are compared, so
     /// that the time this takes reveals nothing.
     fn is_signed(&self, head: &[&str; 2], body: &[u8], signatures: &str) -> bool {
-        let given = signatures.split(' ').take(MAX_SIGNATURES);
-        let given: Vec<_> = given
-            .filter_map(|signature| signature.strip_prefix("v1,"))
-            .collect();
+        let given = signatures.split(' ');
+        let given = given.filter_map(|signature| signature.strip_prefix("v1,"));
+        let given: Vec<_> = given.take(MAX_SIGNATURES).collect();
         let mut is_signed = false;
         for key in &self.keys {
             let mut mac = key.clone();

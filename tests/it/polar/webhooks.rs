@@ -88,6 +88,23 @@ fn a_newer_secret_is_used_as_the_standard_has_it() {
     assert!(Webhooks::new("whsec_").is_err(), "any client has its key");
 }
 
+/// Found by the fuzz target `webhook`: spaces alone were counted as signatures.
+#[test]
+fn what_is_no_signature_of_version_1_leaves_room_for_those_that_are() {
+    let (webhooks, _) = webhooks();
+    for others in [" ".repeat(20), "v2,a ".repeat(20), "v1,a ".repeat(15)] {
+        let signatures = format!("{others}{SIGNATURE}");
+        let delivery = headers("msg_1", "1893456000", &signatures);
+        let event = webhooks
+            .verify(&delivery, BODY.as_bytes())
+            .expect("genuine");
+        webhooks.forget(&event);
+    }
+    let too_many = format!("{}{SIGNATURE}", "v1,a ".repeat(16));
+    let refused = webhooks.verify(&headers("msg_1", "1893456000", &too_many), BODY.as_bytes());
+    assert_eq!(refused, Err(WebhookError::WrongSignature));
+}
+
 #[test]
 fn any_change_to_a_delivery_is_noticed() {
     let (webhooks, _) = webhooks();
