@@ -70,7 +70,7 @@ string_id! {
 /// [`CurrentSession::from_extensions`](crate::CurrentSession::from_extensions) returns it. The session
 /// is not a part of the customer: it is neither compared nor shown nor serialized. But as long as such
 /// a handle is kept, its session stays in memory, with its token. To keep a customer beyond the
-/// request, keep a clone of the data: `Customer::from((*customer).clone())`.
+/// request, keep what [`detached`](Self::detached) returns.
 ///
 /// ```
 /// use customer_session::{Customer, CustomerData};
@@ -105,8 +105,8 @@ impl Customer {
         Self(Handle::InSession(context))
     }
 
-    /// Returns a handle of the same customer without the context, to be kept.
-    pub(crate) fn detached(&self) -> Self {
+    /// Returns a handle of the same data that leads to no session, to be kept beyond the request.
+    pub fn detached(&self) -> Self {
         Self(Handle::Plain(Arc::clone(self.shared())))
     }
 

@@ -134,7 +134,8 @@ pub mod testing;
 mod token;
 mod unconfirmed_changes;
 
-/// The atomics of the revocation table; `tests/loom.rs` puts loom's in their place.
+/// The atomics of the revocation table, and the slots of the front cache; `tests/loom.rs` puts its own
+/// in their place.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 

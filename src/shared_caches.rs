@@ -13,7 +13,8 @@ use crate::{invalidation::Invalidation, telemetry, unconfirmed_changes::Unconfir
 ///
 /// A store that keeps one, and returns it from
 /// [`shared_caches`](crate::SessionStore::shared_caches), lets a revocation by one of them reach the
-/// others before it returns. What a late change of one may concern is cached by none of them. Clones are the same set of caches; the clones of a store must share it.
+/// others before it returns. While a change by one of them is late, none of them caches what it may
+/// affect. Clones are the same set of caches; the clones of a store must share it.
 ///
 /// ```
 /// use customer_session::{

@@ -277,7 +277,7 @@ pub(crate) fn customer_replaced(extractor: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         "a handler asks for `{extractor}`, but the `Customer` in the request's extensions was not put \
-         there by the layer: a middleware behind the layer may replace it by what \
+         there by the layer: a middleware may put there what `CurrentSession::into_customer` or \
          `CurrentSession::acting_for` returns"
     );
     #[cfg(not(feature = "tracing"))]

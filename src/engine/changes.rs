@@ -18,11 +18,8 @@ impl Engine {
     /// Stops the use of everything that was read before the change that `invalidation` announces.
     pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
         self.revocations.record(invalidation);
-        if *invalidation == Invalidation::All {
-            self.cache.clear();
-        }
         self.counters.invalidations.add_one();
-        self.sweep.schedule();
+        self.sweep.schedule(self.clock.monotonic_now());
     }
 
     /// Applies a change that this engine has made or found, here and in the other caches in front of

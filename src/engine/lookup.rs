@@ -86,6 +86,7 @@ impl Engine {
             runtime.spawn(telemetry::in_current_span(async move {
                 let (engine, mut leader) = (&guard.engine, leader);
                 let result = engine.lead(key, &token, class, &mut leader, limit).await;
+                engine.sweep_if_due();
                 // Deregistered before the waiters wake: a later caller starts a new lookup.
                 drop((guard, purpose));
                 leader.finish(result);
@@ -232,7 +233,9 @@ impl Engine {
     ) -> LookupResult {
         let stripes = |session: &CustomerSession| self.revocations.stripes(session, start.epoch);
         match found {
-            Some(session) if session.is_live_at(self.clock.now()) => {
+            Some(mut session) if session.is_live_at(self.clock.now()) => {
+                // A store may return a handle that leads to another session.
+                session.customer = session.customer.detached();
                 // If the wall clock goes back, the session still ends when it should have.
                 let left = (session.expires_at - start.wall)
                     .to_std()

@@ -103,7 +103,7 @@ impl Engine {
             upstream: Upstream::new(store, &config),
             pending_changes: PendingChanges::new(unconfirmed),
             counters: Counters::default(),
-            sweep: Sweep::new(Weak::clone(engine)),
+            sweep: Sweep::new(),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,
             has_looked_for_source: AtomicBool::new(false),

@@ -65,7 +65,7 @@ impl Engine {
         self.revocations.notify_session(session);
         self.tell_others(&found);
         self.counters.invalidations.add_one();
-        self.sweep.schedule();
+        self.sweep.schedule(self.clock.monotonic_now());
         result
     }
 

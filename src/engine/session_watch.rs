@@ -15,6 +15,7 @@ use super::{
     Authenticated, CacheLookup, Engine,
     cache::entry::CachedSession,
     error::AuthenticateError,
+    upstream::permits::Purpose,
     watch::{SessionEnd, Watch, Watching},
 };
 use crate::{session::CustomerSession, token::SessionToken};
@@ -37,7 +38,7 @@ impl Watch for Weak<Engine> {
         let engine = self.upgrade();
         Box::pin(async move {
             match engine {
-                Some(engine) => engine.watch_session(&session.session).await,
+                Some(engine) => engine.watch_session(session).await,
                 None => SessionEnd::Unconfirmed,
             }
         })
@@ -50,19 +51,20 @@ struct Watched {
     /// End of the session if the store keeps failing.
     good_until: Option<Instant>,
     /// The entry on which `good_until` rests.
-    last: Option<Arc<CachedSession>>,
+    last: Arc<CachedSession>,
     /// End of the time in line since the session was last confirmed.
     in_line_until: Option<Instant>,
 }
 
 impl Engine {
     /// Waits until a request with this session's token would be refused.
-    async fn watch_session(self: &Arc<Self>, session: &CustomerSession) -> SessionEnd {
+    async fn watch_session(self: &Arc<Self>, cached: Arc<CachedSession>) -> SessionEnd {
+        let session = &cached.session;
         let (id, customer) = (session.id.as_str(), session.customer_id.as_str());
         let mut watched = Watched {
             expires_at: session.expires_at,
             good_until: None,
-            last: None,
+            last: Arc::clone(&cached),
             in_line_until: None,
         };
         loop {
@@ -112,12 +114,20 @@ impl Engine {
         token: &SessionToken,
         watched: &mut Watched,
     ) -> Result<Authenticated, AuthenticateError> {
-        let limit = Instant::now() + MAX_TIME_IN_LINE;
-        watched.in_line_until.get_or_insert(limit);
+        let started = Instant::now();
+        watched
+            .in_line_until
+            .get_or_insert(started + MAX_TIME_IN_LINE);
+        let wait_limit = self.config.wait_limit();
         let mut purpose = pin!(self.upstream.permits.stream());
         let purpose = loop {
-            match timeout(self.config.wait_limit(), &mut purpose).await {
+            match timeout(wait_limit.min(MIN_RECHECK), &mut purpose).await {
                 Ok(purpose) => break purpose,
+                // It has probably ended, and does not wait behind all that have not.
+                Err(_) if !self.is_spared(watched) => {
+                    return self.lookup_or_stale(token, &Purpose::REQUEST).await;
+                }
+                Err(_) if started.elapsed() < wait_limit => {}
                 Err(_) if self.may_stay_in_line(watched) => {}
                 Err(_) => return Err(AuthenticateError::Overloaded),
             }
@@ -133,16 +143,18 @@ impl Engine {
     /// Returns `true` if only the number of lookups keeps the store from confirming the session, and
     /// nothing speaks against it.
     fn may_stay_in_line(&self, watched: &Watched) -> bool {
-        let is_spared = |last: &Arc<CachedSession>| {
-            let table = &self.revocations.table;
-            table.is_spared(last.epoch, last.stripes)
-        };
         watched
             .in_line_until
             .is_some_and(|until| Instant::now() < until)
             && self.clock.now() < watched.expires_at
-            && watched.last.as_ref().is_some_and(is_spared)
+            && self.is_spared(watched)
             && !self.upstream.is_hanging()
+    }
+
+    /// Returns `true` if no change of the session or its customer was announced since it was confirmed.
+    fn is_spared(&self, watched: &Watched) -> bool {
+        let last = &watched.last;
+        self.revocations.table.is_spared(last.epoch, last.stripes)
     }
 
     /// Looks `token` up in the cache as a request would, without being counted as one.
@@ -176,7 +188,7 @@ impl Engine {
                 // As for a request, one more lookup may take its time.
                 let good_for = fresh_for + self.config.wait_limit();
                 watched.good_until = Instant::now().checked_add(good_for);
-                watched.last = Some(session);
+                watched.last = session;
                 watched.in_line_until = None;
                 Ok(fresh_for.max(MIN_RECHECK))
             }
@@ -211,10 +223,8 @@ impl Engine {
     /// Returns `true` if a revocation has overtaken the entry that the stream relies on. Requests
     /// do not rely on it either.
     fn was_overtaken(&self, watched: &Watched) -> bool {
-        let is_current = |last: &Arc<CachedSession>| {
-            self.is_current(&**last, last.session.token.expose().as_bytes())
-        };
-        watched.last.as_ref().is_some_and(|last| !is_current(last))
+        let last = &watched.last;
+        !self.is_current(&**last, last.session.token.expose().as_bytes())
     }
 }
 

@@ -1,68 +1,60 @@
-//! How what was revoked leaves memory: it is never used again, but it lies in the caches, its token and
-//! its customer included, until something takes its place. So a while after a change the caches are
-//! swept, on a thread where no request waits.
+//! How what was revoked leaves memory. It is never used again, but it lies in the caches, its token and
+//! its customer included, until an entry takes its place. So the first lookup that ends a minute after a
+//! change has the caches swept, on a thread where no request waits.
 
 use std::{
     sync::{
-        Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
     },
     time::Duration,
 };
 
-use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
+use tokio::task::spawn_blocking;
 
 use super::Engine;
+use crate::clock::MonotonicTime;
 
 /// Time from a change to the sweep. One sweep is made for all changes in between.
 const SWEEP_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether a sweep is to come.
-pub(super) struct Sweep {
-    is_due: AtomicBool,
-    engine: Weak<Engine>,
-}
+/// The time of the next sweep, in nanoseconds of the engine's clock.
+pub(super) struct Sweep(AtomicU64);
 
-/// A sweep that is to come. Dropped without it, if its runtime is shut down, the next change makes
-/// another.
-struct Scheduled(Weak<Engine>);
+/// As the time of the next sweep: nothing has changed.
+const NOT_DUE: u64 = u64::MAX;
 
 impl Sweep {
-    pub(super) fn new(engine: Weak<Engine>) -> Self {
-        Self {
-            is_due: AtomicBool::new(false),
-            engine,
-        }
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(NOT_DUE))
     }
 
-    /// Sweeps a while from now, unless that is to come anyway. Outside a runtime it does nothing.
-    pub(super) fn schedule(&self) {
-        if self.is_due.load(Relaxed) {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        if self.is_due.swap(true, Relaxed) {
-            return;
-        }
-        let scheduled = Scheduled(Weak::clone(&self.engine));
-        runtime.spawn(async move {
-            sleep(SWEEP_AFTER).await;
-            let engine = scheduled.0.upgrade();
-            // Before the sweep: a change from here on may come too late for it.
-            drop(scheduled);
-            if let Some(engine) = engine {
-                spawn_blocking(move || engine.run_pending_tasks());
-            }
-        });
+    /// Makes a sweep due a minute after `now`, unless one is due earlier. To be called after the change
+    /// was recorded: a sweep then either sees the change, or leaves another one due.
+    pub(super) fn schedule(&self, now: MonotonicTime) {
+        self.0.fetch_min((now + SWEEP_AFTER).as_nanos(), AcqRel);
+    }
+
+    /// Returns `true` if a sweep is due at `now` and the caller is to make it.
+    fn take_turn(&self, now: MonotonicTime) -> bool {
+        let due = self.0.load(Acquire);
+        now.as_nanos() >= due
+            && self
+                .0
+                .compare_exchange(due, NOT_DUE, AcqRel, Acquire)
+                .is_ok()
     }
 }
 
-impl Drop for Scheduled {
-    fn drop(&mut self) {
-        if let Some(engine) = self.0.upgrade() {
-            engine.sweep.is_due.store(false, Relaxed);
+impl Engine {
+    /// Starts a sweep, if one is due. To be called in a task.
+    pub(super) fn sweep_if_due(self: &Arc<Self>) {
+        if self.sweep.take_turn(self.clock.monotonic_now()) {
+            let engine = Arc::clone(self);
+            spawn_blocking(move || engine.run_pending_tasks());
         }
     }
 }

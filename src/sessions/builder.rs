@@ -50,9 +50,9 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// quarter as many unknown tokens are remembered.
     ///
     /// A session takes about 500 bytes, and what its customer carries. A front cache adds 13 bytes for
-    /// each session of the capacity, up to four million. It has two slots in five to spare, and a
-    /// session may stay in one after the cache has dropped it; so while sessions come and go, up to 2.4
-    /// times as many as the capacity may be held.
+    /// each session of the capacity, up to four million. It has 40 % more slots than sessions, and a
+    /// session may stay in one after the cache has dropped it. So while sessions come and go, up to 2.4
+    /// times as many as the capacity may be held, and up to seven more.
     ///
     /// The tokens that were live before are remembered beyond that, for
     /// [`max_concurrent_lookups`](Self::max_concurrent_lookups): by hashes that take another 16 to
@@ -150,8 +150,8 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// The caller then gets [`Timeout`](crate::StoreErrorKind::Timeout), and what is cached about the
     /// session or the customer is used no more. The change itself may still happen, so for up to five
     /// minutes the store is given time to finish it; until it has, nothing about that session or
-    /// customer is cached here. A session counts as the one that was
-    /// [rotated](crate::CustomerSessions::rotate) into it.
+    /// customer is cached here. The same holds for the sessions that it was
+    /// [rotated](crate::CustomerSessions::rotate) into.
     ///
     /// At most 1024 changes are under way at once, and 768 of single sessions. Beyond that a change
     /// is refused with [`Unavailable`](crate::StoreErrorKind::Unavailable), before the store is asked.

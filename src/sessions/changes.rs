@@ -194,7 +194,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Ends the session that `token` opens, expired or not. `false` means that it opens none.
     ///
     /// A token that was rotated opens none, and leads to the session's new token only while this
-    /// engine has the old one in its cache. To end a session whatever its token is now, use
+    /// engine has the old one in its cache: for a minute or so. To end a session whatever its token is now, use
     /// [`revoke`](Self::revoke) with one of its ids.
     ///
     /// # Errors

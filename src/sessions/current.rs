@@ -55,7 +55,8 @@ impl CurrentSession {
     }
 
     /// Returns the session that authenticated a request, from the extensions of the request; `None`
-    /// if none did. The [`Customer`] that the layer has put there leads to it.
+    /// if none did. The [`Customer`] that the layer has put there leads to it, or one from
+    /// [`into_customer`](Self::into_customer) or [`acting_for`](Self::acting_for).
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         let customer: &Customer = extensions.get()?;
         customer.context().map(Self::new)
@@ -72,9 +73,9 @@ impl CurrentSession {
         SessionLifetime::new(Arc::clone(&self.cached))
     }
 
-    /// Returns `customer` as one for whom this session acts: a handle that leads to this session, for a
-    /// middleware behind the layer to put in place of the [`Customer`] in the extensions, for instance
-    /// while a member of staff acts for a customer.
+    /// Returns a handle of `customer` that leads to this session. A middleware behind the layer inserts
+    /// it in place of the [`Customer`] in the extensions, for instance while a member of staff acts for
+    /// a customer.
     ///
     /// Handlers then get that customer, and [`CurrentSession`] and [`SessionLifetime`] stay those of
     /// this session. Whether it may act for them is for the application to decide; nothing is checked
@@ -97,9 +98,12 @@ impl CurrentSession {
         }))
     }
 
-    /// Returns the session's customer, whose handle leads to the session.
+    /// Returns the session's customer, whose handle leads to this session: what the layer puts into the
+    /// extensions of a request. A middleware of your own that authenticates by
+    /// [`CustomerSessions::authenticate`](crate::CustomerSessions::authenticate) does the same, and the
+    /// extractors work behind it.
     #[inline]
-    pub(crate) fn into_customer(self) -> Customer {
+    pub fn into_customer(self) -> Customer {
         Customer::in_session(self.cached)
     }
 }

@@ -30,8 +30,8 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(10);
 /// A handle that tells when a session has ended, for WebSockets and other streams, which would
 /// otherwise outlive the session that opened them.
 ///
-/// In axum handlers it is an extractor. Elsewhere [`SessionLifetime::from_extensions`] finds it in the extensions
-/// of an authenticated request. A clone costs one pointer. Nothing is watched until
+/// In axum handlers it is an extractor. Elsewhere [`SessionLifetime::from_extensions`] finds it in the
+/// extensions of an authenticated request. A clone costs one pointer. Nothing is watched until
 /// [`ended`](Self::ended) is awaited.
 ///
 /// ```
@@ -61,8 +61,8 @@ impl SessionLifetime {
     /// Returns the lifetime of the session that authenticated a request, from the extensions of the
     /// request; `None` if none did. In axum handlers `SessionLifetime` is an extractor.
     ///
-    /// A middleware that puts another [`Customer`](crate::Customer) into the extensions takes it away,
-    /// unless that one comes from [`CurrentSession::acting_for`].
+    /// If a middleware has put another [`Customer`](crate::Customer) into the extensions, this returns
+    /// `None`, unless that one comes from [`CurrentSession::acting_for`].
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         CurrentSession::from_extensions(extensions).map(|session| session.lifetime())
     }
@@ -79,6 +79,10 @@ impl SessionLifetime {
     /// cached session is too old, as for requests. A jump of the wall clock is noticed within ten
     /// seconds. If the store fails when a change becomes known, the session counts as good for one
     /// more [`store_timeout`](crate::CustomerSessionsBuilder::store_timeout).
+    ///
+    /// If everything was invalidated at once, and the store answers but has more streams to confirm than
+    /// it can at once, a stream goes on for a minute at most until it is confirmed. A change of its own
+    /// session or customer is still known at once.
     ///
     /// The future may be dropped at any time, and any number of clones may be awaited. It needs a
     /// tokio runtime.

@@ -116,10 +116,10 @@ impl<S> CustomerSessions<S> {
 
     /// Drops from the cache what is of no use any more.
     ///
-    /// The cache does so by itself while it is used, and a minute after a revocation or another
-    /// invalidation. Call this from a timer if memory should be freed while there are no requests;
-    /// [`purge`](Self::purge) calls it too. It looks at every cached session, which takes a tenth of a
-    /// second for a million of them: call it by `spawn_blocking` if there may be so many.
+    /// The cache does so by itself while it is used, and with the first lookup a minute after a
+    /// revocation or another invalidation. Call this from a timer if memory should be freed while there
+    /// are no requests; [`purge`](Self::purge) calls it too. It looks at every cached session: call it by
+    /// `spawn_blocking` if there are many.
     pub fn run_pending_tasks(&self) {
         self.engine.run_pending_tasks();
     }

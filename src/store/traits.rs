@@ -145,7 +145,8 @@ pub trait SessionRegistry: SessionStore {
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the session's id or
-    /// token exists already, or the id was replaced and leads to a family, if the customer is deleted, or if the limit refuses the session.
+    /// token exists already, if the id was replaced, if the customer is deleted, or if the limit
+    /// refuses the session.
     async fn insert(
         &self,
         session: &CustomerSession,

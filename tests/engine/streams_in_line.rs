@@ -6,8 +6,8 @@ use std::{
 };
 
 use customer_session::{
-    CustomerSession, CustomerSessions, Invalidation, SessionEnd, SessionStore, SessionToken,
-    StoreError, async_trait, store::MemoryStore,
+    CustomerId, CustomerSession, CustomerSessions, Invalidation, SessionEnd, SessionStore,
+    SessionToken, StoreError, async_trait, store::MemoryStore,
 };
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -38,6 +38,7 @@ impl SessionStore for Slow {
 
 /// Sessions with eight lookups at once, four of them for streams.
 struct Crowd {
+    registry: CustomerSessions<MemoryStore>,
     store: Arc<Slow>,
     sessions: CustomerSessions<Arc<Slow>>,
     streams: Vec<JoinHandle<SessionEnd>>,
@@ -66,6 +67,7 @@ impl Crowd {
         }
         sleep(MILLISECOND).await;
         Self {
+            registry,
             store,
             sessions,
             streams,
@@ -121,21 +123,33 @@ async fn a_stream_stays_in_line_for_a_minute_and_not_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_session_may_be_revoked_does_not_stay_in_line() {
+async fn a_stream_whose_own_customer_was_changed_does_not_wait_behind_the_others() {
     let mut crowd = Crowd::new().await;
     crowd.flush(Some(SECOND / 2)).await;
     // Behind all others.
-    let last = crowd.streams.pop().expect("one");
-    let customer = format!("cus_{}", STREAMS - 1);
+    let [changed, revoked] = [(); 2].map(|()| crowd.streams.pop().expect("one"));
     sleep(SECOND).await;
-    assert!(!last.is_finished());
+    assert!(!changed.is_finished() && !revoked.is_finished());
+    let [changed_customer, revoked_customer] =
+        [1, 2].map(|last| CustomerId::from(format!("cus_{}", STREAMS - last)));
+    let registry = &crowd.registry;
+    registry
+        .revoke_customer(&revoked_customer)
+        .await
+        .expect("revoked");
     receive(
         &crowd.sessions,
-        [Invalidation::Customer(customer.as_str().into())],
+        [
+            Invalidation::Customer(changed_customer),
+            Invalidation::Customer(revoked_customer),
+        ],
     )
     .await;
-    sleep(8 * SECOND).await;
-    assert!(last.is_finished());
-    assert_eq!(last.await.expect("no panic"), SessionEnd::Unconfirmed);
-    assert!(crowd.ended() < STREAMS / 10);
+    // It looks once a second, and a lookup takes half a second.
+    sleep(2 * SECOND).await;
+    assert!(revoked.is_finished());
+    assert_eq!(revoked.await.expect("no panic"), SessionEnd::Revoked);
+    sleep(4 * SECOND).await;
+    assert!(!changed.is_finished());
+    assert_eq!(crowd.ended(), 0);
 }

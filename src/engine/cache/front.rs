@@ -6,12 +6,12 @@
 //!
 //! Three invariants let writers go without a lock, too:
 //!
-//! 1. A session is returned only to who asks for its own hash. A tag tells where to look and no more:
+//! 1. A session is returned only to a reader that asks for its own hash. A tag tells where to look and no more:
 //!    tag and slot are two writes, and between them, or after two writers have met, a tag may belong
 //!    to another session. The worst that follows is a session that is not found, or is in two slots.
 //! 2. Whether a session may be used is decided by the reader, at each use. So it does not matter when
 //!    an old copy is overwritten, nor in which order two copies are put.
-//! 3. A session that cannot be used is in nobody's way: it is overwritten like an empty slot.
+//! 3. A session that cannot be used blocks no slot: it is overwritten as if the slot were empty.
 //!
 //! `tests/loom.rs` checks this file as it is, on slots that loom can see into.
 
@@ -40,7 +40,7 @@ const SLOTS: usize = 7;
 /// then have a slot.
 const SESSIONS_PER_BUCKET: u64 = 5;
 
-/// Most sessions that are counted on: their buckets take 51 MiB.
+/// Largest capacity that gets slots of its own: their buckets take 51 MiB.
 const MAX_SESSIONS: u64 = 1 << 22;
 
 /// The lowest bit of each byte.
@@ -50,7 +50,7 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x0080_8080_8080_8080;
 
 impl FrontCache {
-    /// Creates a cache with slots for `capacity` sessions, and two in five to spare.
+    /// Creates a cache with slots for `capacity` sessions, and 40 % more.
     pub(super) fn new(capacity: u64) -> Self {
         let buckets = capacity.min(MAX_SESSIONS).div_ceil(SESSIONS_PER_BUCKET);
         Self {

@@ -134,14 +134,6 @@ impl SessionCache {
         }
     }
 
-    /// Drops all entries, after an invalidation of everything. The front cache is too large to be
-    /// emptied while requests wait: its entries are not current any more, are replaced like empty slots,
-    /// and go with the next sweep.
-    pub(crate) fn clear(&self) {
-        self.sessions.iter().for_each(Moka::invalidate_all);
-        self.negative.iter().for_each(Moka::invalidate_all);
-    }
-
     /// Drops the sessions that are not `wanted`, and what is too old. Looks at every session.
     pub(crate) fn run_pending_tasks(&self, wanted: impl Fn(&CachedSession) -> bool) {
         self.front.retain(&wanted);

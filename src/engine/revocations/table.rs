@@ -127,14 +127,19 @@ impl RevocationTable {
     /// takes a later one.
     pub(crate) fn record_found(&self, answer: Stripes) -> Option<Stripes> {
         let entry = &self.sessions[answer.session as usize];
-        let seen = entry.load(Ordering::Acquire);
-        if seen > answer.session_epoch.0 {
-            return None;
-        }
-        let session_epoch = self.advance();
-        entry
-            .compare_exchange(seen, session_epoch.0, Ordering::AcqRel, Ordering::Acquire)
-            .ok()?;
+        let mut seen = entry.load(Ordering::Acquire);
+        let session_epoch = loop {
+            if seen > answer.session_epoch.0 {
+                return None;
+            }
+            let now = self.advance();
+            let exchanged =
+                entry.compare_exchange(seen, now.0, Ordering::AcqRel, Ordering::Acquire);
+            match exchanged {
+                Ok(_) => break now,
+                Err(changed) => seen = changed,
+            }
+        };
         self.recent(answer.session)
             .fetch_max(session_epoch.0, Ordering::AcqRel);
         Some(Stripes {

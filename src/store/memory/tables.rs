@@ -85,7 +85,7 @@ impl Tables {
         let account = self.customers.get(&session.customer_id);
         account
             .map_or(&session.customer, |account| &account.customer)
-            .clone()
+            .detached()
     }
 
     /// Returns the sessions that must end before `new` is added, oldest first.
@@ -216,7 +216,7 @@ impl Tables {
         let Some(account) = self.customers.get_mut(&customer.id) else {
             return false;
         };
-        account.customer = customer.clone();
+        account.customer = customer.detached();
         self.forget_without_sessions(&customer.id);
         true
     }
