@@ -2,9 +2,11 @@
 //! has made, or one that a source reports.
 
 use std::{
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
+
+use tokio::task::spawn_blocking;
 
 use super::{Engine, revocations::sources::SourceId};
 use crate::{
@@ -33,6 +35,14 @@ impl Engine {
     pub(super) fn tell_others(&self, invalidation: &Invalidation) {
         if let Some(caches) = &self.shared_caches {
             caches.tell_others(self, invalidation);
+        }
+    }
+
+    /// Sweeps the caches, on a thread where no request waits, if that is due. To be called in a task.
+    pub(super) fn sweep_if_due(self: &Arc<Self>) {
+        if self.sweep.take_turn(self.clock.monotonic_now()) {
+            let engine = Arc::clone(self);
+            spawn_blocking(move || engine.run_pending_tasks());
         }
     }
 

@@ -14,8 +14,9 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// thousand revocations a second, however few sessions are cached.
 const MIN_STRIPES: u64 = 4096;
 
-/// Most stripes of the revocation table: 8 MiB for sessions, and as much for customers.
-const MAX_STRIPES: u64 = 1 << 20;
+/// Most stripes of the revocation table: 4 MiB for sessions, and as much for customers. Of a million
+/// cached sessions, two share a stripe then, and one is looked up again if the other is revoked.
+const MAX_STRIPES: u64 = 1 << 19;
 
 /// The settings of an engine: the builder fills them, and the engine keeps them.
 #[derive(Clone)]
@@ -145,7 +146,7 @@ mod tests {
             (1, 4096),
             (5000, 8192),
             (50_000, 65_536),
-            (u64::MAX, 1 << 20),
+            (u64::MAX, 1 << 19),
         ] {
             config.cache_capacity = capacity;
             assert_eq!(config.stripes(), stripes, "{capacity}");

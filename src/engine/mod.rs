@@ -72,7 +72,7 @@ pub(crate) struct Engine {
     /// Set once the engine has checked that a source is listened to.
     has_looked_for_source: AtomicBool,
     /// Handed to what outlives a request.
-    watcher: Arc<Watcher>,
+    watcher: Arc<Watcher<CachedSession>>,
 }
 
 /// The outcome of a cache lookup.
@@ -200,7 +200,7 @@ impl Engine {
         self.upstream.retry_after(self.clock.monotonic_now())
     }
 
-    pub(crate) fn watcher(&self) -> Weak<Watcher> {
+    pub(crate) fn watcher(&self) -> Weak<Watcher<CachedSession>> {
         Arc::downgrade(&self.watcher)
     }
 

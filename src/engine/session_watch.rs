@@ -33,7 +33,7 @@ const MAX_TIME_IN_LINE: Duration = Duration::from_secs(60);
 /// Shortest time between two lookups for one stream.
 const MIN_RECHECK: Duration = Duration::from_secs(1);
 
-impl Watch for Weak<Engine> {
+impl Watch<CachedSession> for Weak<Engine> {
     fn watch(&self, session: Arc<CachedSession>) -> Watching {
         let engine = self.upgrade();
         Box::pin(async move {

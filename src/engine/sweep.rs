@@ -3,19 +3,13 @@
 //! change has the caches swept, on a thread where no request waits.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire},
-        },
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire},
     },
     time::Duration,
 };
 
-use tokio::task::spawn_blocking;
-
-use super::Engine;
 use crate::clock::MonotonicTime;
 
 /// Time from a change to the sweep. One sweep is made for all changes in between.
@@ -39,22 +33,12 @@ impl Sweep {
     }
 
     /// Returns `true` if a sweep is due at `now` and the caller is to make it.
-    fn take_turn(&self, now: MonotonicTime) -> bool {
+    pub(super) fn take_turn(&self, now: MonotonicTime) -> bool {
         let due = self.0.load(Acquire);
         now.as_nanos() >= due
             && self
                 .0
                 .compare_exchange(due, NOT_DUE, AcqRel, Acquire)
                 .is_ok()
-    }
-}
-
-impl Engine {
-    /// Starts a sweep, if one is due. To be called in a task.
-    pub(super) fn sweep_if_due(self: &Arc<Self>) {
-        if self.sweep.take_turn(self.clock.monotonic_now()) {
-            let engine = Arc::clone(self);
-            spawn_blocking(move || engine.run_pending_tasks());
-        }
     }
 }

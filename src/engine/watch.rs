@@ -2,8 +2,6 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use super::cache::entry::CachedSession;
-
 /// The reason why a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -20,23 +18,23 @@ pub enum SessionEnd {
     Unconfirmed,
 }
 
-/// Tells when a session has ended.
-pub(crate) trait Watch: Send + Sync {
+/// Tells when a session has ended; `S` is a session that was looked up.
+pub(crate) trait Watch<S>: Send + Sync {
     /// Waits until a request with this session's token would be refused.
-    fn watch(&self, session: Arc<CachedSession>) -> Watching;
+    fn watch(&self, session: Arc<S>) -> Watching;
 }
 
 pub(crate) type Watching = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
 
 /// A [`Watch`] behind a thin pointer, so that a cached session stays small.
-pub(crate) struct Watcher(Box<dyn Watch>);
+pub(crate) struct Watcher<S>(Box<dyn Watch<S>>);
 
-impl Watcher {
-    pub(crate) fn new(watch: impl Watch + 'static) -> Self {
+impl<S> Watcher<S> {
+    pub(crate) fn new(watch: impl Watch<S> + 'static) -> Self {
         Self(Box::new(watch))
     }
 
-    pub(crate) fn watch(&self, session: Arc<CachedSession>) -> Watching {
+    pub(crate) fn watch(&self, session: Arc<S>) -> Watching {
         self.0.watch(session)
     }
 }

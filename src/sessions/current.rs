@@ -20,8 +20,7 @@ use crate::{
 /// [`from_extensions`](Self::from_extensions) finds it in the extensions of an authenticated request,
 /// and [`CustomerSessions::authenticate`](crate::CustomerSessions::authenticate) returns it.
 ///
-#[cfg_attr(feature = "axum", doc = "```")]
-#[cfg_attr(not(feature = "axum"), doc = "```ignore")]
+/// ```
 /// use axum::extract::State;
 /// use customer_session::{CurrentSession, CustomerSessions, StoreError, store::MemoryStore};
 ///
@@ -32,9 +31,6 @@ use crate::{
 ///     sessions.revoke(&session.id).await?;
 ///     Ok(())
 /// }
-/// # axum::Router::new()
-/// #     .route("/sign-out", axum::routing::post(sign_out))
-/// #     .with_state::<()>(CustomerSessions::builder(MemoryStore::new()).build());
 /// ```
 #[derive(Clone)]
 #[doc(alias("current_user", "auth"))]

@@ -15,8 +15,8 @@ use http::Extensions;
 use pin_project_lite::pin_project;
 use tokio::time::sleep;
 
-use super::CurrentSession;
 use crate::{
+    customer::Customer,
     engine::{SessionEnd, cache::entry::CachedSession},
     session::CustomerSession,
 };
@@ -61,10 +61,11 @@ impl SessionLifetime {
     /// Returns the lifetime of the session that authenticated a request, from the extensions of the
     /// request; `None` if none did. In axum handlers `SessionLifetime` is an extractor.
     ///
-    /// If a middleware has put another [`Customer`](crate::Customer) into the extensions, this returns
-    /// `None`, unless that one comes from [`CurrentSession::acting_for`].
+    /// If a middleware has put another [`Customer`] into the extensions, this returns `None`, unless that
+    /// one comes from [`acting_for`](crate::CurrentSession::acting_for).
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        CurrentSession::from_extensions(extensions).map(|session| session.lifetime())
+        let customer: &Customer = extensions.get()?;
+        customer.context().map(Self::new)
     }
 
     #[inline]

@@ -44,7 +44,7 @@ pub(crate) struct CachedSession {
     pub(crate) stale_until: MonotonicTime,
     /// Weak, since the engine holds the entry in turn; `None` for a session without an engine, which
     /// only its expiry ends.
-    pub(crate) watcher: Option<Weak<Watcher>>,
+    pub(crate) watcher: Option<Weak<Watcher<Self>>>,
 }
 
 /// The result that there is no such session, or none that is live.
