@@ -49,10 +49,10 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     /// Sets how many sessions are cached; 50,000 by default. Zero caches nothing. In addition, a
     /// quarter as many unknown tokens are remembered.
     ///
-    /// A session takes about 400 bytes beyond its own fields and its customer's. A front cache adds 13 bytes for
-    /// each session of the capacity, up to four million. It has 40 % more slots than sessions, and a
-    /// session may stay in one after the cache has dropped it. So while sessions come and go, up to 2.4
-    /// times as many as the capacity may be held, and up to seven more.
+    /// A session takes about 400 bytes beyond its own fields and its customer's. A front cache adds 13
+    /// bytes for each session of the capacity, up to four million. It has 40 % more slots than sessions,
+    /// and a session may stay in one after the cache has dropped it. So while sessions come and go, up
+    /// to 2.4 times as many as the capacity may be held, and up to seven more.
     ///
     /// The tokens that were live before are remembered beyond that, for
     /// [`max_concurrent_lookups`](Self::max_concurrent_lookups): by hashes that take another 16 to
