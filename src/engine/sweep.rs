@@ -1,6 +1,6 @@
-//! How what was revoked leaves memory. It is never used again, but it lies in the caches, its token and
-//! its customer included, until an entry takes its place. So the first lookup that ends a minute after a
-//! change has the caches swept, on a thread where no request waits.
+//! The removal of revoked sessions from memory. They are never used again, but lie in the caches, token
+//! and customer included, until other entries take their places. So the first lookup that ends a minute
+//! after a change has the caches swept, on a thread where no request waits.
 
 use std::{
     sync::atomic::{

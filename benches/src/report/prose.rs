@@ -5,8 +5,7 @@ pub const INTRODUCTION: &str = "# What it costs
 Measured by `benches/run`, which writes this page; what it printed is in [run.log](run.log).
 Everything that is compared ran in turn, in the same rounds: figures are medians over the rounds,
 ratios are medians of each round's ratio. Take the ratios from here to your machine, not the
-nanoseconds. All is a plain `cargo build --release`, without link-time optimisation. Where the
-linker places a function moves a hot hit by 5 % from build to build.
+nanoseconds. All is a plain `cargo build --release`, without link-time optimisation.
 
 ";
 
@@ -33,7 +32,7 @@ the time in a batch.
 
 Only ours can revoke: in all the others a session stays open until it is evicted or expires. They
 let any number of requests look up the same token at once, and remember no unknown tokens. They
-read an exact clock at each hit; ours reads a coarse one, which is about 35 ns less.
+read an exact clock at each hit; ours reads a coarse one, which costs less.
 ";
 
 pub const GROWTH: &str = "
@@ -77,9 +76,8 @@ axum on the loopback with one worker on one core, 32 connections from the other 
 processor time a request takes, the kernel's part included. Rounds in which the load did not keep
 the server at work are left out, unless there are no others.
 
-axum's `Router::layer` boxes the service and its future: about 130 ns and 3 allocations, whatever
-the layer does. No layer can win that back, so that ours stands beside the floor layer, which is
-added in the same way.
+axum's `Router::layer` boxes the service and its future, whatever the layer does. No layer can win
+that back, so that ours stands beside the floor layer, which is added in the same way.
 ";
 
 pub const NOT_MEASURED: &str = "

@@ -1,14 +1,15 @@
 //! The cache in front of moka, whose `get` costs as much as all the rest of a hit.
 //!
-//! It is a hash table of buckets of one cache line each. A session belongs into one of two buckets,
-//! which its hash chooses, and into any of their slots. Reads take no lock and, but for the entry's
+//! It is a hash table of buckets of one cache line each. A session belongs in one of two buckets,
+//! which its hash chooses, in any of their slots. Reads take no lock and, but for the entry's
 //! reference count, write to no memory that another core reads.
 //!
 //! Three invariants let writers go without a lock, too:
 //!
-//! 1. A session is returned only to a reader that asks for its own hash. A tag tells where to look and no more:
-//!    tag and slot are two writes, and between them, or after two writers have met, a tag may belong
-//!    to another session. The worst that follows is a session that is not found, or is in two slots.
+//! 1. A session is returned only to a reader that asks for its own hash. A tag tells where to look and
+//!    no more: tag and slot are two writes, and between them, or after two writers have met, a tag may
+//!    belong to another session. The worst that follows is a session that is not found, or is in two
+//!    slots.
 //! 2. Whether a session may be used is decided by the reader, at each use. So it does not matter when
 //!    an old copy is overwritten, nor in which order two copies are put.
 //! 3. A session that cannot be used blocks no slot: it is overwritten as if the slot were empty.
