@@ -66,7 +66,10 @@ struct Ending {
 /// A version of a customer as it was written.
 #[derive(Clone, Copy)]
 struct Write {
-    node: usize,
+    /// The node that must show no older version at once: the one that updated the customer. A node
+    /// that issued a session to a customer whom the store had forgotten with their last session need
+    /// not have heard of that session's end.
+    marked_by: Option<usize>,
     version: i64,
     start: Duration,
     sure: Option<Duration>,
@@ -183,8 +186,8 @@ impl Changes {
             sure: sure.then_some(event.end),
             marked,
         };
-        let write = |version: i64, sure: bool| Write {
-            node: event.node,
+        let write = |marked_by: Option<usize>, version: i64, sure: bool| Write {
+            marked_by,
             version,
             start: event.start,
             sure: sure.then_some(event.end),
@@ -211,7 +214,7 @@ impl Changes {
                 // A customer that the store knew stays as it was.
                 if is_new || session.is_none() {
                     let writes = self.writes.entry(customer).or_default();
-                    writes.push(write(version, session.is_some()));
+                    writes.push(write(None, version, session.is_some()));
                 }
             }
             What::Revoke { session, found } => {
@@ -235,10 +238,8 @@ impl Changes {
             } => {
                 // A customer that was not known was not replaced.
                 let sure = known == Some(true);
-                self.writes
-                    .entry(customer)
-                    .or_default()
-                    .push(write(version, sure));
+                let writes = self.writes.entry(customer).or_default();
+                writes.push(write(Some(event.node), version, sure));
             }
         }
     }
@@ -323,7 +324,8 @@ impl Changes {
         version: i64,
         promise: &Promise,
     ) -> Option<String> {
-        let writes = self.writes.get(&self.births.get(&session)?.customer)?;
+        let birth = self.births.get(&session)?;
+        let writes = self.writes.get(&birth.customer)?;
         let Some(seen) = writes.iter().find(|write| write.version == version) else {
             return Some(format!("it was never written: {event:?}"));
         };
@@ -331,7 +333,9 @@ impl Changes {
         let written = seen.sure?;
         writes.iter().find_map(|newer| {
             let sure = newer.sure.filter(|_| newer.start > written)?;
-            let bound = match newer.node == event.node {
+            // Nothing can have been read of a session that came later.
+            let at_once = newer.marked_by == Some(event.node) || birth.start > sure;
+            let bound = match at_once {
                 true => Duration::ZERO,
                 false => promise.bound,
             };

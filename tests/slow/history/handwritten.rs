@@ -264,15 +264,42 @@ fn an_old_customer_is_not_seen_after_an_update() {
     assert_eq!(counts(&[updated.clone(), let_in(0, 31)]), OUTDATED);
     assert_eq!(counts(&[updated.clone(), let_in(1, 1030)]), CLEAN);
     assert_eq!(counts(&[updated, let_in(1, 1031)]), OUTDATED);
-    // Issuing a session adds a customer that the store does not know, and changes no other.
-    for (is_new, expected) in [(true, OUTDATED), (false, CLEAN)] {
+    // Issuing a session adds a customer that the store does not know, and changes no other. The store
+    // has forgotten one whose sessions had all ended, of which the node that issues may yet hear.
+    let issued = |is_new| {
+        let session = Some(2);
+        let (customer, version) = (7, 2);
         let issued = What::Issue {
-            customer: 7,
-            version: 2,
-            session: Some(2),
+            customer,
+            version,
+            session,
             is_new,
         };
-        assert_eq!(counts(&[at(0, 20, 30, issued), let_in(0, 31)]), expected);
+        at(0, 20, 30, issued)
+    };
+    for node in [0, 1] {
+        assert_eq!(counts(&[issued(true), let_in(node, 1030)]), CLEAN);
+        assert_eq!(counts(&[issued(true), let_in(node, 1031)]), OUTDATED);
+        assert_eq!(counts(&[issued(false), let_in(node, 1031)]), CLEAN);
+    }
+}
+
+#[test]
+fn a_session_shows_no_customer_older_than_itself() {
+    let updated = at(0, 20, 30, update(2, Some(true)));
+    let sees = |start, session| {
+        let answer = Answer::LetIn { version: 1 };
+        at(1, start, start + 1, What::Authenticate { session, answer })
+    };
+    for (issued, expected) in [(30, CLEAN), (31, OUTDATED)] {
+        let known = What::Issue {
+            customer: 7,
+            version: 3,
+            session: Some(2),
+            is_new: false,
+        };
+        let issued = at(1, issued, 40, known);
+        assert_eq!(counts(&[updated.clone(), issued, sees(50, 2)]), expected);
     }
 }
 
