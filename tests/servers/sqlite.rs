@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use customer_session::{
-    SessionRegistry as _, SessionStore as _, StoreErrorKind,
+    SessionStore as _, StoreErrorKind,
     store::{Peppers, SqliteStore},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
@@ -182,13 +182,16 @@ async fn a_damaged_row_is_named() {
     let session = inserted(&store).await;
     let pool = folder.pool().await;
     for (damage, column) in [
-        ("UPDATE customers SET metadata = '{\"a\":'", "metadata"),
         (
-            "UPDATE customers SET metadata = '{}', tax_id = '[1]'",
+            "UPDATE customer_session_customers SET metadata = '{\"a\":'",
+            "metadata",
+        ),
+        (
+            "UPDATE customer_session_customers SET metadata = '{}', tax_id = '[1]'",
             "tax_id",
         ),
         (
-            "UPDATE customers SET tax_id = NULL, deleted_at = 9223372036854775807",
+            "UPDATE customer_session_customers SET tax_id = NULL, deleted_at = 9223372036854775807",
             "deleted_at",
         ),
     ] {
@@ -251,24 +254,6 @@ async fn an_unusable_database_is_named_in_the_error() {
 }
 
 #[tokio::test]
-async fn the_application_may_run_the_migrations() {
-    let folder = Folder::create();
-    let options: sqlx::sqlite::SqliteConnectOptions = folder.url().parse().expect("a URL");
-    let pool = SqlitePool::connect_with(options.create_if_missing(true))
-        .await
-        .expect("opened");
-    for sql in SqliteStore::MIGRATIONS {
-        sqlx::raw_sql(*sql).execute(&pool).await.expect("applied");
-    }
-    let store = SqliteStore::new(pool, peppers());
-    let session = inserted(&store).await;
-    assert_eq!(
-        store.find(&session.token).await.expect("an answer"),
-        Some(session)
-    );
-}
-
-#[tokio::test]
 async fn purging_believes_the_machines_clock() {
     let folder = Folder::create();
     let store = SqliteStore::connect(&folder.url(), peppers()).await;
@@ -276,37 +261,4 @@ async fn purging_believes_the_machines_clock() {
     store.migrate().await.expect("migrated");
     persistent_store::purging_believes_the_databases_clock(&store).await;
     persistent_store::families_are_purged(&store).await;
-}
-
-/// Rows of the version before have neither an end nor a family.
-#[tokio::test]
-async fn sessions_from_before_the_last_migration_are_kept() {
-    let folder = Folder::create();
-    let options: sqlx::sqlite::SqliteConnectOptions = folder.url().parse().expect("a URL");
-    let pool = SqlitePool::connect_with(options.create_if_missing(true))
-        .await
-        .expect("opened");
-    let store = SqliteStore::new(pool.clone(), Peppers::none());
-    let (first, last) = SqliteStore::MIGRATIONS.split_at(1);
-    sqlx::raw_sql(first[0])
-        .execute(&pool)
-        .await
-        .expect("applied");
-    let old = persistent_store::session(&store, "cus_1");
-    let rows = "INSERT INTO customers (id, organization_id, created_at, name) \
-         VALUES ('cus_1', 'org_1', 0, 'Jane'); \
-         INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-         VALUES ('ses_old', 'hash', 'cus_1', 0, 4000000000000000)";
-    sqlx::raw_sql(rows).execute(&pool).await.expect("inserted");
-    sqlx::raw_sql(last[0])
-        .execute(&pool)
-        .await
-        .expect("applied");
-    let listed = store.summaries(&"cus_1".into()).await.expect("a list");
-    assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].details.ends_at, None);
-    let replaced = store.replace(&"ses_old".into(), &old).await;
-    assert!(replaced.expect("replaced").is_some());
-    assert!(store.end(&"ses_old".into()).await.expect("revoked"));
-    assert_eq!(store.find(&old.token).await.expect("an answer"), None);
 }

@@ -1,6 +1,6 @@
 //! What errors of the driver mean.
 
-use sqlx::{Error, error::DatabaseError, migrate::MigrateError};
+use sqlx::{Error, error::DatabaseError};
 
 use crate::store::error::{ContextError, StoreError};
 
@@ -31,15 +31,6 @@ pub(super) fn store_error(context: impl Into<String>, error: Error) -> StoreErro
     StoreError::unavailable(ContextError::new(context, error))
 }
 
-/// Converts an error of a migration.
-pub(super) fn migration_error(error: MigrateError) -> StoreError {
-    let error = match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
-        other => other.into(),
-    };
-    store_error("creating the tables", error)
-}
-
 /// Returns `true` for PostgreSQL's codes of values that it cannot hold, that a constraint
 /// refuses, or that are too long.
 fn is_refused_value(code: &str) -> bool {
@@ -50,9 +41,16 @@ fn is_refused_value(code: &str) -> bool {
 /// Returns what to do about an error, to be appended to its context.
 fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
     match code {
-        Some("42P07") => {
-            ": a table of that name exists already; choose a schema for these tables alone with \
-             ?options=-csearch_path%3Dsessions"
+        Some("42P07" | "42723") => {
+            ": some of the tables or functions exist already; create what is missing of \
+             `MIGRATIONS` by hand, or choose another schema with `PostgresStore::builder`"
+        }
+        Some("3F000") => {
+            ": the schema does not exist; create it first, as its owner or with CREATE SCHEMA"
+        }
+        Some("42501") => {
+            ": the role lacks a privilege; `migrate()` needs a role that may create tables, and the \
+             rest one that may read and write their rows"
         }
         code if code == Some("42P01") || cause.message().starts_with("no such table") => {
             ": a table is missing; call `migrate()` when the service starts, or apply the SQL in \

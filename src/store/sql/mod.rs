@@ -1,9 +1,10 @@
-//! What SQL stores share: the statements that both databases understand, and migrations.
+//! What SQL stores share: the statements that both databases understand, and the version of their
+//! tables.
 //!
 //! Both databases take `$1` for a parameter. What only one of them understands stands beside the
 //! code that binds it.
 
-/// The columns of `customers`, in the order in which [`rows::customer_params`] binds them.
+/// The columns of a customer, in the order in which [`rows::customer_params`] binds them.
 macro_rules! customer_columns {
     () => {
         "id, organization_id, created_at, modified_at, metadata, external_id, email, \
@@ -29,22 +30,22 @@ mod idle_connections;
 #[cfg(feature = "postgres")]
 pub(super) mod postgres;
 mod rows;
+mod schema;
+mod schema_name;
 #[cfg(feature = "sqlite")]
 pub(super) mod sqlite;
 mod store;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-
-use self::rows::{Columns, Parameters};
+use self::{
+    rows::{Columns, Parameters},
+    schema_name::SchemaName,
+};
 use super::error::{StoreError, limit_is_reached};
 use crate::{
     customer::CustomerId,
     registry::{Page, Revocation, SessionLimit},
     session::{CustomerSession, SessionSummary},
 };
-
-/// The table of applied migrations, apart from that of the application's own.
-const MIGRATIONS_TABLE: &str = "customer_session_migrations";
 
 /// The columns of [`summary`](rows::summary), of a customer's sessions.
 macro_rules! sessions_of_customer {
@@ -162,31 +163,16 @@ fn surplus(
 
 /// Returns the statement that selects the session of any of `hashes` hashes and its customer, in
 /// the order in which [`rows::session`] reads them.
-fn find_statement(hashes: usize) -> String {
+fn find_statement(hashes: usize, schema: &SchemaName) -> String {
     let hashes: Vec<_> = (1..=hashes).map(|number| format!("${number}")).collect();
-    format!(
+    let statement = format!(
         concat!(
             "SELECT ",
             session_columns!(),
-            " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id \
+            " FROM customer_sessions s JOIN customer_session_customers c ON c.id = s.customer_id \
              WHERE s.token_hash IN ({})"
         ),
         hashes.join(", ")
-    )
-}
-
-/// Returns what applies those of `migrations` that have not been applied yet.
-fn migrator(migrations: &[&'static str]) -> Migrator {
-    let migrations = (1..).zip(migrations).map(|(version, sql)| {
-        Migration::new(
-            version,
-            "customer sessions".into(),
-            MigrationType::Simple,
-            sqlx::SqlSafeStr::into_sql_str(*sql),
-            false,
-        )
-    });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    migrator
+    );
+    schema.qualified(&statement)
 }

@@ -28,6 +28,7 @@ pub(super) trait Columns {
     fn text(&self, index: usize) -> Result<Option<String>, Error>;
     fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error>;
     fn flag(&self, index: usize) -> Result<bool, Error>;
+    fn number(&self, index: usize) -> Result<u32, Error>;
 }
 
 /// Returns the parameters of a statement that takes texts alone.

@@ -12,6 +12,7 @@ use super::{
     idle_connections::{IdleConnections, PooledConnection},
     list,
     rows::{self, Columns, Parameters},
+    schema_name::SchemaName,
 };
 use crate::{
     customer::CustomerId,
@@ -41,6 +42,7 @@ pub(super) struct SqlStore<DB: Database> {
     pub(super) peppers: Peppers,
     idle: IdleConnections<DB>,
     find_statement: Arc<str>,
+    pub(super) schema: SchemaName,
     pub(super) caches: SharedCaches,
     /// Filled by the first check that succeeds.
     checked: OnceCell<()>,
@@ -61,9 +63,15 @@ impl Rehash {
 }
 
 impl<DB: Database> SqlStore<DB> {
-    pub(super) fn new(pool: Pool<DB>, idle: IdleConnections<DB>, peppers: Peppers) -> Self {
+    pub(super) fn new(
+        pool: Pool<DB>,
+        idle: IdleConnections<DB>,
+        peppers: Peppers,
+        schema: SchemaName,
+    ) -> Self {
         Self {
-            find_statement: find_statement(peppers.len()).into(),
+            find_statement: find_statement(peppers.len(), &schema).into(),
+            schema,
             caches: SharedCaches::new(),
             pool,
             idle,
@@ -94,12 +102,12 @@ impl<DB: Database> SqlStore<DB> {
         for<'t> String: Encode<'t, DB> + Type<DB>,
         DB::Arguments: IntoArguments<DB>,
     {
-        let known: Vec<String> = sqlx::query_scalar(PEPPERS)
+        let known: Vec<String> = sqlx::query_scalar(self.schema.qualify(PEPPERS))
             .fetch_all(&self.pool)
             .await
             .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
         if let Some(fingerprint) = self.peppers.verify(&known)? {
-            let written = sqlx::query(REMEMBER_PEPPER)
+            let written = sqlx::query(self.schema.qualify(REMEMBER_PEPPER))
                 .bind(fingerprint)
                 .execute(&self.pool)
                 .await;
@@ -198,6 +206,7 @@ where
     ) -> Result<Vec<DB::Row>, StoreError> {
         let rows = async {
             let mut connection = self.acquire(pool).await?;
+            let statement = self.schema.qualify(statement);
             let rows = sqlx::query_with(statement, parameters)
                 .fetch_all(connection.as_mut())
                 .await?;

@@ -27,7 +27,7 @@ pub const FIND: &str = "SELECT s.id, s.token_hash, s.created_at, s.modified_at, 
      c.email, c.email_verified, c.kind, c.name, c.billing_name, \
      CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
      c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
-     FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash IN ($1)";
+     FROM customer_sessions s JOIN customer_session_customers c ON c.id = s.customer_id WHERE s.token_hash IN ($1)";
 
 /// Returns the statement that inserts or updates a customer.
 pub fn upsert(json: &str) -> String {
@@ -39,7 +39,7 @@ pub fn upsert(json: &str) -> String {
         .zip(COLUMNS.map(|column| format!("{column} = excluded.{column}")))
         .unzip();
     format!(
-        "INSERT INTO customers ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}",
+        "INSERT INTO customer_session_customers ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}",
         COLUMNS.join(", "),
         values.join(", "),
         set[1..].join(", ")

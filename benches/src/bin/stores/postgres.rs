@@ -20,7 +20,7 @@ use crate::{
 };
 
 const FILLS: [&str; 2] = [
-    "INSERT INTO customers (id, organization_id, created_at, email, name, metadata) \
+    "INSERT INTO customer_session_customers (id, organization_id, created_at, email, name, metadata) \
      SELECT 'c' || n, 'org_1', timestamptz '2020-01-01', 'jane@example.com', 'Jane Doe', \
      '{\"plan\":\"pro\"}' FROM generate_series(1, $1) n",
     "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \

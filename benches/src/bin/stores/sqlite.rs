@@ -23,7 +23,7 @@ const INSERT: &str = "INSERT INTO customer_sessions (customer_id, id, token_hash
 
 const FILLS: [&str; 3] = [
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
-     INSERT INTO customers (id, organization_id, created_at, email, name, metadata) \
+     INSERT INTO customer_session_customers (id, organization_id, created_at, email, name, metadata) \
      SELECT 'c' || n, 'org_1', 1, 'jane@example.com', 'Jane Doe', '{\"plan\":\"pro\"}' FROM r",
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
      INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \

@@ -13,7 +13,8 @@ use tokio::{
 };
 
 use super::{
-    probe::{CHANNEL, Probe},
+    PostgresStore,
+    probe::{self, Probe, channel_query},
     server,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     store::{
         error::{ContextError, StoreError},
         reconnect::{Either, Heartbeat, TIME_LIMIT, either},
-        sql::error::store_error,
+        sql::{error::store_error, schema_name::SchemaName},
     },
 };
 
@@ -30,9 +31,9 @@ const NOT_HEARD: &str = "a message that the listener sent to itself has not arri
      pooler by transaction in between, which passes no notifications on, connect to the server \
      itself";
 
-/// Receives what any client changes in the tables of a [`PostgresStore`](super::PostgresStore).
+/// Receives what any client changes in the tables of a [`PostgresStore`].
 ///
-/// Triggers, which [`migrate`](super::PostgresStore::migrate) creates, announce each change in the
+/// Triggers, which [`migrate`](PostgresStore::migrate) creates, announce each change in the
 /// transaction that makes it, so that a row deleted by hand counts too. What is written while
 /// triggers are off (`session_replication_role = replica`, logical replication) is not announced.
 ///
@@ -60,6 +61,7 @@ const NOT_HEARD: &str = "a message that the listener sent to itself has not arri
 /// refused.
 pub struct PostgresInvalidations {
     options: PgConnectOptions,
+    schema: SchemaName,
     link: Option<Link>,
     heartbeat: Heartbeat,
     /// Dropping a listener takes a task.
@@ -88,7 +90,9 @@ enum Received {
 
 impl PostgresInvalidations {
     /// Begins to listen on the server at `url`, which is as for
-    /// [`PostgresStore::connect`](super::PostgresStore::connect).
+    /// [`PostgresStore::connect`](PostgresStore::connect). If there is a store in the same
+    /// process, [`PostgresStore::invalidations`](PostgresStore::invalidations) repeats
+    /// nothing, and knows the schema.
     ///
     /// # Errors
     ///
@@ -96,10 +100,17 @@ impl PostgresInvalidations {
     /// server cannot be reached or refuses, if the triggers are missing, or if a message that the
     /// source sends to itself does not arrive.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options = server::options(url)?;
-        let (link, asked_at) = Link::connect(&options).await?;
+        Self::listen(server::options(url)?, SchemaName::default()).await
+    }
+
+    pub(super) async fn listen(
+        options: PgConnectOptions,
+        schema: SchemaName,
+    ) -> Result<Self, StoreError> {
+        let (link, asked_at) = Link::connect(&options, &schema).await?;
         Ok(Self {
             options,
+            schema,
             link: Some(link),
             heartbeat: Heartbeat::connected(asked_at),
             runtime: Handle::current(),
@@ -108,7 +119,7 @@ impl PostgresInvalidations {
 
     async fn reconnect(&mut self) {
         self.heartbeat.wait_for_retry().await;
-        match Link::connect(&self.options).await {
+        match Link::connect(&self.options, &self.schema).await {
             Ok((link, asked_at)) => {
                 self.link = Some(link);
                 self.heartbeat = Heartbeat::connected(asked_at);
@@ -118,17 +129,32 @@ impl PostgresInvalidations {
     }
 }
 
+impl PostgresStore {
+    /// Begins to listen to what any client changes in the tables of this store, with the store's own
+    /// connection options and schema.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PostgresInvalidations::connect`].
+    pub async fn invalidations(&self) -> Result<PostgresInvalidations, StoreError> {
+        let options = self.sql.pool.connect_options();
+        let schema = self.sql.schema.clone();
+        PostgresInvalidations::listen((*options).clone(), schema).await
+    }
+}
+
 impl Link {
     /// Connects, and sends a message to itself. Returns the time at which it was sent, too.
-    async fn connect(options: &PgConnectOptions) -> Result<(Self, Instant), StoreError> {
+    async fn connect(
+        options: &PgConnectOptions,
+        schema: &SchemaName,
+    ) -> Result<(Self, Instant), StoreError> {
         let (host, port) = (options.get_host(), options.get_port());
         let context = format!("listening to PostgreSQL at {host}:{port}");
-        let mut link = match timeout(TIME_LIMIT, Self::open(options)).await {
+        let mut link = match timeout(TIME_LIMIT, Self::open(options, schema)).await {
             Ok(Ok(Some(link))) => link,
             Ok(Ok(None)) => {
-                return Err(StoreError::unavailable(
-                    "the triggers that announce changes are missing; run `PostgresStore::migrate`",
-                ));
+                return Err(StoreError::unavailable(probe::NO_TRIGGERS));
             }
             Ok(Err(error)) => return Err(store_error(context, error)),
             Err(elapsed) => return Err(StoreError::timeout(ContextError::new(context, elapsed))),
@@ -151,7 +177,7 @@ impl Link {
     }
 
     /// Opens the connections. Returns `None` if triggers are missing.
-    async fn open(options: &PgConnectOptions) -> Result<Option<Self>, Error> {
+    async fn open(options: &PgConnectOptions, schema: &SchemaName) -> Result<Option<Self>, Error> {
         // The listener takes its connection from a pool. This one is for it alone.
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -161,11 +187,15 @@ impl Link {
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
-        let Some(row) = listener.fetch_optional(CHANNEL).await? else {
+        let query = channel_query(schema);
+        let channel = listener
+            .fetch_optional(sqlx::raw_sql(query.clone()))
+            .await?;
+        let Some(row) = channel else {
             return Ok(None);
         };
         let channel: String = row.try_get(0)?;
-        let probe = Probe::connect(options).await?;
+        let probe = Probe::connect(options, query).await?;
         listener.listen_all([&*channel, probe.channel()]).await?;
         Ok(Some(Self {
             listener,

@@ -8,7 +8,8 @@
 use std::{future::pending, time::Instant};
 
 use sqlx::{
-    AssertSqlSafe, Connection as _, Error, PgConnection, Row as _, postgres::PgConnectOptions,
+    AssertSqlSafe, Connection as _, Error, PgConnection, Row as _, SqlSafeStr as _, SqlStr,
+    postgres::PgConnectOptions,
 };
 
 use crate::{
@@ -16,19 +17,32 @@ use crate::{
     store::{
         error::{ContextError, StoreError},
         reconnect::{Question, TIME_LIMIT},
-        sql::error::store_error,
+        sql::{error::store_error, schema_name::SchemaName},
     },
 };
 
-/// Selects the channel on which changes are announced, if all triggers exist that announce them.
-pub(super) const CHANNEL: &str = "SELECT 'customer_sessions_' || tables.sessions::oid::text \
-     FROM (SELECT to_regclass('customer_sessions') AS sessions, \
-     to_regclass('customers') AS customers) AS tables \
-     WHERE (SELECT count(*) FROM pg_trigger WHERE tgenabled IN ('O', 'A') \
-     AND (tgrelid = tables.sessions AND tgname IN ('customer_sessions_deleted', \
-     'customer_sessions_updated', 'customer_sessions_truncated') \
-     OR tgrelid = tables.customers AND tgname IN ('customers_deleted', \
-     'customers_updated', 'customers_truncated'))) = 6";
+/// The error where a trigger is missing.
+pub(super) const NO_TRIGGERS: &str = "triggers that announce changes are missing or switched off; drop \
+     what is left of the tables and run `PostgresStore::migrate`, or create and enable the triggers \
+     as `MIGRATIONS` does";
+
+/// Returns what selects the channel on which changes are announced, if all triggers exist that
+/// announce them.
+pub(super) fn channel_query(schema: &SchemaName) -> SqlStr {
+    let [sessions, customers] =
+        ["customer_sessions", "customer_session_customers"].map(|name| schema.qualified(name));
+    let query = format!(
+        "SELECT 'customer_sessions_' || tables.sessions::oid::text \
+         FROM (SELECT to_regclass('{sessions}') AS sessions, \
+         to_regclass('{customers}') AS customers) AS tables \
+         WHERE (SELECT count(*) FROM pg_trigger WHERE tgenabled IN ('O', 'A') \
+         AND (tgrelid = tables.sessions AND tgname IN ('customer_sessions_deleted', \
+         'customer_sessions_updated', 'customer_sessions_truncated') \
+         OR tgrelid = tables.customers AND tgname IN ('customer_session_customers_deleted', \
+         'customer_session_customers_updated', 'customer_session_customers_truncated'))) = 6"
+    );
+    AssertSqlSafe(query).into_sql_str()
+}
 
 /// The attempt that errors name. A pooler by transaction may pass the message on to the connection
 /// that has sent it, which the driver does not expect.
@@ -39,6 +53,8 @@ const CONTEXT: &str = "sending a message to the listener itself, which works thr
 pub(super) struct Probe {
     /// Channel to which this listener alone listens.
     channel: String,
+    /// Selects the channel on which changes are announced.
+    channel_query: SqlStr,
     /// Connection over which messages are sent, while none is being sent.
     connection: Option<PgConnection>,
     message: Option<Message>,
@@ -64,9 +80,13 @@ struct Receipt {
 
 impl Probe {
     /// Opens the connection over which messages are sent.
-    pub(super) async fn connect(options: &PgConnectOptions) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        options: &PgConnectOptions,
+        channel_query: SqlStr,
+    ) -> Result<Self, Error> {
         Ok(Self {
             channel: format!("customer_sessions_probe_{:016x}", random()),
+            channel_query,
             connection: Some(PgConnection::connect_with(options).await?),
             message: None,
         })
@@ -96,8 +116,9 @@ impl Probe {
         // The message need not survive a crash, so it waits neither for the disk nor for a
         // synchronous replica.
         let statement = format!(
-            "SELECT ({CHANNEL}), set_config('synchronous_commit', 'off', true), \
+            "SELECT ({}), set_config('synchronous_commit', 'off', true), \
              pg_notify('{}', '{payload}')",
+            self.channel_query.as_str(),
             self.channel
         );
         let sending = Question::new(async move {

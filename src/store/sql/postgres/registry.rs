@@ -68,8 +68,8 @@ const INSERT: &str = concat!(
     taken!(),
     "known AS MATERIALIZED (SELECT ",
     customer_columns!(),
-    " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
-     fresh AS (INSERT INTO customers (",
+    " FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE), \
+     fresh AS (INSERT INTO customer_session_customers (",
     customer_columns!(),
     ") SELECT ",
     customer_values!(),
@@ -92,10 +92,10 @@ const REPLACE: &str = concat!(
     taken!(),
     "known AS MATERIALIZED (SELECT ",
     customer_columns!(),
-    " FROM customers WHERE id = $1 FOR NO KEY UPDATE), \
+    " FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE), \
      old AS MATERIALIZED (SELECT id, coalesce(family, id) AS family FROM customer_sessions \
      WHERE id = $25 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
-     fresh AS (INSERT INTO customers (",
+     fresh AS (INSERT INTO customer_session_customers (",
     customer_columns!(),
     ") SELECT ",
     customer_values!(),
@@ -114,7 +114,7 @@ const REPLACE: &str = concat!(
 );
 
 const INSERT_CUSTOMER_IF_NEW: &str = concat!(
-    "INSERT INTO customers (",
+    "INSERT INTO customer_session_customers (",
     customer_columns!(),
     ") VALUES (",
     customer_values!(),
@@ -122,7 +122,7 @@ const INSERT_CUSTOMER_IF_NEW: &str = concat!(
 );
 
 const UPDATE_CUSTOMER: &str = concat!(
-    "UPDATE customers SET (",
+    "UPDATE customer_session_customers SET (",
     customer_columns!(),
     ") = (",
     customer_values!(),
@@ -131,7 +131,8 @@ const UPDATE_CUSTOMER: &str = concat!(
 
 /// Waits for rotations and insertions under way, so that the statement that follows sees what
 /// they have added.
-pub(super) const LOCK_CUSTOMER: &str = "SELECT 1 FROM customers WHERE id = $1 FOR UPDATE";
+pub(super) const LOCK_CUSTOMER: &str =
+    "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR UPDATE";
 
 /// The array makes the planner look rows up by id. Several may purge at once. The clock of one node
 /// may be hours ahead, so the server's is an upper bound.
@@ -156,7 +157,7 @@ impl PostgresStore {
         let pool = self.pool().await?;
         let done = async {
             let mut connection = self.sql.acquire(pool).await?;
-            let done = sqlx::query_with(statement, parameters)
+            let done = sqlx::query_with(self.sql.schema.qualify(statement), parameters)
                 .execute(connection.as_mut())
                 .await?;
             connection.return_to_pool();
@@ -223,7 +224,7 @@ impl PostgresStore {
         session: &CustomerSession,
         limit: &SessionLimit,
     ) -> Result<Inserted, StoreError> {
-        let pool = self.pool().await?;
+        let (pool, schema) = (self.pool().await?, &self.sql.schema);
         let customer: PgArguments = rows::customer_params(&session.customer)?;
         let parameters = self.parameters(session)?;
         let mut live: PgArguments = rows::text_params(&[session.customer_id.as_str()]);
@@ -231,11 +232,12 @@ impl PostgresStore {
         let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let put = sqlx::query_with(INSERT_CUSTOMER_IF_NEW, customer);
+            let put = sqlx::query_with(schema.qualify(INSERT_CUSTOMER_IF_NEW), customer);
             put.execute(&mut *transaction).await?;
-            let lock = sqlx::query(LOCK_CUSTOMER).bind(session.customer_id.as_str());
+            let lock =
+                sqlx::query(schema.qualify(LOCK_CUSTOMER)).bind(session.customer_id.as_str());
             lock.execute(&mut *transaction).await?;
-            let live = sqlx::query_with(sql::LIVE, live);
+            let live = sqlx::query_with(schema.qualify(sql::LIVE), live);
             let live = live.fetch_all(&mut *transaction).await?;
             let ended = match sql::surplus(&live, session, limit) {
                 Ok(ended) => ended,
@@ -246,10 +248,10 @@ impl PostgresStore {
                 }
             };
             for session in &ended {
-                let revoke = sqlx::query(sql::REVOKE).bind(session.id.as_str());
+                let revoke = sqlx::query(schema.qualify(sql::REVOKE)).bind(session.id.as_str());
                 revoke.execute(&mut *transaction).await?;
             }
-            let insert = sqlx::query_with(INSERT, parameters);
+            let insert = sqlx::query_with(schema.qualify(INSERT), parameters);
             let row = insert.fetch_one(&mut *transaction).await?;
             if let Some(refusal) = refusal(&row)? {
                 transaction.rollback().await?;

@@ -91,9 +91,10 @@ impl PostgresStore {
         let revoking = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let lock = sqlx::query(LOCK_CUSTOMER).bind(customer.as_str());
+            let lock = sqlx::query(self.sql.schema.qualify(LOCK_CUSTOMER)).bind(customer.as_str());
             lock.execute(&mut *transaction).await?;
-            let delete = sqlx::query_scalar(sql::REVOKE_FAMILY).bind(family);
+            let delete =
+                sqlx::query_scalar(self.sql.schema.qualify(sql::REVOKE_FAMILY)).bind(family);
             let ended: Option<String> = delete.fetch_optional(&mut *transaction).await?;
             transaction.commit().await?;
             connection.return_to_pool();
@@ -111,12 +112,12 @@ impl PostgresStore {
             let mut transaction = connection.as_mut().begin().await?;
             let lock = match what {
                 Revocation::Others { customer, .. } | Revocation::Customer(customer) => {
-                    sqlx::query(LOCK_CUSTOMER).bind(customer.as_str())
+                    sqlx::query(self.sql.schema.qualify(LOCK_CUSTOMER)).bind(customer.as_str())
                 }
-                _ => sqlx::query(LOCK_SESSIONS),
+                _ => sqlx::query(self.sql.schema.qualify(LOCK_SESSIONS)),
             };
             lock.execute(&mut *transaction).await?;
-            let delete = sqlx::query_with(delete, parameters);
+            let delete = sqlx::query_with(self.sql.schema.qualify(delete), parameters);
             let ended = delete.execute(&mut *transaction).await?;
             transaction.commit().await?;
             connection.return_to_pool();

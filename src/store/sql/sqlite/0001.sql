@@ -1,7 +1,7 @@
 -- The tables of SqliteStore. Times are microseconds since 1970, UTC, of the application's
 -- clock: datetime(expires_at / 1000000, 'unixepoch') shows one.
 
-CREATE TABLE customers (
+CREATE TABLE customer_session_customers (
     id                        TEXT NOT NULL PRIMARY KEY,
     organization_id           TEXT NOT NULL,
     created_at                INTEGER NOT NULL,
@@ -23,19 +23,47 @@ CREATE TABLE customers (
 ) STRICT;
 
 -- A customer who is deleted takes the sessions along.
+--
+-- A family is a session and all that have taken its place. It is known by the id of its first
+-- session, whose own `family` is null.
 CREATE TABLE customer_sessions (
     id          TEXT NOT NULL PRIMARY KEY,
     token_hash  TEXT NOT NULL UNIQUE,  -- hex HMAC-SHA256(pepper, token)
-    customer_id TEXT NOT NULL REFERENCES customers (id) ON DELETE CASCADE,
+    customer_id TEXT NOT NULL REFERENCES customer_session_customers (id) ON DELETE CASCADE,
     created_at  INTEGER NOT NULL,
     modified_at INTEGER,
-    expires_at  INTEGER NOT NULL       -- the first moment at which it is no longer accepted
+    expires_at  INTEGER NOT NULL,      -- the first moment at which it is no longer accepted
+    ends_at     INTEGER,               -- the end that no rotation passes; if null, expires_at
+    family      TEXT
 ) STRICT;
 
 CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, created_at, id);
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
+CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
+
+-- A session that another has taken the place of: its id leads to the live session of the family.
+-- It is purged when the family has ended.
+CREATE TABLE customer_session_rotations (
+    id          TEXT NOT NULL PRIMARY KEY,
+    family      TEXT NOT NULL,
+    customer_id TEXT NOT NULL,
+    ends_at     INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX customer_session_rotations_by_end ON customer_session_rotations (ends_at);
 
 -- By which a wrong pepper is noticed. It tells nothing about the pepper itself.
 CREATE TABLE customer_session_peppers (
     fingerprint TEXT NOT NULL PRIMARY KEY
 ) STRICT;
+
+-- What has been applied. A release works with the tables if it knows every version that they need:
+-- `oldest_reader` is the version that a release must know at least. So a release may meet a newer
+-- schema, as it does while another is rolled out.
+CREATE TABLE customer_session_schema (
+    version       INTEGER NOT NULL PRIMARY KEY,
+    oldest_reader INTEGER NOT NULL,
+    checksum      TEXT  -- hex SHA-256 of the SQL; null if it was applied by hand
+) STRICT;
+
+INSERT INTO customer_session_schema (version, oldest_reader) VALUES (1, 1);

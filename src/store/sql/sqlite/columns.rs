@@ -52,4 +52,9 @@ impl Columns for SqliteRow {
     fn flag(&self, index: usize) -> Result<bool, Error> {
         Ok(self.try_get::<i64, _>(index)? != 0)
     }
+
+    fn number(&self, index: usize) -> Result<u32, Error> {
+        let number: i64 = self.try_get(index)?;
+        u32::try_from(number).map_err(|error| Error::Decode(error.into()))
+    }
 }

@@ -5,6 +5,7 @@ mod columns;
 mod plans;
 mod registry;
 mod revocation;
+mod tables;
 mod transaction;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -16,9 +17,9 @@ use sqlx::{
 use tokio::sync::Semaphore;
 
 use super::{
-    error::{migration_error, store_error},
+    error::store_error,
     idle_connections::{IdleConnections, Peer},
-    migrator,
+    schema_name::SchemaName,
     store::SqlStore,
 };
 use crate::store::{error::StoreError, pepper::Peppers};
@@ -70,7 +71,7 @@ struct Shared {
 
 impl SqliteStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first.
-    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
+    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
 
     /// Opens a file, and creates it if it does not exist: `sqlite:sessions.db`,
     /// `sqlite:///var/lib/app/sessions.db`.
@@ -114,30 +115,10 @@ impl SqliteStore {
         let idle = IdleConnections::new(max_idle, Peer::File);
         Self {
             shared: Arc::new(Shared {
-                sql: SqlStore::new(pool, idle, peppers),
+                sql: SqlStore::new(pool, idle, peppers, SchemaName::default()),
                 writer: Semaphore::new(1),
             }),
         }
-    }
-
-    /// Creates the tables, or brings them up to date.
-    ///
-    /// # Errors
-    ///
-    /// The database's error; then nothing was changed.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        let migrated = migrator(Self::MIGRATIONS).run(&self.shared.sql.pool).await;
-        migrated.map_err(migration_error)?;
-        self.check().await
-    }
-
-    /// Checks the tables and the peppers.
-    ///
-    /// # Errors
-    ///
-    /// An error that says what is wrong, and what to do.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        self.shared.sql.check_peppers().await
     }
 
     /// Returns the pool once the tables and the peppers were found to be right.

@@ -8,7 +8,7 @@ async fn no_statement_reads_a_whole_table() {
     let store = SqliteStore::connect("sqlite::memory:", Peppers::none()).await;
     let store = store.expect("opened");
     store.migrate().await.expect("migrated");
-    let find = sql::find_statement(2);
+    let find = sql::find_statement(2, &sql::schema_name::SchemaName::default());
     for statement in [
         find.as_str(),
         sql::LIST,

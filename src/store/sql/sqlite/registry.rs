@@ -33,7 +33,7 @@ macro_rules! customer_values {
 }
 
 pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
-    "INSERT INTO customers (",
+    "INSERT INTO customer_session_customers (",
     customer_columns!(),
     ") VALUES (",
     customer_values!(),
@@ -41,7 +41,7 @@ pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
 );
 
 pub(super) const UPDATE_CUSTOMER: &str = concat!(
-    "UPDATE customers SET (",
+    "UPDATE customer_session_customers SET (",
     customer_columns!(),
     ") = (",
     customer_values!(),
@@ -61,7 +61,7 @@ pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations
 pub(super) const FIND_BY_HASH: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM customer_sessions s JOIN customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
+    " FROM customer_sessions s JOIN customer_session_customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
 );
 
 /// An id that leads to a family leads to no other session.
@@ -69,7 +69,7 @@ pub(super) const IS_REPLACED: &str =
     "SELECT count(*) FROM customer_session_rotations WHERE id = $1";
 
 pub(super) const IS_DELETED: &str =
-    "SELECT count(*) FROM customers WHERE id = $1 AND deleted_at IS NOT NULL";
+    "SELECT count(*) FROM customer_session_customers WHERE id = $1 AND deleted_at IS NOT NULL";
 
 /// The clock of one process may be hours ahead of the machine's, which is an upper bound.
 macro_rules! by_now {

@@ -1,7 +1,7 @@
 //! Write transactions of SQLite, one at a time.
 
 use sqlx::{
-    Connection, Error, Sqlite, SqlitePool, Transaction,
+    Connection, Error, Sqlite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteArguments, SqliteRow},
 };
 use tokio::sync::SemaphorePermit;
@@ -21,6 +21,10 @@ pub(super) struct WriteTransaction<'a> {
 }
 
 impl WriteTransaction<'_> {
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+
     /// Runs a statement, and returns how many rows it changed.
     pub(super) async fn execute(
         &mut self,
@@ -32,6 +36,15 @@ impl WriteTransaction<'_> {
             .await;
         let done = done.map_err(|error| store_error(self.context.as_str(), error))?;
         Ok(done.rows_affected())
+    }
+
+    /// Runs several statements that take no parameters.
+    pub(super) async fn execute_all(&mut self, statements: &'static str) -> Result<(), StoreError> {
+        let done = sqlx::raw_sql(statements)
+            .execute(&mut *self.transaction)
+            .await;
+        done.map_err(|error| store_error(self.context.as_str(), error))?;
+        Ok(())
     }
 
     /// Runs a statement that counts rows by their ids.
@@ -74,7 +87,15 @@ impl SqliteStore {
         &self,
         context: impl Into<String>,
     ) -> Result<WriteTransaction<'_>, StoreError> {
-        let pool = self.pool().await?;
+        self.begin_on(self.pool().await?, context).await
+    }
+
+    /// Begins a transaction whether or not the tables are right.
+    pub(super) async fn begin_on(
+        &self,
+        pool: &SqlitePool,
+        context: impl Into<String>,
+    ) -> Result<WriteTransaction<'_>, StoreError> {
         let context = context.into();
         let permit = self.shared.writer.acquire().await;
         let mut begun = pool.begin_with("BEGIN IMMEDIATE").await;

@@ -1,0 +1,206 @@
+//! What an application may choose about its connections and tables.
+
+use std::time::Duration;
+
+use sqlx::{
+    Connection, Error, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::timeout;
+
+use super::{
+    PostgresStore,
+    server::{self, IS_REPLICA},
+};
+use crate::store::{
+    error::{ContextError, StoreError},
+    pepper::Peppers,
+    sql::{
+        error::store_error,
+        idle_connections::{IdleConnections, Peer, TRUSTED_IDLE, is_alive},
+        schema_name::SchemaName,
+        store::SqlStore,
+    },
+};
+
+/// Connections that the store opens itself, unless it is told otherwise.
+const CONNECTIONS: u32 = 10;
+
+/// Time a request waits for a connection, a new one included.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time the first connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Builds a [`PostgresStore`].
+///
+/// ```no_run
+/// use customer_session::store::{Peppers, PostgresStore};
+///
+/// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::builder(peppers)
+///     .schema("auth")
+///     .connections(4)
+///     .application_name("api")
+///     .connect(url)
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct PostgresStoreBuilder {
+    peppers: Peppers,
+    schema: Option<String>,
+    connections: u32,
+    application_name: Option<String>,
+}
+
+impl PostgresStoreBuilder {
+    pub(super) fn new(peppers: Peppers) -> Self {
+        Self {
+            peppers,
+            schema: None,
+            connections: CONNECTIONS,
+            application_name: None,
+        }
+    }
+
+    /// Sets the schema of the tables, which must exist. The store then names it in every statement.
+    /// By default the tables are in the first schema of the search path.
+    ///
+    /// The name is taken as it is, in upper and lower case: 1 to 63 bytes, without quotes,
+    /// backslashes and control characters.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = Some(name.into());
+        self
+    }
+
+    /// Sets how many connections the store may open; 10 by default, at least 1. A source of
+    /// invalidations opens two more.
+    pub fn connections(mut self, most: u32) -> Self {
+        self.connections = most.max(1);
+        self
+    }
+
+    /// Sets the name by which the connections show up in `pg_stat_activity`.
+    pub fn application_name(mut self, name: impl Into<String>) -> Self {
+        self.application_name = Some(name.into());
+        self
+    }
+
+    /// Connects to `url`: `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if
+    /// the server cannot be reached or refuses, or if the schema's name is none.
+    pub async fn connect(self, url: &str) -> Result<PostgresStore, StoreError> {
+        self.connect_with(server::options(url)?).await
+    }
+
+    /// Connects with the driver's options, for what a URL cannot say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Self::connect).
+    pub async fn connect_with(
+        self,
+        options: PgConnectOptions,
+    ) -> Result<PostgresStore, StoreError> {
+        let options = match &self.application_name {
+            Some(name) => options.application_name(name),
+            None => options,
+        };
+        let names = self.names()?;
+        try_connecting(&options).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(self.connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, metadata| {
+                Box::pin(async move {
+                    Ok(metadata.idle_for < TRUSTED_IDLE || is_alive(connection).await)
+                })
+            })
+            // A connection made after a failover may lead to what is a replica now.
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
+                    match is_replica.fetch_one(connection).await? {
+                        true => Err(Error::Protocol(IS_REPLICA.to_owned())),
+                        false => Ok(()),
+                    }
+                })
+            })
+            .connect_lazy_with(options);
+        // The rest is left for changes, which take their connection from the pool.
+        let max_idle = self.connections as usize * 6 / 10;
+        Ok(self.store(pool, max_idle, names))
+    }
+
+    /// Uses the connections of `pool`, which keeps its own size and options.
+    ///
+    /// sqlx tests a connection each time it is returned to the pool, and before its next use
+    /// unless the pool is told otherwise: one or two more round trips for each lookup. The
+    /// connections that [`connect`](Self::connect) opens are tested only now and then.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is none.
+    pub fn pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+        let names = self.names()?;
+        Ok(self.store(pool, 0, names))
+    }
+
+    fn names(&self) -> Result<SchemaName, StoreError> {
+        self.schema
+            .as_deref()
+            .map_or(Ok(SchemaName::default()), SchemaName::new)
+    }
+
+    fn store(self, pool: PgPool, max_idle: usize, names: SchemaName) -> PostgresStore {
+        let idle = IdleConnections::new(max_idle, Peer::Server);
+        PostgresStore {
+            sql: SqlStore::new(pool, idle, self.peppers, names).into(),
+        }
+    }
+}
+
+impl PostgresStore {
+    /// Opens connections to `url`, at most ten: `postgres://user:password@host/database`.
+    /// [`builder`](Self::builder) leaves more to choose, such as the schema of the tables.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, or
+    /// if the server cannot be reached or refuses.
+    pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
+        Self::builder(peppers).connect(url).await
+    }
+
+    /// Uses the connections of `pool`, as [`PostgresStoreBuilder::pool`] does.
+    pub fn new(pool: PgPool, peppers: Peppers) -> Self {
+        Self::builder(peppers).store(pool, 0, SchemaName::default())
+    }
+
+    /// Begins to build a store: schema, number of connections, a pool of the application's own.
+    pub fn builder(peppers: Peppers) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new(peppers)
+    }
+}
+
+/// Opens and closes a connection, for the error: a pool would go on trying, and in the end not
+/// know why it failed.
+async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let (host, port) = (options.get_host(), options.get_port());
+    let context = format!("connecting to PostgreSQL at {host}:{port}");
+    match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(Ok(connection)) => {
+            drop(connection.close().await);
+            Ok(())
+        }
+        Ok(Err(error)) => Err(store_error(context, error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context, elapsed))),
+    }
+}

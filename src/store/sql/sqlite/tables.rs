@@ -1,0 +1,83 @@
+//! The tables: how they come about, and whether they are right.
+
+use sqlx::{Error, SqliteConnection, sqlite::SqliteArguments};
+
+use super::{SqliteStore, columns::bind};
+use crate::store::{
+    error::StoreError,
+    sql::{
+        error::store_error,
+        rows::text_params,
+        schema::{self, APPLIED, Applied, SET_CHECKSUM},
+    },
+};
+
+const CONTEXT: &str = "creating the tables";
+
+const IS_THERE: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'customer_session_schema'";
+
+impl SqliteStore {
+    /// Creates the tables, or brings them up to date. Several processes may call it at once.
+    ///
+    /// It asks first what is missing. If nothing is, it writes nothing. What was applied by hand
+    /// counts.
+    ///
+    /// # Errors
+    ///
+    /// The database's error; then nothing was changed.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the tables are those of a newer release
+    /// that this one cannot work with, and the errors of [`check`](Self::check).
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let missing = schema::missing(Self::MIGRATIONS, &self.applied().await?)?;
+        if !missing.is_empty() {
+            self.apply_missing().await?;
+        }
+        self.check().await
+    }
+
+    /// Checks the version of the tables and the peppers.
+    ///
+    /// # Errors
+    ///
+    /// An error that says what is wrong, and what to do.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        schema::check(Self::MIGRATIONS, &self.applied().await?)?;
+        self.shared.sql.check_peppers().await
+    }
+
+    async fn applied(&self) -> Result<Vec<Applied>, StoreError> {
+        let read = async {
+            let mut connection = self.shared.sql.pool.acquire().await?;
+            applied(&mut connection).await
+        };
+        read.await
+            .map_err(|error| store_error("checking the tables", error))
+    }
+
+    /// Applies what is missing, all of it or nothing.
+    async fn apply_missing(&self) -> Result<(), StoreError> {
+        let mut transaction = self.begin_on(&self.shared.sql.pool, CONTEXT).await?;
+        // Another process may have applied it while this one waited for the right to write.
+        let applied = applied(transaction.connection()).await;
+        let applied = applied.map_err(|error| store_error(CONTEXT, error))?;
+        for (version, sql) in schema::missing(Self::MIGRATIONS, &applied)? {
+            transaction.execute_all(sql).await?;
+            let mut parameters: SqliteArguments = text_params(&[&schema::checksum(sql)]);
+            bind(&mut parameters, i64::from(version));
+            transaction.execute(SET_CHECKSUM, parameters).await?;
+        }
+        transaction.commit().await
+    }
+}
+
+/// Returns what has been applied; nothing if there are no tables.
+async fn applied(connection: &mut SqliteConnection) -> Result<Vec<Applied>, Error> {
+    let tables: i64 = sqlx::query_scalar(IS_THERE)
+        .fetch_one(&mut *connection)
+        .await?;
+    if tables == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(APPLIED).fetch_all(connection).await?;
+    rows.iter().map(Applied::read).collect()
+}
