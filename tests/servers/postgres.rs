@@ -117,6 +117,99 @@ async fn no_token_is_in_the_tables() {
     assert!(!rows[0].contains(session.token.expose()));
 }
 
+/// What the server says about a refused row holds the whole row.
+#[tokio::test]
+async fn an_error_shows_no_value_of_a_row() {
+    const EMAIL: &str = "jane.doe@customer.example";
+    for (change, code, names) in [
+        (
+            "ALTER TABLE customers ADD CONSTRAINT local_only CHECK (email LIKE '%@localhost')",
+            "23514",
+            ["customers", "local_only"],
+        ),
+        (
+            "ALTER TABLE customer_sessions ADD CONSTRAINT odd_hash CHECK (length(token_hash) < 9)",
+            "23514",
+            ["customer_sessions", "odd_hash"],
+        ),
+        (
+            "ALTER TABLE customers ADD plan text NOT NULL",
+            "23502",
+            ["customers", "plan"],
+        ),
+        (
+            "CREATE TABLE users (email text PRIMARY KEY); ALTER TABLE customers \
+             ADD CONSTRAINT of_users FOREIGN KEY (email) REFERENCES users",
+            "23503",
+            ["customers", "of_users"],
+        ),
+        (
+            "INSERT INTO customers (id, organization_id, created_at, email) \
+             VALUES ('cus_other', 'org_1', now(), 'jane.doe@customer.example'); \
+             ALTER TABLE customers ADD CONSTRAINT one_each EXCLUDE USING btree (email WITH =)",
+            "23P01",
+            ["customers", "one_each"],
+        ),
+        (
+            "ALTER TABLE customers ADD number int GENERATED ALWAYS AS (email::int) STORED",
+            "22P02",
+            ["left out", "22P02"],
+        ),
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'not %', NEW.email; END $$; CREATE TRIGGER refuse \
+             BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "P0001",
+            ["left out", "P0001"],
+        ),
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE check_violation USING MESSAGE = NEW.email, HINT = NEW.email; END $$; \
+             CREATE TRIGGER refuse BEFORE INSERT ON customers \
+             FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "23514",
+            ["left out", "23514"],
+        ),
+    ] {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let store = schema.open().await;
+        let pool = schema.pool().await;
+        let mut session = persistent_store::session(&store, &unique("cus"));
+        let mut data = customer_session::CustomerData::clone(&session.customer);
+        data.email = Some(EMAIL.to_owned());
+        session.customer = data.into();
+        store.add(&session).await.expect("inserted");
+        let hash = "SELECT token_hash FROM customer_sessions";
+        let hash: String = sqlx::query_scalar(hash)
+            .fetch_one(&pool)
+            .await
+            .expect("one");
+        for sql in ["DELETE FROM customers", change] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+                .execute(&pool)
+                .await
+                .expect(sql);
+        }
+
+        let error = store.add(&session).await.expect_err(change);
+        let mut shown = vec![format!("{error} {error:?} {error:#?}")];
+        let mut source = std::error::Error::source(&error);
+        while let Some(error) = source {
+            shown.push(format!("{error} {error:?} {error:#?}"));
+            source = error.source();
+        }
+        let shown = shown.join("\n");
+        for name in names.into_iter().chain([code]) {
+            assert!(shown.contains(name), "{name} is not in {shown}");
+        }
+        for secret in [EMAIL, "jane.doe", &hash[..12], session.token.expose()] {
+            assert!(!shown.contains(secret), "{change}: {shown}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_row_is_named() {
     let Some(schema) = Schema::new().await else {

@@ -1,5 +1,7 @@
 //! What errors of the driver mean.
 
+use std::{borrow::Cow, fmt};
+
 use sqlx::{Error, error::DatabaseError};
 
 use crate::store::error::{ContextError, StoreError};
@@ -7,21 +9,11 @@ use crate::store::error::{ContextError, StoreError};
 /// Converts an error of the driver; `context` says what was attempted.
 pub(super) fn store_error(context: impl Into<String>, error: Error) -> StoreError {
     let mut context = context.into();
-    match &error {
+    match error {
+        Error::Database(cause) => return database_error(context, &*cause),
         Error::ColumnDecode { .. } | Error::Decode(_) => {
             return StoreError::corrupt(ContextError::new(context, error));
         }
-        // The driver's text would contain the hash of a token.
-        Error::Database(cause) if cause.is_unique_violation() => {
-            return StoreError::conflict(format!("{context}: its id or its token is taken"));
-        }
-        Error::Database(cause) => match cause.code().as_deref() {
-            Some("57014") => return StoreError::timeout(ContextError::new(context, error)),
-            Some(code) if is_refused_value(code) => {
-                return StoreError::corrupt(ContextError::new(context, error));
-            }
-            code => context.push_str(advice(code, &**cause)),
-        },
         Error::PoolTimedOut => context.push_str(
             ": no connection is available; either the database is down, or all connections of \
              the pool are in use",
@@ -29,6 +21,90 @@ pub(super) fn store_error(context: impl Into<String>, error: Error) -> StoreErro
         _ => {}
     }
     StoreError::unavailable(ContextError::new(context, error))
+}
+
+/// Converts an error that the database reports.
+fn database_error(mut context: String, cause: &dyn DatabaseError) -> StoreError {
+    // The constraint is that of an id, or of a token's hash.
+    if cause.is_unique_violation() {
+        return StoreError::conflict(format!("{context}: its id or its token is taken"));
+    }
+    let error = ReportedError::new(cause);
+    match cause.code().as_deref() {
+        Some("57014") => StoreError::timeout(ContextError::new(context, error)),
+        Some(code) if is_refused_value(code) => {
+            StoreError::corrupt(ContextError::new(context, error))
+        }
+        code => {
+            context.push_str(advice(code, cause));
+            StoreError::unavailable(ContextError::new(context, error))
+        }
+    }
+}
+
+/// What a database reports, as far as it shows no value of a row. The driver's error also has a
+/// detail, a hint and a place, which may show the whole row of a customer.
+#[derive(Debug)]
+struct ReportedError {
+    code: Option<String>,
+    message: Option<String>,
+    table: Option<String>,
+    constraint: Option<String>,
+}
+
+impl ReportedError {
+    fn new(cause: &dyn DatabaseError) -> Self {
+        let code = cause.code().map(Cow::into_owned);
+        let shows_values = code
+            .as_deref()
+            .is_none_or(|code| may_show_values(code, cause.table()));
+        Self {
+            code,
+            message: (!shows_values).then(|| cause.message().to_owned()),
+            table: cause.table().map(str::to_owned),
+            constraint: cause.constraint().map(str::to_owned),
+        }
+    }
+}
+
+impl fmt::Display for ReportedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message.as_deref().unwrap_or(
+            "the database refuses it, in words that may show a customer's data and are left out",
+        ))?;
+        let names = [
+            ("code", &self.code),
+            ("table", &self.table),
+            ("constraint", &self.constraint),
+        ];
+        let mut separator = " (";
+        for (name, value) in names {
+            if let Some(value) = value {
+                write!(f, "{separator}{name} {value}")?;
+                separator = ", ";
+            }
+        }
+        f.write_str(if separator == ", " { ")" } else { "" })
+    }
+}
+
+impl std::error::Error for ReportedError {}
+
+/// Returns `true` if the message of an error with this code may show values of a row.
+fn may_show_values(code: &str, table: Option<&str>) -> bool {
+    // Codes of SQLite are numbers. This one is that of a trigger with a text of its own.
+    if code.len() != 5 {
+        return code == "1811";
+    }
+    match &code[..2] {
+        // A violated constraint: PostgreSQL's own messages name the table, and only names. Those
+        // of a trigger or a function name none.
+        "23" | "44" => table.is_none(),
+        "08" | "0A" | "25" | "26" | "28" | "3D" | "3F" | "40" | "42" | "53" | "54" | "55"
+        | "57" | "58" | "XX" => false,
+        // Values out of range ("22"), texts of triggers and functions ("P0", "38"), and others.
+        _ => true,
+    }
 }
 
 /// Returns `true` for PostgreSQL's codes of values that it cannot hold, that a constraint
@@ -57,5 +133,43 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
              `MIGRATIONS` yourself"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_kept_only_if_it_shows_no_value() {
+        for (code, table, shows_values) in [
+            ("23514", Some("customers"), false),
+            ("23514", None, true),
+            ("22P02", Some("customers"), true),
+            ("P0001", None, true),
+            ("ZZ001", None, true),
+            ("42P01", None, false),
+            ("57014", None, false),
+            ("275", None, false),
+            ("1811", None, true),
+        ] {
+            assert_eq!(may_show_values(code, table), shows_values, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_report_lists_what_it_has() {
+        let mut error = ReportedError {
+            code: Some("23502".to_owned()),
+            message: Some("null value".to_owned()),
+            table: Some("customers".to_owned()),
+            constraint: None,
+        };
+        assert_eq!(
+            error.to_string(),
+            "null value (code 23502, table customers)"
+        );
+        error.message = None;
+        assert!(error.to_string().contains("left out (code 23502"));
     }
 }
