@@ -100,6 +100,39 @@ async fn sessions_survive_a_restart_and_no_token_is_in_the_file() {
     assert_eq!(found.expect("an answer"), Some(session));
 }
 
+/// Whatever the umask of the process is. A file that exists keeps its mode.
+#[tokio::test]
+async fn only_the_owner_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let modes = |folder: &Folder| {
+        let files = fs::read_dir(&folder.0).expect("files");
+        let files = files.map(|file| file.expect("a file"));
+        let modes = files.map(|file| file.metadata().expect("a mode").permissions().mode() & 0o777);
+        modes.collect::<Vec<_>>()
+    };
+    let folder = Folder::create();
+    let store = folder.open().await;
+    inserted(&store).await;
+    assert_eq!(modes(&folder), [0o600; 3], "the file, -wal and -shm");
+
+    let folder = Folder::create();
+    let file = folder.0.join("sessions.db");
+    fs::write(&file, "").expect("created");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
+    let store = folder.open().await;
+    inserted(&store).await;
+    assert_eq!(modes(&folder), [0o640; 3]);
+
+    for query in ["mode=ro", "mode=rw", "mode=memory"] {
+        let folder = Folder::create();
+        let url = format!("{}?{query}", folder.url());
+        let opened = SqliteStore::connect(&url, peppers()).await;
+        assert_eq!(opened.is_ok(), query == "mode=memory", "{query}");
+        assert!(modes(&folder).is_empty(), "{query} creates nothing");
+    }
+}
+
 /// SQLite ends the transaction by itself when the disk is full, which the driver does not know.
 #[tokio::test]
 async fn a_store_recovers_from_a_full_disk() {

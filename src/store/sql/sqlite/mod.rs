@@ -1,6 +1,7 @@
 //! Sessions in an SQLite file.
 
 mod columns;
+mod file;
 #[cfg(test)]
 mod plans;
 mod registry;
@@ -22,7 +23,10 @@ use super::{
     schema_name::SchemaName,
     store::SqlStore,
 };
-use crate::store::{error::StoreError, pepper::Peppers};
+use crate::store::{
+    error::{ContextError, StoreError},
+    pepper::Peppers,
+};
 
 /// Connections that the store opens itself: the idle ones for lookups, one for writes, one for
 /// lists.
@@ -80,6 +84,10 @@ impl SqliteStore {
     /// five seconds, and what was committed survives a power cut (`synchronous = FULL`).
     /// `sqlite::memory:` works too, on one connection.
     ///
+    /// On Unix the file is created readable and writable by its owner alone (mode 0600), and SQLite
+    /// gives the files `-wal` and `-shm` beside it the same mode. A file that exists keeps its
+    /// mode. With `?mode=rw` or `?mode=ro` no file is created.
+    ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of SQLite, or if
@@ -89,6 +97,13 @@ impl SqliteStore {
         let in_memory = url.contains(":memory:") || url.contains("mode=memory");
         let options = options(url)?;
         let file = options.get_filename().display().to_string();
+        if !in_memory && matches!(mode(url), None | Some("rwc")) {
+            let created = file::create_private(options.get_filename());
+            created.map_err(|error| {
+                let context = format!("creating the SQLite file {file}");
+                StoreError::unavailable(ContextError::new(context, error))
+            })?;
+        }
         let pool = SqlitePoolOptions::new()
             .max_connections(if in_memory { 1 } else { MAX_CONNECTIONS })
             .max_lifetime(None)
@@ -150,8 +165,15 @@ fn options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
         store_error(context, error)
     })?;
     Ok(options
-        .create_if_missing(true)
+        .create_if_missing(!matches!(mode(url), Some("ro" | "rw")))
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT))
+}
+
+/// Returns the `mode` of a URL.
+fn mode(url: &str) -> Option<&str> {
+    let (_, query) = url.split_once('?')?;
+    let mut pairs = query.rsplit('&');
+    pairs.find_map(|pair| pair.strip_prefix("mode="))
 }
