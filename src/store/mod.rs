@@ -5,6 +5,8 @@
 //! page [`operations`](crate::guide::operations) says which to take.
 
 pub(crate) mod error;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod health_check;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, SubsecRound as _, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
@@ -10,6 +11,9 @@ use crate::token::SessionToken;
 
 /// Shortest accepted pepper, in bytes.
 const MIN_LEN: usize = 16;
+
+/// Attempts of a check at putting a new pepper in use while others put theirs.
+pub(super) const MAX_ROTATIONS: u32 = 4;
 
 /// Text whose hash is a pepper's fingerprint. No token contains a space.
 const FINGERPRINT_OF: &str = "customer-session pepper";
@@ -24,6 +28,11 @@ const FINGERPRINT_OF: &str = "customer-session pepper";
 /// an older pepper is kept under the first from then on. To change the pepper, give the new one to
 /// all machines behind the old one, `Peppers::new(old).or(new)`. When all machines read it, put it
 /// first. Remove the old one when the last session kept under it has expired.
+///
+/// The database remembers the fingerprints of the peppers that came first in a ring, and when each
+/// of them took the place of the one before. The last of them is in use, and a store whose ring
+/// lacks it refuses to work, whether its peppers are unknown or retired. To go back after a change,
+/// keep both: `Peppers::new(old).or(new)`.
 ///
 /// ```
 /// use customer_session::store::Peppers;
@@ -95,34 +104,79 @@ impl Peppers {
         self.ring.iter().map(|pepper| pepper.hash(token.expose()))
     }
 
-    /// Compares the peppers with the fingerprints of those that a database was written under.
-    /// Returns the fingerprint that the database should keep too, if it is new.
-    pub(super) fn verify(&self, known: &[String]) -> Result<Option<String>, StoreError> {
+    /// Judges the peppers by those that a database was written under, oldest first: the ring must
+    /// hold the newest of them. Returns the one to add to them, if it is new. Once it is added, the
+    /// caller reads them and judges again, since another machine may have added one first.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable), with a text that says what to do.
+    pub(super) fn judge(&self, used: &[UsedPepper]) -> Result<Option<NewPepper>, StoreError> {
         if self.ring.iter().any(Pepper::is_too_short) {
             return Err(StoreError::unavailable(format!(
                 "a pepper is shorter than {MIN_LEN} bytes; check that the variable it comes from is set"
             )));
         }
-        let fingerprint = |pepper: &Pepper| pepper.hash(FINGERPRINT_OF)[..16].to_owned();
-        let current = fingerprint(&self.ring[0]);
-        let is_known = |fingerprint: &String| known.contains(fingerprint);
-        if is_known(&current) {
-            Ok(None)
-        } else if known.is_empty()
-            || self.ring[1..]
-                .iter()
-                .map(fingerprint)
-                .any(|older| is_known(&older))
-        {
-            Ok(Some(current))
-        } else {
-            Err(StoreError::unavailable(
-                "these sessions were kept under another pepper than those given: give that one, \
-                 or put the new one in front of it with `Peppers::new(new).or(old)`; to end all \
-                 sessions instead, delete them and the fingerprints of their peppers",
-            ))
+        let ring: Vec<_> = self.ring.iter().map(Pepper::fingerprint).collect();
+        let Some(newest) = used.last() else {
+            return Ok(Some(NewPepper::new(&ring[0], "")));
+        };
+        if ring.contains(&newest.fingerprint) {
+            let is_used = used.iter().any(|pepper| pepper.fingerprint == ring[0]);
+            return Ok((!is_used).then(|| NewPepper::new(&ring[0], &newest.fingerprint)));
+        }
+        let mut pairs = used.windows(2).rev();
+        let retired = pairs.find(|pair| ring.contains(&pair[0].fingerprint));
+        Err(retired.map_or_else(is_unknown, |pair| is_retired(pair[1].used_since)))
+    }
+}
+
+/// A pepper under which a database keeps sessions, or did.
+pub(super) struct UsedPepper {
+    pub(super) fingerprint: String,
+    /// When it became the newest, and the one before was retired.
+    pub(super) used_since: DateTime<Utc>,
+}
+
+/// The fingerprint of a pepper that is to become the newest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NewPepper {
+    pub(super) fingerprint: String,
+    /// The fingerprint that must still be the newest then; empty if there must be none.
+    pub(super) after: String,
+}
+
+impl NewPepper {
+    fn new(fingerprint: &str, after: &str) -> Self {
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            after: after.to_owned(),
         }
     }
+}
+
+/// Returns the error of a ring of peppers that the database was never written under.
+fn is_unknown() -> StoreError {
+    StoreError::unavailable(
+        "these sessions were kept under another pepper than those given: give that one, \
+         or put the new one in front of it with `Peppers::new(new).or(old)`; to end all \
+         sessions instead, delete them and the fingerprints of their peppers",
+    )
+}
+
+/// Returns the error of a ring whose newest pepper is an older one of the database.
+fn is_retired(at: DateTime<Utc>) -> StoreError {
+    let at = at.trunc_subsecs(0);
+    StoreError::unavailable(format!(
+        "the pepper given was retired at {at}, when a newer one took its place, under which \
+         sessions are kept now: give the newer one; to go back to this one, give both, \
+         `Peppers::new(this).or(newer)`"
+    ))
+}
+
+/// Returns the error of a new pepper that could not become the newest.
+pub(super) fn keeps_changing() -> StoreError {
+    StoreError::unavailable("other machines are changing the pepper at the same time; try again")
 }
 
 impl Pepper {
@@ -135,6 +189,10 @@ impl Pepper {
 
     fn is_too_short(&self) -> bool {
         matches!(self, Self::Key { len, .. } if *len < MIN_LEN)
+    }
+
+    fn fingerprint(&self) -> String {
+        self.hash(FINGERPRINT_OF)[..16].to_owned()
     }
 
     fn hash(&self, text: &str) -> TokenHash {
@@ -158,6 +216,7 @@ impl fmt::Debug for Peppers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::with_causes;
 
     #[test]
     fn a_token_is_kept_as_polar_keeps_it() {
@@ -183,27 +242,60 @@ mod tests {
         assert_eq!(ring.hashes(&token).collect::<Vec<_>>(), kept);
     }
 
-    #[test]
-    fn a_wrong_pepper_is_noticed() {
-        let one = Peppers::new([1; 32]);
-        let known = vec![one.verify(&[]).expect("the first").expect("to remember")];
-        assert_eq!(one.verify(&known).expect("known"), None);
+    /// Uses `peppers` on a database, as a machine does at its start.
+    fn start(peppers: &Peppers, used: &mut Vec<UsedPepper>) -> Result<(), StoreError> {
+        while let Some(new) = peppers.judge(used)? {
+            let newest = used.last().map_or("", |newest| newest.fingerprint.as_str());
+            assert_eq!(newest, new.after);
+            let days = i64::try_from(used.len()).expect("a few");
+            used.push(UsedPepper {
+                fingerprint: new.fingerprint,
+                used_since: DateTime::UNIX_EPOCH + chrono::TimeDelta::days(days),
+            });
+        }
+        Ok(())
+    }
 
-        let two = Peppers::new([2; 32]);
-        assert!(two.verify(&known).is_err());
-        assert!(Peppers::none().verify(&known).is_err());
-        let ring = two.clone().or([1; 32]);
-        let both = vec![
-            known[0].clone(),
-            ring.verify(&known).expect("a change").expect("to remember"),
-        ];
-        assert_eq!(two.verify(&both).expect("the old one is retired"), None);
+    fn refusal(peppers: &Peppers, used: &[UsedPepper]) -> String {
+        with_causes(&peppers.judge(used).expect_err("refused"))
+    }
+
+    #[test]
+    fn a_ring_without_the_newest_pepper_is_refused() {
+        let pepper = |number| Peppers::new([number; 32]);
+        let (old, new) = (pepper(1), pepper(2));
+        let used = &mut Vec::new();
+        start(&old, used).expect("the first");
+        start(&old, used).expect("the same again");
+        assert_eq!(used.len(), 1);
+        assert!(refusal(&new, used).contains("another pepper than those given"));
+        assert!(refusal(&Peppers::none(), used).contains("another pepper than those given"));
+
+        start(&old.clone().or([2; 32]), used).expect("all read both");
+        assert_eq!(used.len(), 1, "the first one writes as before");
+        start(&new.clone().or([1; 32]), used).expect("the rotation");
+        assert_eq!(used.len(), 2);
+        start(&new, used).expect("the end of the rotation");
+        start(&old.clone().or([2; 32]), used).expect("a machine that was not swapped yet");
+        assert_eq!(used.len(), 2);
+
+        let retired = refusal(&old, used);
+        assert!(
+            retired.contains("retired at 1970-01-02 00:00:00 UTC"),
+            "{retired}"
+        );
+        assert!(refusal(&pepper(3).or([1; 32]), used).contains("retired"));
+        assert!(refusal(&pepper(3), used).contains("another pepper"));
+
+        start(&pepper(3).or([2; 32]), used).expect("the next rotation");
+        assert!(refusal(&new.or([1; 32]), used).contains("retired at 1970-01-03"));
+        assert!(refusal(&old, used).contains("retired at 1970-01-02"));
     }
 
     #[test]
     fn an_empty_pepper_is_refused() {
-        assert!(Peppers::new("").verify(&[]).is_err());
-        assert!(Peppers::new([0; 16]).or("short").verify(&[]).is_err());
-        assert!(Peppers::none().verify(&[]).is_ok());
+        assert!(Peppers::new("").judge(&[]).is_err());
+        assert!(Peppers::new([0; 16]).or("short").judge(&[]).is_err());
+        assert!(Peppers::none().judge(&[]).is_ok());
     }
 }

@@ -279,6 +279,12 @@ pub(crate) trait Database: Sized {
 
     /// Opens it with other peppers, or without.
     async fn reopen(&self, peppers: Peppers) -> Self::Store;
+
+    /// Connects to it, without its first use.
+    async fn connect(&self, peppers: Peppers) -> Self::Store;
+
+    /// Removes the fingerprints of all peppers.
+    async fn forget_peppers(&self);
 }
 
 /// Makes the tests that every database must pass a part of its module.
@@ -300,6 +306,30 @@ macro_rules! shared_tests {
                 return;
             };
             persistent_store::peppers_form_a_ring(&database).await;
+        }
+
+        #[tokio::test]
+        async fn a_retired_pepper_is_refused() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            persistent_store::a_retired_pepper_is_refused(&database).await;
+        }
+
+        #[tokio::test]
+        async fn a_running_machine_notices_that_its_pepper_is_retired() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            persistent_store::a_running_machine_notices_that_its_pepper_is_retired(&database).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn one_new_pepper_of_several_wins() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            persistent_store::one_new_pepper_of_several_wins(&database).await;
         }
 
         shared_tests!($database, revoking_a_customer_ends_rotations);
@@ -346,6 +376,109 @@ pub(crate) async fn peppers_form_a_ring(database: &impl Database) {
 
     let outcome = find(Peppers::new("")).await;
     assert_error(outcome, StoreErrorKind::Unavailable, &["16 bytes"]);
+}
+
+/// After a whole rotation, a machine that has only the old pepper neither answers nor writes.
+pub(crate) async fn a_retired_pepper_is_refused(database: &impl Database) {
+    let (old, new) = (Peppers::new([1; 32]), Peppers::new([2; 32]));
+    for peppers in [
+        old.clone(),
+        old.clone().or([2; 32]),
+        new.clone().or([1; 32]),
+        new.clone(),
+    ] {
+        let store = database.reopen(peppers).await;
+        inserted(&store).await;
+    }
+    let current = database.reopen(new.clone()).await;
+    let session = inserted(&current).await;
+
+    let retired = database.reopen(old.clone()).await;
+    let unavailable = StoreErrorKind::Unavailable;
+    let says = ["retired at", "newer one", "Peppers::new(this).or(newer)"];
+    assert_error(retired.check().await, unavailable, &says);
+    assert_error(retired.find(&session.token).await, unavailable, &says);
+    assert_error(retired.add(&session).await, unavailable, &says);
+    let stranger = database.reopen(Peppers::new([3; 32]).or([4; 32])).await;
+    let outcome = stranger.find(&session.token).await;
+    assert_error(outcome, unavailable, &["another pepper than those given"]);
+
+    // A machine that was rolled back by a step has both.
+    let back = database.reopen(old.or([2; 32])).await;
+    let found = back.find(&session.token).await.expect("an answer");
+    assert_eq!(found.as_ref(), Some(&session));
+    let written = inserted(&back).await;
+    for peppers in [new.clone().or([1; 32]), new] {
+        let store = database.reopen(peppers).await;
+        let found = store.find(&written.token).await.expect("an answer");
+        assert_eq!(found.as_ref(), Some(&written));
+    }
+    current.check().await.expect("nothing has changed for it");
+}
+
+/// Also a store that was right when it started. The test holds the time that passes between.
+pub(crate) async fn a_running_machine_notices_that_its_pepper_is_retired(database: &impl Database) {
+    let both = Peppers::new([1; 32]).or([2; 32]);
+    let (skipped, ready) = (
+        database.reopen(Peppers::new([1; 32])).await,
+        database.reopen(both).await,
+    );
+    let session = inserted(&skipped).await;
+    let rotated = database.reopen(Peppers::new([2; 32]).or([1; 32])).await;
+    rotated.check().await.expect("a rotation");
+    ready.find(&session.token).await.expect("its last check");
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    let unavailable = StoreErrorKind::Unavailable;
+    let outcome = skipped.find(&session.token).await;
+    assert_error(outcome, unavailable, &["retired at"]);
+    assert_error(skipped.add(&session).await, unavailable, &["retired at"]);
+    let found = ready.find(&session.token).await.expect("it has both");
+    assert_eq!(found.as_ref(), Some(&session));
+}
+
+/// Of machines that start at once with different peppers one is right, whether the database is new
+/// or they replace the same pepper.
+pub(crate) async fn one_new_pepper_of_several_wins(database: &impl Database) {
+    const OLD: [u8; 32] = [9; 32];
+    let old = Arc::new(database.reopen(Peppers::new(OLD)).await);
+    old.check().await.expect("the first");
+    let mut first = Vec::new();
+    let mut rotating = Vec::new();
+    for number in 1..5 {
+        let store = database.connect(Peppers::new([number; 32])).await;
+        store.check().await.expect_err("another pepper");
+        first.push(Arc::new(store));
+        let peppers = Peppers::new([number; 32]).or(OLD);
+        rotating.push(Arc::new(database.connect(peppers).await));
+    }
+    for round in 0..60 {
+        database.forget_peppers().await;
+        let machines = if round % 2 == 0 {
+            &first
+        } else {
+            old.check().await.expect("the first");
+            &rotating
+        };
+        let start = Arc::new(tokio::sync::Barrier::new(machines.len()));
+        let checks = machines.iter().map(|store| {
+            let (store, start) = (Arc::clone(store), Arc::clone(&start));
+            tokio::spawn(async move {
+                start.wait().await;
+                store.check().await.is_ok()
+            })
+        });
+        let mut won = Vec::new();
+        for check in checks.collect::<Vec<_>>() {
+            won.push(check.await.expect("no panic"));
+        }
+        assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
+        for (store, won) in machines.iter().zip(won) {
+            assert_eq!(store.check().await.is_ok(), won, "it stays so");
+        }
+    }
 }
 
 /// A node whose clock is ahead purges nothing that is live by the database's clock.

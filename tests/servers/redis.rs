@@ -67,6 +67,15 @@ impl Database for Keys {
     }
 
     async fn reopen(&self, peppers: Peppers) -> RedisStore {
+        self.connect(peppers).await
+    }
+
+    async fn forget_peppers(&self) {
+        let key = format!("{}peppers", self.prefix);
+        let _: () = self.raw().await.del(key).await.expect("forgotten");
+    }
+
+    async fn connect(&self, peppers: Peppers) -> RedisStore {
         let store = RedisStore::connect(&self.url, peppers).await;
         store.expect("connected").key_prefix(self.prefix.as_str())
     }

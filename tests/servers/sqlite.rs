@@ -54,11 +54,22 @@ impl Database for Folder {
     }
 
     async fn reopen(&self, peppers: Peppers) -> SqliteStore {
-        let store = SqliteStore::connect(&self.url(), peppers).await;
-        let store = store.expect("opened");
+        let store = self.connect(peppers).await;
         // The first use shows whether the peppers are right.
         let _ = store.migrate().await;
         store
+    }
+
+    async fn connect(&self, peppers: Peppers) -> SqliteStore {
+        let store = SqliteStore::connect(&self.url(), peppers).await;
+        store.expect("opened")
+    }
+
+    async fn forget_peppers(&self) {
+        let pool = self.pool().await;
+        let forget = sqlx::query("DELETE FROM customer_session_peppers");
+        forget.execute(&pool).await.expect("forgotten");
+        pool.close().await;
     }
 }
 

@@ -6,12 +6,9 @@ mod registry;
 mod scripts;
 mod server;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use redis::{
     Client, FromRedisValue, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -19,11 +16,15 @@ use redis::{
 
 use self::{
     scripts::Scripts,
-    server::{HealthCheck, PREFIX, check_server, store_error},
+    server::{PREFIX, check_server, store_error},
 };
 use crate::{
     shared_caches::SharedCaches,
-    store::{error::StoreError, pepper::Peppers},
+    store::{
+        error::StoreError,
+        health_check::HealthCheck,
+        pepper::{MAX_ROTATIONS, Peppers, UsedPepper, keeps_changing},
+    },
 };
 
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey, for several machines.
@@ -116,23 +117,39 @@ impl RedisStore {
     pub async fn check(&self) -> Result<(), StoreError> {
         let mut connection = self.connection.clone();
         check_server(&mut connection).await?;
-        let key = format!("{}peppers", self.prefix);
-        let known: Vec<String> = redis::cmd("SMEMBERS")
-            .arg(&key)
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
-        if let Some(fingerprint) = self.peppers.verify(&known)? {
-            let mut remember = redis::cmd("SADD");
-            let remembered: Result<(), _> = remember
-                .arg(&key)
-                .arg(fingerprint)
-                .query_async(&mut connection)
-                .await;
-            remembered
-                .map_err(|error| store_error("writing the fingerprint of a pepper", error))?;
+        self.check_peppers(&mut connection).await
+    }
+
+    /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
+    /// of this machine's clock.
+    async fn check_peppers(&self, connection: &mut ConnectionManager) -> Result<(), StoreError> {
+        let mut call = self.scripts.peppers.key(&*self.prefix);
+        for _ in 0..MAX_ROTATIONS {
+            let used: Vec<String> = call
+                .invoke_async(connection)
+                .await
+                .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
+            let used = used.iter().map(|used| used_pepper(used));
+            let used: Vec<_> = used.collect::<Result<_, _>>()?;
+            let Some(new) = self.peppers.judge(&used)? else {
+                return Ok(());
+            };
+            call = self.scripts.peppers.key(&*self.prefix);
+            call.arg(new.fingerprint)
+                .arg(Utc::now().timestamp_micros())
+                .arg(new.after);
         }
-        Ok(())
+        Err(keeps_changing())
+    }
+
+    /// Checks, and makes every call wait for a check if that fails: the next answer may come from
+    /// another server.
+    async fn check_or_invalidate(&self) -> Result<(), StoreError> {
+        let checked = self.check().await;
+        if checked.is_err() {
+            self.health_check.invalidate();
+        }
+        checked
     }
 
     /// Runs a script once the server and the peppers were found to be right.
@@ -142,12 +159,7 @@ impl RedisStore {
         arguments: &[&str],
         context: impl FnOnce() -> String,
     ) -> Result<T, StoreError> {
-        let now = Instant::now();
-        if self.health_check.is_due(now) {
-            let checked = self.check().await;
-            self.health_check.set(checked.is_ok().then_some(now));
-            checked?;
-        }
+        self.health_check.run(|| self.check_or_invalidate()).await?;
         let mut call = script.key(&*self.prefix);
         for argument in arguments {
             call.arg(*argument);
@@ -155,10 +167,24 @@ impl RedisStore {
         let answer = call.invoke_async(&mut self.connection.clone()).await;
         answer.map_err(|error| {
             // The next answer may come from another server.
-            self.health_check.set(None);
+            self.health_check.invalidate();
             store_error(context(), error)
         })
     }
+}
+
+/// Reads what `lua/peppers.lua` answers: a fingerprint, and the moment from which it was in use.
+fn used_pepper(used: &str) -> Result<UsedPepper, StoreError> {
+    let (fingerprint, micros) = used.split_once(' ').unwrap_or_default();
+    let used_since = micros
+        .parse()
+        .ok()
+        .and_then(DateTime::from_timestamp_micros);
+    let corrupt = || StoreError::corrupt("the fingerprint of a pepper is corrupt");
+    Ok(UsedPepper {
+        fingerprint: fingerprint.to_owned(),
+        used_since: used_since.ok_or_else(corrupt)?,
+    })
 }
 
 impl fmt::Debug for RedisStore {

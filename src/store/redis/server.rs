@@ -1,10 +1,5 @@
 //! Checks whether a Redis server is fit for use, and what its errors mean.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
 use redis::{RedisError, aio::ConnectionLike};
 
 use crate::store::error::{ContextError, StoreError};
@@ -14,35 +9,6 @@ const MIN_VERSION: (u32, u32) = (6, 2);
 
 /// Prefix of all keys, in braces, so that they share one slot of a cluster.
 pub(super) const PREFIX: &str = "{customer_sessions}:";
-/// Time after which the server is checked again: it may have become a replica.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The time of the last successful check.
-#[derive(Debug, Default)]
-pub(super) struct HealthCheck {
-    /// Guards a time. Never held across an await.
-    last: Mutex<Option<Instant>>,
-}
-
-impl HealthCheck {
-    /// Returns `true` if the caller must check first. While one caller checks again, the others go on.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            None => true,
-            Some(checked) if now.saturating_duration_since(checked) >= CHECK_INTERVAL => {
-                *last = Some(now);
-                true
-            }
-            Some(_) => false,
-        }
-    }
-
-    /// Records the time of a successful check, or that the next call must check.
-    pub(super) fn set(&self, succeeded_at: Option<Instant>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = succeeded_at;
-    }
-}
 
 /// Converts an error of the driver; `context` says what was attempted.
 pub(super) fn store_error(context: impl Into<String>, error: RedisError) -> StoreError {
@@ -102,22 +68,6 @@ fn check_info(info: &str) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_server_is_checked_again_now_and_then_by_one() {
-        let checked = HealthCheck::default();
-        let now = Instant::now();
-        assert!(
-            checked.is_due(now) && checked.is_due(now),
-            "all wait for the first"
-        );
-        checked.set(Some(now));
-        assert!(!checked.is_due(now + CHECK_INTERVAL / 2));
-        assert!(checked.is_due(now + CHECK_INTERVAL));
-        assert!(!checked.is_due(now + CHECK_INTERVAL), "the others go on");
-        checked.set(None);
-        assert!(checked.is_due(now));
-    }
 
     #[test]
     fn a_server_that_will_not_do_is_refused() {

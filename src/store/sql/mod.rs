@@ -81,9 +81,15 @@ const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created
 const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
 const REHASH: &str =
     "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
-const PEPPERS: &str = "SELECT fingerprint FROM customer_session_peppers";
-const REMEMBER_PEPPER: &str = "INSERT INTO customer_session_peppers (fingerprint) \
-     VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING";
+/// The peppers in use so far, oldest first.
+const PEPPERS: &str =
+    "SELECT fingerprint, used_since FROM customer_session_peppers ORDER BY generation";
+/// Adds a pepper after the one with the fingerprint `$3`, or as the first. Does nothing if another
+/// one has come after that one meanwhile: its generation is taken.
+const ADD_PEPPER: &str = "INSERT INTO customer_session_peppers \
+     (generation, fingerprint, used_since) VALUES (coalesce(\
+     (SELECT generation FROM customer_session_peppers WHERE fingerprint = $3), 0) + 1, $1, $2) \
+     ON CONFLICT DO NOTHING";
 
 /// Returns the statement that ends what a revocation describes, and its parameters.
 fn revocation<P: Parameters + Default>(what: &Revocation) -> (&'static str, P) {

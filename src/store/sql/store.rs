@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{AssertSqlSafe, Database, Encode, Error, Executor, FromRow, IntoArguments, Pool, Type};
-use tokio::{sync::OnceCell, time::timeout};
+use chrono::Utc;
+use sqlx::{AssertSqlSafe, Database, Error, Executor, IntoArguments, Pool};
+use tokio::time::timeout;
 
 use super::{
-    PEPPERS, REMEMBER_PEPPER,
+    ADD_PEPPER, PEPPERS,
     error::store_error,
     find_statement,
     idle_connections::{IdleConnections, PooledConnection},
@@ -21,7 +22,8 @@ use crate::{
     shared_caches::SharedCaches,
     store::{
         error::{ContextError, StoreError},
-        pepper::{Peppers, TokenHash},
+        health_check::HealthCheck,
+        pepper::{MAX_ROTATIONS, Peppers, TokenHash, UsedPepper, keeps_changing},
         validation::is_storable,
     },
     token::SessionToken,
@@ -44,8 +46,7 @@ pub(super) struct SqlStore<DB: Database> {
     find_statement: Arc<str>,
     pub(super) schema: SchemaName,
     pub(super) caches: SharedCaches,
-    /// Filled by the first check that succeeds.
-    checked: OnceCell<()>,
+    health_check: HealthCheck,
 }
 
 /// A session kept under an older pepper, and its hash under the current one.
@@ -76,44 +77,25 @@ impl<DB: Database> SqlStore<DB> {
             pool,
             idle,
             peppers,
-            checked: OnceCell::new(),
+            health_check: HealthCheck::default(),
         }
     }
 
-    /// Returns the pool once a check has succeeded; `check` is not awaited after that.
-    pub(super) async fn checked_pool(
+    /// Returns the pool if the last check has succeeded, and checks first if it is due.
+    pub(super) async fn checked_pool<F>(
         &self,
-        check: impl Future<Output = Result<(), StoreError>>,
-    ) -> Result<&Pool<DB>, StoreError> {
-        self.checked.get_or_try_init(|| check).await?;
+        check: impl FnOnce() -> F,
+    ) -> Result<&Pool<DB>, StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        self.health_check.run(check).await?;
         Ok(&self.pool)
     }
 
     /// Takes a connection from `pool`.
     pub(super) async fn acquire(&self, pool: &Pool<DB>) -> Result<PooledConnection<DB>, Error> {
         self.idle.acquire(pool).await
-    }
-
-    /// Compares the peppers with the fingerprints of those that the database was written under.
-    pub(super) async fn check_peppers(&self) -> Result<(), StoreError>
-    where
-        for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-        for<'r> (String,): FromRow<'r, DB::Row>,
-        for<'t> String: Encode<'t, DB> + Type<DB>,
-        DB::Arguments: IntoArguments<DB>,
-    {
-        let known: Vec<String> = sqlx::query_scalar(self.schema.qualify(PEPPERS))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
-        if let Some(fingerprint) = self.peppers.verify(&known)? {
-            let written = sqlx::query(self.schema.qualify(REMEMBER_PEPPER))
-                .bind(fingerprint)
-                .execute(&self.pool)
-                .await;
-            written.map_err(|error| store_error("writing the fingerprint of a pepper", error))?;
-        }
-        Ok(())
     }
 }
 
@@ -123,6 +105,40 @@ where
     DB::Arguments: Parameters + IntoArguments<DB>,
     DB::Row: Columns,
 {
+    /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
+    /// of this machine's clock.
+    pub(super) async fn check_peppers(&self) -> Result<(), StoreError> {
+        for _ in 0..MAX_ROTATIONS {
+            let Some(new) = self.peppers.judge(&self.used_peppers().await?)? else {
+                return Ok(());
+            };
+            let mut parameters = DB::Arguments::default();
+            parameters.text(Some(&new.fingerprint));
+            parameters.time(Some(Utc::now()));
+            parameters.text(Some(&new.after));
+            let context = || "writing the fingerprint of a pepper".to_owned();
+            self.fetch_all(&self.pool, ADD_PEPPER, parameters, context)
+                .await?;
+        }
+        Err(keeps_changing())
+    }
+
+    async fn used_peppers(&self) -> Result<Vec<UsedPepper>, StoreError> {
+        let context = || "reading the fingerprints of the peppers".to_owned();
+        let nothing = DB::Arguments::default();
+        let rows = self
+            .fetch_all(&self.pool, PEPPERS, nothing, context)
+            .await?;
+        let used = rows.iter().map(|row| {
+            Ok(UsedPepper {
+                fingerprint: row.text(0)?.unwrap_or_default(),
+                used_since: row.time(1)?.unwrap_or_default(),
+            })
+        });
+        let used: Result<_, Error> = used.collect();
+        used.map_err(|error| store_error(context(), error))
+    }
+
     /// Returns the session that `token` opens, and how to keep it under the current pepper if it
     /// is kept under an older one.
     pub(super) async fn find(

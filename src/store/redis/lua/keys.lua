@@ -10,7 +10,8 @@
 --   <prefix>family:<id>       a hash, by the id of the first: `current`, the id of the last session,
 --                             `customer`, its customer's id, and `member:<id>` of each session
 --   <prefix>families          a sorted set of the ids of first sessions, by the family's end
---   <prefix>peppers           a set of fingerprints
+--   <prefix>peppers           a list of the fingerprints of peppers, oldest first, each with the moment
+--                             from which it was in use; the last one is in use
 --
 -- The customer's hash is what counts: the first two only lead to it, and lead nowhere once it
 -- is gone. Moments are microseconds since 1970. No key has a time to live: that would be the time

@@ -62,9 +62,12 @@ CREATE TABLE customer_session_rotations (
 
 CREATE INDEX customer_session_rotations_by_end ON customer_session_rotations (ends_at);
 
--- By which a wrong pepper is noticed. It tells nothing about the pepper itself.
+-- By which a wrong pepper is noticed: a machine must know the pepper of the newest generation. It
+-- tells nothing about the pepper itself.
 CREATE TABLE customer_session_peppers (
-    fingerprint text COLLATE "C" PRIMARY KEY
+    generation  bigint PRIMARY KEY,             -- 1, 2, ...
+    fingerprint text COLLATE "C" NOT NULL UNIQUE,
+    used_since  timestamptz NOT NULL            -- then the generation before was retired
 );
 
 -- Announces what PostgresInvalidations listens for, in the transaction that makes the change:

@@ -19,9 +19,10 @@ use crate::store::error::StoreError;
 /// Keeps sessions in PostgreSQL 13 or newer, for several machines.
 ///
 /// Call [`migrate`](Self::migrate) when the service starts, or apply
-/// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer the store checks the
-/// server, the tables, their triggers and the [`Peppers`](crate::store::Peppers); while something is wrong with them, every method fails
-/// and says what to do. [`check`](Self::check) checks at once. Clones share their connections.
+/// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer, and every ten seconds, the
+/// store checks the server, the tables, their triggers and the [`Peppers`](crate::store::Peppers);
+/// while something is wrong with them, every method fails and says what to do.
+/// [`check`](Self::check) checks at once. Clones share their connections.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, PostgresStore}};
@@ -45,7 +46,7 @@ impl PostgresStore {
 
     /// Returns the pool once server, tables and peppers were found to be right.
     async fn pool(&self) -> Result<&PgPool, StoreError> {
-        self.sql.checked_pool(self.check()).await
+        self.sql.checked_pool(|| self.check()).await
     }
 }
 

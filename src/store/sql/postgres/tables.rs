@@ -13,6 +13,7 @@ use crate::store::{
         error::store_error,
         schema::{self, APPLIED, Applied, SET_CHECKSUM},
         schema_name::SchemaName,
+        store::within_time_limit,
     },
 };
 
@@ -63,22 +64,27 @@ impl PostgresStore {
     ///
     /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let context = |error| store_error("checking the tables", error);
-        let mut connection = self.sql.pool.acquire().await.map_err(context)?;
-        let (version, isolation, is_replica): (i32, String, bool) = sqlx::query_as(PROPERTIES)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|error| store_error("asking PostgreSQL for its version", error))?;
-        check_server(version, &isolation, is_replica)?;
         let names = &self.sql.schema;
-        let applied = applied(&mut connection, names).await;
-        schema::check(Self::MIGRATIONS, &applied.map_err(context)?)?;
-        let announces = sqlx::raw_sql(channel_query(names));
-        let announces = announces.fetch_optional(&mut *connection).await;
-        if announces.map_err(context)?.is_none() {
+        let asking = async {
+            // Dropped half way, it is closed, and does not wait in the pool for the answer.
+            let mut connection = self.sql.acquire(&self.sql.pool).await?;
+            let properties = sqlx::query_as(PROPERTIES)
+                .fetch_one(connection.as_mut())
+                .await?;
+            let applied = applied(connection.as_mut(), names).await?;
+            let channel = sqlx::raw_sql(channel_query(names));
+            let announces = channel.fetch_optional(connection.as_mut()).await?.is_some();
+            connection.return_to_pool();
+            Ok((properties, applied, announces))
+        };
+        let context = || "checking the server and the tables".to_owned();
+        let ((version, isolation, is_replica), applied, announces): ((i32, String, bool), _, _) =
+            within_time_limit(context, asking).await?;
+        check_server(version, &isolation, is_replica)?;
+        schema::check(Self::MIGRATIONS, &applied)?;
+        if !announces {
             return Err(StoreError::unavailable(NO_TRIGGERS));
         }
-        drop(connection);
         self.sql.check_peppers().await
     }
 

@@ -52,9 +52,12 @@ CREATE TABLE customer_session_rotations (
 
 CREATE INDEX customer_session_rotations_by_end ON customer_session_rotations (ends_at);
 
--- By which a wrong pepper is noticed. It tells nothing about the pepper itself.
+-- By which a wrong pepper is noticed: a process must know the pepper of the newest generation. It
+-- tells nothing about the pepper itself.
 CREATE TABLE customer_session_peppers (
-    fingerprint TEXT NOT NULL PRIMARY KEY
+    generation  INTEGER PRIMARY KEY,    -- 1, 2, ...
+    fingerprint TEXT NOT NULL UNIQUE,
+    used_since  INTEGER NOT NULL        -- then the generation before was retired
 ) STRICT;
 
 -- What has been applied. A release works with the tables if it knows every version that they need:

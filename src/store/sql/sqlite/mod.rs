@@ -39,9 +39,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keeps sessions in an SQLite file: for a service that is one machine, or one process.
 ///
 /// Call [`migrate`](Self::migrate) when the service starts, or apply
-/// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer the store checks the
-/// tables and the [`Peppers`]; while something is wrong with them, every method fails and says
-/// what to do. [`check`](Self::check) checks at once. Clones share their connections.
+/// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer, and every ten seconds, the
+/// store checks the tables and the [`Peppers`]; while something is wrong with them, every method
+/// fails and says what to do. [`check`](Self::check) checks at once. Clones share their connections.
 ///
 /// ```
 /// use customer_session::{CustomerSessions, store::{Peppers, SqliteStore}};
@@ -138,7 +138,7 @@ impl SqliteStore {
 
     /// Returns the pool once the tables and the peppers were found to be right.
     async fn pool(&self) -> Result<&SqlitePool, StoreError> {
-        self.shared.sql.checked_pool(self.check()).await
+        self.shared.sql.checked_pool(|| self.check()).await
     }
 }
 

@@ -1,0 +1,323 @@
+//! When a store checks its server and its peppers again.
+
+use std::{
+    error::Error as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+use super::error::{ContextError, StoreError};
+
+/// Time after which a store is checked again: the server may have become a replica, or another
+/// machine may have changed the pepper.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time limit of one check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Age at which the last success no longer counts while a check takes long, or cannot be made.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// The outcome of the last checks, by which calls of a store are let through.
+///
+/// The first call that finds a check due makes it, and the others go on meanwhile. Once a check was
+/// refused, and before the first one, every call waits for a check; those that wait share it.
+#[derive(Debug, Default)]
+pub(super) struct HealthCheck {
+    /// Guards plain values, whole at every point. Never held across an await.
+    state: Mutex<State>,
+    /// Held by the call that checks.
+    checking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    success: Option<Success>,
+    /// The error of the last check that was refused, and the number of all of these.
+    failure: Option<StoreError>,
+    failures: u64,
+    /// Number of times that the last success was forgotten.
+    invalidations: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Success {
+    at: Instant,
+    /// When the next check is due.
+    next: Instant,
+}
+
+enum Decision {
+    GoOn,
+    /// This call finds a check due; the others go on.
+    Check,
+    /// Nothing is known, after so many failures.
+    Wait {
+        failures: u64,
+    },
+}
+
+impl HealthCheck {
+    /// Returns `Ok` if the store may be used, and runs `check` first if it is due.
+    ///
+    /// An error of the driver is not a verdict: a connection may have been lost, or a pool may be
+    /// busy. While the last success is younger than [`MAX_AGE`], calls go on in spite of it.
+    ///
+    /// # Errors
+    ///
+    /// The error of the check, which may be that of another call.
+    pub(super) async fn run<F>(&self, check: impl FnOnce() -> F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        match self.decide(Instant::now()) {
+            Decision::GoOn => Ok(()),
+            Decision::Check => match self.checking.try_lock() {
+                Ok(_checking) => self.record(check).await,
+                Err(_) => Ok(()),
+            },
+            Decision::Wait { failures } => {
+                let _checking = self.checking.lock().await;
+                match self.result_since(failures) {
+                    Some(result) => result,
+                    None => self.record(check).await,
+                }
+            }
+        }
+    }
+
+    /// Makes every call wait for a check.
+    #[allow(dead_code, reason = "for a connection that reconnects by itself")]
+    pub(super) fn invalidate(&self) {
+        let mut state = self.lock();
+        state.success = None;
+        state.invalidations += 1;
+    }
+
+    fn decide(&self, now: Instant) -> Decision {
+        let mut state = self.lock();
+        let failures = state.failures;
+        match &mut state.success {
+            Some(success) if success.counts(now) => {
+                if now < success.next {
+                    return Decision::GoOn;
+                }
+                success.next = now + CHECK_INTERVAL;
+                Decision::Check
+            }
+            _ => Decision::Wait { failures },
+        }
+    }
+
+    /// Returns the result of a check that has ended since there were so many failures.
+    fn result_since(&self, failures: u64) -> Option<Result<(), StoreError>> {
+        let state = self.lock();
+        if state
+            .success
+            .is_some_and(|success| success.counts(Instant::now()))
+        {
+            return Some(Ok(()));
+        }
+        let error = state.failure.clone();
+        error.filter(|_| state.failures != failures).map(Err)
+    }
+
+    /// Checks, and records the outcome. It is dropped if the caller is; the next one checks then.
+    async fn record<F>(&self, check: impl FnOnce() -> F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        let invalidations = self.lock().invalidations;
+        let at = Instant::now();
+        // Checks are rare; this keeps the future of a lookup small.
+        let checked = timeout(CHECK_TIMEOUT, Box::pin(check()))
+            .await
+            .unwrap_or_else(|elapsed| {
+                let error = ContextError::new("checking the store", elapsed);
+                Err(StoreError::timeout(error))
+            });
+        let mut state = self.lock();
+        let Err(error) = checked else {
+            if state.invalidations == invalidations {
+                let next = at + CHECK_INTERVAL;
+                state.success = Some(Success { at, next });
+            }
+            return Ok(());
+        };
+        let still_counts = state
+            .success
+            .is_some_and(|success| success.counts(Instant::now()));
+        if still_counts && is_of_driver(&error) {
+            return Ok(());
+        }
+        state.success = None;
+        state.failures += 1;
+        state.failure = Some(error.clone());
+        Err(error)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Success {
+    fn counts(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < MAX_AGE
+    }
+}
+
+/// Returns `true` for an error of a driver, as against one that says what is wrong with the store.
+fn is_of_driver(error: &StoreError) -> bool {
+    error
+        .source()
+        .is_some_and(|source| source.is::<ContextError>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering::Relaxed},
+        },
+        task::Poll,
+    };
+
+    use super::*;
+
+    fn refused() -> StoreError {
+        StoreError::unavailable("another pepper")
+    }
+
+    fn lost() -> StoreError {
+        StoreError::unavailable(ContextError::new("asking", "the connection was lost"))
+    }
+
+    /// Polls a call that cannot end yet.
+    async fn begin(call: &mut (impl Future + Unpin)) {
+        std::future::poll_fn(|context| {
+            assert!(Pin::new(&mut *call).poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// A store whose checks are counted.
+    #[derive(Clone, Default)]
+    struct CountedStore {
+        health: Arc<HealthCheck>,
+        checks: Arc<AtomicU32>,
+    }
+
+    impl CountedStore {
+        /// Calls the store; a check takes a second.
+        async fn call(&self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+            let check = || async {
+                self.checks.fetch_add(1, Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                outcome
+            };
+            self.health.run(check).await
+        }
+
+        /// Calls the store often at once. Returns how many calls failed.
+        async fn call_often(&self, outcome: Result<(), StoreError>) -> usize {
+            let calls = (0..1000).map(|_| {
+                let (store, outcome) = (self.clone(), outcome.clone());
+                tokio::spawn(async move { store.call(outcome).await })
+            });
+            let mut failed = 0;
+            for call in calls.collect::<Vec<_>>() {
+                failed += usize::from(call.await.expect("no panic").is_err());
+            }
+            failed
+        }
+
+        fn checks(&self) -> u32 {
+            self.checks.swap(0, Relaxed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_share_one_check() {
+        let store = CountedStore::default();
+        for error in [refused(), lost()] {
+            assert_eq!(store.call_often(Err(error)).await, 1000);
+            assert_eq!(store.checks(), 1);
+        }
+        assert_eq!(store.call_often(Ok(())).await, 0);
+        assert_eq!(store.checks(), 1);
+        store.health.invalidate();
+        assert_eq!(store.call_often(Ok(())).await, 0);
+        assert_eq!(store.checks(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_is_due_is_made_by_one_call_and_the_others_go_on() {
+        let store = CountedStore::default();
+        store.call(Ok(())).await.expect("checked");
+        tokio::time::advance(CHECK_INTERVAL / 2).await;
+        assert_eq!(store.call_often(Err(refused())).await, 0);
+        assert_eq!(store.checks(), 1, "it is not due");
+        tokio::time::advance(CHECK_INTERVAL / 2).await;
+        assert_eq!(store.call_often(Err(refused())).await, 1);
+        assert_eq!(store.checks(), 1);
+        assert_eq!(store.call_often(Err(refused())).await, 1000, "the verdict");
+        assert_eq!(store.checks(), 1);
+        store.call(Ok(())).await.expect("mended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_cannot_be_made_is_not_a_verdict_for_a_while() {
+        let store = CountedStore::default();
+        store.call(Ok(())).await.expect("checked");
+        for _ in 0..2 {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            assert_eq!(store.call_often(Err(lost())).await, 0);
+        }
+        assert_eq!(store.checks(), 3);
+        tokio::time::advance(CHECK_INTERVAL).await;
+        assert_eq!(store.call_often(Err(lost())).await, 1000, "too long ago");
+        assert_eq!(store.checks(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_hangs_or_is_dropped_does_not_block_the_next() {
+        let store = CountedStore::default();
+        let started = Instant::now();
+        let hanging = store.health.run(std::future::pending);
+        assert!(hanging.await.is_err());
+        assert!(started.elapsed() < CHECK_INTERVAL, "it has a time limit");
+        let mut dropped = Box::pin(store.health.run(std::future::pending));
+        begin(&mut dropped).await;
+        let mut waiting = Box::pin(store.call(Ok(())));
+        begin(&mut waiting).await;
+        assert_eq!(store.checks(), 0);
+        drop(dropped);
+        waiting.await.expect("it checks itself");
+        assert_eq!(store.checks(), 1);
+
+        // A call that found the check due is dropped: it is due again, before the last success is old.
+        tokio::time::advance(CHECK_INTERVAL).await;
+        let mut dropped = Box::pin(store.health.run(std::future::pending));
+        begin(&mut dropped).await;
+        drop(dropped);
+        tokio::time::advance(CHECK_INTERVAL).await;
+        assert!(store.call(Err(refused())).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_invalidation_during_a_check_is_not_lost() {
+        let store = CountedStore::default();
+        let mut checking = Box::pin(store.call(Ok(())));
+        begin(&mut checking).await;
+        store.health.invalidate();
+        checking.await.expect("the answer of its own check");
+        assert!(store.call(Err(refused())).await.is_err());
+        assert_eq!(store.checks(), 2);
+    }
+}
