@@ -134,9 +134,9 @@ async fn an_error_shows_no_value_of_a_row() {
     const EMAIL: &str = "jane.doe@customer.example";
     for (change, code, names) in [
         (
-            "ALTER TABLE customers ADD CONSTRAINT local_only CHECK (email LIKE '%@localhost')",
+            "ALTER TABLE customer_session_customers ADD CONSTRAINT local_only CHECK (email LIKE '%@localhost')",
             "23514",
-            ["customers", "local_only"],
+            ["customer_session_customers", "local_only"],
         ),
         (
             "ALTER TABLE customer_sessions ADD CONSTRAINT odd_hash CHECK (length(token_hash) < 9)",
@@ -144,39 +144,39 @@ async fn an_error_shows_no_value_of_a_row() {
             ["customer_sessions", "odd_hash"],
         ),
         (
-            "ALTER TABLE customers ADD plan text NOT NULL",
+            "ALTER TABLE customer_session_customers ADD plan text NOT NULL",
             "23502",
-            ["customers", "plan"],
+            ["customer_session_customers", "plan"],
         ),
         (
-            "CREATE TABLE users (email text PRIMARY KEY); ALTER TABLE customers \
+            "CREATE TABLE users (email text PRIMARY KEY); ALTER TABLE customer_session_customers \
              ADD CONSTRAINT of_users FOREIGN KEY (email) REFERENCES users",
             "23503",
-            ["customers", "of_users"],
+            ["customer_session_customers", "of_users"],
         ),
         (
-            "INSERT INTO customers (id, organization_id, created_at, email) \
+            "INSERT INTO customer_session_customers (id, organization_id, created_at, email) \
              VALUES ('cus_other', 'org_1', now(), 'jane.doe@customer.example'); \
-             ALTER TABLE customers ADD CONSTRAINT one_each EXCLUDE USING btree (email WITH =)",
+             ALTER TABLE customer_session_customers ADD CONSTRAINT one_each EXCLUDE USING btree (email WITH =)",
             "23P01",
-            ["customers", "one_each"],
+            ["customer_session_customers", "one_each"],
         ),
         (
-            "ALTER TABLE customers ADD number int GENERATED ALWAYS AS (email::int) STORED",
+            "ALTER TABLE customer_session_customers ADD number int GENERATED ALWAYS AS (email::int) STORED",
             "22P02",
             ["left out", "22P02"],
         ),
         (
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              RAISE EXCEPTION 'not %', NEW.email; END $$; CREATE TRIGGER refuse \
-             BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION refuse()",
+             BEFORE INSERT ON customer_session_customers FOR EACH ROW EXECUTE FUNCTION refuse()",
             "P0001",
             ["left out", "P0001"],
         ),
         (
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              RAISE check_violation USING MESSAGE = NEW.email, HINT = NEW.email; END $$; \
-             CREATE TRIGGER refuse BEFORE INSERT ON customers \
+             CREATE TRIGGER refuse BEFORE INSERT ON customer_session_customers \
              FOR EACH ROW EXECUTE FUNCTION refuse()",
             "23514",
             ["left out", "23514"],
@@ -197,7 +197,7 @@ async fn an_error_shows_no_value_of_a_row() {
             .fetch_one(&pool)
             .await
             .expect("one");
-        for sql in ["DELETE FROM customers", change] {
+        for sql in ["DELETE FROM customer_session_customers", change] {
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
                 .execute(&pool)
                 .await
