@@ -208,6 +208,27 @@ pub trait SessionRegistry: SessionStore {
     /// If the store cannot tell.
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
 
+    /// Forgets customers without sessions: looks at the next `limit` customers after `after`, in the
+    /// order of their ids, and returns the id to go on after, or `None` at the end.
+    ///
+    /// Of a deleted customer the id and the time of the deletion are kept, so that a sign-in which
+    /// was begun before does not bring the customer back. A customer to whom a concurrent call gives
+    /// a session stays, and so does the session.
+    ///
+    /// The default does nothing, for stores that keep no customer beyond the last session.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot tell.
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        let _ = (after, limit);
+        Ok(None)
+    }
+
     /// Tells the other nodes of a change that was not made through this store.
     ///
     /// The default does nothing: there are no other nodes to tell.
@@ -299,6 +320,14 @@ macro_rules! through_pointer {
                 limit: u32,
             ) -> Result<u64, StoreError> {
                 (**self).purge_expired(before, limit).await
+            }
+
+            async fn purge_customers(
+                &self,
+                after: Option<&CustomerId>,
+                limit: u32,
+            ) -> Result<Option<CustomerId>, StoreError> {
+                (**self).purge_customers(after, limit).await
             }
 
             async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {

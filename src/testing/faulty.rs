@@ -158,6 +158,14 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
         self.inner().await?.purge_expired(before, limit).await
     }
 
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.inner().await?.purge_customers(after, limit).await
+    }
+
     async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
         self.inner().await?.announce(invalidation).await
     }

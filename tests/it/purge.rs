@@ -1,14 +1,17 @@
 //! Expired sessions are removed from the store, a batch at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use customer_session::{
-    CustomerSessions,
+    CustomerId, CustomerSessions, SessionRegistry, StoreError, async_trait,
     store::MemoryStore,
     testing::{Fault, FaultyStore},
 };
 
-use test_support::{HOUR, RegistryExt as _, clock, customer};
+use test_support::{HOUR, RegistryExt as _, StoreWrapper, Wrapped, clock, customer};
 
 const EVERY: Duration = Duration::from_secs(600);
 
@@ -109,5 +112,62 @@ async fn a_clock_that_is_ahead_deletes_no_live_session() {
     ahead.advance(HOUR + Duration::from_secs(1));
     tokio::time::sleep(EVERY * 3).await;
     assert_eq!(count(&store).await, 0);
+    purge.abort();
+}
+
+/// Counts what it is asked to purge, and reports ten customers, each a page of its own.
+struct Counting {
+    inner: MemoryStore,
+    asked_after: Mutex<Vec<Option<String>>>,
+}
+
+#[async_trait]
+impl StoreWrapper for Counting {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.inner
+    }
+
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        _limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        let after = after.map(ToString::to_string);
+        let number = after
+            .as_ref()
+            .map_or(0, |after| after.parse().expect("a number"));
+        self.asked_after.lock().expect("no panic").push(after);
+        match number {
+            // The store fails in the middle of the first pass, once.
+            4 if self.asked_after.lock().expect("no panic").len() == 5 => {
+                Err(StoreError::unavailable("away"))
+            }
+            0..10 => Ok(Some((number + 1).to_string().into())),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn customers_are_looked_at_once_a_day_and_from_where_a_failure_left_off() {
+    let store = Arc::new(Wrapped(Counting {
+        inner: MemoryStore::new(),
+        asked_after: Mutex::default(),
+    }));
+    let sessions = CustomerSessions::builder(Arc::clone(&store)).build();
+    let purge = tokio::spawn(sessions.purge(EVERY));
+    let asked = || store.asked_after.lock().expect("no panic").clone();
+
+    tokio::time::sleep(EVERY).await;
+    let expected = [None, Some("1"), Some("2"), Some("3"), Some("4")];
+    assert_eq!(asked(), expected.map(|after| after.map(str::to_owned)));
+    tokio::time::sleep(EVERY * 2).await;
+    // The failed page again, and the rest.
+    assert_eq!(asked().len(), 12);
+    assert_eq!(asked()[5], Some("4".to_owned()));
+    tokio::time::sleep(Duration::from_secs(23 * 3600)).await;
+    assert_eq!(asked().len(), 12, "one pass a day");
+    tokio::time::sleep(Duration::from_secs(3600) + EVERY * 2).await;
+    assert_eq!(asked().len(), 23, "the next day");
     purge.abort();
 }

@@ -4,7 +4,8 @@
 use std::{future::Future, time::Duration};
 
 use customer_session::{
-    CustomerSessions, Invalidation, SessionRegistry as _, SessionStore as _, StoreErrorKind,
+    CustomerData, CustomerSession, CustomerSessions, Invalidation, SessionRegistry,
+    SessionStore as _, StoreErrorKind,
     store::{Peppers, PostgresInvalidations, PostgresStore, SqliteStore},
 };
 use sqlx::{Executor as _, PgPool, SqlitePool, sqlite::SqliteConnectOptions};
@@ -110,7 +111,9 @@ async fn what_was_applied_by_hand_counts() {
 /// What the guide grants to the role of a running service.
 const GRANTS: &str = "CREATE ROLE service LOGIN; \
      GRANT USAGE ON SCHEMA auth TO service; \
-     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA auth TO service";
+     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA auth TO service; \
+     ALTER DEFAULT PRIVILEGES IN SCHEMA auth \
+     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO service";
 
 #[tokio::test]
 async fn a_role_that_reads_and_writes_rows_is_enough() {
@@ -154,6 +157,13 @@ async fn a_role_that_reads_and_writes_rows_is_enough() {
         .purge_expired(chrono::Utc::now(), 10)
         .await
         .expect("purged");
+
+    // So it may with the tables of a later release.
+    let later = "CREATE TABLE auth.customer_session_later (id int)";
+    owner.execute(later).await.expect("created");
+    let service = PgPool::connect(&url).await.expect("connected");
+    let insert = "INSERT INTO auth.customer_session_later VALUES (1)";
+    service.execute(insert).await.expect("inserted");
 
     // It may create no tables, and is told so.
     owner.execute("CREATE SCHEMA other").await.expect("created");
@@ -209,7 +219,11 @@ async fn a_schema_that_will_not_do_is_named() {
     }
     let builder = PostgresStore::builder(peppers()).schema("nowhere");
     let store = builder.connect(&server.url()).await.expect("connected");
-    assert_error(store.migrate().await, UNAVAILABLE, &["does not exist"]);
+    assert_error(
+        store.migrate().await,
+        UNAVAILABLE,
+        &["no such schema", "CREATE SCHEMA"],
+    );
     assert_error(store.check().await, UNAVAILABLE, &["migrate()"]);
 }
 
@@ -332,4 +346,117 @@ async fn rows_without_an_end_and_a_family_are_read() {
     assert!(replaced.expect("replaced").is_some());
     assert!(store.end(&"ses_old".into()).await.expect("revoked"));
     assert_eq!(store.find(&new.token).await.expect("an answer"), None);
+}
+
+async fn purge_customers(store: &impl SessionRegistry) {
+    let mut after = None;
+    loop {
+        let next = store.purge_customers(after.as_ref(), 3).await;
+        after = next.expect("purged");
+        if after.is_none() {
+            return;
+        }
+    }
+}
+
+/// Inserts a customer of each kind, purges, and returns the ids that are left with their e-mail.
+async fn forgets_whom_it_may<S: SessionRegistry>(store: &S) -> [CustomerSession; 3] {
+    let [live, gone, deleted] = [(); 3].map(|()| persistent_store::session(store, &unique("cus")));
+    for session in [&live, &gone, &deleted] {
+        store.add(session).await.expect("inserted");
+    }
+    let mut data = CustomerData::clone(&deleted.customer);
+    data.email = Some("jane@example.com".to_owned());
+    data.deleted_at = Some(chrono::Utc::now());
+    let updated = store.update_customer(&data.into()).await;
+    assert!(updated.expect("updated"));
+    for session in [&gone, &deleted] {
+        assert!(store.end(&session.id).await.expect("revoked"));
+    }
+    purge_customers(store).await;
+    let found = store.find(&live.token).await.expect("an answer");
+    assert_eq!(found.as_ref(), Some(&live));
+    let known = store.update_customer(&gone.customer).await;
+    assert!(!known.expect("an answer"), "it is forgotten");
+    let back = persistent_store::session(store, deleted.customer_id.as_str());
+    assert_error(store.add(&back).await, StoreErrorKind::Conflict, &[]);
+    [live, gone, deleted]
+}
+
+const LEFT: &str = "SELECT id, coalesce(organization_id || email || name, organization_id) \
+     FROM customer_session_customers ORDER BY id";
+
+#[tokio::test]
+async fn purging_forgets_customers_and_keeps_that_they_are_deleted() {
+    let (pool, store) = in_memory().await;
+    store.migrate().await.expect("migrated");
+    let [live, _, deleted] = forgets_whom_it_may(&store).await;
+    let left: Vec<(String, String)> = sqlx::query_as(LEFT).fetch_all(&pool).await.expect("rows");
+    let (live, deleted) = (
+        live.customer_id.to_string(),
+        deleted.customer_id.to_string(),
+    );
+    let mut expected = [(live, "org_1".to_owned()), (deleted, String::new())];
+    expected.sort();
+    assert_eq!(left, expected);
+
+    let Some(server) = postgres() else { return };
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    let store = connected(&server.url()).await;
+    store.migrate().await.expect("migrated");
+    let [live, _, deleted] = forgets_whom_it_may(&store).await;
+    let left: Vec<(String, String)> = sqlx::query_as(LEFT).fetch_all(&pool).await.expect("rows");
+    let (live, deleted) = (
+        live.customer_id.to_string(),
+        deleted.customer_id.to_string(),
+    );
+    let mut expected = [(live, "org_1".to_owned()), (deleted, String::new())];
+    expected.sort();
+    assert_eq!(left, expected);
+
+    // Nothing of it is announced, but what comes next is.
+    let other = inserted(&store).await;
+    assert!(store.end(&other.id).await.expect("revoked"));
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+    purge_customers(&store).await;
+    let next = inserted(&store).await;
+    assert!(store.end(&next.id).await.expect("revoked"));
+    let heard = crate::invalidations::next(&mut source).await;
+    assert_eq!(heard, Invalidation::Session(next.id).into());
+}
+
+/// A sign-in that is not committed yet, of a customer who had no session when the purge looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_under_way_is_not_purged() {
+    let Some(server) = postgres() else { return };
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    let store = connected(&server.url()).await;
+    store.migrate().await.expect("migrated");
+    for _ in 0..20 {
+        let old = inserted(&store).await;
+        assert!(store.end(&old.id).await.expect("revoked"));
+        let new = persistent_store::session(&store, old.customer_id.as_str());
+        let mut sign_in = pool.begin().await.expect("begun");
+        let lock = "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE";
+        let lock = sqlx::query(lock).bind(old.customer_id.as_str());
+        lock.execute(&mut *sign_in).await.expect("locked");
+        let insert = "INSERT INTO customer_sessions \
+             (id, token_hash, customer_id, created_at, expires_at) \
+             VALUES ($1, $1, $2, now(), now() + interval '1 hour')";
+        let insert = sqlx::query(insert).bind(new.id.as_str());
+        let insert = insert.bind(old.customer_id.as_str());
+        insert.execute(&mut *sign_in).await.expect("inserted");
+        let purging = tokio::spawn({
+            let store = store.clone();
+            async move { purge_customers(&store).await }
+        });
+        let purged = tokio::time::timeout(Duration::from_millis(50), purging).await;
+        sign_in.commit().await.expect("committed");
+        // It does not wait for the sign-in either.
+        purged.expect("in time").expect("no panic");
+        purge_customers(&store).await;
+        let left = store.summaries(&old.customer_id).await.expect("a list");
+        assert_eq!(left.len(), 1, "the session is there");
+    }
 }

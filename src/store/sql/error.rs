@@ -122,11 +122,15 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
              `MIGRATIONS` by hand, or choose another schema with `PostgresStore::builder`"
         }
         Some("3F000") => {
-            ": the schema does not exist; create it first, as its owner or with CREATE SCHEMA"
+            ": there is no such schema; create it first with CREATE SCHEMA, or name another one with \
+             `PostgresStore::builder`"
         }
         Some("42501") => {
             ": the role lacks a privilege; `migrate()` needs a role that may create tables, and the \
-             rest one that may read and write their rows"
+             rest one with USAGE on the schema that may read and write the rows of our tables"
+        }
+        Some("55P03") => {
+            ": another machine migrates, or holds a lock on the tables; try again later"
         }
         code if code == Some("42P01") || cause.message().starts_with("no such table") => {
             ": a table is missing; call `migrate()` when the service starts, or apply the SQL in \

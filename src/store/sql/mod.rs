@@ -25,12 +25,42 @@ macro_rules! session_columns {
     };
 }
 
+/// True for a customer without sessions.
+macro_rules! without_sessions {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM customer_sessions s \
+         WHERE s.customer_id = customer_session_customers.id)"
+    };
+}
+
+/// What forgetting leaves of a deleted customer: the id and the time of the deletion.
+macro_rules! erase_customers {
+    ($empty_json:literal, $not_verified:literal) => {
+        concat!(
+            "UPDATE customer_session_customers SET organization_id = '', created_at = deleted_at, \
+             modified_at = NULL, metadata = ",
+            $empty_json,
+            ", external_id = NULL, email = NULL, email_verified = ",
+            $not_verified,
+            ", kind = 'individual', name = NULL, billing_name = NULL, billing_address = NULL, \
+             tax_id = NULL, locale = NULL, default_payment_method_id = NULL, \
+             first_user_event_at = NULL, avatar_url = NULL WHERE deleted_at IS NOT NULL AND ",
+            without_sessions!()
+        )
+    };
+}
+
+mod customers;
 mod error;
 mod idle_connections;
 #[cfg(feature = "postgres")]
 pub(super) mod postgres;
 mod rows;
 mod schema;
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite has no schemas")
+)]
 mod schema_name;
 #[cfg(feature = "sqlite")]
 pub(super) mod sqlite;
@@ -79,6 +109,12 @@ const RESOLVE: &str = "SELECT customer_id, family FROM customer_session_rotation
      UNION ALL SELECT customer_id, NULL FROM customer_sessions WHERE id = $1";
 const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created_at < $1";
 const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
+/// Returns the ids of some customers, and for each of them whether there is something to forget.
+const CUSTOMERS: &str = concat!(
+    "SELECT id, (deleted_at IS NULL OR organization_id <> '') AND ",
+    without_sessions!(),
+    " FROM customer_session_customers WHERE id > $1 ORDER BY id LIMIT $2"
+);
 const REHASH: &str =
     "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
 /// The peppers in use so far, oldest first.

@@ -93,6 +93,20 @@ impl<DB: Database> SqlStore<DB> {
         Ok(&self.pool)
     }
 
+    /// Takes an idle connection, or one from the pool: while changes keep the pool busy, lookups go on,
+    /// and so must checks.
+    pub(super) async fn any_connection(&self) -> Result<PooledConnection<DB>, Error> {
+        match self.idle.take().await {
+            Some(connection) => Ok(connection),
+            None => self.acquire(&self.pool).await,
+        }
+    }
+
+    /// Keeps a connection for the next lookup.
+    pub(super) fn keep(&self, connection: PooledConnection<DB>) {
+        self.idle.put(connection);
+    }
+
     /// Takes a connection from `pool`.
     pub(super) async fn acquire(&self, pool: &Pool<DB>) -> Result<PooledConnection<DB>, Error> {
         self.idle.acquire(pool).await
@@ -117,8 +131,7 @@ where
             parameters.time(Some(Utc::now()));
             parameters.text(Some(&new.after));
             let context = || "writing the fingerprint of a pepper".to_owned();
-            self.fetch_all(&self.pool, ADD_PEPPER, parameters, context)
-                .await?;
+            self.fetch_to_check(ADD_PEPPER, parameters, context).await?;
         }
         Err(keeps_changing())
     }
@@ -126,9 +139,7 @@ where
     async fn used_peppers(&self) -> Result<Vec<UsedPepper>, StoreError> {
         let context = || "reading the fingerprints of the peppers".to_owned();
         let nothing = DB::Arguments::default();
-        let rows = self
-            .fetch_all(&self.pool, PEPPERS, nothing, context)
-            .await?;
+        let rows = self.fetch_to_check(PEPPERS, nothing, context).await?;
         let used = rows.iter().map(|row| {
             Ok(UsedPepper {
                 fingerprint: row.text(0)?.unwrap_or_default(),
@@ -137,6 +148,23 @@ where
         });
         let used: Result<_, Error> = used.collect();
         used.map_err(|error| store_error(context(), error))
+    }
+
+    async fn fetch_to_check(
+        &self,
+        statement: &'static str,
+        parameters: DB::Arguments,
+        context: impl FnOnce() -> String,
+    ) -> Result<Vec<DB::Row>, StoreError> {
+        let rows = async {
+            let mut connection = self.any_connection().await?;
+            let rows = sqlx::query_with(self.schema.qualify(statement), parameters)
+                .fetch_all(connection.as_mut())
+                .await?;
+            self.keep(connection);
+            Ok(rows)
+        };
+        within_time_limit(context, rows).await
     }
 
     /// Returns the session that `token` opens, and how to keep it under the current pepper if it

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     customer::{CustomerData, CustomerId},
-    registry::{Page, SessionLimit},
+    registry::{Page, Revocation, SessionLimit},
     session::SessionSummary,
-    store::{SessionRegistry, StoreErrorKind},
+    store::{SessionRegistry, StoreError, StoreErrorKind},
 };
 
 impl<S: SessionRegistry> Harness<S> {
@@ -47,6 +47,10 @@ impl<S: SessionRegistry> Harness<S> {
         report.add(
             "a deleted customer stays deleted",
             self.deleted_stays_deleted().await,
+        );
+        report.add(
+            "purging customers takes no session away",
+            self.purging_customers_is_harmless().await,
         );
         report.add(
             "a limit ends the oldest sessions",
@@ -201,6 +205,7 @@ impl<S: SessionRegistry> Harness<S> {
                 self.revoke(&last.id).await?;
                 "the last session was revoked"
             };
+            self.purge_customers().await?;
             let new = self.session(&customer);
             conflict(self.insert(&new).await, how)?;
             self.is_gone(&new, "its insertion failed").await?;
@@ -213,6 +218,59 @@ impl<S: SessionRegistry> Harness<S> {
             }
         }
         Ok(())
+    }
+
+    /// Also not from a sign-in that is under way meanwhile.
+    async fn purging_customers_is_harmless(&self) -> RuleResult {
+        let live = self.session(&new_id());
+        self.insert(&live).await?;
+        let mut sign_ins = JoinSet::new();
+        for _ in 0..CONTENDERS {
+            let customer = new_id();
+            let sessions: Vec<_> = (0..10).map(|_| self.session(&customer)).collect();
+            let store = Arc::clone(&self.store);
+            sign_ins.spawn(async move {
+                for session in sessions {
+                    store.insert(&session, None).await?;
+                    // Two round trips, in which a customer may be forgotten.
+                    store.find(&session.token).await?;
+                    if store.find(&session.token).await?.is_none() {
+                        return Ok(Some(session.id));
+                    }
+                    store.revoke(&Revocation::Session(session.id)).await?;
+                }
+                Ok(None)
+            });
+        }
+        let mut lost = None;
+        while !sign_ins.is_empty() {
+            self.purge_customers().await?;
+            // A store in memory never waits.
+            tokio::task::yield_now().await;
+            while let Some(outcome) = sign_ins.try_join_next() {
+                lost = lost.or(joined(outcome)?);
+            }
+        }
+        ensure(lost.is_none(), format!("session {lost:?} is gone"))?;
+        self.is_found(&live).await?;
+        self.forget(&[&live]).await?;
+        self.purge_customers().await?;
+        // Who is forgotten may sign in again.
+        let again = self.session(live.customer_id.as_str());
+        self.insert(&again).await?;
+        self.is_found(&again).await?;
+        self.forget(&[&again]).await
+    }
+
+    /// Looks at every customer once.
+    async fn purge_customers(&self) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            after = self.store.purge_customers(after.as_ref(), 7).await?;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn limit_ends_the_oldest(&self) -> RuleResult {

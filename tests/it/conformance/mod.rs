@@ -133,6 +133,10 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
             RevivesByReplacing,
             "replacing a session brings no deleted customer back",
         ),
+        (
+            ForgetsCustomersInUse,
+            "purging customers takes no session away",
+        ),
         (LOOSE[0], "identifiers compare byte for byte"),
         (LOOSE[1], "identifiers compare byte for byte"),
         (LOOSE[2], "identifiers compare byte for byte"),

@@ -52,6 +52,7 @@ pub(crate) enum Mistake {
     ForgetsFamiliesTooEarly,
     ReusesReplacedIds,
     RevivesByReplacing,
+    ForgetsCustomersInUse,
     ComparesLoosely(Method),
 }
 
@@ -491,5 +492,17 @@ impl SessionRegistry for Wrong {
             }
             _ => self.inner.purge_expired(before, limit).await,
         }
+    }
+
+    async fn purge_customers(
+        &self,
+        _after: Option<&CustomerId>,
+        _limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        if self.is(Mistake::ForgetsCustomersInUse) {
+            // As if the look at their sessions had come before a sign-in.
+            self.inner.revoke(&Revocation::All).await?;
+        }
+        Ok(None)
     }
 }

@@ -42,6 +42,14 @@ pub trait StoreWrapper: Send + Sync + 'static {
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         self.inner().update_customer(customer).await
     }
+
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.inner().purge_customers(after, limit).await
+    }
 }
 
 /// The store that a [`StoreWrapper`] describes. It does not share the caches of the inner store.
@@ -98,5 +106,13 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
         self.0.inner().purge_expired(before, limit).await
+    }
+
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.0.purge_customers(after, limit).await
     }
 }

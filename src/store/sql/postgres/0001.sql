@@ -1,7 +1,9 @@
--- The tables of PostgresStore. Names are not qualified: they go to the first schema of the
--- search path. To apply this by hand, run it in one transaction, after
--- `SET LOCAL search_path TO auth` if the tables belong into a schema of their own. Times are those of the application's clock, never the database's, and such as it
--- knows. Identifiers compare byte by byte ("C"), whatever the language of the database.
+-- The tables of PostgresStore. Names are not qualified: they go to the first schema of the search
+-- path. To apply this by hand, run it in one transaction, after `SET LOCAL search_path TO auth` if the
+-- tables belong in a schema of their own.
+--
+-- Times are those of the application's clock, never the database's. Identifiers compare byte by byte
+-- ("C"), whatever the language of the database.
 
 CREATE TABLE customer_session_customers (
     id                        text COLLATE "C" PRIMARY KEY,
@@ -114,6 +116,10 @@ DECLARE
         || format('%I.customer_sessions', TG_TABLE_SCHEMA)::regclass::oid::text;
     customers bigint;
 BEGIN
+    -- Purging says so of itself: these customers have no session that could be cached.
+    IF current_setting('customer_session.silent', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     SELECT count(*) INTO customers FROM changed;
     IF customers = 0 THEN
         RETURN NULL;

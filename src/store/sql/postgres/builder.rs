@@ -94,7 +94,8 @@ impl PostgresStoreBuilder {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if
-    /// the server cannot be reached or refuses, or if the schema's name is none.
+    /// the server cannot be reached or refuses, if it is a replica, or if the schema's name is not
+    /// valid.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, StoreError> {
         self.connect_with(server::options(url)?).await
     }
@@ -147,7 +148,7 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is none.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid.
     pub fn pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let names = self.names()?;
         Ok(self.store(pool, 0, names))
@@ -195,11 +196,16 @@ impl PostgresStore {
 async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
     let (host, port) = (options.get_host(), options.get_port());
     let context = format!("connecting to PostgreSQL at {host}:{port}");
-    match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(Ok(connection)) => {
-            drop(connection.close().await);
-            Ok(())
-        }
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
+        let is_replica: bool = is_replica.fetch_one(&mut connection).await?;
+        drop(connection.close().await);
+        Ok(is_replica)
+    };
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(false)) => Ok(()),
+        Ok(Ok(true)) => Err(StoreError::unavailable(IS_REPLICA)),
         Ok(Err(error)) => Err(store_error(context, error)),
         Err(elapsed) => Err(StoreError::timeout(ContextError::new(context, elapsed))),
     }

@@ -4,6 +4,7 @@ pub(in crate::store) mod builder;
 mod columns;
 pub(in crate::store) mod invalidations;
 mod probe;
+mod purge;
 mod registry;
 mod revocation;
 mod server;

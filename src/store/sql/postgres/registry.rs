@@ -134,18 +134,6 @@ const UPDATE_CUSTOMER: &str = concat!(
 pub(super) const LOCK_CUSTOMER: &str =
     "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR UPDATE";
 
-/// The array makes the planner look rows up by id. Several may purge at once. The clock of one node
-/// may be hours ahead, so the server's is an upper bound.
-const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
-     SELECT id FROM customer_sessions WHERE expires_at <= least($1, now()) \
-     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-
-/// Removes replaced sessions whose family has ended.
-const PURGE_ROTATIONS: &str = "DELETE FROM customer_session_rotations WHERE id = ANY (ARRAY(\
-     SELECT r.id FROM customer_session_rotations r WHERE r.ends_at <= least($1, now()) \
-     AND NOT EXISTS (SELECT 1 FROM customer_sessions s WHERE s.family = r.family) \
-     ORDER BY r.ends_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-
 impl PostgresStore {
     /// Runs a statement that changes something, and returns how many rows it changed.
     pub(super) async fn execute(
@@ -343,20 +331,15 @@ impl SessionRegistry for PostgresStore {
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        let context = || "purging expired sessions".to_owned();
-        let mut purged = 0;
-        let mut left = limit;
-        for statement in [PURGE, PURGE_ROTATIONS] {
-            if left > 0 {
-                let mut parameters = PgArguments::default();
-                parameters.time(Some(before));
-                parameters.count(left);
-                let removed = self.execute(statement, parameters, context).await?;
-                purged += removed;
-                left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
-            }
-        }
-        Ok(purged)
+        self.purge_sessions(before, limit).await
+    }
+
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.forget_customers(after, limit).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -25,7 +25,18 @@ const CONTEXT: &str = "creating the tables";
 
 /// Reads `pg_class`: a server process that only asks for the name may repeat an answer that it
 /// remembers, although it has waited for the lock meanwhile.
-const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1))";
+///
+/// Unless a schema is named, the tables are those of the first schema of the search path: those of
+/// another service may lie further down.
+const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n \
+     ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1) \
+     AND ($2 OR n.nspname = current_schema()))";
+
+/// Time to wait for another machine that migrates, and for locks on tables.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+
+/// The version of the server, the isolation of transactions, and whether it is a replica.
+type Properties = (i32, String, bool);
 
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(
@@ -33,7 +44,9 @@ async fn applied(
     schema: &SchemaName,
 ) -> Result<Vec<Applied>, Error> {
     let table = schema.qualified("customer_session_schema");
-    let is_there = sqlx::query_scalar(IS_THERE).bind(table);
+    let is_there = sqlx::query_scalar(IS_THERE)
+        .bind(table)
+        .bind(schema.quoted().is_some());
     if !is_there.fetch_one(&mut *connection).await? {
         return Ok(Vec::new());
     }
@@ -50,8 +63,8 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// The database's error; then nothing was changed.
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the tables are those of a newer release
+    /// The database's error; then nothing was changed. So it is if another machine migrates for more
+    /// than a minute. [`Unavailable`](crate::StoreErrorKind::Unavailable) if the tables are those of a newer release
     /// that this one cannot work with, and the errors of [`check`](Self::check).
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.apply_missing().await?;
@@ -67,18 +80,16 @@ impl PostgresStore {
         let names = &self.sql.schema;
         let asking = async {
             // Dropped half way, it is closed, and does not wait in the pool for the answer.
-            let mut connection = self.sql.acquire(&self.sql.pool).await?;
-            let properties = sqlx::query_as(PROPERTIES)
-                .fetch_one(connection.as_mut())
-                .await?;
+            let mut connection = self.sql.any_connection().await?;
+            let properties = properties(connection.as_mut()).await?;
             let applied = applied(connection.as_mut(), names).await?;
             let channel = sqlx::raw_sql(channel_query(names));
             let announces = channel.fetch_optional(connection.as_mut()).await?.is_some();
-            connection.return_to_pool();
+            self.sql.keep(connection);
             Ok((properties, applied, announces))
         };
         let context = || "checking the server and the tables".to_owned();
-        let ((version, isolation, is_replica), applied, announces): ((i32, String, bool), _, _) =
+        let ((version, isolation, is_replica), applied, announces) =
             within_time_limit(context, asking).await?;
         check_server(version, &isolation, is_replica)?;
         schema::check(Self::MIGRATIONS, &applied)?;
@@ -92,15 +103,23 @@ impl PostgresStore {
     /// no more than to read.
     async fn apply_missing(&self) -> Result<(), StoreError> {
         let context = |error| store_error(CONTEXT, error);
-        let mut connection = self.sql.pool.acquire().await.map_err(context)?;
+        let mut connection = self.sql.acquire(&self.sql.pool).await.map_err(context)?;
         let (names, migrations) = (&self.sql.schema, Self::MIGRATIONS);
-        let there = applied(&mut connection, names).await.map_err(context)?;
+        // Before anything is created: two machines that isolate too much would not see each other.
+        let properties = properties(connection.as_mut()).await;
+        let (version, isolation, is_replica) = properties.map_err(context)?;
+        check_server(version, &isolation, is_replica)?;
+        let there = applied(connection.as_mut(), names).await.map_err(context)?;
         if schema::missing(migrations, &there)?.is_empty() {
+            connection.return_to_pool();
             return Ok(());
         }
-        let mut transaction = connection.begin().await.map_err(context)?;
-        let lock = sqlx::raw_sql(LOCK);
-        lock.execute(&mut *transaction).await.map_err(context)?;
+        // Dropped half way, the connection is closed, and so gives the lock up.
+        let mut transaction = connection.as_mut().begin().await.map_err(context)?;
+        for statement in [LOCK_TIMEOUT, LOCK] {
+            let done = sqlx::raw_sql(statement).execute(&mut *transaction).await;
+            done.map_err(context)?;
+        }
         if let Some(schema) = names.quoted() {
             let set = AssertSqlSafe(format!("SET LOCAL search_path TO {schema}"));
             let set = sqlx::raw_sql(set);
@@ -117,6 +136,12 @@ impl PostgresStore {
             let written = checksum.execute(&mut *transaction).await;
             written.map_err(context)?;
         }
-        transaction.commit().await.map_err(context)
+        transaction.commit().await.map_err(context)?;
+        connection.return_to_pool();
+        Ok(())
     }
+}
+
+async fn properties(connection: &mut PgConnection) -> Result<Properties, Error> {
+    sqlx::query_as(PROPERTIES).fetch_one(connection).await
 }

@@ -1,6 +1,7 @@
 //! Sessions in an SQLite file.
 
 mod columns;
+mod customers;
 mod file;
 #[cfg(test)]
 mod plans;

@@ -1,6 +1,6 @@
 //! Tests that each statement of the SQLite store uses an index.
 
-use super::{SqliteStore, registry};
+use super::{SqliteStore, customers, registry};
 use crate::store::{pepper::Peppers, sql};
 
 #[tokio::test]
@@ -28,6 +28,9 @@ async fn no_statement_reads_a_whole_table() {
         registry::IS_REPLACED,
         registry::PURGE,
         registry::PURGE_ROTATIONS,
+        sql::CUSTOMERS,
+        customers::FORGET,
+        customers::ERASE,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let plan = sqlx::query(explain)

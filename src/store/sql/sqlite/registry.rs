@@ -291,6 +291,14 @@ impl SessionRegistry for SqliteStore {
         Ok(purged)
     }
 
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.forget_customers(after, limit).await
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         Self::check(self).await
     }
