@@ -103,7 +103,7 @@ fn find_on_pool<'a>(runtime: &'a Runtime, pool: &'a PgPool, known: &'a [Known]) 
 
 fn raw_insert<'a>(runtime: &'a Runtime, pool: &'a PgPool) -> Task<'a> {
     let statement = format!(
-        "WITH known AS ({} WHERE customers::text <> excluded::text RETURNING id) \
+        "WITH known AS ({} WHERE customer_session_customers::text <> excluded::text RETURNING id) \
          INSERT INTO customer_sessions \
          (id, token_hash, customer_id, created_at, modified_at, expires_at) \
          SELECT $19, $20, $1, $21, $22, $23 WHERE (SELECT count(*) FROM known) >= 0",
