@@ -4,8 +4,8 @@
 use std::{future::Future, time::Duration};
 
 use customer_session::{
-    CustomerData, CustomerSession, CustomerSessions, Invalidation, SessionRegistry,
-    SessionStore as _, StoreErrorKind,
+    CustomerData, CustomerSessions, Invalidation, SessionRegistry, SessionStore as _,
+    StoreErrorKind,
     store::{Peppers, PostgresInvalidations, PostgresStore, SqliteStore},
 };
 use sqlx::{Executor as _, PgPool, SqlitePool, sqlite::SqliteConnectOptions};
@@ -287,7 +287,7 @@ async fn connections_carry_the_name_of_the_application_and_are_counted() {
     let Some(server) = postgres() else { return };
     let builder = PostgresStore::builder(peppers());
     let name = unique("api");
-    let builder = builder.connections(2).application_name(&name);
+    let builder = builder.max_connections(2).application_name(&name);
     let store = builder.connect(&server.url()).await.expect("connected");
     store.migrate().await.expect("migrated");
     let session = inserted(&store).await;
@@ -359,8 +359,8 @@ async fn purge_customers(store: &impl SessionRegistry) {
     }
 }
 
-/// Inserts a customer of each kind, purges, and returns the ids that are left with their e-mail.
-async fn forgets_whom_it_may<S: SessionRegistry>(store: &S) -> [CustomerSession; 3] {
+/// Inserts a customer of each kind, purges, and returns the rows that must be left.
+async fn forgets_whom_it_may(store: &impl SessionRegistry) -> [(String, String); 2] {
     let [live, gone, deleted] = [(); 3].map(|()| persistent_store::session(store, &unique("cus")));
     for session in [&live, &gone, &deleted] {
         store.add(session).await.expect("inserted");
@@ -380,7 +380,13 @@ async fn forgets_whom_it_may<S: SessionRegistry>(store: &S) -> [CustomerSession;
     assert!(!known.expect("an answer"), "it is forgotten");
     let back = persistent_store::session(store, deleted.customer_id.as_str());
     assert_error(store.add(&back).await, StoreErrorKind::Conflict, &[]);
-    [live, gone, deleted]
+    let (live, deleted) = (live.customer_id, deleted.customer_id);
+    let mut left = [
+        (live.to_string(), "org_1".to_owned()),
+        (deleted.to_string(), String::new()),
+    ];
+    left.sort();
+    left
 }
 
 const LEFT: &str = "SELECT id, coalesce(organization_id || email || name, organization_id) \
@@ -390,28 +396,16 @@ const LEFT: &str = "SELECT id, coalesce(organization_id || email || name, organi
 async fn purging_forgets_customers_and_keeps_that_they_are_deleted() {
     let (pool, store) = in_memory().await;
     store.migrate().await.expect("migrated");
-    let [live, _, deleted] = forgets_whom_it_may(&store).await;
+    let expected = forgets_whom_it_may(&store).await;
     let left: Vec<(String, String)> = sqlx::query_as(LEFT).fetch_all(&pool).await.expect("rows");
-    let (live, deleted) = (
-        live.customer_id.to_string(),
-        deleted.customer_id.to_string(),
-    );
-    let mut expected = [(live, "org_1".to_owned()), (deleted, String::new())];
-    expected.sort();
     assert_eq!(left, expected);
 
     let Some(server) = postgres() else { return };
     let pool = PgPool::connect(&server.url()).await.expect("connected");
     let store = connected(&server.url()).await;
     store.migrate().await.expect("migrated");
-    let [live, _, deleted] = forgets_whom_it_may(&store).await;
+    let expected = forgets_whom_it_may(&store).await;
     let left: Vec<(String, String)> = sqlx::query_as(LEFT).fetch_all(&pool).await.expect("rows");
-    let (live, deleted) = (
-        live.customer_id.to_string(),
-        deleted.customer_id.to_string(),
-    );
-    let mut expected = [(live, "org_1".to_owned()), (deleted, String::new())];
-    expected.sort();
     assert_eq!(left, expected);
 
     // Nothing of it is announced, but what comes next is.
@@ -459,4 +453,38 @@ async fn a_sign_in_under_way_is_not_purged() {
         let left = store.summaries(&old.customer_id).await.expect("a list");
         assert_eq!(left.len(), 1, "the session is there");
     }
+}
+
+/// The search path leads to them, but they are those of another service.
+#[tokio::test]
+async fn tables_further_down_the_search_path_are_not_ours() {
+    let Some(server) = postgres() else { return };
+    let theirs = connected(&server.url()).await;
+    theirs.migrate().await.expect("migrated");
+    let session = inserted(&theirs).await;
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    pool.execute("CREATE SCHEMA ours").await.expect("created");
+    let url = format!("{}?options=-csearch_path%3Dours%2Cpublic", server.url());
+    let ours = connected(&url).await;
+    assert_error(ours.find(&session.token).await, UNAVAILABLE, &["migrate()"]);
+    ours.migrate().await.expect("migrated");
+    assert_eq!(ours.find(&session.token).await.expect("an answer"), None);
+    let found = theirs.find(&session.token).await;
+    assert_eq!(found.expect("an answer"), Some(session));
+}
+
+#[tokio::test]
+async fn a_server_that_will_not_do_is_left_as_it_is() {
+    let Some(server) = postgres() else { return };
+    let level = "?options=-cdefault_transaction_isolation%3Dserializable";
+    let store = connected(&format!("{}{level}", server.url())).await;
+    let says = ["transactions are serializable"];
+    assert_error(store.migrate().await, UNAVAILABLE, &says);
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    let is_empty = "SELECT to_regclass('customer_sessions') IS NULL";
+    let is_empty: bool = sqlx::query_scalar(is_empty)
+        .fetch_one(&pool)
+        .await
+        .expect("an answer");
+    assert!(is_empty, "nothing was created");
 }

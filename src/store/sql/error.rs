@@ -42,8 +42,9 @@ fn database_error(mut context: String, cause: &dyn DatabaseError) -> StoreError 
     }
 }
 
-/// What a database reports, as far as it shows no value of a row. The driver's error also has a
-/// detail, a hint and a place, which may show the whole row of a customer.
+/// An error of a database without the values of a row. The driver's error also has a detail, a hint and
+/// a place, which may show the whole row of a customer. A trigger of the application that raises a code
+/// of PostgreSQL's own, with a text of its own, is taken for PostgreSQL.
 #[derive(Debug)]
 struct ReportedError {
     code: Option<String>,

@@ -33,7 +33,7 @@ macro_rules! without_sessions {
     };
 }
 
-/// What forgetting leaves of a deleted customer: the id and the time of the deletion.
+/// Erases all of deleted customers but the id and the time of the deletion.
 macro_rules! erase_customers {
     ($empty_json:literal, $not_verified:literal) => {
         concat!(
@@ -111,7 +111,7 @@ const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created
 const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
 /// Returns the ids of some customers, and for each of them whether there is something to forget.
 const CUSTOMERS: &str = concat!(
-    "SELECT id, (deleted_at IS NULL OR organization_id <> '') AND ",
+    "SELECT id, (deleted_at IS NULL OR organization_id <> '' OR created_at <> deleted_at) AND ",
     without_sessions!(),
     " FROM customer_session_customers WHERE id > $1 ORDER BY id LIMIT $2"
 );

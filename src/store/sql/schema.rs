@@ -1,5 +1,5 @@
-//! Which tables there are: what has been applied, what is missing, and whether this release can work
-//! with what is there.
+//! The version of the tables: the migrations that were applied, those that are missing, and whether
+//! this release can work with the tables.
 //!
 //! Each migration writes its own row, so that one that was applied by hand is known too. A release
 //! knows the versions of its own migrations. It works with newer tables, as long as their

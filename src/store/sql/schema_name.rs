@@ -9,7 +9,7 @@ use crate::store::error::StoreError;
 /// Longest name that PostgreSQL keeps whole, in bytes.
 const MAX_LEN: usize = 63;
 
-/// What all our tables, functions and triggers begin with.
+/// The prefix of all our tables, functions and triggers.
 const PREFIX: &str = "customer_session";
 
 /// The name of a schema, or none: then the tables are in the first one of the search path.

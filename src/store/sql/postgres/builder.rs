@@ -1,4 +1,4 @@
-//! What an application may choose about its connections and tables.
+//! The builder of a store: its connections, and the schema of its tables.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::store::{
 };
 
 /// Connections that the store opens itself, unless it is told otherwise.
-const CONNECTIONS: u32 = 10;
+const MAX_CONNECTIONS: u32 = 10;
 
 /// Time a request waits for a connection, a new one included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
 /// let store = PostgresStore::builder(peppers)
 ///     .schema("auth")
-///     .connections(4)
+///     .max_connections(4)
 ///     .application_name("api")
 ///     .connect(url)
 ///     .await?;
@@ -52,7 +52,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PostgresStoreBuilder {
     peppers: Peppers,
     schema: Option<String>,
-    connections: u32,
+    max_connections: u32,
     application_name: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl PostgresStoreBuilder {
         Self {
             peppers,
             schema: None,
-            connections: CONNECTIONS,
+            max_connections: MAX_CONNECTIONS,
             application_name: None,
         }
     }
@@ -78,8 +78,8 @@ impl PostgresStoreBuilder {
 
     /// Sets how many connections the store may open; 10 by default, at least 1. A source of
     /// invalidations opens two more.
-    pub fn connections(mut self, most: u32) -> Self {
-        self.connections = most.max(1);
+    pub fn max_connections(mut self, max: u32) -> Self {
+        self.max_connections = max.max(1);
         self
     }
 
@@ -116,7 +116,7 @@ impl PostgresStoreBuilder {
         let names = self.names()?;
         try_connecting(&options).await?;
         let pool = PgPoolOptions::new()
-            .max_connections(self.connections)
+            .max_connections(self.max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
@@ -136,7 +136,7 @@ impl PostgresStoreBuilder {
             })
             .connect_lazy_with(options);
         // The rest is left for changes, which take their connection from the pool.
-        let max_idle = self.connections as usize * 6 / 10;
+        let max_idle = self.max_connections as usize * 6 / 10;
         Ok(self.store(pool, max_idle, names))
     }
 
@@ -149,7 +149,7 @@ impl PostgresStoreBuilder {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid.
-    pub fn pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+    pub fn build(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let names = self.names()?;
         Ok(self.store(pool, 0, names))
     }
@@ -180,7 +180,7 @@ impl PostgresStore {
         Self::builder(peppers).connect(url).await
     }
 
-    /// Uses the connections of `pool`, as [`PostgresStoreBuilder::pool`] does.
+    /// Uses the connections of `pool`, as [`PostgresStoreBuilder::build`] does.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
         Self::builder(peppers).store(pool, 0, SchemaName::default())
     }

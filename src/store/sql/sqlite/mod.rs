@@ -87,7 +87,8 @@ impl SqliteStore {
     ///
     /// On Unix the file is created readable and writable by its owner alone (mode 0600), and SQLite
     /// gives the files `-wal` and `-shm` beside it the same mode. A file that exists keeps its
-    /// mode. With `?mode=rw` or `?mode=ro` no file is created.
+    /// mode. With `?mode=rw` or `?mode=ro` no file is created. A name that begins with `file:`, and a
+    /// link to a file that does not exist, are left to SQLite and the umask.
     ///
     /// # Errors
     ///
