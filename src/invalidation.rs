@@ -38,9 +38,12 @@ pub enum SourceEvent {
         asked_at: Instant,
     },
     /// The source has lost its connection and may be missing changes. Until it reports
-    /// [`Invalidation::All`] no request is let in from the cache alone: each asks the store, or
-    /// waits for a lookup of the same token that another request has begun.
+    /// [`Invalidation::All`] or [`Resumed`](Self::Resumed) no request is let in from the cache alone:
+    /// each asks the store, or waits for a lookup of the same token that another request has begun.
     Disconnected,
+    /// The source is connected again and has missed nothing: it has reported what was announced
+    /// meanwhile. What was cached before is used again.
+    Resumed,
     /// A message that the source could not read. It is counted, logged once, and changes nothing.
     Malformed,
 }
@@ -61,7 +64,8 @@ impl From<Invalidation> for SourceEvent {
 /// - A source that may have missed something (it has just connected, it was disconnected, it
 ///   fell behind) reports [`Invalidation::All`] first.
 /// - A source that learns that it is disconnected reports [`SourceEvent::Disconnected`] at once,
-///   and [`Invalidation::All`] when it is connected again.
+///   and [`Invalidation::All`] when it is connected again; or, if it can read what was announced
+///   meanwhile, all of that and then [`SourceEvent::Resumed`].
 /// - A source that can ask the other end a question does so at least once a second, whether messages
 ///   arrive or not, and reports [`SourceEvent::Alive`] when the answer has come. Before that it
 ///   reports every message that came before the answer. The first `Alive` follows the first

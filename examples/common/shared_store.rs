@@ -4,7 +4,7 @@ use std::{error::Error, time::Duration};
 
 use customer_session::{
     CustomerSessions, DynCustomerSessions, InvalidationSource, SessionRegistry,
-    store::{PostgresInvalidations, PostgresStore, RedisInvalidations, RedisStore},
+    store::{PostgresStore, RedisInvalidations, RedisStore},
 };
 
 #[path = "peppers.rs"]
@@ -18,7 +18,8 @@ pub(crate) async fn open(url: &str) -> Result<DynCustomerSessions, Box<dyn Error
         Some("postgres" | "postgresql") => {
             let store = PostgresStore::connect(url, peppers()).await?;
             store.migrate().await?;
-            Ok(start(store, PostgresInvalidations::connect(url).await?))
+            let source = store.invalidations().await?;
+            Ok(start(store, source))
         }
         Some("redis" | "rediss") => {
             let store = RedisStore::connect(url, peppers()).await?;

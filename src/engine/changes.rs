@@ -85,6 +85,11 @@ impl Engine {
         self.counters.invalidations.add_one();
     }
 
+    /// Allows the use of what is cached again: the source has reported what was announced meanwhile.
+    pub(crate) fn on_resume(&self, id: SourceId) {
+        self.revocations.on_resume(id);
+    }
+
     /// Records that a question which a source asked at `asked_at` has been answered. An answer from
     /// before the machine was suspended says nothing of the time since.
     pub(crate) fn on_answer(&self, id: SourceId, asked_at: Instant) {

@@ -265,6 +265,27 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         .await
     }
 
+    /// Stops the use of what is cached about something that was changed elsewhere: on this node, and, if
+    /// the store can tell them, on the others that listen to it.
+    ///
+    /// That is for changes that the store does not know of, such as a message that reaches one node of
+    /// several. Changes by the store's own methods are announced by themselves.
+    ///
+    /// # Errors
+    ///
+    /// If the other nodes may not have been told. This node then has been.
+    pub async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        let (store, change) = (Arc::clone(&self.store), invalidation.clone());
+        self.settle(Some(change.clone()), async move {
+            store.announce(&change).await?;
+            Ok(Settled {
+                answer: (),
+                invalidations: vec![change],
+            })
+        })
+        .await
+    }
+
     /// Returns all sessions of a customer, oldest first, expired ones included, without their
     /// tokens.
     ///

@@ -46,6 +46,12 @@ impl Listener {
                 telemetry::source_reconnected();
             }
             SourceEvent::Invalidate(invalidation) => self.engine.invalidate(invalidation),
+            SourceEvent::Resumed => {
+                if std::mem::take(&mut self.is_disconnected) {
+                    self.engine.on_resume(self.id);
+                    telemetry::source_reconnected();
+                }
+            }
             SourceEvent::Malformed => {
                 self.engine.on_malformed();
                 if !self.has_warned {

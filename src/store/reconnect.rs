@@ -1,19 +1,10 @@
 //! When a source of invalidations asks whether it still hears, and when it reconnects.
 
-use std::{
-    collections::VecDeque,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
-    task::Poll,
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout};
 
-use crate::{
-    invalidation::{Invalidation, SourceEvent},
-    random::random,
-};
+use crate::{invalidation::SourceEvent, random::random};
 
 /// Time from one question to the next: below a second, so that a timer which is late is in time.
 const QUESTION_INTERVAL: Duration = Duration::from_millis(900);
@@ -37,11 +28,11 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Creates the state of a new connection, which has answered a question asked at `asked_at`:
-    /// anything may have happened before it.
-    pub(super) fn connected(asked_at: std::time::Instant) -> Self {
+    /// Creates the state of a new connection, which has answered a question asked at `asked_at`.
+    /// `first` says what may have been missed before.
+    pub(super) fn connected(first: impl Into<SourceEvent>, asked_at: std::time::Instant) -> Self {
         Self {
-            pending: [Invalidation::All.into(), SourceEvent::Alive { asked_at }].into(),
+            pending: [first.into(), SourceEvent::Alive { asked_at }].into(),
             ask_at: Instant::from_std(asked_at) + QUESTION_INTERVAL,
             retry_at: Instant::now(),
             pause: MIN_PAUSE,
@@ -92,8 +83,6 @@ impl Heartbeat {
 /// A question under way. It is kept from one call of `recv` to the next, so that dropping such a
 /// call loses no answer.
 pub(super) struct Question<T> {
-    /// Time before the question was sent.
-    pub(super) asked_at: std::time::Instant,
     answer: Pin<Box<dyn Future<Output = Result<T, Elapsed>> + Send>>,
 }
 
@@ -101,7 +90,6 @@ impl<T: 'static> Question<T> {
     /// Asks a question, whose answer must come within the [`TIME_LIMIT`].
     pub(super) fn new(answer: impl Future<Output = T> + Send + 'static) -> Self {
         Self {
-            asked_at: std::time::Instant::now(),
             answer: Box::pin(timeout(TIME_LIMIT, answer)),
         }
     }
@@ -112,25 +100,4 @@ impl<T> Question<T> {
     pub(super) async fn answer(&mut self) -> Result<T, Elapsed> {
         self.answer.as_mut().await
     }
-}
-
-/// The output of the first of two futures.
-pub(super) enum Either<A, B> {
-    First(A),
-    Second(B),
-}
-
-/// Waits for the first of two futures. If both are ready, it is `first`.
-pub(super) async fn either<A, B>(
-    first: impl Future<Output = A>,
-    second: impl Future<Output = B>,
-) -> Either<A, B> {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    poll_fn(|context| {
-        if let Poll::Ready(output) = first.as_mut().poll(context) {
-            return Poll::Ready(Either::First(output));
-        }
-        second.as_mut().poll(context).map(Either::Second)
-    })
-    .await
 }

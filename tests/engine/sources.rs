@@ -150,6 +150,62 @@ async fn after_a_reconnection_the_first_answer_is_waited_for() {
 }
 
 #[tokio::test]
+async fn after_a_gap_in_which_nothing_was_missed_the_cache_is_used_again() {
+    let fixture = Fixture::cached().await;
+    let sources = [fixture.listen(), fixture.listen()];
+    for source in &sources {
+        source.send(Invalidation::All).await;
+    }
+    fixture.authenticate().await.expect("cached again");
+    sources[0].send(SourceEvent::Disconnected).await;
+    assert_eq!(fixture.lookups_of(2).await, 2, "something may be missing");
+    sources[0].send(SourceEvent::Resumed).await;
+    assert_eq!(fixture.lookups_of(2).await, 0);
+
+    // What was announced during the gap comes first.
+    sources[0].send(SourceEvent::Disconnected).await;
+    fixture.revoke_behind_its_back().await;
+    let session = fixture.session.id.clone();
+    sources[0].send(Invalidation::Session(session)).await;
+    sources[0].send(SourceEvent::Resumed).await;
+    let answer = fixture.authenticate().await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test]
+async fn a_source_that_resumes_does_not_speak_for_another_that_has_missed_something() {
+    let fixture = Fixture::cached().await;
+    let sources = [fixture.listen(), fixture.listen()];
+    for source in &sources {
+        source.send(Invalidation::All).await;
+    }
+    fixture.authenticate().await.expect("cached again");
+    for source in &sources {
+        source.send(SourceEvent::Disconnected).await;
+    }
+    sources[0].send(SourceEvent::Resumed).await;
+    assert_eq!(fixture.lookups_of(1).await, 1, "one is away still");
+    fixture.revoke_behind_its_back().await;
+    sources[1].send(Invalidation::All).await;
+    let answer = fixture.authenticate().await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+
+    // In the other order, too.
+    let fixture = Fixture::cached().await;
+    let sources = [fixture.listen(), fixture.listen()];
+    for source in &sources {
+        source.send(Invalidation::All).await;
+        source.send(SourceEvent::Disconnected).await;
+    }
+    fixture.authenticate().await.expect("looked up");
+    fixture.revoke_behind_its_back().await;
+    sources[1].send(Invalidation::All).await;
+    sources[0].send(SourceEvent::Resumed).await;
+    let answer = fixture.authenticate().await;
+    assert!(matches!(answer, Err(AuthenticateError::InvalidToken)));
+}
+
+#[tokio::test]
 async fn a_cache_that_requires_a_source_is_not_used_without_one() {
     let fixture = Fixture::new(|builder| builder.require_source(true)).await;
     assert_eq!(fixture.lookups_of(3).await, 3, "there is none");

@@ -2,6 +2,8 @@
 #![cfg(unix)]
 
 #[cfg(all(feature = "postgres", feature = "redis"))]
+mod changes;
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod invalidations;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod live_feed;

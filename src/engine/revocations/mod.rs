@@ -54,6 +54,10 @@ pub(crate) struct Revocations {
 struct Trust {
     sources: Sources,
     is_suspended: bool,
+    /// What was trusted before the suspension.
+    before: Epoch,
+    /// Since the suspension began, something may have been missed for good.
+    has_missed: bool,
 }
 
 impl Revocations {
@@ -130,13 +134,13 @@ impl Revocations {
             self.table.resume_trust();
         }
         drop(trust);
-        self.change_sources(|sources| sources.remove(id));
+        self.change_sources_after_gap(|sources| sources.remove(id));
         self.notify_all();
     }
 
     /// Records that a source is heard.
     pub(crate) fn on_heard(&self, id: SourceId) {
-        self.change_sources(|sources| sources.set_heard(id));
+        self.change_sources_after_gap(|sources| sources.set_heard(id));
     }
 
     /// Suspends the use of the cache: a source may be missing changes.
@@ -146,8 +150,14 @@ impl Revocations {
 
     /// Resumes the use of what is looked up from now on, if this was the last disconnected source.
     pub(crate) fn on_reconnect(&self, id: SourceId) {
-        self.change_sources(|sources| sources.set_disconnected(id, false));
+        self.change_sources_after_gap(|sources| sources.set_disconnected(id, false));
         self.notify_all();
+    }
+
+    /// Resumes the use of what was looked up before, too, if this was the last disconnected source and
+    /// no other has missed anything.
+    pub(crate) fn on_resume(&self, id: SourceId) {
+        self.change_sources(|sources| sources.set_disconnected(id, false));
     }
 
     /// Records that a question which was asked at `asked_at` has been answered, after everything
@@ -163,9 +173,19 @@ impl Revocations {
         (trust.sources.len(), trust.sources.silent(now))
     }
 
+    /// Changes the sources after something may have been missed.
+    fn change_sources_after_gap<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
+        let mut trust = self.lock_sources();
+        trust.has_missed = true;
+        self.change_trust(&mut trust, change)
+    }
+
     /// Changes the sources, and suspends or resumes the use of the cache as they demand.
     fn change_sources<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
-        let mut trust = self.lock_sources();
+        self.change_trust(&mut self.lock_sources(), change)
+    }
+
+    fn change_trust<T>(&self, trust: &mut Trust, change: impl FnOnce(&mut Sources) -> T) -> T {
         let changed = change(&mut trust.sources);
         let sources = &trust.sources;
         let lease_end = sources
@@ -175,9 +195,14 @@ impl Revocations {
         let is_unheard = self.requires_source && !sources.is_any_heard();
         let must_suspend = is_unheard || sources.is_any_disconnected();
         if must_suspend && !trust.is_suspended {
-            self.table.suspend_trust();
+            trust.before = self.table.suspend_trust();
+            trust.has_missed = false;
         } else if trust.is_suspended && !must_suspend {
-            self.table.resume_trust();
+            if trust.has_missed {
+                self.table.resume_trust();
+            } else {
+                self.table.trust_from(trust.before);
+            }
         }
         trust.is_suspended = must_suspend;
         changed

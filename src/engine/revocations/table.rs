@@ -218,9 +218,10 @@ impl RevocationTable {
         is_not_overtaken(&self.customers[stripes.customer as usize], epoch)
     }
 
-    /// Suspends the use of the cache: invalidations may be missed from now on.
-    pub(crate) fn suspend_trust(&self) {
-        self.trusted.store(SUSPENDED, Ordering::Release);
+    /// Suspends the use of the cache: invalidations may be missed from now on. Returns the oldest epoch
+    /// that was trusted.
+    pub(crate) fn suspend_trust(&self) -> Epoch {
+        Epoch(self.trusted.swap(SUSPENDED, Ordering::AcqRel))
     }
 
     /// Ends [`suspend_trust`](Self::suspend_trust) for what is looked up from now on. To be called
@@ -229,7 +230,7 @@ impl RevocationTable {
         self.trust_from(self.advance());
     }
 
-    /// Trusts what was looked up at `oldest` or later.
+    /// Trusts what was looked up at `oldest` or later. After a suspension, only if nothing was missed.
     pub(crate) fn trust_from(&self, oldest: Epoch) {
         self.trusted.store(oldest.0, Ordering::Release);
     }

@@ -25,12 +25,15 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::server::{PREFIX, check_server, store_error};
+use super::{
+    either::{Either, either},
+    server::{PREFIX, check_server, store_error},
+};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Either, Heartbeat, Question, TIME_LIMIT, either},
+        reconnect::{Heartbeat, Question, TIME_LIMIT},
     },
 };
 
@@ -77,7 +80,8 @@ struct Link {
     connection: MultiplexedConnection,
     messages: Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
-    question: Option<Question<Result<(), StoreError>>>,
+    /// It resolves to the time at which it was asked.
+    question: Option<Question<Result<Instant, StoreError>>>,
     answer: Option<Answered>,
 }
 
@@ -138,7 +142,7 @@ impl RedisInvalidations {
             client,
             prefix,
             link: Some(link),
-            heartbeat: Heartbeat::connected(asked_at),
+            heartbeat: Heartbeat::connected(Invalidation::All, asked_at),
             waiting: Vec::new(),
         })
     }
@@ -148,7 +152,7 @@ impl RedisInvalidations {
         match connect(&self.client, &self.prefix).await {
             Ok((link, asked_at)) => {
                 self.link = Some(link);
-                self.heartbeat = Heartbeat::connected(asked_at);
+                self.heartbeat = Heartbeat::connected(Invalidation::All, asked_at);
             }
             Err(_) => self.heartbeat.on_failed_attempt(),
         }
@@ -223,9 +227,11 @@ impl Link {
     /// questions too, and reports no changes.
     fn start_question(&mut self) {
         let mut connection = self.connection.clone();
-        self.question = Some(Question::new(
-            async move { check_server(&mut connection).await },
-        ));
+        let asked_at = Instant::now();
+        self.question = Some(Question::new(async move {
+            check_server(&mut connection).await?;
+            Ok(asked_at)
+        }));
     }
 
     fn is_asking(&self) -> bool {
@@ -283,13 +289,13 @@ impl Link {
 
 /// Waits for the answer to a question, and returns the time at which it was asked; `None` if the
 /// answer is a bad one, or does not come in time. Never resolves if there is no question.
-async fn answered(question: &mut Option<Question<Result<(), StoreError>>>) -> Option<Instant> {
+async fn answered(question: &mut Option<Question<Result<Instant, StoreError>>>) -> Option<Instant> {
     let Some(asked) = question else {
         return pending().await;
     };
-    let (answer, asked_at) = (asked.answer().await, asked.asked_at);
+    let answer = asked.answer().await;
     *question = None;
-    matches!(answer, Ok(Ok(()))).then_some(asked_at)
+    answer.ok()?.ok()
 }
 
 /// Connects to a server that is fit for use, within the time limit. Returns the time at which the

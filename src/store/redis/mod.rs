@@ -1,5 +1,6 @@
 //! Sessions in Redis or Valkey.
 
+mod either;
 pub(super) mod invalidations;
 mod record;
 mod registry;

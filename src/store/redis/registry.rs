@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerId},
+    invalidation::Invalidation,
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage, WhenFull},
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
@@ -240,6 +241,13 @@ impl SessionRegistry for RedisStore {
                 return Ok(purged);
             }
         }
+    }
+
+    async fn announce(&self, _: &Invalidation) -> Result<(), StoreError> {
+        Err(StoreError::unavailable(
+            "RedisStore announces changes of its own keys alone; change the session or the customer \
+             by its methods, or announce by a PostgresStore",
+        ))
     }
 
     async fn check(&self) -> Result<(), StoreError> {

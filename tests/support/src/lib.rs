@@ -5,7 +5,6 @@ mod events;
 #[cfg(unix)]
 mod example;
 #[cfg(unix)]
-pub mod pooler;
 #[cfg(unix)]
 pub mod proxy;
 #[cfg(unix)]

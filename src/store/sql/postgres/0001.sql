@@ -1,6 +1,6 @@
 -- The tables of PostgresStore. Names are not qualified: they go to the first schema of the search
--- path. To apply this by hand, run it in one transaction, after `SET LOCAL search_path TO auth` if the
--- tables belong in a schema of their own.
+-- path. To apply this by hand, run it in one transaction, after `SET LOCAL search_path TO auth`, with
+-- the schema that the tables belong in.
 --
 -- Times are those of the application's clock, never the database's. Identifiers compare byte by byte
 -- ("C"), whatever the language of the database.
@@ -72,73 +72,84 @@ CREATE TABLE customer_session_peppers (
     used_since  timestamptz NOT NULL            -- then the generation before was retired
 );
 
--- Announces what PostgresInvalidations listens for, in the transaction that makes the change:
--- nothing that is rolled back, and everything that is committed, by whomever.
+-- What has changed, for PostgresInvalidations of every node to read. The triggers below write it in
+-- the transaction that makes the change: nothing that is rolled back, and everything that is committed,
+-- by whomever.
 --
--- The channel is named after the table, so that two schemas do not hear each other. A message
--- is `session:<id>`, `customer:<id>` or `all`: identifiers, nothing of a token. A message may
--- have less than 8000 bytes, and an error here would undo the change, so that an overlong
--- identifier, too, is announced as `all`; and so is what concerns very many.
+-- A message is `session:<id>`, `customer:<id>` or `all`: identifiers, nothing of a token. `probe:<...>`
+-- is written by a reader, to see whether it reads what is written.
+--
+-- Rows are found by their transaction: they become visible when it is committed, in another order than
+-- numbers are given out. Rows that all readers have seen are deleted again.
+CREATE TABLE customer_session_changes (
+    xid     xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    number  bigint GENERATED ALWAYS AS IDENTITY,
+    message text COLLATE "C" NOT NULL,
+    PRIMARY KEY (xid, number)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 
-CREATE FUNCTION customer_session_announce_sessions() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The transactions whose changes may have been deleted: those before `pruned_below`. The next are those
+-- before `next_below`, once that has been visible to everybody for a minute.
+CREATE TABLE customer_session_pruning (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    pruned_below xid8 NOT NULL,
+    next_below   xid8 NOT NULL,
+    next_since   timestamptz NOT NULL
+);
+
+INSERT INTO customer_session_pruning (pruned_below, next_below, next_since)
+SELECT xmin, xmin, now() FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin;
+
+-- The functions find these tables whatever the search path of the client is that makes a change. What
+-- concerns very many is announced as `all`.
+
+CREATE FUNCTION customer_session_announce_sessions() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 DECLARE
-    channel text := 'customer_sessions_' || TG_RELID::text;
     -- What has long expired is let in nowhere, whatever is cached: purging is silent. A day, since
     -- the clocks of the nodes may be behind.
     since timestamptz := now() - interval '1 day';
-    sessions bigint;
-    customers bigint;
+    announced bigint;
 BEGIN
-    SELECT count(*), count(DISTINCT customer_id) INTO sessions, customers
-        FROM changed WHERE expires_at > since;
-    IF sessions = 0 THEN
-        RETURN NULL;
-    ELSIF sessions <= 100 THEN
-        PERFORM pg_notify(channel, message) FROM (
-            SELECT DISTINCT CASE WHEN octet_length(id) > 4000 THEN 'all'
-                ELSE 'session:' || id END AS message
-            FROM changed WHERE expires_at > since) AS messages;
-    ELSIF customers <= 100 THEN
-        PERFORM pg_notify(channel, message) FROM (
-            SELECT DISTINCT CASE WHEN octet_length(customer_id) > 4000 THEN 'all'
-                ELSE 'customer:' || customer_id END AS message
-            FROM changed WHERE expires_at > since) AS messages;
-    ELSE
-        PERFORM pg_notify(channel, 'all');
+    INSERT INTO customer_session_changes (message)
+        SELECT DISTINCT 'session:' || id FROM changed WHERE expires_at > since LIMIT 101;
+    GET DIAGNOSTICS announced = ROW_COUNT;
+    IF announced > 100 THEN
+        INSERT INTO customer_session_changes (message)
+            SELECT DISTINCT 'customer:' || customer_id FROM changed
+            WHERE expires_at > since LIMIT 101;
+        GET DIAGNOSTICS announced = ROW_COUNT;
+        IF announced > 100 THEN
+            INSERT INTO customer_session_changes (message) VALUES ('all');
+        END IF;
     END IF;
     RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION customer_session_announce_customers() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION customer_session_announce_customers() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 DECLARE
-    channel text := 'customer_sessions_'
-        || format('%I.customer_sessions', TG_TABLE_SCHEMA)::regclass::oid::text;
-    customers bigint;
+    announced bigint;
 BEGIN
     -- Purging says so of itself: these customers have no session that could be cached.
     IF current_setting('customer_session.silent', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    SELECT count(*) INTO customers FROM changed;
-    IF customers = 0 THEN
-        RETURN NULL;
-    ELSIF customers <= 100 THEN
-        PERFORM pg_notify(channel, message) FROM (
-            SELECT DISTINCT CASE WHEN octet_length(id) > 4000 THEN 'all'
-                ELSE 'customer:' || id END AS message
-            FROM changed) AS messages;
-    ELSE
-        PERFORM pg_notify(channel, 'all');
+    INSERT INTO customer_session_changes (message)
+        SELECT DISTINCT 'customer:' || id FROM changed LIMIT 101;
+    GET DIAGNOSTICS announced = ROW_COUNT;
+    IF announced > 100 THEN
+        INSERT INTO customer_session_changes (message) VALUES ('all');
     END IF;
     RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION customer_session_announce_all() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION customer_session_announce_all() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM pg_notify('customer_sessions_'
-        || format('%I.customer_sessions', TG_TABLE_SCHEMA)::regclass::oid::text, 'all');
+    INSERT INTO customer_session_changes (message) VALUES ('all');
     RETURN NULL;
 END
 $$;
@@ -158,6 +169,8 @@ CREATE TRIGGER customer_session_customers_updated AFTER UPDATE ON customer_sessi
     REFERENCING OLD TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_customers();
 CREATE TRIGGER customer_session_customers_truncated AFTER TRUNCATE ON customer_session_customers
+    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
+CREATE TRIGGER customer_session_changes_truncated AFTER TRUNCATE ON customer_session_changes
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
 
 -- What has been applied. A release works with the tables if it knows every version that they need:

@@ -1,91 +1,109 @@
 //! Invalidations from PostgreSQL: what any client has changed in its tables.
 
-use std::{fmt, time::Instant};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{
-    Error, Executor as _, Row as _,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
-};
+use sqlx::{ConnectOptions as _, Connection as _, Error, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     runtime::Handle,
-    time::{timeout, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     PostgresStore,
-    probe::{self, Probe, channel_query},
+    changes::{self, Position, Probe, Reading},
     server,
+    triggers::NO_TRIGGERS,
 };
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
+    random::random,
     store::{
         error::{ContextError, StoreError},
-        reconnect::{Either, Heartbeat, TIME_LIMIT, either},
+        reconnect::{Heartbeat, Question, TIME_LIMIT},
         sql::{error::store_error, schema_name::SchemaName},
     },
 };
 
-/// The error of a listener that does not hear itself.
-const NOT_HEARD: &str = "a message that the listener sent to itself has not arrived; if there is a \
-     pooler by transaction in between, which passes no notifications on, connect to the server \
-     itself";
+/// Time from one reading to the next, unless it is set otherwise.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
+
+/// The range of that time.
+const POLL_INTERVALS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(500)];
+
+/// Time from one look for what may be deleted to the next.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The error of a source that does not read what it writes.
+const NOT_READ: &str = "what the source has written it cannot read; connect to the primary, and not by \
+     a pooler that sends queries to replicas";
 
 /// Receives what any client changes in the tables of a [`PostgresStore`].
 ///
-/// Triggers, which [`migrate`](PostgresStore::migrate) creates, announce each change in the
-/// transaction that makes it, so that a row deleted by hand counts too. What is written while
-/// triggers are off (`session_replication_role = replica`, logical replication) is not announced.
+/// Triggers, which [`migrate`](PostgresStore::migrate) creates, write each change into a table, in the
+/// transaction that makes it, so that a row deleted by hand counts too. What is written while triggers
+/// are off (`session_replication_role = replica`, logical replication) is not announced.
 ///
-/// The source has two connections of its own. It hears by one of them. By the other it sends a
-/// message to itself once a second, on a channel that no other source listens to, and reports that
-/// it is [`Alive`](SourceEvent::Alive) when it has heard the message. If the message does not
-/// arrive within a second, the source reports that it is
-/// [`Disconnected`](SourceEvent::Disconnected), and reconnects by itself. Dropping the source closes
-/// its connections.
+/// The source has a connection of its own, by which it reads that table every 25 ms, or
+/// [as often as you say](Self::poll_interval). Once a second it writes a message there, and reports that
+/// it is [`Alive`](SourceEvent::Alive) when it has read it. If an answer does not arrive within a second,
+/// the source reports that it is [`Disconnected`](SourceEvent::Disconnected), and reconnects by itself.
+/// Then it reads what was written meanwhile and reports that it has
+/// [`Resumed`](SourceEvent::Resumed). If that is not there any more, after more than a minute, or if the
+/// server was started again or is another one, it reports [`Invalidation::All`]. Dropping the source
+/// closes its connection.
 ///
 /// ```no_run
-/// use customer_session::{CustomerSessions, store::{Peppers, PostgresInvalidations, PostgresStore}};
+/// use customer_session::{CustomerSessions, store::{Peppers, PostgresStore}};
 ///
 /// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
 /// let store = PostgresStore::connect(url, peppers).await?;
 /// store.migrate().await?;
+/// let source = store.invalidations().await?;
 /// let sessions = CustomerSessions::builder(store).build();
-/// tokio::spawn(sessions.listen(PostgresInvalidations::connect(url).await?));
+/// tokio::spawn(sessions.listen(source));
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Connect to the server itself, or through a pooler that keeps a session to its connection. A pooler
-/// by transaction loses what is announced, the source's messages to itself included, and is
-/// refused.
+/// It works through a pooler by transaction too: it sends nothing but simple queries.
 pub struct PostgresInvalidations {
     options: PgConnectOptions,
     schema: SchemaName,
+    poll_interval: Duration,
     link: Option<Link>,
+    /// What has been read, and not lost with a connection.
+    position: Option<Position>,
+    /// The next connection begins with what was missed for good.
+    has_missed: bool,
+    /// What was read and not reported yet.
+    events: VecDeque<SourceEvent>,
     heartbeat: Heartbeat,
-    /// Dropping a listener takes a task.
+    /// Dropping a connection takes a runtime.
     runtime: Handle,
 }
 
-/// The connections of a source. Dropping it closes them.
+/// The connection of a source. Dropping it closes it.
 struct Link {
-    listener: PgListener,
-    /// Channel on which changes are announced.
-    channel: String,
-    probe: Probe,
+    work: Work,
+    /// Its first probe was read.
+    is_heard: bool,
+    /// A probe is due.
+    must_ask: bool,
+    probe: Option<Probe>,
+    read_at: Instant,
+    prune_at: Instant,
+    /// Rows are to be deleted, of this transaction and later ones.
+    prune_from: Option<u64>,
 }
 
-/// Something that has come over a [`Link`].
-enum Received {
-    /// An event other than an answer.
-    Event(SourceEvent),
-    /// The answer to a question asked at this time.
-    Answer(Instant),
-    /// Nothing, although it is time for the next question.
-    Nothing,
-    /// The link is of no use any more.
-    Lost(StoreError),
+/// What a connection is doing. It goes on when a call of `recv` is dropped.
+enum Work {
+    Connecting(Question<Result<PgConnection, Error>>),
+    /// For the time of the next reading.
+    Waiting(Option<PgConnection>),
+    Reading(Question<Result<(PgConnection, Option<Reading>), Error>>),
+    Pruning(Question<Result<(PgConnection, Option<u64>), Error>>),
 }
 
 impl PostgresInvalidations {
@@ -97,8 +115,8 @@ impl PostgresInvalidations {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if the
-    /// server cannot be reached or refuses, if the triggers are missing, or if a message that the
-    /// source sends to itself does not arrive.
+    /// server cannot be reached or refuses, if tables or triggers are missing, or if a message that the
+    /// source writes cannot be read.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::listen(server::options(url)?, SchemaName::default()).await
     }
@@ -107,24 +125,141 @@ impl PostgresInvalidations {
         options: PgConnectOptions,
         schema: SchemaName,
     ) -> Result<Self, StoreError> {
-        let (link, asked_at) = Link::connect(&options, &schema).await?;
-        Ok(Self {
-            options,
+        let mut source = Self {
+            // Forty statements a second are not for the log.
+            options: options.disable_statement_logging(),
             schema,
-            link: Some(link),
-            heartbeat: Heartbeat::connected(asked_at),
+            poll_interval: POLL_INTERVAL,
+            link: None,
+            position: None,
+            has_missed: true,
+            events: VecDeque::new(),
+            heartbeat: Heartbeat::connected(Invalidation::All, std::time::Instant::now()),
             runtime: Handle::current(),
-        })
+        };
+        while !source.link.as_ref().is_some_and(|link| link.is_heard) {
+            source.advance().await?;
+        }
+        Ok(source)
     }
 
-    async fn reconnect(&mut self) {
-        self.heartbeat.wait_for_retry().await;
-        match Link::connect(&self.options, &self.schema).await {
-            Ok((link, asked_at)) => {
-                self.link = Some(link);
-                self.heartbeat = Heartbeat::connected(asked_at);
+    /// Sets the time from one reading of the changes to the next, from 1 ms to 500 ms; 25 ms by default.
+    /// It is what a change takes to be heard, and what listening costs the database: forty short queries a
+    /// second for each node by default.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        let [min, max] = POLL_INTERVALS;
+        self.poll_interval = interval.clamp(min, max);
+        self
+    }
+
+    /// Goes one step on. Cancel-safe.
+    async fn advance(&mut self) -> Result<(), StoreError> {
+        let Some(link) = &mut self.link else {
+            self.heartbeat.wait_for_retry().await;
+            self.link = Some(Link::connecting(&self.options));
+            return Ok(());
+        };
+        match &mut link.work {
+            Work::Connecting(connection) => {
+                let connection = answer(&self.options, connection).await?;
+                link.work = Work::Waiting(Some(connection));
             }
-            Err(_) => self.heartbeat.on_failed_attempt(),
+            Work::Waiting(connection) => {
+                sleep_until(link.read_at.min(self.heartbeat.ask_at())).await;
+                let lost = || StoreError::unavailable("the connection is lost");
+                let connection = connection.take().ok_or_else(lost)?;
+                link.must_ask |= self.heartbeat.is_due();
+                // Without a position, the reading only says where to begin.
+                let asks = link.must_ask && link.probe.is_none() && self.position.is_some();
+                if asks {
+                    link.must_ask = false;
+                    link.probe = Some(Probe::new());
+                }
+                let probe = link.probe.clone().filter(|_| asks);
+                let reading = read(
+                    connection,
+                    self.schema.clone(),
+                    probe,
+                    self.position.clone(),
+                );
+                link.work = Work::Reading(Question::new(reading));
+            }
+            Work::Reading(reading) => {
+                let (connection, reading) = answer(&self.options, reading).await?;
+                let Some(reading) = reading else {
+                    self.has_missed = true;
+                    return Err(StoreError::unavailable(NO_TRIGGERS));
+                };
+                link.read_at = Instant::now() + self.poll_interval;
+                link.work = match link.next_pruning() {
+                    None => Work::Waiting(Some(connection)),
+                    Some(from) => {
+                        let pruning = prune(connection, self.schema.clone(), from);
+                        Work::Pruning(Question::new(pruning))
+                    }
+                };
+                self.take(reading)?;
+            }
+            Work::Pruning(pruning) => {
+                let (connection, next) = answer(&self.options, pruning).await?;
+                link.work = Work::Waiting(Some(connection));
+                link.prune_from = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues what a reading says.
+    fn take(&mut self, reading: Reading) -> Result<(), StoreError> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        self.position = Some(reading.position);
+        let Some(changes) = &reading.changes else {
+            // The probe, too, is not among them.
+            link.probe = None;
+            link.must_ask = true;
+            if link.is_heard {
+                self.events.push_back(Invalidation::All.into());
+            } else {
+                self.has_missed = true;
+                link.read_at = Instant::now();
+            }
+            return Ok(());
+        };
+        let events = changes.iter().filter_map(|message| changes::event(message));
+        self.events.extend(events);
+        let Some(probe) = &link.probe else {
+            return Ok(());
+        };
+        let asked_at = probe.asked_at;
+        if !probe.is_among(changes) {
+            return match asked_at.elapsed() < TIME_LIMIT {
+                true => Ok(()),
+                false => Err(StoreError::unavailable(NOT_READ)),
+            };
+        }
+        link.probe = None;
+        if link.is_heard {
+            self.events.push_back(SourceEvent::Alive { asked_at });
+        } else {
+            link.is_heard = true;
+            let first = match std::mem::take(&mut self.has_missed) {
+                true => Invalidation::All.into(),
+                false => SourceEvent::Resumed,
+            };
+            self.heartbeat = Heartbeat::connected(first, asked_at);
+        }
+        Ok(())
+    }
+
+    fn on_lost(&mut self) {
+        let link = self.link.take();
+        if link.is_some_and(|link| link.is_heard) {
+            self.heartbeat.on_disconnect();
+        } else {
+            self.heartbeat.on_failed_attempt();
         }
     }
 }
@@ -144,139 +279,114 @@ impl PostgresStore {
 }
 
 impl Link {
-    /// Connects, and sends a message to itself. Returns the time at which it was sent, too.
-    async fn connect(
-        options: &PgConnectOptions,
-        schema: &SchemaName,
-    ) -> Result<(Self, Instant), StoreError> {
-        let (host, port) = (options.get_host(), options.get_port());
-        let context = format!("listening to PostgreSQL at {host}:{port}");
-        let mut link = match timeout(TIME_LIMIT, Self::open(options, schema)).await {
-            Ok(Ok(Some(link))) => link,
-            Ok(Ok(None)) => {
-                return Err(StoreError::unavailable(probe::NO_TRIGGERS));
-            }
-            Ok(Err(error)) => return Err(store_error(context, error)),
-            Err(elapsed) => return Err(StoreError::timeout(ContextError::new(context, elapsed))),
-        };
-        link.probe.start();
-        loop {
-            let deadline = link.probe.deadline();
-            match link
-                .recv(deadline.unwrap_or_else(tokio::time::Instant::now))
-                .await
-            {
-                Received::Answer(asked_at) => return Ok((link, asked_at)),
-                Received::Lost(error) => {
-                    return Err(StoreError::unavailable(ContextError::new(context, error)));
-                }
-                // The first event of the source, `All`, covers it.
-                Received::Event(_) | Received::Nothing => {}
-            }
+    fn connecting(options: &PgConnectOptions) -> Self {
+        let options = options.clone();
+        let connecting = async move { PgConnection::connect_with(&options).await };
+        Self {
+            work: Work::Connecting(Question::new(connecting)),
+            is_heard: false,
+            must_ask: true,
+            probe: None,
+            read_at: Instant::now(),
+            prune_at: Instant::now() + PRUNE_INTERVAL + jitter(),
+            prune_from: None,
         }
     }
 
-    /// Opens the connections. Returns `None` if triggers are missing.
-    async fn open(options: &PgConnectOptions, schema: &SchemaName) -> Result<Option<Self>, Error> {
-        // The listener takes its connection from a pool. This one is for it alone.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connect_with(options.clone())
-            .await?;
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        let query = channel_query(schema);
-        let channel = listener
-            .fetch_optional(sqlx::raw_sql(query.clone()))
-            .await?;
-        let Some(row) = channel else {
-            return Ok(None);
-        };
-        let channel: String = row.try_get(0)?;
-        let probe = Probe::connect(options, query).await?;
-        listener.listen_all([&*channel, probe.channel()]).await?;
-        Ok(Some(Self {
-            listener,
-            channel,
-            probe,
-        }))
-    }
-
-    /// Waits for what comes next, until `deadline` if no message to itself is under way.
-    /// Cancel-safe.
-    async fn recv(&mut self, deadline: tokio::time::Instant) -> Received {
-        loop {
-            if let Some(asked_at) = self.probe.take_answer() {
-                return Received::Answer(asked_at);
-            }
-            let probe_deadline = self.probe.deadline();
-            let next = either(self.probe.sent(), self.listener.try_recv());
-            match timeout_at(probe_deadline.unwrap_or(deadline), next).await {
-                // The tables may have been created again.
-                Ok(Either::First(Ok(channel))) if channel.as_ref() != Some(&self.channel) => {
-                    return Received::lost("changes are announced on this channel no longer");
-                }
-                Ok(Either::First(Ok(_same))) => {}
-                Ok(Either::First(Err(error))) => return Received::Lost(error),
-                Ok(Either::Second(Ok(Some(message)))) => {
-                    if message.channel() == self.probe.channel() {
-                        self.probe.on_arrival(message.payload());
-                    } else {
-                        self.probe.on_backlog();
-                        return Received::Event(self.read(message.channel(), message.payload()));
-                    }
-                }
-                Ok(Either::Second(_)) => return Received::lost("the connection is lost"),
-                Err(_) if probe_deadline.is_some() => return Received::lost(NOT_HEARD),
-                Err(_) => return Received::Nothing,
-            }
+    /// Returns where to prune from, if that is due.
+    fn next_pruning(&mut self) -> Option<PruneFrom> {
+        if let Some(xid) = self.prune_from {
+            return Some(PruneFrom::Xid(xid));
         }
-    }
-
-    /// Reads a message of the database.
-    fn read(&self, channel: &str, payload: &str) -> SourceEvent {
-        if channel != self.channel {
-            return SourceEvent::Malformed;
+        let now = Instant::now();
+        if !self.is_heard || now < self.prune_at {
+            return None;
         }
-        match payload.split_once(':') {
-            Some(("session", id)) => Invalidation::Session(id.into()).into(),
-            Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
-            None if payload == "all" => Invalidation::All.into(),
-            _ => SourceEvent::Malformed,
-        }
+        self.prune_at = now + PRUNE_INTERVAL + jitter();
+        Some(PruneFrom::Mark)
     }
 }
 
-impl Received {
-    fn lost(why: &'static str) -> Self {
-        Self::Lost(StoreError::unavailable(why))
+/// Where to begin to prune.
+#[derive(Clone, Copy)]
+enum PruneFrom {
+    /// At the beginning, if this is the reader whose turn it is.
+    Mark,
+    /// At this transaction.
+    Xid(u64),
+}
+
+/// Writes a probe, and reads. Returns no reading if a trigger is missing.
+async fn read(
+    mut connection: PgConnection,
+    schema: SchemaName,
+    probe: Option<Probe>,
+    position: Option<Position>,
+) -> Result<(PgConnection, Option<Reading>), Error> {
+    if let Some(probe) = probe
+        && !probe.write(&mut connection, &schema).await?
+    {
+        return Ok((connection, None));
     }
+    let reading = Reading::new(&mut connection, &schema, position.as_ref()).await?;
+    Ok((connection, Some(reading)))
+}
+
+/// Returns where to go on. If the database refuses, another reader may do it, or a purge.
+async fn prune(
+    mut connection: PgConnection,
+    schema: SchemaName,
+    from: PruneFrom,
+) -> Result<(PgConnection, Option<u64>), Error> {
+    let pruning = async {
+        match from {
+            PruneFrom::Xid(xid) => changes::prune(&mut connection, &schema, xid).await,
+            PruneFrom::Mark if changes::mark_prunable(&mut connection, &schema).await? => {
+                changes::prune(&mut connection, &schema, 0).await
+            }
+            PruneFrom::Mark => Ok(None),
+        }
+    };
+    match pruning.await {
+        Ok(next) => Ok((connection, next)),
+        Err(Error::Database(_)) => Ok((connection, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for an answer. Cancel-safe.
+async fn answer<T: 'static>(
+    options: &PgConnectOptions,
+    question: &mut Question<Result<T, Error>>,
+) -> Result<T, StoreError> {
+    let context = || {
+        let (host, port) = (options.get_host(), options.get_port());
+        format!("listening to PostgreSQL at {host}:{port}")
+    };
+    match question.answer().await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(store_error(context(), error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
+    }
+}
+
+/// Keeps nodes out of step.
+fn jitter() -> Duration {
+    Duration::from_millis(random() % 1_000)
 }
 
 #[async_trait]
 impl InvalidationSource for PostgresInvalidations {
     async fn recv(&mut self) -> Option<SourceEvent> {
         loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
             if let Some(event) = self.heartbeat.take_pending() {
                 return Some(event);
             }
-            let Some(link) = &mut self.link else {
-                self.reconnect().await;
-                continue;
-            };
-            if link.probe.is_idle() && self.heartbeat.is_due() {
-                link.probe.start();
-            }
-            match link.recv(self.heartbeat.ask_at()).await {
-                Received::Event(event) => return Some(event),
-                Received::Answer(asked_at) => return Some(SourceEvent::Alive { asked_at }),
-                Received::Nothing => {}
-                Received::Lost(_) => {
-                    self.link = None;
-                    self.heartbeat.on_disconnect();
-                }
+            if self.advance().await.is_err() {
+                self.on_lost();
             }
         }
     }
@@ -292,10 +402,10 @@ impl Drop for PostgresInvalidations {
 
 impl fmt::Debug for PostgresInvalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let channel = self.link.as_ref().map(|link| &*link.channel);
+        let is_connected = self.link.as_ref().is_some_and(|link| link.is_heard);
         f.debug_struct("PostgresInvalidations")
-            .field("channel", &channel)
-            .field("connected", &self.link.is_some())
+            .field("poll_interval", &self.poll_interval)
+            .field("connected", &is_connected)
             .finish_non_exhaustive()
     }
 }

@@ -1,14 +1,15 @@
 //! Sessions in PostgreSQL.
 
 pub(in crate::store) mod builder;
+mod changes;
 mod columns;
 pub(in crate::store) mod invalidations;
-mod probe;
 mod purge;
 mod registry;
 mod revocation;
 mod server;
 mod tables;
+mod triggers;
 
 use std::{fmt, sync::Arc};
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, postgres::PgArguments};
 
-use super::{PostgresStore, columns::bind};
+use super::{PostgresStore, changes, columns::bind};
 use crate::{
     customer::CustomerId,
     store::{
@@ -67,7 +67,26 @@ impl PostgresStore {
                 left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
             }
         }
+        self.prune_changes().await?;
         Ok(purged)
+    }
+
+    /// Deletes what was announced long ago, for a service of which no node listens.
+    async fn prune_changes(&self) -> Result<(), StoreError> {
+        let pool = self.pool().await?;
+        let pruning = async {
+            let mut connection = self.sql.acquire(pool).await?;
+            let schema = &self.sql.schema;
+            if changes::mark_prunable(connection.as_mut(), schema).await? {
+                let mut from = Some(0);
+                while let Some(xid) = from {
+                    from = changes::prune(connection.as_mut(), schema, xid).await?;
+                }
+            }
+            connection.return_to_pool();
+            Ok(())
+        };
+        within_time_limit(|| "purging announced changes".to_owned(), pruning).await
     }
 
     /// Forgets those of the next customers who have no session.

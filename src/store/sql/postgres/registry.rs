@@ -8,9 +8,10 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::PostgresStore;
+use super::{PostgresStore, changes};
 use crate::{
     customer::{Customer, CustomerId},
+    invalidation::Invalidation,
     registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
@@ -128,6 +129,8 @@ const UPDATE_CUSTOMER: &str = concat!(
     customer_values!(),
     ") WHERE id = $1"
 );
+
+const ANNOUNCE: &str = "INSERT INTO customer_session_changes (message) VALUES ($1)";
 
 /// Waits for rotations and insertions under way, so that the statement that follows sees what
 /// they have added.
@@ -340,6 +343,13 @@ impl SessionRegistry for PostgresStore {
         limit: u32,
     ) -> Result<Option<CustomerId>, StoreError> {
         self.forget_customers(after, limit).await
+    }
+
+    async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        let context = || "announcing a change".to_owned();
+        let message = rows::text_params(&[&changes::message(invalidation)]);
+        self.execute(ANNOUNCE, message, context).await?;
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -1,11 +1,11 @@
 //! The tables: how they come about, and whether they are right.
 
-use sqlx::{AssertSqlSafe, Connection, Error, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row as _};
 
 use super::{
     PostgresStore,
-    probe::{NO_TRIGGERS, channel_query},
     server::{PROPERTIES, check_server},
+    triggers::{self, NO_TRIGGERS},
 };
 use crate::store::{
     error::StoreError,
@@ -83,8 +83,8 @@ impl PostgresStore {
             let mut connection = self.sql.any_connection().await?;
             let properties = properties(connection.as_mut()).await?;
             let applied = applied(connection.as_mut(), names).await?;
-            let channel = sqlx::raw_sql(channel_query(names));
-            let announces = channel.fetch_optional(connection.as_mut()).await?.is_some();
+            let announces = sqlx::raw_sql(triggers::query(names));
+            let announces: bool = announces.fetch_one(connection.as_mut()).await?.try_get(0)?;
             self.sql.keep(connection);
             Ok((properties, applied, announces))
         };
@@ -120,11 +120,15 @@ impl PostgresStore {
             let done = sqlx::raw_sql(statement).execute(&mut *transaction).await;
             done.map_err(context)?;
         }
-        if let Some(schema) = names.quoted() {
-            let set = AssertSqlSafe(format!("SET LOCAL search_path TO {schema}"));
-            let set = sqlx::raw_sql(set);
-            set.execute(&mut *transaction).await.map_err(context)?;
-        }
+        // The functions keep this search path. By itself it may begin with the role's own schema.
+        let schema = names
+            .quoted()
+            .map_or("quote_ident(current_schema())".to_owned(), |schema| {
+                format!("'{schema}'")
+            });
+        let set = format!("SELECT set_config('search_path', {schema}, true)");
+        let set = sqlx::raw_sql(AssertSqlSafe(set));
+        set.execute(&mut *transaction).await.map_err(context)?;
         // Another machine may have applied it while this one waited for the lock.
         let there = applied(&mut transaction, names).await.map_err(context)?;
         for (version, sql) in schema::missing(migrations, &there)? {

@@ -1,0 +1,323 @@
+//! The table in which changes are announced, and how a reader misses none of them.
+//!
+//! Rows become visible when their transaction is committed, in another order than numbers are given
+//! out. So a reader remembers the *snapshot* in which it has read: next it reads what was not visible
+//! in that one. It never waits for a transaction that is under way, however long that takes.
+
+use std::{fmt::Write as _, num::ParseIntError, str::FromStr, time::Instant};
+
+use sqlx::{AssertSqlSafe, Error, PgConnection, Row as _, postgres::PgRow};
+
+use super::triggers;
+use crate::{
+    invalidation::{Invalidation, SourceEvent},
+    random::random,
+    store::sql::schema_name::SchemaName,
+};
+
+/// Changes that are read at once. Of more, the reader only learns that they are more.
+const MAX_CHANGES: usize = 10_000;
+
+/// Rows that are deleted at once.
+const PRUNED_AT_ONCE: usize = 1_000;
+
+/// Marks what may be deleted now, and what may be when that has been visible to everybody for a minute.
+/// A reader whose snapshot is older notices that by `pruned_below`, which is committed before anything is
+/// deleted.
+const MARK: &str = "UPDATE customer_session_pruning SET pruned_below = next_below, \
+     next_below = pg_snapshot_xmin(pg_current_snapshot()), next_since = clock_timestamp() \
+     WHERE next_since < clock_timestamp() - interval '1 minute'";
+
+/// Which transactions had ended at a moment: those before `xmax` but for those in progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Snapshot {
+    /// All before it had ended.
+    xmin: u64,
+    /// None from it on had ended.
+    xmax: u64,
+    in_progress: Vec<u64>,
+}
+
+/// What a reader has read: all that was visible in a snapshot of a server.
+#[derive(Clone, Debug)]
+pub(super) struct Position {
+    /// The start of the server and the identity of the table. Another one is another database, or the
+    /// same as of another time.
+    origin: String,
+    snapshot: Snapshot,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) position: Position,
+    /// The messages that were not visible before; `None` if they are not known any more, or too many.
+    pub(super) changes: Option<Vec<String>>,
+}
+
+/// A message that a reader writes, to see whether it reads what is written.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    message: String,
+    pub(super) asked_at: Instant,
+}
+
+impl FromStr for Snapshot {
+    type Err = ParseIntError;
+
+    /// Parses `xmin:xmax:xid,xid`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':');
+        let mut next = || parts.next().unwrap_or_default();
+        let (xmin, xmax) = (next().parse()?, next().parse()?);
+        let in_progress = next().split(',').filter(|xid| !xid.is_empty());
+        let in_progress: Result<_, _> = in_progress.map(str::parse).collect();
+        Ok(Self {
+            xmin,
+            xmax,
+            in_progress: in_progress?,
+        })
+    }
+}
+
+impl Snapshot {
+    /// Returns a query for the messages that are visible now and were not then. Two ranges of the
+    /// index: no more is read than is new, even if the oldest transaction is very old.
+    ///
+    /// What a backup of another server has brought along may be of transactions that are yet to come
+    /// here.
+    fn unseen(&self) -> String {
+        const MESSAGES: &str = "SELECT message FROM customer_session_changes WHERE xid";
+        let mut query = format!("{MESSAGES} >= '{}'::xid8 AND xid < s.xmax", self.xmax);
+        if let Some((first, others)) = self.in_progress.split_first() {
+            let _ = write!(query, " UNION ALL {MESSAGES} IN ('{first}'::xid8");
+            for xid in others {
+                let _ = write!(query, ", '{xid}'::xid8");
+            }
+            query.push(')');
+        }
+        query
+    }
+}
+
+impl Reading {
+    /// Reads what has changed since `position`.
+    pub(super) async fn new(
+        connection: &mut PgConnection,
+        schema: &SchemaName,
+        position: Option<&Position>,
+    ) -> Result<Self, Error> {
+        let unseen = position.map_or_else(
+            || "SELECT NULL::text AS message WHERE false".to_owned(),
+            |position| position.snapshot.unseen(),
+        );
+        // One simple message, whose answer no pooler can mix up with another.
+        let statement = format!(
+            "WITH s AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, \
+             pg_snapshot_xmax(pg_current_snapshot()) AS xmax, \
+             pg_postmaster_start_time()::text || ' ' \
+             || 'customer_session_changes'::regclass::oid::text AS origin, \
+             pruned_below::text AS pruned_below FROM customer_session_pruning) \
+             SELECT s.snapshot, s.origin, s.pruned_below, c.message \
+             FROM s LEFT JOIN LATERAL ({unseen} LIMIT {}) c ON true",
+            MAX_CHANGES + 1
+        );
+        let statement = AssertSqlSafe(schema.qualified(&statement));
+        let rows = sqlx::raw_sql(statement).fetch_all(connection).await?;
+        Self::read(&rows, position)
+    }
+
+    fn read(rows: &[PgRow], position: Option<&Position>) -> Result<Self, Error> {
+        let first = rows
+            .first()
+            .ok_or_else(|| Error::Protocol("customer_session_pruning has lost its row".into()))?;
+        let number = |error: ParseIntError| Error::Decode(error.into());
+        let snapshot: String = first.try_get(0)?;
+        let pruned_below: String = first.try_get(2)?;
+        let pruned_below: u64 = pruned_below.parse().map_err(number)?;
+        let now = Position {
+            snapshot: snapshot.parse().map_err(number)?,
+            origin: first.try_get(1)?,
+        };
+        let is_complete = rows.len() <= MAX_CHANGES
+            && position.is_some_and(|position| position.leads_to(&now, pruned_below));
+        let messages = rows.iter().filter_map(|row| row.try_get(3).transpose());
+        let messages: Vec<String> = messages.collect::<Result<_, Error>>()?;
+        Ok(Self {
+            position: now,
+            changes: is_complete.then_some(messages),
+        })
+    }
+}
+
+impl Position {
+    /// Returns `true` if nothing is missing in what was read from here to `now`.
+    fn leads_to(&self, now: &Self, pruned_below: u64) -> bool {
+        self.origin == now.origin && self.snapshot.xmin >= pruned_below
+    }
+}
+
+impl Probe {
+    pub(super) fn new() -> Self {
+        Self {
+            message: format!("probe:{:016x}", random()),
+            asked_at: Instant::now(),
+        }
+    }
+
+    /// Writes the message. Returns `false` if it has not, because a trigger is missing. It need not
+    /// survive a crash, so it waits neither for the disk nor for a replica.
+    pub(super) async fn write(
+        &self,
+        connection: &mut PgConnection,
+        schema: &SchemaName,
+    ) -> Result<bool, Error> {
+        let insert = schema.qualified("INSERT INTO customer_session_changes (message)");
+        let statement = format!(
+            "{insert} SELECT '{}' FROM (SELECT set_config('synchronous_commit', 'off', true)) s \
+             WHERE {}",
+            self.message,
+            triggers::all_enabled(schema)
+        );
+        let written = sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection);
+        Ok(written.await?.rows_affected() > 0)
+    }
+
+    pub(super) fn is_among(&self, changes: &[String]) -> bool {
+        changes.contains(&self.message)
+    }
+}
+
+/// Returns the message that [`event`] reads.
+pub(super) fn message(invalidation: &Invalidation) -> String {
+    match invalidation {
+        Invalidation::Session(id) => format!("session:{id}"),
+        Invalidation::Customer(id) => format!("customer:{id}"),
+        Invalidation::All => "all".to_owned(),
+    }
+}
+
+/// Returns what a message says; `None` for that of a probe.
+pub(super) fn event(message: &str) -> Option<SourceEvent> {
+    Some(match message.split_once(':') {
+        Some(("session", id)) => Invalidation::Session(id.into()).into(),
+        Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
+        Some(("probe", _)) => return None,
+        None if message == "all" => Invalidation::All.into(),
+        _ => SourceEvent::Malformed,
+    })
+}
+
+/// Marks what may be deleted, once a minute. Returns `true` for the one reader that has to delete it.
+pub(super) async fn mark_prunable(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+) -> Result<bool, Error> {
+    let marked = sqlx::raw_sql(schema.qualify(MARK)).execute(connection);
+    Ok(marked.await?.rows_affected() > 0)
+}
+
+/// Deletes some of what all readers have seen, of the transaction `from` and later ones. Returns the
+/// transaction to go on with, or `None` at the end.
+///
+/// It begins behind what was deleted before, which an old snapshot, such as that of a backup, may keep in
+/// the index.
+pub(super) async fn prune(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+    from: u64,
+) -> Result<Option<u64>, Error> {
+    let statement = format!(
+        "DELETE FROM customer_session_changes WHERE ctid = ANY (ARRAY(\
+         SELECT c.ctid FROM customer_session_changes c WHERE c.xid >= '{from}'::xid8 \
+         AND c.xid < (SELECT pruned_below FROM customer_session_pruning) \
+         ORDER BY c.xid, c.number LIMIT {PRUNED_AT_ONCE} FOR UPDATE SKIP LOCKED)) \
+         RETURNING xid::text"
+    );
+    let statement = AssertSqlSafe(schema.qualified(&statement));
+    let rows = sqlx::raw_sql(statement).fetch_all(connection).await?;
+    if rows.len() < PRUNED_AT_ONCE {
+        return Ok(None);
+    }
+    let mut last = from;
+    for row in &rows {
+        let xid: String = row.try_get(0)?;
+        let xid = xid
+            .parse()
+            .map_err(|error: ParseIntError| Error::Decode(error.into()))?;
+        last = last.max(xid);
+    }
+    Ok(Some(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(origin: &str, snapshot: &str) -> Position {
+        Position {
+            origin: origin.to_owned(),
+            snapshot: snapshot.parse().expect("a snapshot"),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_read_as_the_server_writes_it() {
+        let snapshot: Snapshot = "10:20:10,14,19".parse().expect("a snapshot");
+        assert_eq!((snapshot.xmin, snapshot.xmax), (10, 20));
+        assert_eq!(snapshot.in_progress, [10, 14, 19]);
+        let idle: Snapshot = "18446744073709551615:18446744073709551615:"
+            .parse()
+            .expect("a snapshot");
+        assert!(idle.in_progress.is_empty());
+        for malformed in ["", "1", "1:2:x", "-1:2:", "1;2", "1:2:3'"] {
+            assert!(malformed.parse::<Snapshot>().is_err(), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn what_was_under_way_is_asked_for_by_name() {
+        let unseen = |snapshot: &str| position("", snapshot).snapshot.unseen();
+        assert!(!unseen("7:7:").contains("UNION"));
+        assert!(unseen("7:7:").contains(">= '7'::xid8"));
+        assert!(unseen("3:9:3,5").ends_with("IN ('3'::xid8, '5'::xid8)"));
+    }
+
+    #[test]
+    fn a_reader_that_may_miss_something_knows() {
+        let now = position("server 1", "30:30:");
+        assert!(position("server 1", "10:20:10").leads_to(&now, 10));
+        assert!(
+            !position("server 1", "10:20:10").leads_to(&now, 11),
+            "it was deleted"
+        );
+        assert!(
+            !position("server 2", "10:20:10").leads_to(&now, 10),
+            "another server"
+        );
+        assert!(
+            !position("server 1 again", "30:30:").leads_to(&now, 0),
+            "a restart"
+        );
+    }
+
+    #[test]
+    fn messages_are_events_and_probes_are_none() {
+        for (text, invalidation) in [
+            ("session:a:b", Invalidation::Session("a:b".into())),
+            ("customer:", Invalidation::Customer("".into())),
+            ("all", Invalidation::All),
+        ] {
+            assert_eq!(message(&invalidation), text);
+            assert_eq!(event(text), Some(invalidation.into()));
+        }
+        assert_eq!(event("probe:0"), None);
+        for malformed in ["", "session", "sessions:x", "ALL", "all:", "{}"] {
+            assert_eq!(
+                event(malformed),
+                Some(SourceEvent::Malformed),
+                "{malformed}"
+            );
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The table in which PostgreSQL announces changes, and its readers.
+
+use std::time::{Duration, Instant};
+
+use customer_session::{
+    CustomerSessions, Invalidation, SessionRegistry, SourceEvent, StoreErrorKind,
+    store::{PostgresInvalidations, PostgresStore},
+};
+use sqlx::{Connection as _, PgConnection, PgPool};
+
+use crate::{
+    invalidations::{from_postgres, next, postgres, receive_until},
+    persistent_store::{assert_error, inserted, peppers},
+};
+use test_support::{RegistryExt as _, proxy::Proxy, servers::Server};
+
+async fn by_hand(server: &Server) -> PgPool {
+    PgPool::connect(&server.url()).await.expect("connected")
+}
+
+async fn run(connection: impl sqlx::PgExecutor<'_>, statement: &str) {
+    let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()));
+    statement.execute(connection).await.expect("done");
+}
+
+/// Makes it a minute since the last look for what all readers have seen.
+const A_MINUTE_LATER: &str =
+    "UPDATE customer_session_pruning SET next_since = next_since - interval '2 minutes'";
+
+/// Begins a transaction that revokes a session, and has not ended.
+async fn half_revoked(server: &Server, session: &str) -> PgConnection {
+    let connection = PgConnection::connect(&server.url()).await;
+    let mut connection = connection.expect("connected");
+    let revoke = format!("BEGIN; DELETE FROM customer_sessions WHERE id = '{session}'");
+    run(&mut connection, &revoke).await;
+    connection
+}
+
+async fn changes_left(pool: &PgPool) -> i64 {
+    let count = "SELECT count(*) FROM customer_session_changes WHERE message NOT LIKE 'probe:%'";
+    sqlx::query_scalar(count)
+        .fetch_one(pool)
+        .await
+        .expect("read")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_heard_whatever_was_committed_before_it() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let (first, second) = (inserted(&store).await, inserted(&store).await);
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+
+    let mut under_way = half_revoked(&server, first.id.as_str()).await;
+    assert!(store.end(&second.id).await.expect("revoked"));
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(second.id).into()
+    );
+    // Many readings later, one that pruning has come between, and still under way.
+    let pool = by_hand(&server).await;
+    for _ in 0..3 {
+        run(&pool, A_MINUTE_LATER).await;
+        store
+            .purge_expired(chrono::Utc::now(), 10)
+            .await
+            .expect("purged");
+    }
+    assert_eq!(changes_left(&pool).await, 1, "what may not have been read");
+    run(&mut under_way, "COMMIT").await;
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(first.id).into()
+    );
+}
+
+/// A source that began while the transaction was under way hears it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_under_way_at_the_start_is_heard() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let one = inserted(&store).await;
+    let mut under_way = half_revoked(&server, one.id.as_str()).await;
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    run(&mut under_way, "COMMIT").await;
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
+    );
+}
+
+/// Revokes sessions one after the other. Returns the times until each was heard, in order.
+async fn times_to_hear(store: &PostgresStore, source: &mut PostgresInvalidations) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let one = inserted(store).await;
+        assert!(store.end(&one.id).await.expect("revoked"));
+        let revoked_at = Instant::now();
+        receive_until(source, Invalidation::Session(one.id)).await;
+        times.push(revoked_at.elapsed());
+    }
+    times.sort();
+    times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_transaction_holds_nothing_up() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    let alone = times_to_hear(&store, &mut source).await;
+
+    let one = inserted(&store).await;
+    let mut under_way = half_revoked(&server, one.id.as_str()).await;
+    let pool = by_hand(&server).await;
+    let changes = "INSERT INTO customer_session_changes (message) \
+                   SELECT 'session:other' FROM generate_series(1, 9000)";
+    run(&pool, changes).await;
+    let beside = times_to_hear(&store, &mut source).await;
+    println!(
+        "heard after {:?} (median), {:?} beside a long transaction",
+        alone[50], beside[50]
+    );
+    assert!(beside[50] < Duration::from_millis(100), "{:?}", beside[50]);
+
+    // What is read is what is new: the changes since the transaction began are not read again.
+    let plan: Vec<String> = sqlx::query_scalar(
+        "EXPLAIN SELECT message FROM customer_session_changes \
+         WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("explained");
+    assert!(plan.concat().contains("Index"), "{plan:?}");
+    run(&mut under_way, "COMMIT").await;
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
+}
+
+/// What was announced while a source had no connection is reported when it has one, and then only
+/// that it has resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_resumes_after_a_gap() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let way = Proxy::new(server.port).await;
+    let mut source = from_postgres(way.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    let one = inserted(&store).await;
+    way.refuse(true);
+    way.cut();
+    assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
+    store.end(&one.id).await.expect("revoked");
+    way.refuse(false);
+    assert_eq!(
+        next(&mut source).await,
+        Invalidation::Session(one.id).into()
+    );
+    assert_eq!(next(&mut source).await, SourceEvent::Resumed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_has_fallen_too_far_behind_says_so() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let way = Proxy::new(server.port).await;
+    let mut source = from_postgres(way.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    way.refuse(true);
+    way.cut();
+    assert_eq!(next(&mut source).await, SourceEvent::Disconnected);
+    let one = inserted(&store).await;
+    store.end(&one.id).await.expect("revoked");
+
+    // Pruned twice, less than a minute and more than a minute after it was announced.
+    for left in [1, 0] {
+        run(&pool, A_MINUTE_LATER).await;
+        store
+            .purge_expired(chrono::Utc::now(), 10)
+            .await
+            .expect("purged");
+        assert_eq!(changes_left(&pool).await, left);
+    }
+    way.refuse(false);
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+}
+
+/// A source prunes by itself, so that a service needs no purge for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_deleted_than_all_have_seen() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let changes = "INSERT INTO customer_session_changes (message) \
+                   SELECT 'session:' || n FROM generate_series(1, 2500) AS n";
+    run(&pool, changes).await;
+    run(&pool, A_MINUTE_LATER).await;
+    let purge = async || {
+        let purged = store.purge_expired(chrono::Utc::now(), 10).await;
+        purged.expect("purged");
+        changes_left(&pool).await
+    };
+    assert_eq!(purge().await, 2500, "they were marked");
+    assert_eq!(purge().await, 2500, "less than a minute ago");
+    run(&pool, A_MINUTE_LATER).await;
+    assert_eq!(purge().await, 0);
+}
+
+/// Rows that a backup of another server has brought along.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_transactions_that_are_yet_to_come_are_not_read() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let future = "INSERT INTO customer_session_changes (xid, message) \
+                  VALUES ('999999999999', 'session:restored')";
+    run(&pool, future).await;
+    let mut source = from_postgres(server.port).await;
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    for _ in 0..3 {
+        let one = inserted(&store).await;
+        store.end(&one.id).await.expect("revoked");
+        assert_eq!(
+            next(&mut source).await,
+            Invalidation::Session(one.id).into()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_source_hears_what_is_announced() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let mut sources = [
+        from_postgres(server.port).await,
+        store.invalidations().await.expect("it listens"),
+    ];
+    for source in &mut sources {
+        assert_eq!(next(source).await, Invalidation::All.into());
+    }
+    for announced in [
+        Invalidation::Session("one:1".into()),
+        Invalidation::Customer("o'clock".into()),
+        Invalidation::All,
+    ] {
+        store.announce(&announced).await.expect("announced");
+        for source in &mut sources {
+            assert_eq!(next(source).await, announced.clone().into());
+        }
+    }
+}
+
+/// A message that reaches one node of several, such as a webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_announces_no_node_lets_in_from_its_cache() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    // Caches in front of one store would tell each other.
+    let other = PostgresStore::connect(&server.url(), peppers()).await;
+    let stores = [store.clone(), other.expect("connected")];
+    let nodes = stores.map(|store| CustomerSessions::builder(store).build());
+    for node in &nodes {
+        tokio::spawn(node.listen(store.invalidations().await.expect("it listens")));
+    }
+    let one = inserted(&store).await;
+    let names = async || {
+        let mut names = Vec::new();
+        for node in &nodes {
+            let session = node.authenticate(&one.token).await.expect("let in");
+            names.push(session.customer.name.clone());
+        }
+        names
+    };
+    let is_cached = async || {
+        let before = nodes.each_ref().map(|node| node.statistics().hits);
+        names().await;
+        let after = nodes.each_ref().map(|node| node.statistics().hits);
+        before
+            .iter()
+            .zip(after)
+            .all(|(before, after)| after > *before)
+    };
+    while !is_cached().await {
+        tokio::task::yield_now().await;
+    }
+    // No trigger announces it.
+    let rename = format!(
+        "BEGIN; SET LOCAL session_replication_role = replica; UPDATE customer_session_customers \
+         SET name = 'Joan' WHERE id = '{}'; COMMIT",
+        one.customer_id
+    );
+    run(&pool, &rename).await;
+    let before = names().await;
+    let change = Invalidation::Customer(one.customer_id.clone());
+    nodes[0].announce(&change).await.expect("announced");
+    let joan = Some("Joan".to_owned());
+    assert_eq!(names().await[0], joan, "at once where it was announced");
+    let begun = Instant::now();
+    while names().await[1] != joan {
+        assert!(begun.elapsed() < Duration::from_secs(2), "{before:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!before.contains(&joan), "it was cached");
+}
+
+/// As if the source wrote to the primary, and read from a replica that lags behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_does_not_read_what_it_writes_is_refused() {
+    let Some((server, _store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let mut source = from_postgres(server.port).await;
+    receive_until(&mut source, Invalidation::All).await;
+    run(
+        &pool,
+        "CREATE FUNCTION lag() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         NEW.message := 'probe:other'; RETURN NEW; END $$; \
+         CREATE TRIGGER lag BEFORE INSERT ON customer_session_changes \
+         FOR EACH ROW EXECUTE FUNCTION lag()",
+    )
+    .await;
+    receive_until(&mut source, SourceEvent::Disconnected).await;
+    let refused = PostgresInvalidations::connect(&server.url()).await;
+    assert_error(refused, StoreErrorKind::Unavailable, &["primary"]);
+    run(&pool, "DROP TRIGGER lag ON customer_session_changes").await;
+    receive_until(&mut source, SourceEvent::Resumed).await;
+}
+
+#[test]
+fn a_poll_interval_stays_within_its_range() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let Some((server, store)) = postgres().await else {
+            return;
+        };
+        for interval in [Duration::ZERO, Duration::from_secs(3600)] {
+            let source = from_postgres(server.port).await;
+            let mut source = source.poll_interval(interval);
+            receive_until(&mut source, Invalidation::All).await;
+            let one = inserted(&store).await;
+            store.end(&one.id).await.expect("revoked");
+            receive_until(&mut source, Invalidation::Session(one.id)).await;
+        }
+    });
+}
