@@ -164,6 +164,10 @@ pub mod guide {
     #[doc = include_str!("guide/polar.md")]
     pub mod polar {}
 
+    #[cfg(feature = "postgres")]
+    #[doc = include_str!("guide/postgresql.md")]
+    pub mod postgresql {}
+
     #[doc = include_str!("guide/revocation.md")]
     pub mod revocation {}
 

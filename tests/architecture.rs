@@ -410,6 +410,20 @@ fn a_circle_is_noticed() {
     assert!(tree.circles().is_empty());
 }
 
+/// Behind a pooler, a statement that is made elsewhere would be prepared by name.
+#[test]
+fn statements_for_postgresql_are_made_in_one_place() {
+    for (module, File { code, .. }) in Tree::read("src").files {
+        let is_of_postgresql =
+            module.starts_with("store/sql") && !module.starts_with("store/sql/sqlite");
+        if is_of_postgresql && module != "store/sql/statements" {
+            for call in ["sqlx::query", "query_with(", "query_as(", "query_scalar("] {
+                assert!(!code.contains(call), "{module} makes a statement by itself");
+            }
+        }
+    }
+}
+
 #[test]
 fn features_are_chosen_in_few_places() {
     for (module, File { text, .. }) in Tree::read("src").files {

@@ -9,6 +9,8 @@ mod invalidations;
 mod live_feed;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod persistent_store;
+#[cfg(feature = "postgres")]
+mod poolers;
 #[cfg(any(feature = "sqlite", all(feature = "postgres", feature = "redis")))]
 mod portal;
 #[cfg(feature = "postgres")]

@@ -64,6 +64,11 @@ mod schema;
 mod schema_name;
 #[cfg(feature = "sqlite")]
 pub(super) mod sqlite;
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite has no poolers")
+)]
+mod statements;
 mod store;
 
 use self::{

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
-use sqlx::{AssertSqlSafe, Database, Error, Executor, IntoArguments, Pool};
+use sqlx::{
+    AssertSqlSafe, Database, Error, Executor, IntoArguments, Pool, database::HasStatementCache,
+    query::Query,
+};
 use tokio::time::timeout;
 
 use super::{
@@ -14,6 +17,7 @@ use super::{
     list,
     rows::{self, Columns, Parameters},
     schema_name::SchemaName,
+    statements::{Scope, StatementMode},
 };
 use crate::{
     customer::CustomerId,
@@ -45,6 +49,7 @@ pub(super) struct SqlStore<DB: Database> {
     idle: IdleConnections<DB>,
     find_statement: Arc<str>,
     pub(super) schema: SchemaName,
+    pub(super) statement_mode: StatementMode,
     pub(super) caches: SharedCaches,
     health_check: HealthCheck,
 }
@@ -69,10 +74,12 @@ impl<DB: Database> SqlStore<DB> {
         idle: IdleConnections<DB>,
         peppers: Peppers,
         schema: SchemaName,
+        statement_mode: StatementMode,
     ) -> Self {
         Self {
             find_statement: find_statement(peppers.len(), &schema).into(),
             schema,
+            statement_mode,
             caches: SharedCaches::new(),
             pool,
             idle,
@@ -113,12 +120,33 @@ impl<DB: Database> SqlStore<DB> {
     }
 }
 
-impl<DB: Database> SqlStore<DB>
+impl<DB> SqlStore<DB>
 where
+    DB: Database + HasStatementCache,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     DB::Arguments: Parameters + IntoArguments<DB>,
     DB::Row: Columns,
 {
+    /// Begins what one or more statements run in.
+    pub(super) async fn begin<'c>(
+        &self,
+        connection: &'c mut DB::Connection,
+    ) -> Result<Scope<'c, DB>, Error> {
+        self.statement_mode.begin(connection).await
+    }
+
+    /// Returns a statement of ours with its parameters. All of them come from here, so that none is
+    /// sent in another way than the store's. It runs in a [`Scope`] or in
+    /// a transaction.
+    pub(super) fn query(
+        &self,
+        statement: &'static str,
+        parameters: DB::Arguments,
+    ) -> Query<'static, DB, DB::Arguments> {
+        let statement = self.schema.qualify(statement);
+        self.statement_mode.query(statement, parameters)
+    }
+
     /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
     /// of this machine's clock.
     pub(super) async fn check_peppers(&self) -> Result<(), StoreError> {
@@ -158,9 +186,10 @@ where
     ) -> Result<Vec<DB::Row>, StoreError> {
         let rows = async {
             let mut connection = self.any_connection().await?;
-            let rows = sqlx::query_with(self.schema.qualify(statement), parameters)
-                .fetch_all(connection.as_mut())
-                .await?;
+            let mut scope = self.begin(connection.as_mut()).await?;
+            let query = self.query(statement, parameters);
+            let rows = query.fetch_all(scope.as_mut()).await?;
+            scope.end().await?;
             self.keep(connection);
             Ok(rows)
         };
@@ -216,9 +245,10 @@ where
             parameters.text(Some(hash));
         }
         let statement = AssertSqlSafe(Arc::clone(&self.find_statement));
-        let row = sqlx::query_with(statement, parameters)
-            .fetch_optional(connection.as_mut())
-            .await?;
+        let mut scope = self.begin(connection.as_mut()).await?;
+        let query = self.statement_mode.query::<DB>(statement, parameters);
+        let row = query.fetch_optional(scope.as_mut()).await?;
+        scope.end().await?;
         self.idle.put(connection);
         Ok(row)
     }
@@ -250,10 +280,10 @@ where
     ) -> Result<Vec<DB::Row>, StoreError> {
         let rows = async {
             let mut connection = self.acquire(pool).await?;
-            let statement = self.schema.qualify(statement);
-            let rows = sqlx::query_with(statement, parameters)
-                .fetch_all(connection.as_mut())
-                .await?;
+            let mut scope = self.begin(connection.as_mut()).await?;
+            let query = self.query(statement, parameters);
+            let rows = query.fetch_all(scope.as_mut()).await?;
+            scope.end().await?;
             connection.return_to_pool();
             Ok(rows)
         };

@@ -9,6 +9,7 @@ mod example;
 pub mod proxy;
 #[cfg(unix)]
 pub mod servers;
+pub mod wire;
 mod wrapper;
 
 use std::{

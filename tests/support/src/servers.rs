@@ -44,6 +44,7 @@ pub struct Server {
 enum Kind {
     Postgres { bin: PathBuf, user: Option<User> },
     Redis { bin: PathBuf },
+    PgBouncer { bin: PathBuf, user: Option<User> },
 }
 
 impl Server {
@@ -75,6 +76,40 @@ impl Server {
             .iter()
             .find_map(|name| on_path(name))?;
         Some(Self::launch(Kind::Redis { bin }, new_folder("redis")))
+    }
+
+    /// Starts PgBouncer in front of `postgres`, with these settings and otherwise as it is by default.
+    /// Returns `None` if it is not installed.
+    pub fn pgbouncer(postgres: &Self, settings: &[(&str, &str)]) -> Option<Self> {
+        // Where it is for administrators alone, it is off the path of others.
+        let debian = Path::new("/usr/sbin/pgbouncer");
+        let bin = on_path("pgbouncer").or_else(|| debian.is_file().then(|| debian.to_owned()))?;
+        let folder = new_folder("pgbouncer");
+        let user = User::for_postgres();
+        if let Some(user) = &user {
+            chown(&folder, Some(user.uid), Some(user.gid)).expect("root may");
+        }
+        let users = folder.join("users");
+        fs::write(&users, "\"tests\" \"\"\n").expect("written");
+        let config = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {{port}}\nunix_socket_dir =\n\
+             auth_type = trust\nauth_file = {}\n{}",
+            postgres.port,
+            users.display(),
+            lines(settings)
+        );
+        fs::write(folder.join("template"), config).expect("written");
+        Some(Self::launch(Kind::PgBouncer { bin, user }, folder))
+    }
+
+    /// Adds settings to those of PgBouncer, while it runs. It takes them a moment later.
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let config = self.folder.join("config");
+        let mut text = fs::read_to_string(&config).expect("written before");
+        text.push_str(&lines(settings));
+        fs::write(config, text).expect("written");
+        self.signal("HUP");
     }
 
     fn launch(kind: Kind, folder: PathBuf) -> Self {
@@ -116,6 +151,15 @@ impl Server {
                     .arg(&self.folder);
                 command
             }
+            Kind::PgBouncer { bin, user } => {
+                let template = fs::read_to_string(self.folder.join("template"));
+                let config = self.folder.join("config");
+                let text = template.expect("written before").replace("{port}", &port);
+                fs::write(&config, text).expect("written");
+                let mut command = Command::new(bin);
+                command.arg(config);
+                as_user(command, user.as_ref())
+            }
         };
         let mut command = command;
         command
@@ -150,6 +194,7 @@ impl Server {
                 ask.args(["--quiet", "--host=127.0.0.1", "--port", &port]);
                 ask.status().is_ok_and(|status| status.success())
             }
+            Kind::PgBouncer { .. } => TcpStream::connect(("127.0.0.1", self.port)).is_ok(),
             Kind::Redis { .. } => self
                 .redis_says("PING\r\n")
                 .is_ok_and(|said| said.contains("PONG")),
@@ -214,7 +259,9 @@ impl Server {
 
     pub fn url(&self) -> String {
         match self.kind {
-            Kind::Postgres { .. } => format!("postgres://tests@127.0.0.1:{}/postgres", self.port),
+            Kind::Postgres { .. } | Kind::PgBouncer { .. } => {
+                format!("postgres://tests@127.0.0.1:{}/postgres", self.port)
+            }
             Kind::Redis { .. } => format!("redis://127.0.0.1:{}", self.port),
         }
     }
@@ -282,6 +329,14 @@ fn as_user(mut command: Command, user: Option<&User>) -> Command {
         command.uid(user.uid).gid(user.gid).current_dir("/");
     }
     command
+}
+
+/// Returns settings as lines of a file.
+fn lines(settings: &[(&str, &str)]) -> String {
+    let lines = settings
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}\n"));
+    lines.collect()
 }
 
 fn postgres_binaries() -> Option<PathBuf> {

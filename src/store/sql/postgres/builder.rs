@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use sqlx::{
-    Connection, Error, PgConnection, PgPool,
+    Connection, Error, PgConnection, PgPool, Row as _,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::timeout;
 
 use super::{
     PostgresStore,
+    pooler::PoolerCheck,
     server::{self, IS_REPLICA},
 };
 use crate::store::{
@@ -19,6 +20,7 @@ use crate::store::{
         error::store_error,
         idle_connections::{IdleConnections, Peer, TRUSTED_IDLE, is_alive},
         schema_name::SchemaName,
+        statements::StatementMode,
         store::SqlStore,
     },
 };
@@ -54,6 +56,7 @@ pub struct PostgresStoreBuilder {
     schema: Option<String>,
     max_connections: u32,
     application_name: Option<String>,
+    transaction_pooling: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -63,6 +66,7 @@ impl PostgresStoreBuilder {
             schema: None,
             max_connections: MAX_CONNECTIONS,
             application_name: None,
+            transaction_pooling: false,
         }
     }
 
@@ -89,18 +93,31 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// Makes the store work behind a pooler in transaction mode, such as PgBouncer with
+    /// `pool_mode=transaction`; off by default.
+    ///
+    /// It then prepares no statement by name, and runs each statement in a transaction, since only that
+    /// keeps the messages of one statement together. A lookup takes four round trips instead of one.
+    /// Without this setting, such a pooler is refused: behind it, one statement could run in place of
+    /// another.
+    pub fn transaction_pooling(mut self, is_on: bool) -> Self {
+        self.transaction_pooling = is_on;
+        self
+    }
+
     /// Connects to `url`: `postgres://user:password@host/database`.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if
     /// the server cannot be reached or refuses, if it is a replica, or if the schema's name is not
-    /// valid.
+    /// valid. So it is if there is a pooler in transaction mode, which takes a second connection to find
+    /// out, and [`transaction_pooling`](Self::transaction_pooling) is off.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, StoreError> {
         self.connect_with(server::options(url)?).await
     }
 
-    /// Connects with the driver's options, for what a URL cannot say.
+    /// Connects with the driver's options, for what a URL cannot say. `extra_float_digits` is not used.
     ///
     /// # Errors
     ///
@@ -113,8 +130,14 @@ impl PostgresStoreBuilder {
             Some(name) => options.application_name(name),
             None => options,
         };
+        // Poolers refuse this parameter by default, and no column of ours is a float.
+        let options = options.extra_float_digits(None);
         let names = self.names()?;
         try_connecting(&options).await?;
+        let pooler = PoolerCheck::default();
+        if !self.transaction_pooling {
+            timed(&options, pooler.run(&options)).await?;
+        }
         let pool = PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -127,8 +150,7 @@ impl PostgresStoreBuilder {
             // A connection made after a failover may lead to what is a replica now.
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
-                    match is_replica.fetch_one(connection).await? {
+                    match is_replica(connection).await? {
                         true => Err(Error::Protocol(IS_REPLICA.to_owned())),
                         false => Ok(()),
                     }
@@ -137,7 +159,7 @@ impl PostgresStoreBuilder {
             .connect_lazy_with(options);
         // The rest is left for changes, which take their connection from the pool.
         let max_idle = self.max_connections as usize * 6 / 10;
-        Ok(self.store(pool, max_idle, names))
+        Ok(self.store(pool, max_idle, names, pooler))
     }
 
     /// Uses the connections of `pool`, which keeps its own size and options.
@@ -151,7 +173,7 @@ impl PostgresStoreBuilder {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid.
     pub fn build(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let names = self.names()?;
-        Ok(self.store(pool, 0, names))
+        Ok(self.store(pool, 0, names, PoolerCheck::default()))
     }
 
     fn names(&self) -> Result<SchemaName, StoreError> {
@@ -160,10 +182,21 @@ impl PostgresStoreBuilder {
             .map_or(Ok(SchemaName::default()), SchemaName::new)
     }
 
-    fn store(self, pool: PgPool, max_idle: usize, names: SchemaName) -> PostgresStore {
+    fn store(
+        self,
+        pool: PgPool,
+        max_idle: usize,
+        names: SchemaName,
+        pooler: PoolerCheck,
+    ) -> PostgresStore {
         let idle = IdleConnections::new(max_idle, Peer::Server);
+        let mode = match self.transaction_pooling {
+            true => StatementMode::Unnamed,
+            false => StatementMode::Prepared,
+        };
         PostgresStore {
-            sql: SqlStore::new(pool, idle, self.peppers, names).into(),
+            sql: SqlStore::new(pool, idle, self.peppers, names, mode).into(),
+            pooler: pooler.into(),
         }
     }
 }
@@ -182,7 +215,7 @@ impl PostgresStore {
 
     /// Uses the connections of `pool`, as [`PostgresStoreBuilder::build`] does.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
-        Self::builder(peppers).store(pool, 0, SchemaName::default())
+        Self::builder(peppers).store(pool, 0, SchemaName::default(), PoolerCheck::default())
     }
 
     /// Begins to build a store: schema, number of connections, a pool of the application's own.
@@ -194,19 +227,43 @@ impl PostgresStore {
 /// Opens and closes a connection, for the error: a pool would go on trying, and in the end not
 /// know why it failed.
 async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
-    let (host, port) = (options.get_host(), options.get_port());
-    let context = format!("connecting to PostgreSQL at {host}:{port}");
     let connecting = async {
         let mut connection = PgConnection::connect_with(options).await?;
-        let is_replica = sqlx::query_scalar("SELECT pg_is_in_recovery()");
-        let is_replica: bool = is_replica.fetch_one(&mut connection).await?;
+        let is_replica = is_replica(&mut connection).await?;
         drop(connection.close().await);
         Ok(is_replica)
     };
+    let connecting = async {
+        match connecting.await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(StoreError::unavailable(IS_REPLICA)),
+            Err(error) => Err(store_error(context(options), error)),
+        }
+    };
+    timed(options, connecting).await
+}
+
+/// Waits for a part of the first connection.
+async fn timed(
+    options: &PgConnectOptions,
+    connecting: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(false)) => Ok(()),
-        Ok(Ok(true)) => Err(StoreError::unavailable(IS_REPLICA)),
-        Ok(Err(error)) => Err(store_error(context, error)),
-        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context, elapsed))),
+        Ok(done) => done,
+        Err(elapsed) => {
+            let context = context(options);
+            Err(StoreError::timeout(ContextError::new(context, elapsed)))
+        }
     }
+}
+
+fn context(options: &PgConnectOptions) -> String {
+    let (host, port) = (options.get_host(), options.get_port());
+    format!("connecting to PostgreSQL at {host}:{port}")
+}
+
+/// Asks by a simple query, which is safe through any pooler.
+async fn is_replica(connection: &mut PgConnection) -> Result<bool, Error> {
+    let is_replica = sqlx::raw_sql("SELECT pg_is_in_recovery()");
+    is_replica.fetch_one(connection).await?.try_get(0)
 }

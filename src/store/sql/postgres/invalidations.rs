@@ -274,7 +274,7 @@ impl PostgresStore {
     pub async fn invalidations(&self) -> Result<PostgresInvalidations, StoreError> {
         let options = self.sql.pool.connect_options();
         let schema = self.sql.schema.clone();
-        PostgresInvalidations::listen((*options).clone(), schema).await
+        PostgresInvalidations::listen((*options).clone().extra_float_digits(None), schema).await
     }
 }
 

@@ -4,6 +4,7 @@ pub(in crate::store) mod builder;
 mod changes;
 mod columns;
 pub(in crate::store) mod invalidations;
+mod pooler;
 mod purge;
 mod registry;
 mod revocation;
@@ -15,7 +16,8 @@ use std::{fmt, sync::Arc};
 
 use sqlx::PgPool;
 
-use super::store::SqlStore;
+use self::pooler::PoolerCheck;
+use super::{statements::StatementMode, store::SqlStore};
 use crate::store::error::StoreError;
 
 /// Keeps sessions in PostgreSQL 13 or newer, for several machines.
@@ -40,6 +42,7 @@ use crate::store::error::StoreError;
 #[derive(Clone)]
 pub struct PostgresStore {
     sql: Arc<SqlStore<sqlx::Postgres>>,
+    pooler: Arc<PoolerCheck>,
 }
 
 impl PostgresStore {
@@ -49,6 +52,22 @@ impl PostgresStore {
     /// Returns the pool once server, tables and peppers were found to be right.
     async fn pool(&self) -> Result<&PgPool, StoreError> {
         self.sql.checked_pool(|| self.check()).await
+    }
+
+    /// Refuses a pooler in transaction mode, unless the store is set up for one.
+    async fn refuse_pooler(&self) -> Result<(), StoreError> {
+        match self.sql.statement_mode {
+            StatementMode::Prepared => self.pooler.run(&self.sql.pool.connect_options()).await,
+            StatementMode::Unnamed => Ok(()),
+        }
+    }
+
+    /// Refuses a connection whose process has changed, unless the store is set up for it.
+    fn compare_processes(&self, processes: &[String]) -> Result<(), StoreError> {
+        match self.sql.statement_mode {
+            StatementMode::Prepared => self.pooler.compare(processes),
+            StatementMode::Unnamed => Ok(()),
+        }
     }
 }
 

@@ -9,8 +9,11 @@ use crate::{
     store::{
         error::StoreError,
         sql::{
-            CUSTOMERS, customers::CustomerPage, error::store_error, rows::Parameters as _,
-            schema_name::SchemaName, store::within_time_limit,
+            CUSTOMERS,
+            customers::CustomerPage,
+            error::store_error,
+            rows::{Columns as _, Parameters as _},
+            store::{SqlStore, within_time_limit},
         },
         validation::is_storable,
     },
@@ -108,7 +111,7 @@ impl PostgresStore {
         let forgetting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            forget(&mut transaction, &self.sql.schema, page.idle).await?;
+            forget(&mut transaction, &self.sql, page.idle).await?;
             transaction.commit().await?;
             connection.return_to_pool();
             Ok(page.next)
@@ -119,16 +122,19 @@ impl PostgresStore {
 
 async fn forget(
     transaction: &mut PgConnection,
-    schema: &SchemaName,
+    sql: &SqlStore<sqlx::Postgres>,
     idle: Vec<String>,
 ) -> Result<(), sqlx::Error> {
-    let lock = sqlx::query_scalar(schema.qualify(LOCK)).bind(idle);
-    let locked: Vec<String> = lock.fetch_all(&mut *transaction).await?;
-    sqlx::query(BE_SILENT).execute(&mut *transaction).await?;
+    let mut ids = PgArguments::default();
+    bind(&mut ids, idle);
+    let locked = sql.query(LOCK, ids).fetch_all(&mut *transaction).await?;
+    let locked: Result<Vec<_>, _> = locked.iter().map(|row| row.text(0)).collect();
+    let locked: Vec<_> = locked?.into_iter().flatten().collect();
+    sqlx::raw_sql(BE_SILENT).execute(&mut *transaction).await?;
     for statement in [FORGET, ERASE] {
         let mut parameters = PgArguments::default();
         bind(&mut parameters, &locked);
-        let done = sqlx::query_with(schema.qualify(statement), parameters);
+        let done = sql.query(statement, parameters);
         done.execute(&mut *transaction).await?;
     }
     Ok(())

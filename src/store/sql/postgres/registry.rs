@@ -148,9 +148,10 @@ impl PostgresStore {
         let pool = self.pool().await?;
         let done = async {
             let mut connection = self.sql.acquire(pool).await?;
-            let done = sqlx::query_with(self.sql.schema.qualify(statement), parameters)
-                .execute(connection.as_mut())
-                .await?;
+            let mut scope = self.sql.begin(connection.as_mut()).await?;
+            let query = self.sql.query(statement, parameters);
+            let done = query.execute(scope.as_mut()).await?;
+            scope.end().await?;
             connection.return_to_pool();
             Ok(done.rows_affected())
         };
@@ -215,7 +216,7 @@ impl PostgresStore {
         session: &CustomerSession,
         limit: &SessionLimit,
     ) -> Result<Inserted, StoreError> {
-        let (pool, schema) = (self.pool().await?, &self.sql.schema);
+        let pool = self.pool().await?;
         let customer: PgArguments = rows::customer_params(&session.customer)?;
         let parameters = self.parameters(session)?;
         let mut live: PgArguments = rows::text_params(&[session.customer_id.as_str()]);
@@ -223,12 +224,12 @@ impl PostgresStore {
         let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let put = sqlx::query_with(schema.qualify(INSERT_CUSTOMER_IF_NEW), customer);
+            let put = self.sql.query(INSERT_CUSTOMER_IF_NEW, customer);
             put.execute(&mut *transaction).await?;
-            let lock =
-                sqlx::query(schema.qualify(LOCK_CUSTOMER)).bind(session.customer_id.as_str());
+            let id = rows::text_params(&[session.customer_id.as_str()]);
+            let lock = self.sql.query(LOCK_CUSTOMER, id);
             lock.execute(&mut *transaction).await?;
-            let live = sqlx::query_with(schema.qualify(sql::LIVE), live);
+            let live = self.sql.query(sql::LIVE, live);
             let live = live.fetch_all(&mut *transaction).await?;
             let ended = match sql::surplus(&live, session, limit) {
                 Ok(ended) => ended,
@@ -239,10 +240,11 @@ impl PostgresStore {
                 }
             };
             for session in &ended {
-                let revoke = sqlx::query(schema.qualify(sql::REVOKE)).bind(session.id.as_str());
+                let id = rows::text_params(&[session.id.as_str()]);
+                let revoke = self.sql.query(sql::REVOKE, id);
                 revoke.execute(&mut *transaction).await?;
             }
-            let insert = sqlx::query_with(schema.qualify(INSERT), parameters);
+            let insert = self.sql.query(INSERT, parameters);
             let row = insert.fetch_one(&mut *transaction).await?;
             if let Some(refusal) = refusal(&row)? {
                 transaction.rollback().await?;

@@ -9,7 +9,12 @@ use crate::{
     session::SessionId,
     store::{
         error::StoreError,
-        sql::{self, error::store_error, rows, store::within_time_limit},
+        sql::{
+            self,
+            error::store_error,
+            rows::{self, Columns as _},
+            store::within_time_limit,
+        },
         validation::is_storable,
     },
 };
@@ -91,11 +96,13 @@ impl PostgresStore {
         let revoking = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let lock = sqlx::query(self.sql.schema.qualify(LOCK_CUSTOMER)).bind(customer.as_str());
+            let id = rows::text_params(&[customer.as_str()]);
+            let lock = self.sql.query(LOCK_CUSTOMER, id);
             lock.execute(&mut *transaction).await?;
-            let delete =
-                sqlx::query_scalar(self.sql.schema.qualify(sql::REVOKE_FAMILY)).bind(family);
-            let ended: Option<String> = delete.fetch_optional(&mut *transaction).await?;
+            let family = rows::text_params(&[family]);
+            let delete = self.sql.query(sql::REVOKE_FAMILY, family);
+            let ended = delete.fetch_optional(&mut *transaction).await?;
+            let ended = ended.map(|row| row.text(0)).transpose()?.flatten();
             transaction.commit().await?;
             connection.return_to_pool();
             Ok(ended.map(SessionId::from))
@@ -112,12 +119,13 @@ impl PostgresStore {
             let mut transaction = connection.as_mut().begin().await?;
             let lock = match what {
                 Revocation::Others { customer, .. } | Revocation::Customer(customer) => {
-                    sqlx::query(self.sql.schema.qualify(LOCK_CUSTOMER)).bind(customer.as_str())
+                    let id = rows::text_params(&[customer.as_str()]);
+                    self.sql.query(LOCK_CUSTOMER, id)
                 }
-                _ => sqlx::query(self.sql.schema.qualify(LOCK_SESSIONS)),
+                _ => self.sql.query(LOCK_SESSIONS, PgArguments::default()),
             };
             lock.execute(&mut *transaction).await?;
-            let delete = sqlx::query_with(self.sql.schema.qualify(delete), parameters);
+            let delete = self.sql.query(delete, parameters);
             let ended = delete.execute(&mut *transaction).await?;
             transaction.commit().await?;
             connection.return_to_pool();

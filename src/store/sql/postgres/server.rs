@@ -23,6 +23,8 @@ pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
             "it does not begin with postgres://".into(),
         ))
     };
+    // Poolers refuse this parameter by default, and no column of ours is a float.
+    let parsed = parsed.map(|options| options.extra_float_digits(None));
     parsed.map_err(|error| {
         store_error(
             "this is not the URL of a PostgreSQL database, such as \
@@ -50,7 +52,9 @@ pub(super) fn check_server(
     if isolation != "read committed" {
         return Err(StoreError::unavailable(format!(
             "transactions are {isolation} here, and concurrent changes of a session would fail; \
-             connect with ?options=-cdefault_transaction_isolation%3Dread%5C%20committed"
+             set it with ALTER ROLE ... SET default_transaction_isolation TO 'read committed', or \
+             connect with ?options=-cdefault_transaction_isolation%3Dread%5C%20committed where no \
+             pooler refuses that"
         )));
     }
     Ok(())

@@ -1,9 +1,13 @@
 //! The tables: how they come about, and whether they are right.
 
-use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row as _};
+use sqlx::{
+    AssertSqlSafe, Connection, Error, PgConnection, Postgres, Row as _, postgres::PgArguments,
+};
 
 use super::{
     PostgresStore,
+    columns::bind,
+    pooler::server_process,
     server::{PROPERTIES, check_server},
     triggers::{self, NO_TRIGGERS},
 };
@@ -11,9 +15,9 @@ use crate::store::{
     error::StoreError,
     sql::{
         error::store_error,
+        rows::{self, Columns as _, Parameters as _},
         schema::{self, APPLIED, Applied, SET_CHECKSUM},
-        schema_name::SchemaName,
-        store::within_time_limit,
+        store::{SqlStore, within_time_limit},
     },
 };
 
@@ -41,16 +45,16 @@ type Properties = (i32, String, bool);
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(
     connection: &mut PgConnection,
-    schema: &SchemaName,
+    sql: &SqlStore<Postgres>,
 ) -> Result<Vec<Applied>, Error> {
-    let table = schema.qualified("customer_session_schema");
-    let is_there = sqlx::query_scalar(IS_THERE)
-        .bind(table)
-        .bind(schema.quoted().is_some());
-    if !is_there.fetch_one(&mut *connection).await? {
+    let table = sql.schema.qualified("customer_session_schema");
+    let mut parameters: PgArguments = rows::text_params(&[&table]);
+    parameters.flag(sql.schema.quoted().is_some());
+    let is_there = sql.query(IS_THERE, parameters);
+    if !is_there.fetch_one(&mut *connection).await?.flag(0)? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(schema.qualify(APPLIED));
+    let rows = sql.query(APPLIED, PgArguments::default());
     let rows = rows.fetch_all(connection).await?;
     rows.iter().map(Applied::read).collect()
 }
@@ -77,20 +81,24 @@ impl PostgresStore {
     ///
     /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let names = &self.sql.schema;
+        self.refuse_pooler().await?;
         let asking = async {
             // Dropped half way, it is closed, and does not wait in the pool for the answer.
             let mut connection = self.sql.any_connection().await?;
-            let properties = properties(connection.as_mut()).await?;
-            let applied = applied(connection.as_mut(), names).await?;
-            let announces = sqlx::raw_sql(triggers::query(names));
-            let announces: bool = announces.fetch_one(connection.as_mut()).await?.try_get(0)?;
+            let first = server_process(connection.as_mut()).await?;
+            let answers = self.inspect(connection.as_mut()).await;
+            // Twice, for a pooler that takes its connections in turn.
+            let last = server_process(connection.as_mut()).await?;
+            let again = server_process(connection.as_mut()).await?;
             self.sql.keep(connection);
-            Ok((properties, applied, announces))
+            Ok((answers, [first, last, again]))
         };
         let context = || "checking the server and the tables".to_owned();
-        let ((version, isolation, is_replica), applied, announces) =
-            within_time_limit(context, asking).await?;
+        let (answers, processes) = within_time_limit(context, asking).await?;
+        // First, since statements that get mixed up have errors of their own.
+        self.compare_processes(&processes)?;
+        let answers = answers.map_err(|error| store_error(context(), error))?;
+        let ((version, isolation, is_replica), applied, announces) = answers;
         check_server(version, &isolation, is_replica)?;
         schema::check(Self::MIGRATIONS, &applied)?;
         if !announces {
@@ -99,17 +107,38 @@ impl PostgresStore {
         self.sql.check_peppers().await
     }
 
+    /// Returns what a check judges: the properties, what has been applied, and whether all triggers
+    /// exist.
+    async fn inspect(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(Properties, Vec<Applied>, bool), Error> {
+        let mut scope = self.sql.begin(connection).await?;
+        let properties = properties(scope.as_mut(), &self.sql).await?;
+        let applied = applied(scope.as_mut(), &self.sql).await?;
+        let announces = sqlx::raw_sql(triggers::query(&self.sql.schema));
+        let announces = announces.fetch_one(scope.as_mut()).await?.try_get(0)?;
+        scope.end().await?;
+        Ok((properties, applied, announces))
+    }
+
     /// Applies what is missing, all of it or nothing. Asks first: to find that nothing is missing takes
     /// no more than to read.
     async fn apply_missing(&self) -> Result<(), StoreError> {
         let context = |error| store_error(CONTEXT, error);
+        self.refuse_pooler().await?;
         let mut connection = self.sql.acquire(&self.sql.pool).await.map_err(context)?;
         let (names, migrations) = (&self.sql.schema, Self::MIGRATIONS);
         // Before anything is created: two machines that isolate too much would not see each other.
-        let properties = properties(connection.as_mut()).await;
-        let (version, isolation, is_replica) = properties.map_err(context)?;
+        let asking = async {
+            let mut scope = self.sql.begin(connection.as_mut()).await?;
+            let properties = properties(scope.as_mut(), &self.sql).await?;
+            let applied = applied(scope.as_mut(), &self.sql).await?;
+            scope.end().await?;
+            Ok((properties, applied))
+        };
+        let ((version, isolation, is_replica), there) = asking.await.map_err(context)?;
         check_server(version, &isolation, is_replica)?;
-        let there = applied(connection.as_mut(), names).await.map_err(context)?;
         if schema::missing(migrations, &there)?.is_empty() {
             connection.return_to_pool();
             return Ok(());
@@ -130,13 +159,15 @@ impl PostgresStore {
         let set = sqlx::raw_sql(AssertSqlSafe(set));
         set.execute(&mut *transaction).await.map_err(context)?;
         // Another machine may have applied it while this one waited for the lock.
-        let there = applied(&mut transaction, names).await.map_err(context)?;
+        let there = applied(&mut transaction, &self.sql).await;
+        let there = there.map_err(context)?;
         for (version, sql) in schema::missing(migrations, &there)? {
             let applied = sqlx::raw_sql(*sql).execute(&mut *transaction).await;
             applied.map_err(context)?;
-            let checksum = sqlx::query(names.qualify(SET_CHECKSUM))
-                .bind(schema::checksum(sql))
-                .bind(i32::try_from(version).expect("there are few versions"));
+            let mut parameters: PgArguments = rows::text_params(&[&schema::checksum(sql)]);
+            let version = i32::try_from(version).expect("there are few versions");
+            bind(&mut parameters, version);
+            let checksum = self.sql.query(SET_CHECKSUM, parameters);
             let written = checksum.execute(&mut *transaction).await;
             written.map_err(context)?;
         }
@@ -146,6 +177,11 @@ impl PostgresStore {
     }
 }
 
-async fn properties(connection: &mut PgConnection) -> Result<Properties, Error> {
-    sqlx::query_as(PROPERTIES).fetch_one(connection).await
+async fn properties(
+    connection: &mut PgConnection,
+    sql: &SqlStore<Postgres>,
+) -> Result<Properties, Error> {
+    let properties = sql.query(PROPERTIES, PgArguments::default());
+    let row = properties.fetch_one(connection).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
 }

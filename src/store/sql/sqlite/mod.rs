@@ -22,6 +22,7 @@ use super::{
     error::store_error,
     idle_connections::{IdleConnections, Peer},
     schema_name::SchemaName,
+    statements::StatementMode,
     store::SqlStore,
 };
 use crate::store::{
@@ -132,7 +133,13 @@ impl SqliteStore {
         let idle = IdleConnections::new(max_idle, Peer::File);
         Self {
             shared: Arc::new(Shared {
-                sql: SqlStore::new(pool, idle, peppers, SchemaName::default()),
+                sql: SqlStore::new(
+                    pool,
+                    idle,
+                    peppers,
+                    SchemaName::default(),
+                    StatementMode::Prepared,
+                ),
                 writer: Semaphore::new(1),
             }),
         }
