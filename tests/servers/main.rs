@@ -24,4 +24,6 @@ mod skipped;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod stale_connections;
+#[cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod tables;

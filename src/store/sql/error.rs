@@ -23,6 +23,26 @@ pub(super) fn store_error(context: impl Into<String>, error: Error) -> StoreErro
     StoreError::unavailable(ContextError::new(context, error))
 }
 
+/// Returns `true` if the error is that of a connection, not of what was asked: it was lost, or what it
+/// has prepared does not fit any more. Another connection may answer.
+pub(super) fn is_of_connection(error: &Error) -> bool {
+    match error {
+        Error::Io(_) => true,
+        Error::Database(cause) => cause
+            .code()
+            .is_some_and(|code| is_code_of_connection(&code)),
+        _ => false,
+    }
+}
+
+/// Returns `true` for PostgreSQL's codes of lost connections and of statements that were prepared
+/// before a table was altered, or that something else has forgotten or has prepared.
+fn is_code_of_connection(code: &str) -> bool {
+    // A plan whose result would change its type has no code of its own: 0A000.
+    let whole = ["57P01", "57P02", "57P05", "0A000", "26000", "42P05"];
+    code.len() == 5 && (code.starts_with("08") || whole.contains(&code))
+}
+
 /// Converts an error that the database reports.
 fn database_error(mut context: String, cause: &dyn DatabaseError) -> StoreError {
     // The constraint is that of an id, or of a token's hash.
@@ -159,6 +179,17 @@ mod tests {
             ("1811", None, true),
         ] {
             assert_eq!(may_show_values(code, table), shows_values, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_another_connection_may_answer_is_told_by_the_code() {
+        for code in ["57P01", "57P05", "08006", "0A000", "26000"] {
+            assert!(is_code_of_connection(code), "{code}");
+        }
+        // A statement that took too long, a table that is missing, a server that starts, SQLite's.
+        for code in ["57014", "42P01", "57P03", "23505", "08", "8", ""] {
+            assert!(!is_code_of_connection(code), "{code}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, Database, Error, Pool, pool::PoolConnection};
+use sqlx::{Connection, Database, Error, Pool, database::HasStatementCache, pool::PoolConnection};
 use tokio::{runtime::Handle, time::timeout};
 
 /// Time out of the pool after which a connection is returned to it, to be tested there.
@@ -50,7 +50,7 @@ pub(super) struct PooledConnection<DB: Database> {
     used_at: Instant,
 }
 
-impl<DB: Database> IdleConnections<DB> {
+impl<DB: Database + HasStatementCache> IdleConnections<DB> {
     /// Keeps at most `limit` connections. The pool must belong to the store, since closing the
     /// pool waits for them.
     pub(super) fn new(limit: usize, peer: Peer) -> Self {
@@ -95,6 +95,36 @@ impl<DB: Database> IdleConnections<DB> {
         } else {
             drop(idle);
             connection.return_to_pool();
+        }
+    }
+
+    /// Takes a connection that is not as old as one that has just failed. Those that wait in the pool
+    /// are closed, since what has happened to one may have happened to all.
+    pub(super) async fn acquire_new(&self, pool: &Pool<DB>) -> Result<PooledConnection<DB>, Error> {
+        self.close_idle(pool);
+        let mut connection = self.acquire(pool).await?;
+        // It was in use until now, or it is new.
+        let is_fit = is_alive(connection.as_mut()).await
+            && connection.as_mut().clear_cached_statements().await.is_ok();
+        if is_fit {
+            return Ok(connection);
+        }
+        drop(connection);
+        self.close_idle(pool);
+        self.acquire(pool).await
+    }
+
+    /// Closes the connections that are not in use, those in the pool too. A file loses none.
+    pub(super) fn close_idle(&self, pool: &Pool<DB>) {
+        if self.peer == Peer::File {
+            return;
+        }
+        self.clear();
+        for _ in 0..pool.size() {
+            let Some(mut connection) = pool.try_acquire() else {
+                return;
+            };
+            connection.close_on_drop();
         }
     }
 

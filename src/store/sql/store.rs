@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     ADD_PEPPER, PEPPERS,
-    error::store_error,
+    error::{is_of_connection, store_error},
     find_statement,
     idle_connections::{IdleConnections, PooledConnection},
     list,
@@ -46,7 +46,7 @@ pub(super) const REHASH_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) struct SqlStore<DB: Database> {
     pub(super) pool: Pool<DB>,
     pub(super) peppers: Peppers,
-    idle: IdleConnections<DB>,
+    pub(super) idle: IdleConnections<DB>,
     find_statement: Arc<str>,
     pub(super) schema: SchemaName,
     pub(super) statement_mode: StatementMode,
@@ -68,7 +68,7 @@ impl Rehash {
     }
 }
 
-impl<DB: Database> SqlStore<DB> {
+impl<DB: Database + HasStatementCache> SqlStore<DB> {
     pub(super) fn new(
         pool: Pool<DB>,
         idle: IdleConnections<DB>,
@@ -112,6 +112,24 @@ impl<DB: Database> SqlStore<DB> {
     /// Keeps a connection for the next lookup.
     pub(super) fn keep(&self, connection: PooledConnection<DB>) {
         self.idle.put(connection);
+    }
+
+    /// Runs a change within the time limit. If its connection was lost, the others are closed, so that
+    /// the next change does not fail for the same reason. The change is not repeated, since it may have
+    /// happened.
+    pub(super) async fn change<T>(
+        &self,
+        context: impl FnOnce() -> String,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, StoreError> {
+        let work = async {
+            let done = work.await;
+            if done.as_ref().is_err_and(is_of_connection) {
+                self.idle.close_idle(&self.pool);
+            }
+            done
+        };
+        within_time_limit(context, work).await
     }
 
     /// Takes a connection from `pool`.
@@ -217,22 +235,35 @@ where
         Ok(Some((session, rehash)))
     }
 
-    /// Asks on an idle connection first. If that one was lost since its last use, the lookup is
-    /// repeated on another.
+    /// Asks on an idle connection first. If a connection was lost since its last use, or a table was
+    /// altered, the lookup is repeated once on a new one.
     async fn find_row(
         &self,
         pool: &Pool<DB>,
         hashes: &[TokenHash],
     ) -> Result<Option<DB::Row>, Error> {
-        if let Some(connection) = self.idle.take().await {
-            let found = self.find_row_on(connection, hashes);
-            if let Ok(Ok(row)) = timeout(IDLE_CONNECTION_TIMEOUT, found).await {
-                return Ok(row);
+        let found = match self.idle.take().await {
+            Some(connection) => {
+                let found = self.find_row_on(connection, hashes);
+                timeout(IDLE_CONNECTION_TIMEOUT, found).await.ok()
             }
-            self.idle.clear();
+            None => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => {
+                self.idle.clear();
+                let connection = self.acquire(pool).await?;
+                self.find_row_on(connection, hashes).await
+            }
+        };
+        match found {
+            Err(error) if is_of_connection(&error) => {
+                let connection = self.idle.acquire_new(pool).await?;
+                self.find_row_on(connection, hashes).await
+            }
+            found => found,
         }
-        let connection = self.acquire(pool).await?;
-        self.find_row_on(connection, hashes).await
     }
 
     async fn find_row_on(
@@ -264,10 +295,29 @@ where
             return Ok(SessionPage::default());
         }
         let context = || format!("listing the sessions of customer {customer}");
+        let rows = async {
+            let connection = self.acquire(pool).await?;
+            match self.list_rows_on(connection, customer, page).await {
+                Err(error) if is_of_connection(&error) => {
+                    let connection = self.idle.acquire_new(pool).await?;
+                    self.list_rows_on(connection, customer, page).await
+                }
+                rows => rows,
+            }
+        };
+        let rows = within_time_limit(context, rows).await?;
+        rows::page(&rows, page)
+    }
+
+    async fn list_rows_on(
+        &self,
+        connection: PooledConnection<DB>,
+        customer: &CustomerId,
+        page: &Page,
+    ) -> Result<Vec<DB::Row>, Error> {
         let (statement, mut parameters) = list::<DB::Arguments>(customer, page);
         parameters.count(page.size() + 1);
-        let rows = self.fetch_all(pool, statement, parameters, context).await?;
-        rows::page(&rows, page)
+        self.fetch_all_on(connection, statement, parameters).await
     }
 
     /// Runs a statement that returns rows.
@@ -279,15 +329,24 @@ where
         context: impl FnOnce() -> String,
     ) -> Result<Vec<DB::Row>, StoreError> {
         let rows = async {
-            let mut connection = self.acquire(pool).await?;
-            let mut scope = self.begin(connection.as_mut()).await?;
-            let query = self.query(statement, parameters);
-            let rows = query.fetch_all(scope.as_mut()).await?;
-            scope.end().await?;
-            connection.return_to_pool();
-            Ok(rows)
+            let connection = self.acquire(pool).await?;
+            self.fetch_all_on(connection, statement, parameters).await
         };
-        within_time_limit(context, rows).await
+        self.change(context, rows).await
+    }
+
+    async fn fetch_all_on(
+        &self,
+        mut connection: PooledConnection<DB>,
+        statement: &'static str,
+        parameters: DB::Arguments,
+    ) -> Result<Vec<DB::Row>, Error> {
+        let mut scope = self.begin(connection.as_mut()).await?;
+        let query = self.query(statement, parameters);
+        let rows = query.fetch_all(scope.as_mut()).await?;
+        scope.end().await?;
+        connection.return_to_pool();
+        Ok(rows)
     }
 }
 

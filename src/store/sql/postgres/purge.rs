@@ -13,7 +13,7 @@ use crate::{
             customers::CustomerPage,
             error::store_error,
             rows::{Columns as _, Parameters as _},
-            store::{SqlStore, within_time_limit},
+            store::SqlStore,
         },
         validation::is_storable,
     },
@@ -116,7 +116,7 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(page.next)
         };
-        within_time_limit(context, forgetting).await
+        self.sql.change(context, forgetting).await
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
             self,
             error::store_error,
             rows::{self, Columns, Parameters},
-            store::{REHASH_TIMEOUT, within_time_limit},
+            store::REHASH_TIMEOUT,
         },
         traits::{SessionRegistry, SessionStore},
         validation::{check_customer, check_session, is_storable},
@@ -155,7 +155,7 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(done.rows_affected())
         };
-        within_time_limit(context, done).await
+        self.sql.change(context, done).await
     }
 
     /// Runs a statement that returns rows.
@@ -255,8 +255,10 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(Ok((row, ended)))
         };
-        let (row, ended) =
-            within_time_limit(|| format!("inserting session {}", session.id), inserting).await??;
+        let (row, ended) = self
+            .sql
+            .change(|| format!("inserting session {}", session.id), inserting)
+            .await??;
         let mut inserted = Inserted::new(rows::session(&row, &session.token)?.0);
         inserted.ended = ended;
         Ok(inserted)

@@ -13,7 +13,6 @@ use crate::{
             self,
             error::store_error,
             rows::{self, Columns as _},
-            store::within_time_limit,
         },
         validation::is_storable,
     },
@@ -107,7 +106,7 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(ended.map(SessionId::from))
         };
-        within_time_limit(|| sql::revoking(what), revoking).await
+        self.sql.change(|| sql::revoking(what), revoking).await
     }
 
     /// Revokes behind a lock, so that no rotation carries a session over the deletion.
@@ -131,6 +130,6 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(ended.rows_affected())
         };
-        within_time_limit(|| sql::revoking(what), revoking).await
+        self.sql.change(|| sql::revoking(what), revoking).await
     }
 }

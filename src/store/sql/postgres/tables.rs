@@ -14,7 +14,8 @@ use super::{
 use crate::store::{
     error::StoreError,
     sql::{
-        error::store_error,
+        error::{is_of_connection, store_error},
+        idle_connections::PooledConnection,
         rows::{self, Columns as _, Parameters as _},
         schema::{self, APPLIED, Applied, SET_CHECKSUM},
         store::{SqlStore, within_time_limit},
@@ -41,6 +42,9 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 
 /// The version of the server, the isolation of transactions, and whether it is a replica.
 type Properties = (i32, String, bool);
+
+/// The properties, what has been applied, and whether all triggers exist.
+type Inspection = (Properties, Vec<Applied>, bool);
 
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(
@@ -82,23 +86,21 @@ impl PostgresStore {
     /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.refuse_pooler().await?;
+        let context = || "checking the server and the tables".to_owned();
         let asking = async {
             // Dropped half way, it is closed, and does not wait in the pool for the answer.
-            let mut connection = self.sql.any_connection().await?;
-            let first = server_process(connection.as_mut()).await?;
-            let answers = self.inspect(connection.as_mut()).await;
-            // Twice, for a pooler that takes its connections in turn.
-            let last = server_process(connection.as_mut()).await?;
-            let again = server_process(connection.as_mut()).await?;
-            self.sql.keep(connection);
-            Ok((answers, [first, last, again]))
+            let connection = self.sql.any_connection().await?;
+            match self.inspect_by(connection).await {
+                // It was lost since its last use.
+                Err(error) if is_of_connection(&error) => {
+                    let connection = self.sql.idle.acquire_new(&self.sql.pool).await?;
+                    self.inspect_by(connection).await
+                }
+                answers => answers,
+            }
         };
-        let context = || "checking the server and the tables".to_owned();
-        let (answers, processes) = within_time_limit(context, asking).await?;
-        // First, since statements that get mixed up have errors of their own.
-        self.compare_processes(&processes)?;
-        let answers = answers.map_err(|error| store_error(context(), error))?;
-        let ((version, isolation, is_replica), applied, announces) = answers;
+        let answers = within_time_limit(context, asking).await?;
+        let ((version, isolation, is_replica), applied, announces) = answers?;
         check_server(version, &isolation, is_replica)?;
         schema::check(Self::MIGRATIONS, &applied)?;
         if !announces {
@@ -107,12 +109,27 @@ impl PostgresStore {
         self.sql.check_peppers().await
     }
 
-    /// Returns what a check judges: the properties, what has been applied, and whether all triggers
-    /// exist.
-    async fn inspect(
+    /// Inspects the server over a connection, and whether all answers came from the same process.
+    async fn inspect_by(
         &self,
-        connection: &mut PgConnection,
-    ) -> Result<(Properties, Vec<Applied>, bool), Error> {
+        mut connection: PooledConnection<Postgres>,
+    ) -> Result<Result<Inspection, StoreError>, Error> {
+        let first = server_process(connection.as_mut()).await?;
+        let answers = self.inspect(connection.as_mut()).await;
+        // Twice, for a pooler that takes its connections in turn.
+        let last = server_process(connection.as_mut()).await?;
+        let again = server_process(connection.as_mut()).await?;
+        // First, since statements that get mixed up have errors of their own.
+        if let Err(refused) = self.compare_processes(&[first, last, again]) {
+            return Ok(Err(refused));
+        }
+        let answers = answers?;
+        self.sql.keep(connection);
+        Ok(Ok(answers))
+    }
+
+    /// Returns what a check judges.
+    async fn inspect(&self, connection: &mut PgConnection) -> Result<Inspection, Error> {
         let mut scope = self.sql.begin(connection).await?;
         let properties = properties(scope.as_mut(), &self.sql).await?;
         let applied = applied(scope.as_mut(), &self.sql).await?;
