@@ -103,6 +103,7 @@
 //! | `tracing` (default) | log events for operators; none carries a token |
 //! | `sqlite` | `SqliteStore`: sessions in a file; needs Rust 1.94 |
 //! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; needs Rust 1.94 |
+//! | `postgres-rustls` | TLS by rustls for the connections to PostgreSQL |
 //! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
 //! | `polar` | `PolarStore` and the module `polar`: the customer sessions that Polar issues |
 //! | `rustls` (default) | TLS for the client that `PolarStore` makes itself; nothing without `polar` |
@@ -118,6 +119,8 @@ mod details;
 mod engine;
 mod family;
 mod invalidation;
+#[cfg(any(feature = "polar", feature = "postgres"))]
+mod loopback;
 mod metadata;
 mod middleware;
 #[cfg(feature = "polar")]

@@ -20,6 +20,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "customer",
             "details",
             "family",
+            "loopback",
             "metadata",
             "random",
             "telemetry",

@@ -27,3 +27,5 @@ mod sqlite;
 mod stale_connections;
 #[cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod tables;
+#[cfg(feature = "postgres")]
+mod tls;

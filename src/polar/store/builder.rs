@@ -1,6 +1,6 @@
 //! Settings of a `PolarStore`.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use http::HeaderValue;
@@ -11,6 +11,7 @@ use super::{PolarStore, foreign_customers};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
+    loopback::is_loopback,
     polar::{client::PolarClient, rate_limit::RateLimits},
     shared_caches::SharedCaches,
 };
@@ -151,7 +152,7 @@ fn base_url(url: &str) -> Result<Url, ConfigError> {
     match url.scheme() {
         _ if !is_bare => Err(UNUSABLE),
         "https" => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
+        "http" if is_local(&url) => Ok(url),
         "http" => Err(ConfigError::new(
             "the base URL must be https, since tokens would cross the network in the clear; http \
              is accepted on this machine alone",
@@ -162,7 +163,7 @@ fn base_url(url: &str) -> Result<Url, ConfigError> {
 
 fn client(base_url: &Url) -> Result<Client, ConfigError> {
     let builder = Client::builder().redirect(redirect::Policy::none());
-    let builder = match is_loopback(base_url) {
+    let builder = match is_local(base_url) {
         true => builder.no_proxy(),
         false => builder,
     };
@@ -172,13 +173,8 @@ fn client(base_url: &Url) -> Result<Client, ConfigError> {
     })
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse()
-            .is_ok_and(|address: IpAddr| address.is_loopback())
+fn is_local(url: &Url) -> bool {
+    is_loopback(url.host_str().unwrap_or_default())
 }
 
 impl fmt::Debug for PolarStoreBuilder {

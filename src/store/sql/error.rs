@@ -18,6 +18,11 @@ pub(super) fn store_error(context: impl Into<String>, error: Error) -> StoreErro
             ": no connection is available; either the database is down, or all connections of \
              the pool are in use",
         ),
+        Error::Tls(ref cause) => context.push_str(tls_advice(&cause.to_string())),
+        // The driver's TLS reports a certificate so.
+        Error::Io(ref cause) if cause.to_string().contains("certificate") => {
+            context.push_str(tls_advice(""));
+        }
         _ => {}
     }
     StoreError::unavailable(ContextError::new(context, error))
@@ -135,6 +140,18 @@ fn is_refused_value(code: &str) -> bool {
     code.len() == 5 && classes.iter().any(|class| code.starts_with(class))
 }
 
+/// Returns what to do about an error of TLS, to be appended to its context.
+fn tls_advice(cause: &str) -> &'static str {
+    if cause.contains("built without TLS") {
+        ": TLS is not compiled in; enable the feature `postgres-rustls` of customer-session"
+    } else if cause.contains("does not support TLS") {
+        ": the server has no TLS; switch it on there (ssl = on)"
+    } else {
+        ": the server's certificate is not accepted; name its authority with ?sslrootcert=, and the \
+         host as the certificate does"
+    }
+}
+
 /// Returns what to do about an error, to be appended to its context.
 fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
     match code {
@@ -149,6 +166,10 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
         Some("42501") => {
             ": the role lacks a privilege; `migrate()` needs a role that may create tables, and the \
              rest one with USAGE on the schema that may read and write the rows of our tables"
+        }
+        Some("28000") => {
+            ": the server lets this role in from here by no rule of its pg_hba.conf; if it demands \
+             TLS, add ?sslmode=verify-full (or require) to the URL"
         }
         Some("55P03") => {
             ": another machine migrates, or holds a lock on the tables; try again later"
@@ -191,6 +212,17 @@ mod tests {
         for code in ["57014", "42P01", "57P03", "23505", "08", "8", ""] {
             assert!(!is_code_of_connection(code), "{code}");
         }
+    }
+
+    #[test]
+    fn tls_that_is_not_compiled_in_is_told_from_what_the_server_lacks() {
+        let error = |cause: &'static str| store_error("connecting", Error::Tls(cause.into()));
+        let text = |error: &StoreError| std::error::Error::source(error).expect("one").to_string();
+        let missing = "TLS upgrade required by connect options but SQLx was built without TLS \
+             support enabled";
+        assert!(text(&error(missing)).contains("feature `postgres-rustls`"));
+        assert!(text(&error("server does not support TLS")).contains("ssl = on"));
+        assert!(text(&error("UnknownIssuer")).contains("sslrootcert"));
     }
 
     #[test]

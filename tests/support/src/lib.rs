@@ -1,6 +1,8 @@
 //! What several test binaries share: a store that counts, waits and fails on command, sources
 //! of events, database servers, a proxy, running examples.
 
+#[cfg(unix)]
+pub mod certificates;
 mod events;
 #[cfg(unix)]
 mod example;

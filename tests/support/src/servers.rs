@@ -2,10 +2,14 @@
 //! process of the test.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -42,24 +46,35 @@ pub struct Server {
 }
 
 enum Kind {
-    Postgres { bin: PathBuf, user: Option<User> },
-    Redis { bin: PathBuf },
-    PgBouncer { bin: PathBuf, user: Option<User> },
+    Postgres {
+        bin: PathBuf,
+        user: Option<User>,
+        settings: Vec<String>,
+    },
+    Redis {
+        bin: PathBuf,
+    },
+    PgBouncer {
+        bin: PathBuf,
+        user: Option<User>,
+    },
 }
 
 impl Server {
     /// Starts PostgreSQL. Returns `None` if it is not installed.
     pub fn postgres() -> Option<Self> {
+        Self::postgres_with(&[], &[])
+    }
+
+    /// Starts PostgreSQL with these settings, such as `ssl=on`, and these files in its data folder.
+    /// Returns `None` if it is not installed.
+    pub fn postgres_with(settings: &[&str], files: &[(&str, &str)]) -> Option<Self> {
         let bin = postgres_binaries()?;
         let folder = new_folder("postgres");
         let user = User::for_postgres();
         if let Some(user) = &user {
             chown(&folder, Some(user.uid), Some(user.gid)).expect("root may");
         }
-        let kind = Kind::Postgres { bin, user };
-        let Kind::Postgres { bin, user } = &kind else {
-            unreachable!()
-        };
         let mut init = Command::new(bin.join("initdb"));
         init.args(["--username=tests", "--auth=trust", "--encoding=UTF8"])
             .args(["--locale=C", "--no-sync", "--pgdata"])
@@ -67,6 +82,21 @@ impl Server {
         let output = as_user(init, user.as_ref()).output().expect("initdb runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "initdb: {said}");
+        for (name, text) in files {
+            let file = folder.join("data").join(name);
+            fs::write(&file, text).expect("written");
+            // The server refuses a key that others may read.
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("it is ours");
+            if let Some(user) = &user {
+                chown(&file, Some(user.uid), Some(user.gid)).expect("root may");
+            }
+        }
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let kind = Kind::Postgres {
+            bin,
+            user,
+            settings,
+        };
         Some(Self::launch(kind, folder))
     }
 
@@ -129,7 +159,11 @@ impl Server {
         let log = fs::File::create(self.folder.join("log")).expect("a log");
         let port = self.port.to_string();
         let command = match &self.kind {
-            Kind::Postgres { bin, user } => {
+            Kind::Postgres {
+                bin,
+                user,
+                settings,
+            } => {
                 let mut command = Command::new(bin.join("postgres"));
                 command
                     .args(["-p", &port, "-c", "listen_addresses=127.0.0.1"])
@@ -137,7 +171,8 @@ impl Server {
                     .args(["-c", "fsync=off", "-c", "max_connections=200", "-k"])
                     .arg(&self.folder)
                     .arg("-D")
-                    .arg(self.folder.join("data"));
+                    .arg(self.folder.join("data"))
+                    .args(settings.iter().flat_map(|setting| ["-c", setting]));
                 as_user(command, user.as_ref())
             }
             Kind::Redis { bin } => {

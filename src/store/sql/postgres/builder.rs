@@ -12,6 +12,7 @@ use super::{
     PostgresStore,
     pooler::PoolerCheck,
     server::{self, IS_REPLICA},
+    transport::check_transport,
 };
 use crate::store::{
     error::{ContextError, StoreError},
@@ -57,6 +58,7 @@ pub struct PostgresStoreBuilder {
     max_connections: u32,
     application_name: Option<String>,
     transaction_pooling: bool,
+    allow_plaintext: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -67,6 +69,7 @@ impl PostgresStoreBuilder {
             max_connections: MAX_CONNECTIONS,
             application_name: None,
             transaction_pooling: false,
+            allow_plaintext: false,
         }
     }
 
@@ -93,6 +96,16 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// Allows connections over a network that may be in plain text; off by default.
+    ///
+    /// Without it, `sslmode` must be `require`, `verify-ca` or `verify-full`, unless the server is on
+    /// this machine: `localhost`, a loopback address, or a Unix socket. So it is with a pool that is
+    /// handed in.
+    pub fn allow_plaintext(mut self, is_allowed: bool) -> Self {
+        self.allow_plaintext = is_allowed;
+        self
+    }
+
     /// Makes the store work behind a pooler in transaction mode, such as PgBouncer with
     /// `pool_mode=transaction`; off by default.
     ///
@@ -111,8 +124,9 @@ impl PostgresStoreBuilder {
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if
     /// the server cannot be reached or refuses, if it is a replica, or if the schema's name is not
-    /// valid. So it is if there is a pooler in transaction mode, which takes a second connection to find
-    /// out, and [`transaction_pooling`](Self::transaction_pooling) is off.
+    /// valid. So it is if the server is on another machine and the URL does not demand TLS, unless
+    /// [plain text is allowed](Self::allow_plaintext), and if there is a pooler in transaction mode, which
+    /// takes a second connection to find out, and [`transaction_pooling`](Self::transaction_pooling) is off.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, StoreError> {
         self.connect_with(server::options(url)?).await
     }
@@ -133,6 +147,7 @@ impl PostgresStoreBuilder {
         // Poolers refuse this parameter by default, and no column of ours is a float.
         let options = options.extra_float_digits(None);
         let names = self.names()?;
+        check_transport(&options, self.allow_plaintext)?;
         try_connecting(&options).await?;
         let pooler = PoolerCheck::default();
         if !self.transaction_pooling {
@@ -197,6 +212,7 @@ impl PostgresStoreBuilder {
         PostgresStore {
             sql: SqlStore::new(pool, idle, self.peppers, names, mode).into(),
             pooler: pooler.into(),
+            allow_plaintext: self.allow_plaintext,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     PostgresStore,
     changes::{self, Position, Probe, Reading},
     server,
+    transport::check_transport,
     triggers::NO_TRIGGERS,
 };
 use crate::{
@@ -114,11 +115,13 @@ impl PostgresInvalidations {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if the
-    /// server cannot be reached or refuses, if tables or triggers are missing, or if a message that the
-    /// source writes cannot be read.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if it
+    /// leads over a network without TLS, if the server cannot be reached or refuses, if tables or
+    /// triggers are missing, or if a message that the source writes cannot be read.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        Self::listen(server::options(url)?, SchemaName::default()).await
+        let options = server::options(url)?;
+        check_transport(&options, false)?;
+        Self::listen(options, SchemaName::default()).await
     }
 
     pub(super) async fn listen(
@@ -272,9 +275,8 @@ impl PostgresStore {
     ///
     /// Those of [`PostgresInvalidations::connect`].
     pub async fn invalidations(&self) -> Result<PostgresInvalidations, StoreError> {
-        let options = self.sql.pool.connect_options();
         let schema = self.sql.schema.clone();
-        PostgresInvalidations::listen((*options).clone().extra_float_digits(None), schema).await
+        PostgresInvalidations::listen(self.connect_options()?, schema).await
     }
 }
 

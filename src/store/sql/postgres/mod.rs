@@ -10,13 +10,14 @@ mod registry;
 mod revocation;
 mod server;
 mod tables;
+mod transport;
 mod triggers;
 
 use std::{fmt, sync::Arc};
 
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgConnectOptions};
 
-use self::pooler::PoolerCheck;
+use self::{pooler::PoolerCheck, transport::check_transport};
 use super::{statements::StatementMode, store::SqlStore};
 use crate::store::error::StoreError;
 
@@ -43,6 +44,7 @@ use crate::store::error::StoreError;
 pub struct PostgresStore {
     sql: Arc<SqlStore<sqlx::Postgres>>,
     pooler: Arc<PoolerCheck>,
+    allow_plaintext: bool,
 }
 
 impl PostgresStore {
@@ -54,10 +56,24 @@ impl PostgresStore {
         self.sql.checked_pool(|| self.check()).await
     }
 
-    /// Refuses a pooler in transaction mode, unless the store is set up for one.
-    async fn refuse_pooler(&self) -> Result<(), StoreError> {
+    /// Returns the options of new connections.
+    ///
+    /// # Errors
+    ///
+    /// They lead over a network in plain text, which is not allowed.
+    fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
+        let options = self.sql.pool.connect_options();
+        check_transport(&options, self.allow_plaintext)?;
+        // Poolers refuse this parameter by default, and no column of ours is a float.
+        Ok((*options).clone().extra_float_digits(None))
+    }
+
+    /// Refuses plain text over a network and a pooler in transaction mode, unless the store is set up for
+    /// them.
+    async fn check_route(&self) -> Result<(), StoreError> {
+        let options = self.connect_options()?;
         match self.sql.statement_mode {
-            StatementMode::Prepared => self.pooler.run(&self.sql.pool.connect_options()).await,
+            StatementMode::Prepared => self.pooler.run(&options).await,
             StatementMode::Unnamed => Ok(()),
         }
     }

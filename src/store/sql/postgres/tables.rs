@@ -85,7 +85,7 @@ impl PostgresStore {
     ///
     /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.refuse_pooler().await?;
+        self.check_route().await?;
         let context = || "checking the server and the tables".to_owned();
         let asking = async {
             // Dropped half way, it is closed, and does not wait in the pool for the answer.
@@ -143,7 +143,7 @@ impl PostgresStore {
     /// no more than to read.
     async fn apply_missing(&self) -> Result<(), StoreError> {
         let context = |error| store_error(CONTEXT, error);
-        self.refuse_pooler().await?;
+        self.check_route().await?;
         let mut connection = self.sql.acquire(&self.sql.pool).await.map_err(context)?;
         let (names, migrations) = (&self.sql.schema, Self::MIGRATIONS);
         // Before anything is created: two machines that isolate too much would not see each other.

@@ -1,0 +1,56 @@
+//! Certificates of an authority that exists for one test.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// An authority, with a certificate that it has given to a server on this machine.
+pub struct Certificates {
+    folder: PathBuf,
+}
+
+impl Certificates {
+    /// Makes them in a new folder. Returns `None` if OpenSSL is not installed.
+    pub fn new(name: &str) -> Option<Self> {
+        Command::new("openssl").arg("version").output().ok()?;
+        let folder = format!("cst-certificates-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        let names = "subjectAltName=DNS:localhost\n";
+        fs::write(folder.join("names"), names).expect("written");
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        for command in [
+            format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=tests"),
+            format!("req {key} -keyout server.key -out server.csr -subj /CN=server"),
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -out server.pem -extfile names"
+                .to_owned(),
+        ] {
+            let mut openssl = Command::new("openssl");
+            openssl.args(command.split_whitespace());
+            openssl.current_dir(&folder).stdin(Stdio::null());
+            let output = openssl.output().expect("openssl runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "openssl {command}: {said}");
+        }
+        Some(Self { folder })
+    }
+
+    /// Returns the file with the authority's certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// Returns a file's content: `server.pem` or `server.key`.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.join(name)).expect("made before")
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(Path::new(&self.folder));
+    }
+}
