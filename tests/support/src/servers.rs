@@ -247,9 +247,20 @@ impl Server {
 
     /// Kills the server and its children with `SIGKILL`.
     pub fn kill(&mut self) {
+        let processes = self.processes();
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
             child.wait().expect("it was ours");
+            // Its children end by themselves, and PostgreSQL does not start beside one that is left.
+            let begun = Instant::now();
+            // One that has ended, and that nothing has waited for yet, is in state Z.
+            let is_left = |process: &u32| {
+                let state = fs::read_to_string(format!("/proc/{process}/stat"));
+                state.is_ok_and(|state| !state.contains(") Z"))
+            };
+            while processes.iter().any(is_left) && begun.elapsed() < START_TIMEOUT {
+                thread::sleep(Duration::from_millis(1));
+            }
             // The guardian must not kill it: its number may belong to another process by then.
             let _ = fs::remove_file(self.folder.join("child"));
         }
