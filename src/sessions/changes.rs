@@ -265,11 +265,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         .await
     }
 
-    /// Stops the use of what is cached about something that was changed elsewhere: on this node, and, if
-    /// the store can tell them, on the others that listen to it.
-    ///
-    /// That is for changes that the store does not know of, such as a message that reaches one node of
-    /// several. Changes by the store's own methods are announced by themselves.
+    /// Stops the use of what is cached about something that no method of this store has changed: on this
+    /// node, and, if the store can tell them, on the others that listen to it.
     ///
     /// # Errors
     ///
@@ -277,9 +274,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     pub async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
         let (store, change) = (Arc::clone(&self.store), invalidation.clone());
         self.settle(Some(change.clone()), async move {
-            store.announce(&change).await?;
             Ok(Settled {
-                answer: (),
+                answer: store.announce(&change).await?,
                 invalidations: vec![change],
             })
         })

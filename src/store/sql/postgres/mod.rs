@@ -6,6 +6,7 @@ mod columns;
 pub(in crate::store) mod invalidations;
 mod pooler;
 mod purge;
+mod questions;
 mod registry;
 mod revocation;
 mod server;

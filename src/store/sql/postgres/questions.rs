@@ -1,0 +1,74 @@
+//! What a source asks its server. Each question owns the connection until it is answered, so that it
+//! goes on when nobody waits for it.
+
+use sqlx::{Error, PgConnection, postgres::PgConnectOptions};
+
+use super::changes::{self, Position, Probe, Reading};
+use crate::store::{
+    error::{ContextError, StoreError},
+    reconnect::Question,
+    sql::{error::store_error, schema_name::SchemaName},
+};
+
+/// Where to begin to prune.
+#[derive(Clone, Copy)]
+pub(super) enum PruneFrom {
+    /// At the beginning, if this is the reader whose turn it is.
+    Mark,
+    /// At this transaction.
+    Xid(u64),
+}
+
+/// Writes a probe, and reads. Returns no reading if a trigger is missing.
+pub(super) async fn read(
+    mut connection: PgConnection,
+    schema: SchemaName,
+    probe: Option<Probe>,
+    position: Option<Position>,
+) -> Result<(PgConnection, Option<Reading>), Error> {
+    if let Some(probe) = probe
+        && !probe.write(&mut connection, &schema).await?
+    {
+        return Ok((connection, None));
+    }
+    let reading = Reading::new(&mut connection, &schema, position.as_ref()).await?;
+    Ok((connection, Some(reading)))
+}
+
+/// Returns where to go on. If the database refuses, another reader may do it, or a purge.
+pub(super) async fn prune(
+    mut connection: PgConnection,
+    schema: SchemaName,
+    from: PruneFrom,
+) -> Result<(PgConnection, Option<u64>), Error> {
+    let pruning = async {
+        match from {
+            PruneFrom::Xid(xid) => changes::prune(&mut connection, &schema, xid).await,
+            PruneFrom::Mark if changes::mark_prunable(&mut connection, &schema).await? => {
+                changes::prune(&mut connection, &schema, 0).await
+            }
+            PruneFrom::Mark => Ok(None),
+        }
+    };
+    match pruning.await {
+        Ok(next) => Ok((connection, next)),
+        Err(Error::Database(_)) => Ok((connection, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for an answer. Cancel-safe.
+pub(super) async fn answer<T: 'static>(
+    options: &PgConnectOptions,
+    question: &mut Question<Result<T, Error>>,
+) -> Result<T, StoreError> {
+    let context = || {
+        let (host, port) = (options.get_host(), options.get_port());
+        format!("listening to PostgreSQL at {host}:{port}")
+    };
+    match question.answer().await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(store_error(context(), error)),
+        Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
+    }
+}
