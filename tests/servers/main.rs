@@ -9,7 +9,7 @@ mod invalidations;
 mod live_feed;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod persistent_store;
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod poolers;
 #[cfg(any(feature = "sqlite", all(feature = "postgres", feature = "redis")))]
 mod portal;

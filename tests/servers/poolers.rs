@@ -6,7 +6,7 @@ use std::{
 };
 
 use customer_session::{
-    SessionRegistry as _, SessionStore as _, StoreErrorKind,
+    Invalidation, SessionRegistry as _, SessionStore as _, StoreErrorKind,
     store::{PostgresStore, PostgresStoreBuilder},
 };
 use sqlx::{
@@ -15,7 +15,10 @@ use sqlx::{
 };
 use tokio::task::JoinSet;
 
-use crate::persistent_store::{self, assert_error, inserted, peppers, session, unique};
+use crate::{
+    invalidations::receive_until,
+    persistent_store::{self, assert_error, inserted, peppers, session, unique},
+};
 use test_support::{
     RegistryExt as _,
     servers::{self, Server},
@@ -268,6 +271,21 @@ async fn behind_a_pooler_every_statement_is_unnamed_and_in_a_transaction() {
     inserted(&store.expect("connected")).await;
     let named = wire.parsed().into_iter().filter(|parsed| parsed.has_name);
     assert!(named.count() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_hears_behind_a_pooler_in_transaction_mode() {
+    let Some(servers) = Servers::new(&[TRANSACTION, ("default_pool_size", "3")]) else {
+        return;
+    };
+    let store = servers.open().await;
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+    for _ in 0..20 {
+        let one = inserted(&store).await;
+        assert!(store.end(&one.id).await.expect("revoked"));
+        receive_until(&mut source, Invalidation::Session(one.id)).await;
+    }
 }
 
 /// The driver sends it unless told otherwise, and PgBouncer refuses it.

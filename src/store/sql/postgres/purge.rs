@@ -13,7 +13,7 @@ use crate::{
             customers::CustomerPage,
             error::store_error,
             rows::{Columns as _, Parameters as _},
-            store::SqlStore,
+            store::{SqlStore, within_time_limit},
         },
         validation::is_storable,
     },

@@ -40,7 +40,7 @@ mod tests {
 
     fn check(url: &str, allow_plaintext: bool) -> Result<(), String> {
         let options = options(url).expect("a URL");
-        check_transport(&options, allow_plaintext).map_err(|error| error.to_string())
+        check_transport(&options, allow_plaintext).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
@@ -49,9 +49,11 @@ mod tests {
             let url = format!("postgres://app@{local}/app?sslmode=disable");
             assert_eq!(check(&url, false), Ok(()), "{url}");
         }
-        for socket in ["/?host=/run/postgresql", "%2Frun%2Fpostgresql/app"] {
-            let url = format!("postgres://app@{socket}");
-            assert_eq!(check(&url, false), Ok(()), "{url}");
+        for socket in [
+            "postgres:///app?host=/run/postgresql",
+            "postgres://app@%2Frun%2Fpostgresql/app",
+        ] {
+            assert_eq!(check(socket, false), Ok(()), "{socket}");
         }
         for host in ["db", "10.0.0.1", "db.example.com:5433", "[2001:db8::1]"] {
             for mode in ["disable", "allow", "prefer"] {
