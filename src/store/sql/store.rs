@@ -242,17 +242,17 @@ where
         pool: &Pool<DB>,
         hashes: &[TokenHash],
     ) -> Result<Option<DB::Row>, Error> {
-        let found = match self.idle.take().await {
-            Some(connection) => {
-                let found = self.find_row_on(connection, hashes);
-                timeout(IDLE_CONNECTION_TIMEOUT, found).await.ok()
+        let mut found = None;
+        if let Some(connection) = self.idle.take().await {
+            let row = self.find_row_on(connection, hashes);
+            found = timeout(IDLE_CONNECTION_TIMEOUT, row).await.ok();
+            if found.is_none() {
+                self.idle.clear();
             }
-            None => None,
-        };
+        }
         let found = match found {
             Some(found) => found,
             None => {
-                self.idle.clear();
                 let connection = self.acquire(pool).await?;
                 self.find_row_on(connection, hashes).await
             }

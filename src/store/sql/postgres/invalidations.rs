@@ -68,7 +68,7 @@ const NOT_READ: &str = "what the source has written it cannot read; connect to t
 /// # }
 /// ```
 ///
-/// It works through a pooler by transaction too: it sends nothing but simple queries.
+/// It works behind a pooler in transaction mode too: it sends nothing but simple queries.
 pub struct PostgresInvalidations {
     options: PgConnectOptions,
     schema: SchemaName,

@@ -13,7 +13,7 @@ use crate::{
             customers::CustomerPage,
             error::store_error,
             rows::{Columns as _, Parameters as _},
-            store::{SqlStore, within_time_limit},
+            store::SqlStore,
         },
         validation::is_storable,
     },
@@ -89,7 +89,8 @@ impl PostgresStore {
             connection.return_to_pool();
             Ok(())
         };
-        within_time_limit(|| "purging announced changes".to_owned(), pruning).await
+        let context = || "purging announced changes".to_owned();
+        self.sql.change(context, pruning).await
     }
 
     /// Forgets those of the next customers who have no session.
