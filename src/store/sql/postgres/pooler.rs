@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection as _, Error, PgConnection, Row as _, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Error, PgConnection, Row as _, postgres::PgConnectOptions,
+};
 use tokio::{sync::OnceCell, time::timeout};
 
 use crate::store::{error::StoreError, sql::store::within_time_limit};
@@ -23,8 +25,9 @@ const REFUSED: &str = "there is a pooler in transaction mode in front of the ser
 
 const CONTEXT: &str = "looking for a pooler in transaction mode, which takes two connections";
 
-/// Number of times that the processes are compared. An idle pooler is found the first time.
-const ROUNDS: u32 = 3;
+/// Number of times that the processes are compared. An idle pooler is found the first time. A busy one
+/// with three processes to give was overlooked by one round of ten.
+const ROUNDS: u32 = 8;
 
 /// Time after which a connection counts as one that waits for the other's transaction. The verdict does
 /// not depend on it.
@@ -89,8 +92,8 @@ async fn is_transaction_pooler(options: &PgConnectOptions) -> Result<bool, Error
     for _ in 0..ROUNDS {
         // A pooler that takes its connections in turn answers the second question by another.
         let again = server_process(&mut free).await?;
-        sqlx::raw_sql("BEGIN").execute(&mut holder).await?;
-        let held = server_process(&mut holder).await?;
+        let begin = sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {PROCESS}")));
+        let held: String = begin.fetch_one(&mut holder).await?.try_get(0)?;
         let beside = {
             let mut asking = pin!(server_process(&mut free));
             // If it waits, either the server is slow, or a pooler has no other connection for it.
