@@ -86,6 +86,7 @@
 //! | what happens to a request, what a handler gets, what the client is told | [`guide::requests`] |
 //! | cookies, WebSockets, `EventSource`: where a browser puts its token | [`guide::browsers`] |
 //! | sessions that another service or an existing table keeps | [`guide::custom_store`] |
+//! | customers in a table of the application's own | `guide::external_customers`, with the feature `postgres` |
 //! | the sessions of Polar's customers | `guide::polar`, with the feature `polar` |
 //! | choosing a store, setting it up, looking after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
@@ -159,6 +160,10 @@ pub mod guide {
 
     #[doc = include_str!("guide/custom_store.md")]
     pub mod custom_store {}
+
+    #[cfg(feature = "postgres")]
+    #[doc = include_str!("guide/external_customers.md")]
+    pub mod external_customers {}
 
     #[doc = include_str!("guide/operations.md")]
     pub mod operations {}

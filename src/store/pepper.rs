@@ -52,8 +52,8 @@ enum Pepper {
     None,
 }
 
-/// A token as it is kept: 64 hexadecimal digits.
-pub(super) type TokenHash = String;
+/// A token as it is kept.
+pub(super) type TokenHash = [u8; 32];
 
 impl Peppers {
     /// Creates a ring of one pepper: at least 16 bytes, better 32 random ones. Stores refuse to work
@@ -192,7 +192,7 @@ impl Pepper {
     }
 
     fn fingerprint(&self) -> String {
-        self.hash(FINGERPRINT_OF)[..16].to_owned()
+        hex::encode(&self.hash(FINGERPRINT_OF)[..8])
     }
 
     fn hash(&self, text: &str) -> TokenHash {
@@ -200,9 +200,9 @@ impl Pepper {
             Self::Key { hmac, .. } => {
                 let mut hmac = hmac.clone();
                 hmac.update(text.as_bytes());
-                hex::encode(hmac.finalize().into_bytes())
+                hmac.finalize().into_bytes().into()
             }
-            Self::None => hex::encode(Sha256::digest(text)),
+            Self::None => Sha256::digest(text).into(),
         }
     }
 }
@@ -223,11 +223,11 @@ mod tests {
         // RFC 4231, test case 2, and FIPS 180-4's "abc".
         let hmac = Pepper::new(b"Jefe").hash("what do ya want for nothing?");
         assert_eq!(
-            hmac,
+            hex::encode(hmac),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
         assert_eq!(
-            Peppers::none().hash(&SessionToken::new("abc")),
+            hex::encode(Peppers::none().hash(&SessionToken::new("abc"))),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

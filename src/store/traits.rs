@@ -125,7 +125,10 @@ pub trait SessionStore: Send + Sync + 'static {
 /// - A session and those that took its place by [`replace`](SessionRegistry::replace) are a family.
 ///   A replaced id leads to the live session of its family until the family has ended: until the
 ///   `ends_at` of its last session, or `expires_at` if it has none. Revoking or keeping a replaced
-///   id means that session, and a concurrent `replace` does not carry a session over a revocation.
+///   id means that session, and a concurrent `replace` does not carry a session over a revocation,
+///   whether that is one of the session or of its customer. A store that counts the revocations of a
+///   customer as epochs gives the new session the epoch of the old one, and answers `None` if that is
+///   no longer the current one; only `insert` reads the current epoch.
 /// - A store shared by several machines announces what it revoked or changed as
 ///   [`Invalidation`]s, if it can in the same transaction.
 #[diagnostic::on_unimplemented(
@@ -199,9 +202,10 @@ pub trait SessionRegistry: SessionStore {
     /// If the store cannot tell.
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError>;
 
-    /// Removes at most `limit` sessions with `expires_at <= before`, and then what is kept of
-    /// replaced sessions whose family has ended by then. Returns how many records it removed;
-    /// fewer than `limit` means that none are left. Lookups go on meanwhile.
+    /// Removes at most `limit` records: sessions with `expires_at <= before`, then what is kept of
+    /// replaced sessions whose family has ended by then, and then what revocations have left behind.
+    /// Returns how many records it removed; fewer than `limit` means that none are left. Lookups go on
+    /// meanwhile. No other node is told, since no live session ends.
     ///
     /// # Errors
     ///

@@ -4,6 +4,10 @@
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod changes;
 #[cfg(all(feature = "postgres", feature = "redis"))]
+mod epochs;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod external_customers;
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod invalidations;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod live_feed;

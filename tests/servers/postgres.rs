@@ -6,8 +6,8 @@ use std::{
 };
 
 use customer_session::{
-    CustomerSessions, Invalidation, Revocation, SessionRegistry as _, SessionStore as _,
-    StoreErrorKind,
+    CustomerSessions, Invalidation, Revocation, SessionLimit, SessionRegistry as _,
+    SessionStore as _, StoreErrorKind,
     store::{Peppers, PostgresStore},
 };
 use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
@@ -22,8 +22,8 @@ use test_support::{
 };
 
 /// A schema of its own on a server.
-struct Schema {
-    url: String,
+pub(crate) struct Schema {
+    pub(crate) url: String,
 }
 
 impl Schema {
@@ -38,7 +38,7 @@ impl Schema {
         }
     }
 
-    async fn pool(&self) -> PgPool {
+    pub(crate) async fn pool(&self) -> PgPool {
         PgPool::connect(&self.url).await.expect("connected")
     }
 }
@@ -139,7 +139,7 @@ async fn an_error_shows_no_value_of_a_row() {
             ["customer_session_customers", "local_only"],
         ),
         (
-            "ALTER TABLE customer_sessions ADD CONSTRAINT odd_hash CHECK (length(token_hash) < 9)",
+            "ALTER TABLE customer_sessions ADD CONSTRAINT odd_hash CHECK (octet_length(token_hash) < 9)",
             "23514",
             ["customer_sessions", "odd_hash"],
         ),
@@ -192,7 +192,7 @@ async fn an_error_shows_no_value_of_a_row() {
         data.email = Some(EMAIL.to_owned());
         session.customer = data.into();
         store.add(&session).await.expect("inserted");
-        let hash = "SELECT token_hash FROM customer_sessions";
+        let hash = "SELECT encode(token_hash, 'hex') FROM customer_sessions";
         let hash: String = sqlx::query_scalar(hash)
             .fetch_one(&pool)
             .await
@@ -267,8 +267,10 @@ async fn every_statement_has_its_index() {
     for fill in [
         "INSERT INTO customer_session_customers (id, organization_id, created_at) \
          SELECT 'c' || n, 'org_1', timestamptz '2030-01-01' FROM generate_series(1, 2000) n",
+        "INSERT INTO customer_session_epochs (customer_id, has_remains) \
+         SELECT 'c' || n, n % 20 = 0 FROM generate_series(1, 2000) n",
         "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-         SELECT 's' || n, 'h' || n, 'c' || (n % 2000 + 1), timestamptz '2030-01-01', \
+         SELECT 's' || n, sha256(n::text::bytea), 'c' || (n % 2000 + 1), timestamptz '2030-01-01', \
          timestamptz '2030-01-01' + n * interval '1 minute' FROM generate_series(1, 20000) n",
         "INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
          SELECT 'r' || n, 'f' || n, 'c1', timestamptz '2030-01-01' + n * interval '1 minute' \
@@ -289,6 +291,15 @@ async fn every_statement_has_its_index() {
     store.update_customer(&new.customer).await.expect("updated");
     store.summaries(&new.customer_id).await.expect("listed");
     store.end(&old.id).await.expect("revoked");
+    let others = Revocation::Others {
+        customer: new.customer_id.clone(),
+        keep: new.id.clone(),
+    };
+    store.revoke(&others).await.expect("revoked");
+    let limited = persistent_store::session(&store, "c1");
+    let limit = SessionLimit::end_oldest(1);
+    let inserted = store.insert(&limited, Some(&limit)).await;
+    inserted.expect("inserted");
     store.end_customer(&new.customer_id).await.expect("revoked");
     store
         .purge_expired(chrono::Utc::now(), 10)
@@ -319,7 +330,7 @@ async fn every_statement_has_its_index() {
         assert!(!plan.contains("Seq Scan"), "{statement}\n{plan}");
         planned += 1;
     }
-    assert_eq!(planned, 12, "statements of the store");
+    assert_eq!(planned, 16, "statements of the store");
 }
 
 #[tokio::test]
@@ -451,11 +462,12 @@ async fn purging_believes_the_servers_clock() {
 }
 
 /// A rotation as the store makes it, in steps.
-const ROTATE: [&str; 4] = [
-    "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE",
-    "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at, family) \
-     SELECT $3, $3, $1, created_at, expires_at, coalesce(family, id) FROM customer_sessions \
-     WHERE id = $2",
+pub(crate) const ROTATE: [&str; 4] = [
+    "SELECT 1 FROM customer_session_epochs WHERE customer_id = $1 FOR NO KEY UPDATE",
+    "INSERT INTO customer_sessions \
+     (id, token_hash, customer_id, epoch, created_at, expires_at, family) \
+     SELECT $3, sha256($3::bytea), $1, epoch, created_at, expires_at, coalesce(family, id) \
+     FROM customer_sessions WHERE id = $2",
     "INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT id, coalesce(family, id), customer_id, expires_at FROM customer_sessions WHERE id = $2",
     "DELETE FROM customer_sessions WHERE id = $2",

@@ -335,8 +335,9 @@ async fn rows_without_an_end_and_a_family_are_read() {
     store.migrate().await.expect("migrated");
     let rows = "INSERT INTO customer_session_customers (id, organization_id, created_at, name) \
          VALUES ('cus_1', 'org_1', 0, 'Jane'); \
+         INSERT INTO customer_session_epochs (customer_id) VALUES ('cus_1'); \
          INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-         VALUES ('ses_old', 'hash', 'cus_1', 0, 4000000000000000)";
+         VALUES ('ses_old', zeroblob(32), 'cus_1', 0, 4000000000000000)";
     sqlx::raw_sql(rows).execute(&pool).await.expect("inserted");
     let listed = store.summaries(&"cus_1".into()).await.expect("a list");
     assert_eq!(listed.len(), 1);
@@ -432,12 +433,12 @@ async fn a_sign_in_under_way_is_not_purged() {
         assert!(store.end(&old.id).await.expect("revoked"));
         let new = persistent_store::session(&store, old.customer_id.as_str());
         let mut sign_in = pool.begin().await.expect("begun");
-        let lock = "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE";
+        let lock = "SELECT 1 FROM customer_session_epochs WHERE customer_id = $1 FOR NO KEY UPDATE";
         let lock = sqlx::query(lock).bind(old.customer_id.as_str());
         lock.execute(&mut *sign_in).await.expect("locked");
         let insert = "INSERT INTO customer_sessions \
              (id, token_hash, customer_id, created_at, expires_at) \
-             VALUES ($1, $1, $2, now(), now() + interval '1 hour')";
+             VALUES ($1, sha256($1::bytea), $2, now(), now() + interval '1 hour')";
         let insert = sqlx::query(insert).bind(new.id.as_str());
         let insert = insert.bind(old.customer_id.as_str());
         insert.execute(&mut *sign_in).await.expect("inserted");

@@ -43,7 +43,7 @@ impl RedisStore {
     ) -> Result<Option<Inserted>, StoreError> {
         check_session(session)?;
         let expires = session.expires_at.timestamp_micros();
-        let hash = self.peppers.hash(&session.token);
+        let hash = hex::encode(self.peppers.hash(&session.token));
         let record = write_record(session);
         let score = expires.min(MAX_SCORE).to_string();
         let customer = to_json(&session.customer)?;
@@ -87,7 +87,7 @@ fn read_customer(session: &str, customer: &str) -> Result<Customer, StoreError> 
 #[async_trait]
 impl SessionStore for RedisStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        let hashes: Vec<_> = self.peppers.hashes(token).collect();
+        let hashes: Vec<_> = self.peppers.hashes(token).map(hex::encode).collect();
         let arguments: Vec<_> = hashes.iter().map(String::as_str).collect();
         let context = || "looking up a session".to_owned();
         let find = &self.scripts.find;

@@ -25,6 +25,14 @@ macro_rules! session_columns {
     };
 }
 
+/// Sessions `s` of their customers' current epochs, and the customers `c`.
+macro_rules! live_sessions {
+    () => {
+        "customer_sessions s JOIN customer_session_epochs e ON e.customer_id = s.customer_id \
+         AND e.epoch = s.epoch JOIN customer_session_customers c ON c.id = s.customer_id"
+    };
+}
+
 /// True for a customer without sessions.
 macro_rules! without_sessions {
     () => {
@@ -79,14 +87,24 @@ use super::error::{StoreError, limit_is_reached};
 use crate::{
     customer::CustomerId,
     registry::{Page, Revocation, SessionLimit},
-    session::{CustomerSession, SessionSummary},
+    session::{CustomerSession, SessionId, SessionSummary},
 };
 
-/// The columns of [`summary`](rows::summary), of a customer's sessions.
+/// The current epoch of the customer `$1`.
+macro_rules! epoch_of_customer {
+    () => {
+        "(SELECT e.epoch FROM customer_session_epochs e WHERE e.customer_id = $1)"
+    };
+}
+
+/// The columns of [`summary`](rows::summary), of a customer's live and expired sessions.
 macro_rules! sessions_of_customer {
     () => {
-        "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at \
-         FROM customer_sessions WHERE customer_id = $1"
+        concat!(
+            "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at \
+             FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
+            epoch_of_customer!()
+        )
     };
 }
 
@@ -100,28 +118,96 @@ const LIVE: &str = concat!(
     sessions_of_customer!(),
     " AND expires_at > $2 ORDER BY created_at, id"
 );
-const REVOKE: &str = "DELETE FROM customer_sessions WHERE id = $1";
-const REVOKE_CUSTOMER: &str = "DELETE FROM customer_sessions WHERE customer_id = $1";
-const REVOKE_OWNED: &str = "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2";
-/// The session to keep may be named by one that it has replaced.
-const REVOKE_OTHERS: &str = "DELETE FROM customer_sessions \
-     WHERE customer_id = $1 AND id <> $2 AND coalesce(family, id) <> coalesce(\
-     (SELECT family FROM customer_session_rotations WHERE id = $2), $2)";
-/// Returns the id that ended.
-const REVOKE_FAMILY: &str = "DELETE FROM customer_sessions WHERE family = $1 RETURNING id";
+/// Adds the first epoch of a customer who is there and not deleted.
+const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
+     SELECT id FROM customer_session_customers WHERE id = $1 AND deleted_at IS NULL \
+     ON CONFLICT DO NOTHING";
+const DELETE: &str = "DELETE FROM customer_sessions WHERE id = $1";
+
+/// Returns `true` if the session that was deleted was of its customer's current epoch. While the
+/// statement waited, the session may have got an epoch that is newer than the one that the statement
+/// sees; no session has an epoch that its customer has not reached.
+macro_rules! was_current {
+    () => {
+        "coalesce(epoch >= (SELECT e.epoch FROM customer_session_epochs e \
+         WHERE e.customer_id = customer_sessions.customer_id), false)"
+    };
+}
+
+const REVOKE: &str = concat!(
+    "DELETE FROM customer_sessions WHERE id = $1 RETURNING ",
+    was_current!()
+);
+const REVOKE_OWNED: &str = concat!(
+    "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2 RETURNING ",
+    was_current!()
+);
+/// Also returns the id that ended.
+const REVOKE_FAMILY: &str = concat!(
+    "DELETE FROM customer_sessions WHERE family = $1 RETURNING ",
+    was_current!(),
+    ", id"
+);
+
+/// Ends all sessions of a customer. They are removed by [`purge_expired`](crate::SessionRegistry::purge_expired).
+macro_rules! raise_epoch {
+    () => {
+        "UPDATE customer_session_epochs SET epoch = epoch + 1, has_remains = true \
+         WHERE customer_id = $1"
+    };
+}
+
+/// Returns `true` if there was a session. The order has the planner take the index, also if a large
+/// part of the table is this customer's.
+const REVOKE_CUSTOMER: &str = concat!(
+    raise_epoch!(),
+    " RETURNING coalesce((SELECT true FROM customer_sessions s WHERE s.customer_id = $1 \
+     AND s.epoch = customer_session_epochs.epoch - 1 ORDER BY s.created_at LIMIT 1), false)"
+);
+const RAISE_EPOCH: &str = raise_epoch!();
+/// Takes a session over into the epoch that has just begun. It may be named by one that it has
+/// replaced.
+const KEEP: &str = concat!(
+    "UPDATE customer_sessions SET epoch = epoch + 1 \
+     WHERE (id = $2 OR family = coalesce(\
+     (SELECT family FROM customer_session_rotations WHERE id = $2), $2)) \
+     AND customer_id = $1 AND epoch = ",
+    epoch_of_customer!(),
+    " - 1"
+);
+/// Returns `true` if a session of the epoch before is left.
+const HAS_ENDED: &str = concat!(
+    "SELECT coalesce((SELECT true FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
+    epoch_of_customer!(),
+    " - 1 ORDER BY created_at LIMIT 1), false)"
+);
+
 /// Returns the customer of a session, and its family if the session was replaced.
 const RESOLVE: &str = "SELECT customer_id, family FROM customer_session_rotations WHERE id = $1 \
      UNION ALL SELECT customer_id, NULL FROM customer_sessions WHERE id = $1";
-const REVOKE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created_at < $1";
-const REVOKE_ALL: &str = "DELETE FROM customer_sessions";
+
+/// Returns `true` if there is a session of a current epoch.
+macro_rules! any_current {
+    ($condition:literal) => {
+        concat!(
+            "SELECT EXISTS (SELECT 1 FROM customer_sessions s JOIN customer_session_epochs e \
+             ON e.customer_id = s.customer_id AND e.epoch = s.epoch",
+            $condition,
+            ")"
+        )
+    };
+}
+
+const ANY_CREATED_BEFORE: &str = any_current!(" WHERE s.created_at < $1");
+const DELETE_CREATED_BEFORE: &str = "DELETE FROM customer_sessions WHERE created_at < $1";
+const ANY: &str = any_current!("");
+const DELETE_ALL: &str = "DELETE FROM customer_sessions";
 /// Returns the ids of some customers, and for each of them whether there is something to forget.
 const CUSTOMERS: &str = concat!(
     "SELECT id, (deleted_at IS NULL OR organization_id <> '' OR created_at <> deleted_at) AND ",
     without_sessions!(),
     " FROM customer_session_customers WHERE id > $1 ORDER BY id LIMIT $2"
 );
-const REHASH: &str =
-    "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
 /// The peppers in use so far, oldest first.
 const PEPPERS: &str =
     "SELECT fingerprint, used_since FROM customer_session_peppers ORDER BY generation";
@@ -132,27 +218,54 @@ const ADD_PEPPER: &str = "INSERT INTO customer_session_peppers \
      (SELECT generation FROM customer_session_peppers WHERE fingerprint = $3), 0) + 1, $1, $2) \
      ON CONFLICT DO NOTHING";
 
-/// Returns the statement that ends what a revocation describes, and its parameters.
-fn revocation<P: Parameters + Default>(what: &Revocation) -> (&'static str, P) {
-    match what {
-        Revocation::Session(session) => (REVOKE, rows::text_params(&[session.as_str()])),
-        Revocation::Owned { customer, session } => {
+/// Returns the statement that ends a session by its own id, if it is the customer's, and its
+/// parameters.
+fn revocation_of_one<P: Parameters + Default>(
+    session: &SessionId,
+    customer: Option<&CustomerId>,
+) -> (&'static str, P) {
+    match customer {
+        None => (REVOKE, rows::text_params(&[session.as_str()])),
+        Some(customer) => {
             let ids = [session.as_str(), customer.as_str()];
             (REVOKE_OWNED, rows::text_params(&ids))
         }
+    }
+}
+
+/// Returns the statements that end the sessions of a revocation of many, in their order, and their
+/// parameters. One of them returns `true` if a session has ended.
+fn revocation_of_many<P: Parameters + Default>(what: &Revocation) -> Vec<(&'static str, P)> {
+    let ids = |ids: &[&str]| rows::text_params(ids);
+    match what {
+        Revocation::Customer(customer) => vec![(REVOKE_CUSTOMER, ids(&[customer.as_str()]))],
         Revocation::Others { customer, keep } => {
-            let ids = [customer.as_str(), keep.as_str()];
-            (REVOKE_OTHERS, rows::text_params(&ids))
+            let customer = customer.as_str();
+            vec![
+                (RAISE_EPOCH, ids(&[customer])),
+                (KEEP, ids(&[customer, keep.as_str()])),
+                (HAS_ENDED, ids(&[customer])),
+            ]
         }
-        Revocation::Customer(customer) => {
-            (REVOKE_CUSTOMER, rows::text_params(&[customer.as_str()]))
-        }
-        Revocation::CreatedBefore(time) => {
-            let mut parameters = P::default();
-            parameters.time(Some(*time));
-            (REVOKE_CREATED_BEFORE, parameters)
-        }
-        Revocation::All => (REVOKE_ALL, P::default()),
+        Revocation::CreatedBefore(time) => [ANY_CREATED_BEFORE, DELETE_CREATED_BEFORE]
+            .map(|statement| {
+                let mut parameters = P::default();
+                parameters.time(Some(*time));
+                (statement, parameters)
+            })
+            .into(),
+        Revocation::All => [ANY, DELETE_ALL]
+            .map(|statement| (statement, P::default()))
+            .into(),
+        Revocation::Session(_) | Revocation::Owned { .. } => Vec::new(),
+    }
+}
+
+/// Reads the row of [`REVOKE_FAMILY`]: the session that has ended.
+fn ended(row: Option<&impl Columns>) -> Result<Option<SessionId>, sqlx::Error> {
+    match row {
+        Some(row) if row.flag(0)? => Ok(row.text(1)?.map(SessionId::from)),
+        _ => Ok(None),
     }
 }
 
@@ -216,8 +329,9 @@ fn find_statement(hashes: usize, schema: &SchemaName) -> String {
         concat!(
             "SELECT ",
             session_columns!(),
-            " FROM customer_sessions s JOIN customer_session_customers c ON c.id = s.customer_id \
-             WHERE s.token_hash IN ({})"
+            " FROM ",
+            live_sessions!(),
+            " WHERE s.token_hash IN ({})"
         ),
         hashes.join(", ")
     );

@@ -18,6 +18,7 @@ use crate::{
 /// Appends the parameters of a statement, in order.
 pub(super) trait Parameters {
     fn text(&mut self, text: Option<&str>);
+    fn bytes(&mut self, bytes: &[u8]);
     fn time(&mut self, time: Option<DateTime<Utc>>);
     fn flag(&mut self, flag: bool);
     fn count(&mut self, count: u32);
@@ -26,6 +27,7 @@ pub(super) trait Parameters {
 /// The columns of a row, by their indexes.
 pub(super) trait Columns {
     fn text(&self, index: usize) -> Result<Option<String>, Error>;
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, Error>;
     fn time(&self, index: usize) -> Result<Option<DateTime<Utc>>, Error>;
     fn flag(&self, index: usize) -> Result<bool, Error>;
     fn number(&self, index: usize) -> Result<u32, Error>;
@@ -44,6 +46,16 @@ pub(super) fn text_params<P: Parameters + Default>(texts: &[&str]) -> P {
 pub(super) fn customer_params<P: Parameters + Default>(
     customer: &Customer,
 ) -> Result<P, StoreError> {
+    let mut parameters = P::default();
+    bind_customer(&mut parameters, customer)?;
+    Ok(parameters)
+}
+
+/// Appends the next eighteen: the columns of a customer.
+pub(super) fn bind_customer(
+    parameters: &mut impl Parameters,
+    customer: &Customer,
+) -> Result<(), StoreError> {
     let CustomerData {
         id,
         created_at,
@@ -64,7 +76,6 @@ pub(super) fn customer_params<P: Parameters + Default>(
         first_user_event_at,
         avatar_url,
     } = &**customer;
-    let mut parameters = P::default();
     parameters.text(Some(id.as_str()));
     parameters.text(Some(organization_id.as_str()));
     parameters.time(Some(*created_at));
@@ -89,7 +100,7 @@ pub(super) fn customer_params<P: Parameters + Default>(
     parameters.time(*deleted_at);
     parameters.time(*first_user_event_at);
     parameters.text(avatar_url.as_deref());
-    Ok(parameters)
+    Ok(())
 }
 
 /// Appends the next six: id, hash, and the four times of a session.
@@ -99,7 +110,7 @@ pub(super) fn bind_session(
     hash: &TokenHash,
 ) {
     parameters.text(Some(session.id.as_str()));
-    parameters.text(Some(hash));
+    parameters.bytes(hash);
     parameters.time(Some(session.created_at));
     parameters.time(session.modified_at);
     parameters.time(Some(session.expires_at));
@@ -119,7 +130,7 @@ pub(super) fn session(
     let mut summary = SessionSummary::new(id, customer.id.clone(), created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
     summary.details.ends_at = reader.optional_time(23, "ends_at")?;
-    let hash = reader.text(1, "token_hash")?;
+    let hash = reader.hash(1, "token_hash")?;
     Ok((summary.into_session(token.clone(), customer), hash))
 }
 
@@ -189,6 +200,15 @@ impl<'a, R: Columns> Reader<'a, R> {
 
     fn text(&self, index: usize, name: &str) -> Result<String, StoreError> {
         required(self.row.text(index)).map_err(|error| self.corrupt(name, error))
+    }
+
+    fn hash(&self, index: usize, name: &str) -> Result<TokenHash, StoreError> {
+        let bytes = self.row.bytes(index);
+        let hash = bytes.and_then(|bytes| {
+            let hash = TokenHash::try_from(bytes.as_slice());
+            hash.map_err(|error| Error::Decode(error.into()))
+        });
+        hash.map_err(|error| self.corrupt(name, error))
     }
 
     fn optional_text(&self, index: usize, name: &str) -> Result<Option<String>, StoreError> {

@@ -9,7 +9,8 @@ use crate::store::error::StoreError;
 /// Longest name that PostgreSQL keeps whole, in bytes.
 const MAX_LEN: usize = 63;
 
-/// The prefix of all our tables, functions and triggers.
+/// The prefix of all our tables, functions and triggers, and then comes `s` or `_`. The settings are
+/// named `customer_session.…`, and are in no schema.
 const PREFIX: &str = "customer_session";
 
 /// The name of a schema, or none: then the tables are in the first one of the search path.
@@ -59,7 +60,10 @@ impl SchemaName {
         for (index, character) in statement.char_indices() {
             let rest = &statement[index..];
             let begins_word = !statement[..index].ends_with(is_part_of_word);
-            if begins_word && rest.starts_with(PREFIX) {
+            let is_ours = rest
+                .strip_prefix(PREFIX)
+                .is_some_and(|rest| rest.starts_with(['s', '_']));
+            if begins_word && is_ours {
                 qualified.push_str(quoted);
                 qualified.push('.');
             }
@@ -97,18 +101,14 @@ mod tests {
                 "DELETE FROM(\"auth\".customer_sessions)",
             ),
             ("no_customer_sessions", "no_customer_sessions"),
+            ("'customer_session.silent'", "'customer_session.silent'"),
             ("", ""),
         ] {
             assert_eq!(auth.qualified(statement), qualified);
             assert_eq!(SchemaName::default().qualified(statement), statement);
         }
         // Twice in one statement, and in a nested one.
-        assert_eq!(
-            auth.qualified(sql::REVOKE_OTHERS)
-                .matches("\"auth\".")
-                .count(),
-            2
-        );
+        assert_eq!(auth.qualified(sql::KEEP).matches("\"auth\".").count(), 3);
     }
 
     #[test]

@@ -62,9 +62,13 @@ pub(super) struct Rehash {
 }
 
 impl Rehash {
-    /// Returns the parameters of [`REHASH`](super::REHASH).
+    /// Returns the parameters of `REHASH`: the new hash, the id, and the old hash.
     pub(super) fn parameters<P: Parameters + Default>(&self) -> P {
-        rows::text_params(&[&self.to, self.id.as_str(), &self.from])
+        let mut parameters = P::default();
+        parameters.bytes(&self.to);
+        parameters.text(Some(self.id.as_str()));
+        parameters.bytes(&self.from);
+        parameters
     }
 }
 
@@ -230,7 +234,7 @@ where
         let rehash = (hash != hashes[0]).then(|| Rehash {
             id: session.id.clone(),
             from: hash,
-            to: hashes[0].clone(),
+            to: hashes[0],
         });
         Ok(Some((session, rehash)))
     }
@@ -273,7 +277,7 @@ where
     ) -> Result<Option<DB::Row>, Error> {
         let mut parameters = DB::Arguments::default();
         for hash in hashes {
-            parameters.text(Some(hash));
+            parameters.bytes(hash);
         }
         let statement = AssertSqlSafe(Arc::clone(&self.find_statement));
         let mut scope = self.begin(connection.as_mut()).await?;

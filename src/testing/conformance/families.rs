@@ -40,7 +40,13 @@ impl<S: SessionRegistry> Harness<S> {
         );
         report.add(
             "no rotation carries a session over a revocation",
-            self.rotations_end().await,
+            self.rotations_end(|session| Revocation::Session(session.id.clone()))
+                .await,
+        );
+        report.add(
+            "no rotation carries a session over the revocation of its customer",
+            self.rotations_end(|session| Revocation::Customer(session.customer_id.clone()))
+                .await,
         );
         report.add(
             "purging leaves what leads to a live session",
@@ -180,7 +186,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.forget(&[&other, last]).await
     }
 
-    async fn rotations_end(&self) -> RuleResult {
+    async fn rotations_end(&self, form: fn(&CustomerSession) -> Revocation) -> RuleResult {
         for _ in 0..4 {
             let customer = new_id();
             let first = self.session(&customer);
@@ -199,8 +205,9 @@ impl<S: SessionRegistry> Harness<S> {
                 Ok(())
             });
             tokio::task::yield_now().await;
+            let revoked = self.store.revoke(&form(&first)).await?;
             ensure(
-                self.revoke(&first.id).await?,
+                revoked.any,
                 "revoking a session that is being rotated said `false`",
             )?;
             let list = self.list(&first.customer_id).await?;

@@ -230,6 +230,8 @@ impl<S: SessionRegistry> Harness<S> {
     async fn purging(&self) -> RuleResult {
         // Long ago, so that no session but these has expired by then.
         let long_ago = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        // What the other rules' revocations have left behind does not count.
+        while self.store.purge_expired(DateTime::UNIX_EPOCH, 1000).await? >= 1000 {}
         let customer = new_id();
         let mut expired = Vec::new();
         for n in 0..5 {

@@ -122,6 +122,10 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
             "no rotation carries a session over a revocation",
         ),
         (
+            RotatesIntoTheNewEpoch,
+            "no rotation carries a session over the revocation of its customer",
+        ),
+        (
             ForgetsFamiliesTooEarly,
             "purging leaves what leads to a live session",
         ),

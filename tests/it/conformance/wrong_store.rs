@@ -49,6 +49,7 @@ pub(crate) enum Mistake {
     EndsForeignSuccessors,
     HidesTheSuccessor,
     RotatesPastRevocations,
+    RotatesIntoTheNewEpoch,
     ForgetsFamiliesTooEarly,
     ReusesReplacedIds,
     RevivesByReplacing,
@@ -77,6 +78,8 @@ pub(crate) struct Wrong {
     replaced: Arc<Mutex<Vec<CustomerSession>>>,
     /// Deleted customers, as they were before.
     deleted: Arc<Mutex<Vec<Customer>>>,
+    /// Customers all of whose sessions were revoked.
+    revoked: Arc<Mutex<Vec<CustomerId>>>,
     pub(crate) all: Arc<Mutex<Vec<CustomerSession>>>,
 }
 
@@ -88,6 +91,7 @@ impl Wrong {
             last: Arc::default(),
             replaced: Arc::default(),
             deleted: Arc::default(),
+            revoked: Arc::default(),
             all: Arc::default(),
         }
     }
@@ -359,6 +363,21 @@ impl SessionRegistry for Wrong {
             }
             return Ok(Some(new.clone()));
         }
+        if self.is(Mistake::RotatesIntoTheNewEpoch) {
+            // Of two reads, the second takes the epoch for that of the session.
+            let list = self.of(&new.customer_id).await?;
+            if !list.iter().any(|session| session.id == *old) {
+                return Ok(None);
+            }
+            tokio::task::yield_now().await;
+            let replaced = self.inner.replace(old, new).await?;
+            let is_revoked = (self.revoked.lock().expect("no panic")).contains(&new.customer_id);
+            if replaced.is_none() && is_revoked {
+                self.inner.insert(new, None).await?;
+                return Ok(Some(new.clone()));
+            }
+            return Ok(replaced);
+        }
         if self.is(Mistake::RevivesByReplacing) && self.of(&new.customer_id).await?.len() == 1 {
             // Removes first: a customer without a session is forgotten, and added again.
             self.inner.revoke(&Revocation::Session(old.clone())).await?;
@@ -375,6 +394,10 @@ impl SessionRegistry for Wrong {
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         let mut what = self.loosely(what);
         match (self.mistake, &what) {
+            (Mistake::RotatesIntoTheNewEpoch, Revocation::Customer(customer)) => {
+                let mut revoked = self.revoked.lock().expect("no panic");
+                revoked.push(customer.clone());
+            }
             (
                 Mistake::IgnoresFamilies,
                 Revocation::Session(session) | Revocation::Owned { session, .. },

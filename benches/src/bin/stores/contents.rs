@@ -19,7 +19,7 @@ pub const BATCH: usize = 100;
 pub const ROUNDS: usize = 40;
 
 /// A session in the table, and the hash of its token.
-pub type Known = (CustomerSession, String);
+pub type Known = (CustomerSession, Vec<u8>);
 
 /// Returns a session like those of a service: a customer with a name, an address and a little
 /// metadata.
@@ -41,10 +41,10 @@ pub fn session() -> CustomerSession {
     )
 }
 
-pub fn hash(session: &CustomerSession) -> String {
+pub fn hash(session: &CustomerSession) -> Vec<u8> {
     let mut hmac = Hmac::<Sha256>::new_from_slice(&PEPPER).expect("any length");
     hmac.update(session.token.expose().as_bytes());
-    hex::encode(hmac.finalize().into_bytes())
+    hmac.finalize().into_bytes().to_vec()
 }
 
 /// Inserts the sessions that will be looked up, and returns them with their hashes.

@@ -19,12 +19,14 @@ use crate::{
     purging::report,
 };
 
-const FILLS: [&str; 2] = [
+const FILLS: [&str; 3] = [
     "INSERT INTO customer_session_customers (id, organization_id, created_at, email, name, metadata) \
      SELECT 'c' || n, 'org_1', timestamptz '2020-01-01', 'jane@example.com', 'Jane Doe', \
      '{\"plan\":\"pro\"}' FROM generate_series(1, $1) n",
+    "INSERT INTO customer_session_epochs (customer_id) \
+     SELECT 'c' || n FROM generate_series(1, $1) n",
     "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-     SELECT 's' || n, encode(sha256(n::text::bytea), 'hex'), 'c' || n, \
+     SELECT 's' || n, sha256(n::text::bytea), 'c' || n, \
      timestamptz '2020-01-01', CASE WHEN n % 10 = 0 THEN timestamptz '2020-01-01' \
      ELSE timestamptz '2100-01-01' END FROM generate_series(1, $1) n",
 ];
@@ -103,7 +105,8 @@ fn find_on_pool<'a>(runtime: &'a Runtime, pool: &'a PgPool, known: &'a [Known]) 
 
 fn raw_insert<'a>(runtime: &'a Runtime, pool: &'a PgPool) -> Task<'a> {
     let statement = format!(
-        "WITH known AS ({} WHERE customer_session_customers::text <> excluded::text RETURNING id) \
+        "WITH known AS ({} WHERE customer_session_customers::text <> excluded::text RETURNING id), \
+         first AS (INSERT INTO customer_session_epochs (customer_id) SELECT id FROM known) \
          INSERT INTO customer_sessions \
          (id, token_hash, customer_id, created_at, modified_at, expires_at) \
          SELECT $19, $20, $1, $21, $22, $23 WHERE (SELECT count(*) FROM known) >= 0",

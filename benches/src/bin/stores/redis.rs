@@ -100,7 +100,7 @@ fn raw_find<'a>(
         let script = Arc::clone(&script);
         async move {
             let mut call = script.key(PREFIX);
-            call.arg(hash);
+            call.arg(hex::encode(hash));
             let row: (u64, String, String, String) = call
                 .invoke_async(&mut connection.clone())
                 .await
@@ -122,7 +122,10 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
             let mut call = script.key(PREFIX);
             call.arg(session.id.as_str())
                 .arg(session.customer_id.as_str());
-            call.arg(hash).arg(record).arg(expires).arg(customer);
+            call.arg(hex::encode(hash))
+                .arg(record)
+                .arg(expires)
+                .arg(customer);
             // Created now, and no limit of sessions.
             call.arg(session.created_at.timestamp_micros())
                 .arg("")

@@ -21,13 +21,17 @@ use crate::{
 const INSERT: &str = "INSERT INTO customer_sessions (customer_id, id, token_hash, created_at, \
      modified_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)";
 
-const FILLS: [&str; 3] = [
+const EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) VALUES ($1)";
+
+const FILLS: [&str; 4] = [
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
      INSERT INTO customer_session_customers (id, organization_id, created_at, email, name, metadata) \
      SELECT 'c' || n, 'org_1', 1, 'jane@example.com', 'Jane Doe', '{\"plan\":\"pro\"}' FROM r",
+    "INSERT INTO customer_session_epochs (customer_id) \
+     SELECT id FROM customer_session_customers WHERE $1 > 0",
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
      INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-     SELECT 's' || n, lower(hex(randomblob(32))), 'c' || n, 1, \
+     SELECT 's' || n, randomblob(32), 'c' || n, 1, \
      iif(n % 10 = 0, n, 4102444800000000) FROM r",
     "ANALYZE",
 ];
@@ -129,6 +133,8 @@ fn raw_insert<'a>(runtime: &'a Runtime, pool: &'a SqlitePool) -> Task<'a> {
             let customer = sqlx::query(AssertSqlSafe(&*upsert));
             let customer = bind_customer!(customer, session, micros);
             customer.execute(&mut *transaction).await.expect("inserted");
+            let epoch = sqlx::query(EPOCH).bind(session.customer_id.as_str());
+            epoch.execute(&mut *transaction).await.expect("inserted");
             let insert = sqlx::query(INSERT)
                 .bind(session.customer_id.as_str())
                 .bind(session.id.as_str())

@@ -1,55 +1,59 @@
--- The tables of PostgresStore. Names are not qualified: they go to the first schema of the search
--- path. To apply this by hand, run it in one transaction, after `SET LOCAL search_path TO auth`, with
--- the schema that the tables belong in.
+-- The tables of PostgresStore but that of the customers. Names are not qualified: they go to the first
+-- schema of the search path. To apply this by hand, run it in one transaction, after
+-- `SET LOCAL search_path TO auth`, with the schema that the tables belong in.
 --
 -- Times are those of the application's clock, never the database's. Identifiers compare byte by byte
 -- ("C"), whatever the language of the database.
 
-CREATE TABLE customer_session_customers (
-    id                        text COLLATE "C" PRIMARY KEY,
-    organization_id           text NOT NULL,
-    created_at                timestamptz NOT NULL,
-    modified_at               timestamptz,
-    metadata                  json NOT NULL DEFAULT '{}',
-    external_id               text,
-    email                     text,
-    email_verified            boolean NOT NULL DEFAULT false,
-    kind                      text NOT NULL DEFAULT 'individual',
-    name                      text,
-    billing_name              text,
-    billing_address           json,    -- {"line1", "line2", "postal_code", "city", "state", "country"}
-    tax_id                    json,    -- [value, format]
-    locale                    text,
-    default_payment_method_id text,
-    deleted_at                timestamptz,
-    first_user_event_at       timestamptz,
-    avatar_url                text,
-    CHECK (created_at BETWEEN '0001-01-01' AND '262000-01-01'
-           AND modified_at BETWEEN '0001-01-01' AND '262000-01-01'
-           AND deleted_at BETWEEN '0001-01-01' AND '262000-01-01'
-           AND first_user_event_at BETWEEN '0001-01-01' AND '262000-01-01')
+-- The epoch of each customer who has sessions, or had some. A session is live only in the epoch in
+-- which it was issued: raising the epoch by one ends all sessions of the customer at once. Whoever
+-- changes which sessions a customer has locks this row first. A customer who is deleted takes it along.
+CREATE TABLE customer_session_epochs (
+    customer_id text COLLATE "C" PRIMARY KEY,
+    epoch       integer NOT NULL DEFAULT 1,
+    has_remains boolean NOT NULL DEFAULT false  -- there may be sessions of earlier epochs to purge
 );
 
--- A customer who is deleted takes the sessions along.
+CREATE INDEX customer_session_epochs_with_remains ON customer_session_epochs (customer_id)
+    WHERE has_remains;
+
+-- There is no session without the epoch of its customer, so that no later epoch can be taken for an
+-- earlier one.
 --
 -- A family is a session and all that have taken its place. It is known by the id of its first
 -- session, whose own `family` is null, so that most rows need none.
+--
+-- Columns of eight bytes come first, so that none is padded.
 CREATE TABLE customer_sessions (
-    id          text COLLATE "C" PRIMARY KEY,
-    token_hash  text COLLATE "C" NOT NULL UNIQUE,  -- hex HMAC-SHA256(pepper, token)
-    customer_id text COLLATE "C" NOT NULL REFERENCES customer_session_customers (id) ON DELETE CASCADE,
     created_at  timestamptz NOT NULL,
-    modified_at timestamptz,
     expires_at  timestamptz NOT NULL,  -- the first moment at which it is no longer accepted
     ends_at     timestamptz,           -- the end that no rotation passes; if null, expires_at
+    modified_at timestamptz,
+    epoch       integer NOT NULL DEFAULT 1,
+    id          text COLLATE "C" PRIMARY KEY,
+    token_hash  bytea NOT NULL,        -- HMAC-SHA256(pepper, token)
+    customer_id text COLLATE "C" NOT NULL
+                REFERENCES customer_session_epochs (customer_id) ON DELETE CASCADE,
     family      text COLLATE "C",
+    -- Unique, by an index of half the size: a hash is only looked up as a whole.
+    CONSTRAINT customer_sessions_token_hash_key EXCLUDE USING hash (token_hash WITH =),
+    CHECK (octet_length(token_hash) = 32),
     CHECK (created_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND modified_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND expires_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND ends_at BETWEEN '0001-01-01' AND '262000-01-01')
+) WITH (
+    -- Rows are added and deleted, and seldom changed: pages are filled to the last byte. By default
+    -- a fifth of the table would have to be dead before it is vacuumed: of 100 million rows, 20
+    -- million. A hundredth keeps it from growing, and the estimates of the planner fresh.
+    fillfactor = 100,
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_analyze_scale_factor = 0.01
 );
 
-CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, created_at, id);
+-- A list of one customer's live sessions is read in the order of this index, those of one moment
+-- sorted by id.
+CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at);
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
 
@@ -102,15 +106,21 @@ SELECT xmin, xmin, now() FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin;
 
 -- The functions find these tables whatever the search path of the client is that makes a change. What
 -- concerns very many is announced as `all`.
+--
+-- The store sets customer_session.silent for a statement after which no session ends that was live:
+-- purging, and keeping a session under another pepper.
 
 CREATE FUNCTION customer_session_announce_sessions() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 DECLARE
-    -- What has long expired is let in nowhere, whatever is cached: purging is silent. A day, since
-    -- the clocks of the nodes may be behind.
+    -- What has long expired is let in nowhere, whatever is cached. A day, since the clocks of the
+    -- nodes may be behind.
     since timestamptz := now() - interval '1 day';
     announced bigint;
 BEGIN
+    IF current_setting('customer_session.silent', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO customer_session_changes (message)
         SELECT DISTINCT 'session:' || id FROM changed WHERE expires_at > since LIMIT 101;
     GET DIAGNOSTICS announced = ROW_COUNT;
@@ -127,17 +137,23 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION customer_session_announce_customers() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION customer_session_announce_epochs() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 DECLARE
     announced bigint;
 BEGIN
-    -- Purging says so of itself: these customers have no session that could be cached.
     IF current_setting('customer_session.silent', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    INSERT INTO customer_session_changes (message)
-        SELECT DISTINCT 'customer:' || id FROM changed LIMIT 101;
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO customer_session_changes (message)
+            SELECT DISTINCT 'customer:' || customer_id FROM changed LIMIT 101;
+    ELSE
+        INSERT INTO customer_session_changes (message)
+            SELECT DISTINCT 'customer:' || o.customer_id
+            FROM changed o LEFT JOIN changed_to n ON n.customer_id = o.customer_id
+            WHERE n.epoch IS DISTINCT FROM o.epoch LIMIT 101;
+    END IF;
     GET DIAGNOSTICS announced = ROW_COUNT;
     IF announced > 100 THEN
         INSERT INTO customer_session_changes (message) VALUES ('all');
@@ -162,13 +178,13 @@ CREATE TRIGGER customer_sessions_updated AFTER UPDATE ON customer_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_sessions();
 CREATE TRIGGER customer_sessions_truncated AFTER TRUNCATE ON customer_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
-CREATE TRIGGER customer_session_customers_deleted AFTER DELETE ON customer_session_customers
+CREATE TRIGGER customer_session_epochs_deleted AFTER DELETE ON customer_session_epochs
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_customers();
-CREATE TRIGGER customer_session_customers_updated AFTER UPDATE ON customer_session_customers
-    REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_customers();
-CREATE TRIGGER customer_session_customers_truncated AFTER TRUNCATE ON customer_session_customers
+    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_epochs();
+CREATE TRIGGER customer_session_epochs_updated AFTER UPDATE ON customer_session_epochs
+    REFERENCING OLD TABLE AS changed NEW TABLE AS changed_to
+    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_epochs();
+CREATE TRIGGER customer_session_epochs_truncated AFTER TRUNCATE ON customer_session_epochs
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
 CREATE TRIGGER customer_session_changes_truncated AFTER TRUNCATE ON customer_session_changes
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();

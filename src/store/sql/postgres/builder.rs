@@ -1,6 +1,6 @@
 //! The builder of a store: its connections, and the schema of its tables.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     Connection, Error, PgConnection, PgPool, Row as _,
@@ -59,6 +59,7 @@ pub struct PostgresStoreBuilder {
     application_name: Option<String>,
     transaction_pooling: bool,
     allow_plaintext: bool,
+    external_customers: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -70,6 +71,7 @@ impl PostgresStoreBuilder {
             application_name: None,
             transaction_pooling: false,
             allow_plaintext: false,
+            external_customers: false,
         }
     }
 
@@ -115,6 +117,21 @@ impl PostgresStoreBuilder {
     /// another.
     pub fn transaction_pooling(mut self, is_on: bool) -> Self {
         self.transaction_pooling = is_on;
+        self
+    }
+
+    /// Has the store read the customers of the application's own table, by the view
+    /// `customer_session_customers` that the application defines. By default the store has a table of
+    /// that name, and adds each customer with the first session.
+    ///
+    /// The store then writes no customer. [`insert`](crate::SessionRegistry::insert) refuses a session
+    /// of a customer that the view does not show with
+    /// [`Conflict`](crate::StoreErrorKind::Conflict), and
+    /// [`update_customer`](crate::SessionRegistry::update_customer) fails. The guide's page
+    /// [`external_customers`](crate::guide::external_customers) shows the view, and the trigger by
+    /// which a change of a customer reaches all nodes.
+    pub fn external_customers(mut self) -> Self {
+        self.external_customers = true;
         self
     }
 
@@ -213,6 +230,8 @@ impl PostgresStoreBuilder {
             sql: SqlStore::new(pool, idle, self.peppers, names, mode).into(),
             pooler: pooler.into(),
             allow_plaintext: self.allow_plaintext,
+            purge_progress: Arc::default(),
+            external_customers: self.external_customers,
         }
     }
 }

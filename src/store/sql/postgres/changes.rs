@@ -21,7 +21,7 @@ const MAX_CHANGES: usize = 10_000;
 /// Rows that are deleted at once.
 const PRUNED_AT_ONCE: usize = 1_000;
 
-/// Marks what may be deleted now, and what may be when that has been visible to everybody for a minute.
+/// Marks what may be deleted now, and what may be when that has been visible to all for a minute.
 /// A reader whose snapshot is older notices that by `pruned_below`, which is committed before anything is
 /// deleted.
 const MARK: &str = "UPDATE customer_session_pruning SET pruned_below = next_below, \

@@ -15,6 +15,10 @@ impl Parameters for PgArguments {
         bind(self, text);
     }
 
+    fn bytes(&mut self, bytes: &[u8]) {
+        bind(self, bytes);
+    }
+
     fn time(&mut self, time: Option<DateTime<Utc>>) {
         bind(self, time.map(Timestamp));
     }
@@ -38,6 +42,10 @@ where
 
 impl Columns for PgRow {
     fn text(&self, index: usize) -> Result<Option<String>, Error> {
+        self.try_get(index)
+    }
+
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, Error> {
         self.try_get(index)
     }
 

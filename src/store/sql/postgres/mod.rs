@@ -3,13 +3,16 @@
 pub(in crate::store) mod builder;
 mod changes;
 mod columns;
+mod external_customers;
 pub(in crate::store) mod invalidations;
 mod pooler;
 mod purge;
+mod purge_progress;
 mod questions;
 mod registry;
 mod revocation;
 mod server;
+mod statements;
 mod tables;
 mod transport;
 mod triggers;
@@ -18,7 +21,7 @@ use std::{fmt, sync::Arc};
 
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
-use self::{pooler::PoolerCheck, transport::check_transport};
+use self::{pooler::PoolerCheck, purge_progress::PurgeProgress, transport::check_transport};
 use super::{statements::StatementMode, store::SqlStore};
 use crate::store::error::StoreError;
 
@@ -46,11 +49,34 @@ pub struct PostgresStore {
     sql: Arc<SqlStore<sqlx::Postgres>>,
     pooler: Arc<PoolerCheck>,
     allow_plaintext: bool,
+    purge_progress: Arc<PurgeProgress>,
+    /// The customers are the application's, and are read by a view.
+    external_customers: bool,
 }
 
 impl PostgresStore {
     /// The SQL that [`migrate`](Self::migrate) applies, oldest first. Names in it are not qualified.
-    pub const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+    pub const MIGRATIONS: &[&str] = &[concat!(
+        include_str!("0001.sql"),
+        include_str!("0001_customers.sql")
+    )];
+
+    /// What [`MIGRATIONS`](Self::MIGRATIONS) is for a store with
+    /// [`external_customers`](crate::store::PostgresStoreBuilder::external_customers): no table of
+    /// customers, and two functions for the application's triggers.
+    pub const MIGRATIONS_FOR_EXTERNAL_CUSTOMERS: &[&str] = &[concat!(
+        include_str!("0001.sql"),
+        include_str!("0001_external_customers.sql")
+    )];
+
+    /// Returns the SQL that [`migrate`](Self::migrate) applies.
+    fn migrations(&self) -> &'static [&'static str] {
+        if self.external_customers {
+            Self::MIGRATIONS_FOR_EXTERNAL_CUSTOMERS
+        } else {
+            Self::MIGRATIONS
+        }
+    }
 
     /// Returns the pool once server, tables and peppers were found to be right.
     async fn pool(&self) -> Result<&PgPool, StoreError> {

@@ -1,9 +1,17 @@
 //! How PostgreSQL removes expired sessions, and forgets customers without any.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, postgres::PgArguments};
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgArguments, PgRow},
+};
 
-use super::{PostgresStore, changes, columns::bind};
+use super::{
+    PostgresStore, changes,
+    columns::bind,
+    external_customers::{EPOCHS, FORGET_EPOCHS},
+    statements::{NOTE_NO_REMAINS, PURGE, PURGE_REMAINS, PURGE_ROTATIONS},
+};
 use crate::{
     customer::CustomerId,
     store::{
@@ -19,32 +27,35 @@ use crate::{
     },
 };
 
-/// The array makes the planner look rows up by id. Several may purge at once. The clock of one node
-/// may be hours ahead, so the server's is an upper bound.
-const PURGE: &str = "DELETE FROM customer_sessions WHERE id = ANY (ARRAY(\
-     SELECT id FROM customer_sessions WHERE expires_at <= least($1, now()) \
-     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-
-/// Removes replaced sessions whose family has ended.
-const PURGE_ROTATIONS: &str = "DELETE FROM customer_session_rotations WHERE id = ANY (ARRAY(\
-     SELECT r.id FROM customer_session_rotations r WHERE r.ends_at <= least($1, now()) \
-     AND NOT EXISTS (SELECT 1 FROM customer_sessions s WHERE s.family = r.family) \
-     ORDER BY r.ends_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+/// Customers in one step that notes where nothing is left of revocations.
+const MAX_NOTED: u32 = 1000;
 
 // A sign-in may be under way for a customer who had no session a moment ago. So the customers are
-// locked first, those of sign-ins under way left out, and judged again by a statement that begins
-// behind the lock: one statement would judge by what it saw at its beginning.
+// locked first, those of sign-ins under way left out, and judged again by statements that begin
+// behind the locks: one statement would judge by what it saw at its beginning. A sign-in locks the
+// epoch, or the customer if there is no epoch; none of the two locks is waited for.
 
 const LOCK: &str = "SELECT id FROM customer_session_customers WHERE id = ANY($1) \
      ORDER BY id FOR UPDATE SKIP LOCKED";
 
+const LOCK_EPOCHS: &str = "SELECT customer_id FROM customer_session_epochs \
+     WHERE customer_id = ANY($1) ORDER BY customer_id FOR UPDATE SKIP LOCKED";
+
+/// True for the customers that are locked (`$1`), and their epochs (`$2`) as well, if they have one.
+macro_rules! is_locked {
+    () => {
+        " AND id = ANY($1) AND (id = ANY($2) OR NOT EXISTS (SELECT 1 \
+         FROM customer_session_epochs e WHERE e.customer_id = customer_session_customers.id))"
+    };
+}
+
 const FORGET: &str = concat!(
     "DELETE FROM customer_session_customers WHERE deleted_at IS NULL AND ",
     without_sessions!(),
-    " AND id = ANY($1)"
+    is_locked!()
 );
 
-const ERASE: &str = concat!(erase_customers!("'{}'", "false"), " AND id = ANY($1)");
+const ERASE: &str = concat!(erase_customers!("'{}'", "false"), is_locked!());
 
 /// Until the end of the transaction, the triggers announce nothing: no session of these customers is
 /// left that could be cached.
@@ -58,20 +69,40 @@ impl PostgresStore {
         limit: u32,
     ) -> Result<u64, StoreError> {
         let context = || "purging expired sessions".to_owned();
-        let mut purged = 0;
+        let progress = &self.purge_progress;
         let mut left = limit;
-        for statement in [PURGE, PURGE_ROTATIONS] {
-            if left > 0 {
-                let mut parameters = PgArguments::default();
-                parameters.time(Some(before));
-                parameters.count(left);
-                let removed = self.execute(statement, parameters, context).await?;
-                purged += removed;
-                left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
+        for (statement, cursor) in [
+            (PURGE, progress.sessions()),
+            (PURGE_ROTATIONS, progress.rotations()),
+        ] {
+            if left == 0 {
+                return Ok(limit.into());
             }
+            let mut parameters = PgArguments::default();
+            parameters.time(Some(before));
+            parameters.count(left);
+            parameters.time(cursor.time());
+            let rows = self.fetch_all(statement, parameters, context).await?;
+            let read = |row: &PgRow| Ok((row.number(0)?, row.time(1)?));
+            let removed = rows.first().map(read).transpose();
+            let removed = removed.map_err(|error| store_error(context(), error))?;
+            let (removed, reached) = removed.unwrap_or_default();
+            cursor.advance(reached, removed >= left);
+            left = left.saturating_sub(removed);
+        }
+        if left > 0 {
+            let count = |count| {
+                let mut parameters = PgArguments::default();
+                parameters.count(count);
+                parameters
+            };
+            let removed = self.execute(PURGE_REMAINS, count(left), context).await?;
+            left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
+            self.execute(NOTE_NO_REMAINS, count(MAX_NOTED), context)
+                .await?;
         }
         self.prune_changes().await?;
-        Ok(purged)
+        Ok((limit - left).into())
     }
 
     /// Deletes what was announced long ago, for a service of which no node listens.
@@ -93,7 +124,7 @@ impl PostgresStore {
         self.sql.change(context, pruning).await
     }
 
-    /// Forgets those of the next customers who have no session.
+    /// Forgets those of the next customers who have no session; of external customers their epochs.
     pub(super) async fn forget_customers(
         &self,
         after: Option<&CustomerId>,
@@ -102,7 +133,11 @@ impl PostgresStore {
         let context = || "purging customers".to_owned();
         let after = after.filter(|after| is_storable(after.as_str()));
         let parameters: PgArguments = CustomerPage::parameters(after, limit);
-        let rows = self.fetch_all(CUSTOMERS, parameters, context).await?;
+        let customers = match self.external_customers {
+            true => EPOCHS,
+            false => CUSTOMERS,
+        };
+        let rows = self.fetch_all(customers, parameters, context).await?;
         let page = CustomerPage::read(&rows, limit);
         let page = page.map_err(|error| store_error(context(), error))?;
         if page.idle.is_empty() {
@@ -112,7 +147,10 @@ impl PostgresStore {
         let forgetting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            forget(&mut transaction, &self.sql, page.idle).await?;
+            match self.external_customers {
+                true => forget_epochs(&mut transaction, &self.sql, page.idle).await?,
+                false => forget(&mut transaction, &self.sql, page.idle).await?,
+            }
             transaction.commit().await?;
             connection.return_to_pool();
             Ok(page.next)
@@ -126,17 +164,43 @@ async fn forget(
     sql: &SqlStore<sqlx::Postgres>,
     idle: Vec<String>,
 ) -> Result<(), sqlx::Error> {
-    let mut ids = PgArguments::default();
-    bind(&mut ids, idle);
-    let locked = sql.query(LOCK, ids).fetch_all(&mut *transaction).await?;
-    let locked: Result<Vec<_>, _> = locked.iter().map(|row| row.text(0)).collect();
-    let locked: Vec<_> = locked?.into_iter().flatten().collect();
+    let customers = locked(&mut *transaction, sql, LOCK, &idle).await?;
+    let epochs = locked(&mut *transaction, sql, LOCK_EPOCHS, &customers).await?;
     sqlx::raw_sql(BE_SILENT).execute(&mut *transaction).await?;
     for statement in [FORGET, ERASE] {
         let mut parameters = PgArguments::default();
-        bind(&mut parameters, &locked);
+        bind(&mut parameters, &customers);
+        bind(&mut parameters, &epochs);
         let done = sql.query(statement, parameters);
         done.execute(&mut *transaction).await?;
     }
     Ok(())
+}
+
+async fn forget_epochs(
+    transaction: &mut PgConnection,
+    sql: &SqlStore<sqlx::Postgres>,
+    idle: Vec<String>,
+) -> Result<(), sqlx::Error> {
+    let epochs = locked(&mut *transaction, sql, LOCK_EPOCHS, &idle).await?;
+    sqlx::raw_sql(BE_SILENT).execute(&mut *transaction).await?;
+    let mut parameters = PgArguments::default();
+    bind(&mut parameters, &epochs);
+    let forget = sql.query(FORGET_EPOCHS, parameters);
+    forget.execute(&mut *transaction).await?;
+    Ok(())
+}
+
+/// Locks those of the rows with these ids that no other transaction has locked, and returns their ids.
+async fn locked(
+    transaction: &mut PgConnection,
+    sql: &SqlStore<sqlx::Postgres>,
+    lock: &'static str,
+    ids: &[String],
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut parameters = PgArguments::default();
+    bind(&mut parameters, ids);
+    let rows = sql.query(lock, parameters).fetch_all(transaction).await?;
+    let ids: Result<Vec<_>, _> = rows.iter().map(|row| row.text(0)).collect();
+    Ok(ids?.into_iter().flatten().collect())
 }

@@ -1,5 +1,5 @@
 //! What a source asks its server. Each question owns the connection until it is answered, so that it
-//! goes on when nobody waits for it.
+//! goes on when no call waits for it.
 
 use sqlx::{Error, PgConnection, postgres::PgConnectOptions};
 

@@ -8,7 +8,13 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{PostgresStore, changes};
+use super::{
+    PostgresStore, changes,
+    statements::{
+        ANNOUNCE, INSERT, INSERT_CUSTOMER_IF_NEW, INSERT_FOR_EXTERNAL, LOCK_CUSTOMER, REHASH,
+        REPLACE, UPDATE_CUSTOMER,
+    },
+};
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
@@ -28,114 +34,6 @@ use crate::{
     },
     token::{SessionToken, TokenFormat},
 };
-
-// Each change is one statement, so that it is atomic and takes one round trip. A subquery in a
-// condition is evaluated first: all statements thus lock the customer's row before a session's, with
-// the same kind of lock, so that they cannot deadlock.
-
-/// The parameters of a customer, with casts for JSON.
-macro_rules! customer_values {
-    () => {
-        "$1, $2, $3, $4, CAST($5 AS json), $6, $7, $8, $9, $10, $11, CAST($12 AS json), \
-         CAST($13 AS json), $14, $15, $16, $17, $18"
-    };
-}
-
-/// The columns that an insertion of a session of a family returns.
-macro_rules! insert_session {
-    ($family:literal, $from:literal) => {
-        concat!(
-            "INSERT INTO customer_sessions \
-             (id, token_hash, customer_id, created_at, modified_at, expires_at, ends_at, family) \
-             SELECT $19, $20, $1, $21, $22, $23, $24, ",
-            $family,
-            " FROM ",
-            $from,
-            " RETURNING id, token_hash, created_at, modified_at, expires_at, ends_at"
-        )
-    };
-}
-
-/// An id that leads to a family leads to no other session.
-macro_rules! taken {
-    () => {
-        "WITH taken AS MATERIALIZED (SELECT 1 FROM customer_session_rotations WHERE id = $19), "
-    };
-}
-
-/// Returns the session and the customer, and `true` if the id is that of a session that was replaced;
-/// [`refusal`] tells why the session is null.
-const INSERT: &str = concat!(
-    taken!(),
-    "known AS MATERIALIZED (SELECT ",
-    customer_columns!(),
-    " FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE), \
-     fresh AS (INSERT INTO customer_session_customers (",
-    customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " WHERE NOT EXISTS (SELECT 1 FROM known) AND NOT EXISTS (SELECT 1 FROM taken) AND $16 IS NULL \
-     ON CONFLICT (id) DO NOTHING RETURNING ",
-    customer_columns!(),
-    "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!(
-        "NULL",
-        "c WHERE c.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM taken)"
-    ),
-    ") SELECT ",
-    session_columns!(),
-    ", t.taken FROM (SELECT EXISTS (SELECT 1 FROM taken) AS taken) t \
-     LEFT JOIN c ON true LEFT JOIN s ON true"
-);
-
-/// Returns what [`INSERT`] does, or no row if the old session is gone.
-const REPLACE: &str = concat!(
-    taken!(),
-    "known AS MATERIALIZED (SELECT ",
-    customer_columns!(),
-    " FROM customer_session_customers WHERE id = $1 FOR NO KEY UPDATE), \
-     old AS MATERIALIZED (SELECT id, coalesce(family, id) AS family FROM customer_sessions \
-     WHERE id = $25 AND (SELECT count(*) FROM known) >= 0 FOR UPDATE), \
-     fresh AS (INSERT INTO customer_session_customers (",
-    customer_columns!(),
-    ") SELECT ",
-    customer_values!(),
-    " FROM old WHERE NOT EXISTS (SELECT 1 FROM known) ON CONFLICT (id) DO NOTHING RETURNING ",
-    customer_columns!(),
-    "), c AS (SELECT * FROM known UNION ALL SELECT * FROM fresh), s AS (",
-    insert_session!(
-        "old.family",
-        "old CROSS JOIN c WHERE NOT EXISTS (SELECT 1 FROM taken)"
-    ),
-    "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
-     SELECT old.id, old.family, $1, greatest($23, $24) FROM old CROSS JOIN s), \
-     gone AS (DELETE FROM customer_sessions WHERE id = $25 AND EXISTS (SELECT 1 FROM s)) SELECT ",
-    session_columns!(),
-    ", EXISTS (SELECT 1 FROM taken) FROM old LEFT JOIN c ON true LEFT JOIN s ON true"
-);
-
-const INSERT_CUSTOMER_IF_NEW: &str = concat!(
-    "INSERT INTO customer_session_customers (",
-    customer_columns!(),
-    ") VALUES (",
-    customer_values!(),
-    ") ON CONFLICT (id) DO NOTHING"
-);
-
-const UPDATE_CUSTOMER: &str = concat!(
-    "UPDATE customer_session_customers SET (",
-    customer_columns!(),
-    ") = (",
-    customer_values!(),
-    ") WHERE id = $1"
-);
-
-const ANNOUNCE: &str = "INSERT INTO customer_session_changes (message) VALUES ($1)";
-
-/// Waits for rotations and insertions under way, so that the statement that follows sees what
-/// they have added.
-pub(super) const LOCK_CUSTOMER: &str =
-    "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR UPDATE";
 
 impl PostgresStore {
     /// Runs a statement that changes something, and returns how many rows it changed.
@@ -177,7 +75,7 @@ impl SessionStore for PostgresStore {
         let found = self.sql.find(self.pool().await?, token).await?;
         if let Some((_, Some(rehash))) = &found {
             let context = || "keeping a session under the current pepper".to_owned();
-            let rehash = self.execute(sql::REHASH, rehash.parameters(), context);
+            let rehash = self.execute(REHASH, rehash.parameters(), context);
             // If this fails, the next lookup tries again.
             let _ = timeout(REHASH_TIMEOUT, rehash).await;
         }
@@ -201,12 +99,25 @@ impl SessionStore for PostgresStore {
 const MAX_ATTEMPTS: u32 = 3;
 
 impl PostgresStore {
-    /// Binds a session and its customer.
-    fn parameters(&self, session: &CustomerSession) -> Result<PgArguments, StoreError> {
+    /// Returns `$1` to `$7`: the customer's id, and a session.
+    fn session_params(&self, session: &CustomerSession) -> PgArguments {
         let hash = self.sql.peppers.hash(&session.token);
-        let mut parameters = rows::customer_params(&session.customer)?;
+        let mut parameters = rows::text_params(&[session.customer_id.as_str()]);
         rows::bind_session(&mut parameters, session, &hash);
-        Ok(parameters)
+        parameters
+    }
+
+    /// Returns the statement that adds a session, and its parameters.
+    fn insertion(
+        &self,
+        session: &CustomerSession,
+    ) -> Result<(&'static str, PgArguments), StoreError> {
+        let mut parameters = self.session_params(session);
+        if self.external_customers {
+            return Ok((INSERT_FOR_EXTERNAL, parameters));
+        }
+        rows::bind_customer(&mut parameters, &session.customer)?;
+        Ok((INSERT, parameters))
     }
 
     /// Adds a session in a transaction that first makes room for it. The customer's lock keeps
@@ -215,20 +126,24 @@ impl PostgresStore {
         &self,
         session: &CustomerSession,
         limit: &SessionLimit,
-    ) -> Result<Inserted, StoreError> {
+    ) -> Result<Result<Inserted, Refusal>, StoreError> {
         let pool = self.pool().await?;
         let customer: PgArguments = rows::customer_params(&session.customer)?;
-        let parameters = self.parameters(session)?;
-        let mut live: PgArguments = rows::text_params(&[session.customer_id.as_str()]);
+        let (insert, parameters) = self.insertion(session)?;
+        let id = session.customer_id.as_str();
+        let mut live: PgArguments = rows::text_params(&[id]);
         live.time(Some(session.created_at));
         let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let put = self.sql.query(INSERT_CUSTOMER_IF_NEW, customer);
-            put.execute(&mut *transaction).await?;
-            let id = rows::text_params(&[session.customer_id.as_str()]);
-            let lock = self.sql.query(LOCK_CUSTOMER, id);
-            lock.execute(&mut *transaction).await?;
+            if !self.external_customers {
+                let put = self.sql.query(INSERT_CUSTOMER_IF_NEW, customer);
+                put.execute(&mut *transaction).await?;
+            }
+            for statement in [sql::ADD_EPOCH, LOCK_CUSTOMER] {
+                let lock = self.sql.query(statement, rows::text_params(&[id]));
+                lock.execute(&mut *transaction).await?;
+            }
             let live = self.sql.query(sql::LIVE, live);
             let live = live.fetch_all(&mut *transaction).await?;
             let ended = match sql::surplus(&live, session, limit) {
@@ -241,27 +156,63 @@ impl PostgresStore {
             };
             for session in &ended {
                 let id = rows::text_params(&[session.id.as_str()]);
-                let revoke = self.sql.query(sql::REVOKE, id);
-                revoke.execute(&mut *transaction).await?;
+                let end = self.sql.query(sql::DELETE, id);
+                end.execute(&mut *transaction).await?;
             }
-            let insert = self.sql.query(INSERT, parameters);
+            let insert = self.sql.query(insert, parameters);
             let row = insert.fetch_one(&mut *transaction).await?;
-            if let Some(refusal) = refusal(&row)? {
-                transaction.rollback().await?;
-                connection.return_to_pool();
-                return Ok(Err(refusal.error(&session.id)));
+            match self.refusal(&row)? {
+                Some(_) => transaction.rollback().await?,
+                None => transaction.commit().await?,
             }
-            transaction.commit().await?;
             connection.return_to_pool();
             Ok(Ok((row, ended)))
         };
-        let (row, ended) = self
-            .sql
-            .change(|| format!("inserting session {}", session.id), inserting)
-            .await??;
+        let context = || format!("inserting session {}", session.id);
+        let (row, ended) = self.sql.change(context, inserting).await??;
+        if let Some(refusal) = self
+            .refusal(&row)
+            .map_err(|error| store_error(context(), error))?
+        {
+            return Ok(Err(refusal));
+        }
         let mut inserted = Inserted::new(rows::session(&row, &session.token)?.0);
         inserted.ended = ended;
-        Ok(inserted)
+        Ok(Ok(inserted))
+    }
+
+    /// Reads why a row of [`INSERT`] or [`REPLACE`] holds no session, if it holds none.
+    fn refusal(&self, row: &PgRow) -> Result<Option<Refusal>, sqlx::Error> {
+        if row.text(0)?.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(if row.flag(24)? {
+            Refusal::IdIsTaken
+        } else if row.time(20)?.is_some() {
+            Refusal::CustomerIsDeleted
+        } else if self.external_customers && row.text(5)?.is_none() {
+            Refusal::CustomerIsNotShown
+        } else {
+            Refusal::CameInBetween
+        }))
+    }
+
+    async fn insert_once(
+        &self,
+        session: &CustomerSession,
+    ) -> Result<Result<Inserted, Refusal>, StoreError> {
+        let context = || format!("inserting session {}", session.id);
+        let (insert, parameters) = self.insertion(session)?;
+        let rows = self.fetch_all(insert, parameters, context).await?;
+        let Some(row) = rows.first() else {
+            return Ok(Err(Refusal::CameInBetween));
+        };
+        Ok(
+            match (self.refusal(row)).map_err(|error| store_error(context(), error))? {
+                None => Ok(Inserted::new(rows::session(row, &session.token)?.0)),
+                Some(refusal) => Err(refusal),
+            },
+        )
     }
 }
 
@@ -273,21 +224,15 @@ impl SessionRegistry for PostgresStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
-        if let Some(limit) = limit {
-            return self.insert_limited(session, limit).await;
-        }
-        let context = || format!("inserting session {}", session.id);
         for _ in 0..MAX_ATTEMPTS {
-            let rows = self
-                .fetch_all(INSERT, self.parameters(session)?, context)
-                .await?;
-            let Some(row) = rows.first() else {
-                continue;
+            let outcome = match limit {
+                Some(limit) => self.insert_limited(session, limit).await?,
+                None => self.insert_once(session).await?,
             };
-            match refusal(row).map_err(|error| store_error(context(), error))? {
-                None => return Ok(Inserted::new(rows::session(row, &session.token)?.0)),
-                Some(Refusal::CameInBetween) => {}
-                Some(refusal) => return Err(refusal.error(&session.id)),
+            match outcome {
+                Ok(inserted) => return Ok(inserted),
+                Err(Refusal::CameInBetween) => {}
+                Err(refusal) => return Err(refusal.error(&session.id)),
             }
         }
         Err(match session.customer.deleted_at {
@@ -306,20 +251,16 @@ impl SessionRegistry for PostgresStore {
             return Ok(None);
         }
         let context = || format!("replacing session {old} with {}", new.id);
-        for _ in 0..MAX_ATTEMPTS {
-            let mut parameters = self.parameters(new)?;
-            parameters.text(Some(old.as_str()));
-            let rows = self.fetch_all(REPLACE, parameters, context).await?;
-            let Some(row) = rows.first() else {
-                return Ok(None);
-            };
-            match refusal(row).map_err(|error| store_error(context(), error))? {
-                None => return Ok(Some(rows::session(row, &new.token)?.0)),
-                Some(Refusal::IdIsTaken) => return Err(id_is_taken(&new.id)),
-                Some(_) => {}
-            }
+        let mut parameters = self.session_params(new);
+        parameters.text(Some(old.as_str()));
+        let rows = self.fetch_all(REPLACE, parameters, context).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        match (self.refusal(row)).map_err(|error| store_error(context(), error))? {
+            None => Ok(Some(rows::session(row, &new.token)?.0)),
+            Some(_) => Err(id_is_taken(&new.id)),
         }
-        Err(Refusal::CameInBetween.error(&new.id))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
@@ -332,6 +273,13 @@ impl SessionRegistry for PostgresStore {
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         check_customer(customer)?;
+        if self.external_customers {
+            return Err(StoreError::unavailable(format!(
+                "updating customer {}: this store was built with `external_customers`, and writes \
+                 none; change the application's own table, whose trigger announces it",
+                customer.id
+            )));
+        }
         let context = || format!("updating customer {}", customer.id);
         let parameters = rows::customer_params(customer)?;
         Ok(self.execute(UPDATE_CUSTOMER, parameters, context).await? > 0)
@@ -366,7 +314,8 @@ impl SessionRegistry for PostgresStore {
 enum Refusal {
     IdIsTaken,
     CustomerIsDeleted,
-    /// Another insertion of the same customer.
+    CustomerIsNotShown,
+    /// Another insertion of the same customer, or a purge of it.
     CameInBetween,
 }
 
@@ -375,23 +324,13 @@ impl Refusal {
         match self {
             Self::IdIsTaken => id_is_taken(session),
             Self::CustomerIsDeleted => customer_is_deleted(session),
+            Self::CustomerIsNotShown => StoreError::conflict(format!(
+                "inserting session {session}: the view customer_session_customers does not show its \
+                 customer; add the customer to the application's own table first"
+            )),
             Self::CameInBetween => StoreError::unavailable(format!(
                 "inserting session {session}: other changes of its customer came in between"
             )),
         }
     }
-}
-
-/// Reads why a row of [`INSERT`] or [`REPLACE`] holds no session, if it holds none.
-fn refusal(row: &PgRow) -> Result<Option<Refusal>, sqlx::Error> {
-    if row.text(0)?.is_some() {
-        return Ok(None);
-    }
-    Ok(Some(if row.flag(24)? {
-        Refusal::IdIsTaken
-    } else if row.text(5)?.is_some() {
-        Refusal::CustomerIsDeleted
-    } else {
-        Refusal::CameInBetween
-    }))
 }

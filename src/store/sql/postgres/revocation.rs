@@ -1,8 +1,11 @@
 //! How PostgreSQL ends sessions.
 
-use sqlx::{Connection, postgres::PgArguments};
+use sqlx::{
+    Connection, Error,
+    postgres::{PgArguments, PgRow},
+};
 
-use super::{PostgresStore, registry::LOCK_CUSTOMER};
+use super::{PostgresStore, statements::LOCK_CUSTOMER};
 use crate::{
     customer::CustomerId,
     registry::{Revocation, Revoked},
@@ -19,13 +22,14 @@ use crate::{
 };
 
 /// Waits for all writers under way and holds up new ones, but no lookup: a rotation during the
-/// deletion would carry a session over it.
+/// deletion would carry a session over it. Revocations of one customer need no such lock: the row of
+/// the epoch, which they change, is one.
 const LOCK_SESSIONS: &str = "LOCK TABLE customer_sessions IN SHARE ROW EXCLUSIVE MODE";
 
 impl PostgresStore {
     /// Ends the sessions that `what` describes.
     pub(super) async fn end_sessions(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        let ended = match what {
+        let any = match what {
             Revocation::Session(session) => return self.end_one(what, session, None).await,
             Revocation::Owned { customer, session } => {
                 return self.end_one(what, session, Some(customer)).await;
@@ -33,16 +37,28 @@ impl PostgresStore {
             Revocation::Customer(customer) | Revocation::Others { customer, .. }
                 if !is_storable(customer.as_str()) =>
             {
-                0
+                false
             }
             // It cannot be there to be kept.
             Revocation::Others { customer, keep } if !is_storable(keep.as_str()) => {
-                let all = Revocation::Customer(customer.clone());
-                self.revoke_locked(&all).await?
+                self.end_customer(what, customer).await?
             }
-            _ => self.revoke_locked(what).await?,
+            Revocation::Customer(customer) => self.end_customer(what, customer).await?,
+            _ => self.end_many(what).await?,
         };
-        Ok(Revoked::new(ended > 0, [what.invalidation()]))
+        Ok(Revoked::new(any, [what.invalidation()]))
+    }
+
+    /// Ends all sessions of a customer by one statement, however many there are.
+    async fn end_customer(
+        &self,
+        what: &Revocation,
+        customer: &CustomerId,
+    ) -> Result<bool, StoreError> {
+        let context = || sql::revoking(what);
+        let id = rows::text_params(&[customer.as_str()]);
+        let rows = self.fetch_all(sql::REVOKE_CUSTOMER, id, context).await?;
+        flag(rows.first()).map_err(|error| store_error(context(), error))
     }
 
     /// Ends the session that `session` leads to, if it is the customer's.
@@ -59,9 +75,15 @@ impl PostgresStore {
             return Ok(Revoked::of_session(session, None, None));
         }
         let context = || sql::revoking(what);
-        let (delete, parameters) = sql::revocation(what);
-        if self.execute(delete, parameters, context).await? > 0 {
-            return Ok(Revoked::of_session(session, Some(session.clone()), None));
+        let (delete, parameters) = sql::revocation_of_one(session, customer);
+        let rows = self.fetch_all(delete, parameters, context).await?;
+        if !rows.is_empty() {
+            let any = flag(rows.first()).map_err(|error| store_error(context(), error))?;
+            return Ok(Revoked::of_session(
+                session,
+                any.then(|| session.clone()),
+                None,
+            ));
         }
         // The deletion has waited for a rotation under way; what that has left is seen by a
         // statement that begins later.
@@ -101,35 +123,40 @@ impl PostgresStore {
             let family = rows::text_params(&[family]);
             let delete = self.sql.query(sql::REVOKE_FAMILY, family);
             let ended = delete.fetch_optional(&mut *transaction).await?;
-            let ended = ended.map(|row| row.text(0)).transpose()?.flatten();
             transaction.commit().await?;
             connection.return_to_pool();
-            Ok(ended.map(SessionId::from))
+            sql::ended(ended.as_ref())
         };
         self.sql.change(|| sql::revoking(what), revoking).await
     }
 
-    /// Revokes behind a lock, so that no rotation carries a session over the deletion.
-    async fn revoke_locked(&self, what: &Revocation) -> Result<u64, StoreError> {
+    /// Ends sessions by several statements. No rotation carries a session over them: the first
+    /// statement takes a lock.
+    async fn end_many(&self, what: &Revocation) -> Result<bool, StoreError> {
         let pool = self.pool().await?;
-        let (delete, parameters) = sql::revocation::<PgArguments>(what);
+        let many = sql::revocation_of_many::<PgArguments>(what);
         let revoking = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            let lock = match what {
-                Revocation::Others { customer, .. } | Revocation::Customer(customer) => {
-                    let id = rows::text_params(&[customer.as_str()]);
-                    self.sql.query(LOCK_CUSTOMER, id)
-                }
-                _ => self.sql.query(LOCK_SESSIONS, PgArguments::default()),
-            };
-            lock.execute(&mut *transaction).await?;
-            let delete = self.sql.query(delete, parameters);
-            let ended = delete.execute(&mut *transaction).await?;
+            if !matches!(what, Revocation::Others { .. }) {
+                let lock = self.sql.query(LOCK_SESSIONS, PgArguments::default());
+                lock.execute(&mut *transaction).await?;
+            }
+            let mut any = false;
+            for (statement, parameters) in many {
+                let statement = self.sql.query(statement, parameters);
+                let row = statement.fetch_optional(&mut *transaction).await?;
+                any |= flag(row.as_ref())?;
+            }
             transaction.commit().await?;
             connection.return_to_pool();
-            Ok(ended.rows_affected())
+            Ok(any)
         };
         self.sql.change(|| sql::revoking(what), revoking).await
     }
+}
+
+/// Reads the flag that a statement returns; `false` if it returns no row.
+fn flag(row: Option<&PgRow>) -> Result<bool, Error> {
+    row.map_or(Ok(false), |row| row.flag(0))
 }

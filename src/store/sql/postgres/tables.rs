@@ -7,6 +7,7 @@ use sqlx::{
 use super::{
     PostgresStore,
     columns::bind,
+    external_customers,
     pooler::server_process,
     server::{PROPERTIES, check_server},
     triggers::{self, NO_TRIGGERS},
@@ -44,7 +45,7 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 type Properties = (i32, String, bool);
 
 /// The properties, what has been applied, and whether all triggers exist.
-type Inspection = (Properties, Vec<Applied>, bool);
+type Inspection = (Properties, Vec<Applied>, bool, Option<String>);
 
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(
@@ -100,11 +101,14 @@ impl PostgresStore {
             }
         };
         let answers = within_time_limit(context, asking).await?;
-        let ((version, isolation, is_replica), applied, announces) = answers?;
+        let ((version, isolation, is_replica), applied, announces, view) = answers?;
         check_server(version, &isolation, is_replica)?;
-        schema::check(Self::MIGRATIONS, &applied)?;
+        schema::check(self.migrations(), &applied)?;
         if !announces {
             return Err(StoreError::unavailable(NO_TRIGGERS));
+        }
+        if let Some(problem) = view {
+            return Err(StoreError::unavailable(problem));
         }
         self.sql.check_peppers().await
     }
@@ -135,8 +139,12 @@ impl PostgresStore {
         let applied = applied(scope.as_mut(), &self.sql).await?;
         let announces = sqlx::raw_sql(triggers::query(&self.sql.schema));
         let announces = announces.fetch_one(scope.as_mut()).await?.try_get(0)?;
+        let view = match self.external_customers && !applied.is_empty() {
+            true => external_customers::problem(scope.as_mut(), &self.sql.schema).await?,
+            false => None,
+        };
         scope.end().await?;
-        Ok((properties, applied, announces))
+        Ok((properties, applied, announces, view))
     }
 
     /// Applies what is missing, all of it or nothing. Asks first: to find that nothing is missing takes
@@ -145,7 +153,7 @@ impl PostgresStore {
         let context = |error| store_error(CONTEXT, error);
         self.check_route().await?;
         let mut connection = self.sql.acquire(&self.sql.pool).await.map_err(context)?;
-        let (names, migrations) = (&self.sql.schema, Self::MIGRATIONS);
+        let (names, migrations) = (&self.sql.schema, self.migrations());
         // Before anything is created: two machines that isolate too much would not see each other.
         let asking = async {
             let mut scope = self.sql.begin(connection.as_mut()).await?;

@@ -22,14 +22,29 @@ CREATE TABLE customer_session_customers (
     avatar_url                TEXT
 ) STRICT;
 
--- A customer who is deleted takes the sessions along.
+-- The epoch of each customer who has sessions, or had some. A session is live only in the epoch in
+-- which it was issued: raising the epoch by one ends all sessions of the customer at once. A customer
+-- who is deleted takes it along.
+CREATE TABLE customer_session_epochs (
+    customer_id TEXT NOT NULL PRIMARY KEY
+                REFERENCES customer_session_customers (id) ON DELETE CASCADE,
+    epoch       INTEGER NOT NULL DEFAULT 1,
+    has_remains INTEGER NOT NULL DEFAULT 0  -- there may be sessions of earlier epochs to purge
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX customer_session_epochs_with_remains ON customer_session_epochs (customer_id)
+    WHERE has_remains;
+
+-- There is no session without the epoch of its customer, so that no later epoch can be taken for an
+-- earlier one.
 --
 -- A family is a session and all that have taken its place. It is known by the id of its first
 -- session, whose own `family` is null.
 CREATE TABLE customer_sessions (
     id          TEXT NOT NULL PRIMARY KEY,
-    token_hash  TEXT NOT NULL UNIQUE,  -- hex HMAC-SHA256(pepper, token)
-    customer_id TEXT NOT NULL REFERENCES customer_session_customers (id) ON DELETE CASCADE,
+    token_hash  BLOB NOT NULL UNIQUE,  -- HMAC-SHA256(pepper, token)
+    customer_id TEXT NOT NULL REFERENCES customer_session_epochs (customer_id) ON DELETE CASCADE,
+    epoch       INTEGER NOT NULL DEFAULT 1,
     created_at  INTEGER NOT NULL,
     modified_at INTEGER,
     expires_at  INTEGER NOT NULL,      -- the first moment at which it is no longer accepted
@@ -37,7 +52,7 @@ CREATE TABLE customer_sessions (
     family      TEXT
 ) STRICT;
 
-CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, created_at, id);
+CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at, id);
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
 

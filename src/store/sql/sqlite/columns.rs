@@ -13,6 +13,10 @@ impl Parameters for SqliteArguments {
         bind(self, text);
     }
 
+    fn bytes(&mut self, bytes: &[u8]) {
+        bind(self, bytes);
+    }
+
     fn time(&mut self, time: Option<DateTime<Utc>>) {
         bind(self, time.map(|time| time.timestamp_micros()));
     }
@@ -36,6 +40,10 @@ where
 
 impl Columns for SqliteRow {
     fn text(&self, index: usize) -> Result<Option<String>, Error> {
+        self.try_get(index)
+    }
+
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, Error> {
         self.try_get(index)
     }
 

@@ -49,10 +49,15 @@ pub(super) const UPDATE_CUSTOMER: &str = concat!(
 );
 
 pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
-     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, family) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, family, epoch) \
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, epoch FROM customer_session_epochs \
+     WHERE customer_id = $1";
 
-pub(super) const FAMILY: &str = "SELECT coalesce(family, id) FROM customer_sessions WHERE id = $1";
+/// Returns the family of a live session, if it is the customer's. While the transaction lasts, the
+/// customer's epoch stays the one of that session.
+pub(super) const FAMILY: &str = "SELECT coalesce(s.family, s.id) FROM customer_sessions s \
+     JOIN customer_session_epochs e ON e.customer_id = s.customer_id AND e.epoch = s.epoch \
+     WHERE s.id = $1 AND s.customer_id = $2";
 
 pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations \
      (id, family, customer_id, ends_at) VALUES ($1, $2, $3, $4)";
@@ -61,7 +66,9 @@ pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations
 pub(super) const FIND_BY_HASH: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM customer_sessions s JOIN customer_session_customers c ON c.id = s.customer_id WHERE s.token_hash = $1"
+    " FROM ",
+    live_sessions!(),
+    " WHERE s.token_hash = $1"
 );
 
 /// An id that leads to a family leads to no other session.
@@ -70,6 +77,10 @@ pub(super) const IS_REPLACED: &str =
 
 pub(super) const IS_DELETED: &str =
     "SELECT count(*) FROM customer_session_customers WHERE id = $1 AND deleted_at IS NOT NULL";
+
+/// Keeps a session under the current pepper.
+pub(super) const REHASH: &str =
+    "UPDATE customer_sessions SET token_hash = $1 WHERE id = $2 AND token_hash = $3";
 
 /// The clock of one process may be hours ahead of the machine's, which is an upper bound.
 macro_rules! by_now {
@@ -94,14 +105,28 @@ pub(super) const PURGE_ROTATIONS: &str = concat!(
      ORDER BY r.ends_at LIMIT $2)"
 );
 
+/// Removes sessions that ended with their customer's epoch.
+pub(super) const PURGE_REMAINS: &str = "DELETE FROM customer_sessions WHERE id IN (SELECT s.id \
+     FROM customer_session_epochs e CROSS JOIN customer_sessions s \
+     ON s.customer_id = e.customer_id AND s.epoch < e.epoch \
+     WHERE e.has_remains ORDER BY e.customer_id LIMIT $1)";
+
+/// Customers in one step that notes where nothing is left of revocations.
+const MAX_NOTED: u32 = 1000;
+
+/// Notes which customers have no sessions of earlier epochs left.
+pub(super) const NOTE_NO_REMAINS: &str = "UPDATE customer_session_epochs SET has_remains = 0 \
+     WHERE customer_id IN (SELECT customer_id FROM customer_session_epochs \
+     WHERE has_remains ORDER BY customer_id LIMIT $1) AND NOT EXISTS (SELECT 1 \
+     FROM customer_sessions s WHERE s.customer_id = customer_session_epochs.customer_id \
+     AND s.epoch < customer_session_epochs.epoch)";
+
 impl SqliteStore {
     /// Keeps a session under the current pepper.
     async fn rehash(&self, rehash: &Rehash) -> Result<(), StoreError> {
         let context = "keeping a session under the current pepper";
         let mut transaction = self.begin(context).await?;
-        transaction
-            .execute(sql::REHASH, rehash.parameters())
-            .await?;
+        transaction.execute(REHASH, rehash.parameters()).await?;
         transaction.commit().await
     }
 }
@@ -136,7 +161,7 @@ impl WriteTransaction<'_> {
         let ended = sql::surplus(&live, new, limit)?;
         for session in &ended {
             let id = rows::text_params(&[session.id.as_str()]);
-            self.execute(sql::REVOKE, id).await?;
+            self.execute(sql::DELETE, id).await?;
         }
         Ok(ended)
     }
@@ -155,11 +180,14 @@ impl WriteTransaction<'_> {
         Ok(())
     }
 
-    /// Returns the family of a session, or `None` if there is no such session.
-    async fn family(&mut self, id: &SessionId) -> Result<Option<String>, StoreError> {
-        let rows = self
-            .fetch_all(FAMILY, rows::text_params(&[id.as_str()]))
-            .await?;
+    /// Returns the family of a live session of a customer, or `None` if there is no such session.
+    async fn family(
+        &mut self,
+        id: &SessionId,
+        customer: &CustomerId,
+    ) -> Result<Option<String>, StoreError> {
+        let ids = rows::text_params(&[id.as_str(), customer.as_str()]);
+        let rows = self.fetch_all(FAMILY, ids).await?;
         let family = rows.first().map(|row| row.text(0)).transpose();
         let corrupt = |error| store_error(format!("reading session {id}"), error);
         Ok(family.map_err(corrupt)?.flatten())
@@ -171,7 +199,8 @@ impl WriteTransaction<'_> {
         hash: &TokenHash,
         token: &SessionToken,
     ) -> Result<CustomerSession, StoreError> {
-        let parameters: SqliteArguments = rows::text_params(&[hash]);
+        let mut parameters = SqliteArguments::default();
+        parameters.bytes(hash);
         let rows = self.fetch_all(FIND_BY_HASH, parameters).await?;
         let row = rows.first();
         let row = row.ok_or_else(|| StoreError::corrupt("what was inserted is not there"))?;
@@ -219,6 +248,8 @@ impl SessionRegistry for SqliteStore {
         if transaction.count(IS_DELETED, &[customer_id]).await? > 0 {
             return Err(customer_is_deleted(&session.id));
         }
+        let id = rows::text_params(&[customer_id]);
+        transaction.execute(sql::ADD_EPOCH, id).await?;
         let ended = match limit {
             Some(limit) => transaction.make_room(session, limit).await?,
             None => Vec::new(),
@@ -236,20 +267,16 @@ impl SessionRegistry for SqliteStore {
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
         check_session(new)?;
-        let customer = rows::customer_params(&new.customer)?;
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
         let mut transaction = self.begin(context).await?;
-        let Some(family) = transaction.family(old).await? else {
+        let Some(family) = transaction.family(old, &new.customer_id).await? else {
             return Ok(None);
         };
-        transaction
-            .execute(INSERT_CUSTOMER_IF_NEW, customer)
-            .await?;
         transaction.add(new, &hash, Some(&family)).await?;
         transaction.add_rotation(old, &family, new).await?;
         let old = rows::text_params(&[old.as_str()]);
-        transaction.execute(sql::REVOKE, old).await?;
+        transaction.execute(sql::DELETE, old).await?;
         let stored = transaction.stored(&hash, &new.token).await?;
         transaction.commit().await?;
         Ok(Some(stored))
@@ -277,18 +304,21 @@ impl SessionRegistry for SqliteStore {
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
         let mut transaction = self.begin("purging expired sessions").await?;
-        let mut purged = 0;
         let mut left = limit;
-        for statement in [PURGE, PURGE_ROTATIONS] {
+        for statement in [PURGE, PURGE_ROTATIONS, PURGE_REMAINS] {
             let mut parameters = SqliteArguments::default();
-            parameters.time(Some(before));
+            if statement != PURGE_REMAINS {
+                parameters.time(Some(before));
+            }
             parameters.count(left);
             let removed = transaction.execute(statement, parameters).await?;
-            purged += removed;
             left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
         }
+        let mut parameters = SqliteArguments::default();
+        parameters.count(MAX_NOTED);
+        transaction.execute(NOTE_NO_REMAINS, parameters).await?;
         transaction.commit().await?;
-        Ok(purged)
+        Ok((limit - left).into())
     }
 
     async fn purge_customers(

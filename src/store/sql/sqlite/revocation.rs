@@ -9,11 +9,7 @@ use crate::{
     session::SessionId,
     store::{
         error::StoreError,
-        sql::{
-            self,
-            error::store_error,
-            rows::{Columns as _, text_params},
-        },
+        sql::{self, error::store_error, rows::text_params},
     },
 };
 
@@ -21,14 +17,21 @@ impl SqliteStore {
     /// Ends the sessions that `what` describes.
     pub(super) async fn end_sessions(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         let mut transaction = self.begin(sql::revoking(what)).await?;
-        let (delete, parameters) = sql::revocation(what);
-        let ended = transaction.execute(delete, parameters).await?;
         let revoked = match what {
-            Revocation::Session(session) => transaction.end_one(ended, session, None).await?,
+            Revocation::Session(session) => transaction.end_one(session, None).await?,
             Revocation::Owned { customer, session } => {
-                transaction.end_one(ended, session, Some(customer)).await?
+                transaction.end_one(session, Some(customer)).await?
             }
-            _ => Revoked::new(ended > 0, [what.invalidation()]),
+            _ => {
+                let mut any = false;
+                for (statement, parameters) in sql::revocation_of_many(what) {
+                    any |= transaction
+                        .flag(statement, parameters)
+                        .await?
+                        .unwrap_or(false);
+                }
+                Revoked::new(any, [what.invalidation()])
+            }
         };
         transaction.commit().await?;
         Ok(revoked)
@@ -36,15 +39,19 @@ impl SqliteStore {
 }
 
 impl WriteTransaction<'_> {
-    /// Ends what `session` leads to, if it is the customer's and has not `ended` by its own id.
+    /// Ends what `session` leads to, if it is the customer's.
     async fn end_one(
         &mut self,
-        ended: u64,
         session: &SessionId,
         customer: Option<&CustomerId>,
     ) -> Result<Revoked, StoreError> {
-        if ended > 0 {
-            return Ok(Revoked::of_session(session, Some(session.clone()), None));
+        let (delete, parameters) = sql::revocation_of_one(session, customer);
+        if let Some(any) = self.flag(delete, parameters).await? {
+            return Ok(Revoked::of_session(
+                session,
+                any.then(|| session.clone()),
+                None,
+            ));
         }
         let id: SqliteArguments = text_params(&[session.as_str()]);
         let rows = self.fetch_all(sql::RESOLVE, id).await?;
@@ -60,8 +67,7 @@ impl WriteTransaction<'_> {
         };
         let rows = self.fetch_all(sql::REVOKE_FAMILY, text_params(&[&family]));
         let rows = rows.await?;
-        let ended = rows.first().map(|row| row.text(0)).transpose();
-        let ended = ended.map_err(corrupt)?.flatten().map(SessionId::from);
+        let ended = sql::ended(rows.first()).map_err(corrupt)?;
         Ok(Revoked::of_session(session, ended, Some(resolved.customer)))
     }
 }

@@ -9,7 +9,10 @@ use tokio::sync::SemaphorePermit;
 use super::SqliteStore;
 use crate::store::{
     error::StoreError,
-    sql::{error::store_error, rows::text_params},
+    sql::{
+        error::store_error,
+        rows::{Columns as _, text_params},
+    },
 };
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit), it changes nothing.
@@ -59,6 +62,17 @@ impl WriteTransaction<'_> {
                 .await;
         let count = count.map_err(|error| store_error(self.context.as_str(), error))?;
         Ok(count.unsigned_abs())
+    }
+
+    /// Runs a statement that returns a flag, or no row.
+    pub(super) async fn flag(
+        &mut self,
+        statement: &'static str,
+        parameters: SqliteArguments,
+    ) -> Result<Option<bool>, StoreError> {
+        let rows = self.fetch_all(statement, parameters).await?;
+        let flag = rows.first().map(|row| row.flag(0)).transpose();
+        flag.map_err(|error| store_error(self.context.as_str(), error))
     }
 
     /// Runs a statement that returns rows.

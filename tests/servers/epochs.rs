@@ -1,0 +1,455 @@
+//! The epochs of customers in PostgreSQL: what races with their revocation, one transaction held open
+//! by hand, and what a revocation leaves behind.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use chrono::{TimeDelta, Utc};
+use customer_session::{
+    CustomerSession, Invalidation, Revocation, SessionLimit, SessionRegistry as _,
+    SessionStore as _,
+    store::{Peppers, PostgresStore},
+};
+use sqlx::{PgPool, Postgres, Transaction};
+
+use crate::{
+    persistent_store::{Database as _, inserted, peppers, session, unique},
+    postgres::{ROTATE, Schema},
+};
+use test_support::RegistryExt as _;
+
+const LOCK: &str = "SELECT 1 FROM customer_session_epochs WHERE customer_id = $1 FOR NO KEY UPDATE";
+
+const RAISE: &str = "UPDATE customer_session_epochs SET epoch = epoch + 1, has_remains = true \
+     WHERE customer_id = $1";
+
+const KEEP: &str = "UPDATE customer_sessions SET epoch = epoch + 1 WHERE id = $2";
+
+/// A sign-in as the store makes it, in steps.
+const SIGN_IN: [&str; 2] = [
+    LOCK,
+    "INSERT INTO customer_sessions (id, token_hash, customer_id, epoch, created_at, expires_at) \
+     SELECT $3, sha256($3::bytea), $1, epoch, now(), now() + interval '1 hour' FROM customer_session_epochs \
+     WHERE customer_id = $1",
+];
+
+/// The end of a customer without sessions, in steps.
+const FORGET: [&str; 3] = [
+    "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR UPDATE",
+    "SELECT 1 FROM customer_session_epochs WHERE customer_id = $1 FOR UPDATE",
+    "DELETE FROM customer_session_customers WHERE id = $1",
+];
+
+struct Fixture {
+    schema: Schema,
+    store: PostgresStore,
+    pool: PgPool,
+}
+
+impl Fixture {
+    async fn new() -> Option<Self> {
+        let schema = Schema::new().await?;
+        let (store, pool) = (schema.open().await, schema.pool().await);
+        Some(Self {
+            schema,
+            store,
+            pool,
+        })
+    }
+
+    /// Begins a transaction, and runs `steps` in it. Their parameters are a customer, a session, and
+    /// the id of a session to come.
+    async fn hold(
+        &self,
+        steps: &[&str],
+        session: &CustomerSession,
+        new: &str,
+    ) -> Transaction<'static, Postgres> {
+        let mut transaction = self.pool.begin().await.expect("begun");
+        for step in steps {
+            // Each parameter is used in each step, so that their types are known.
+            let step = format!("WITH ids AS (SELECT $1::text, $2::text, $3::text) {step}");
+            sqlx::query(sqlx::AssertSqlSafe(step))
+                .bind(session.customer_id.as_str())
+                .bind(session.id.as_str())
+                .bind(new)
+                .execute(&mut *transaction)
+                .await
+                .expect("a step");
+        }
+        transaction
+    }
+
+    /// Starts `change`, waits until it waits for `held`, commits that, and returns what came of the
+    /// change.
+    async fn overtake<T: Send + 'static>(
+        &self,
+        mut held: Transaction<'static, Postgres>,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&mut *held)
+            .await
+            .expect("a number");
+        let change = tokio::spawn(change);
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.count(waiting, holder).await == 0 {
+            assert!(Instant::now() < deadline, "it does not wait");
+            assert!(!change.is_finished(), "it does not wait");
+        }
+        held.commit().await.expect("committed");
+        change.await.expect("no panic")
+    }
+
+    async fn count<'q, B>(&self, query: &'static str, value: B) -> i64
+    where
+        B: sqlx::Encode<'q, Postgres> + sqlx::Type<Postgres> + 'q,
+    {
+        let count = sqlx::query_scalar(query).bind(value);
+        count.fetch_one(&self.pool).await.expect("a count")
+    }
+
+    fn change<T, F>(&self, change: impl FnOnce(PostgresStore) -> F) -> F
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        change(self.store.clone())
+    }
+
+    async fn is_live(&self, session: &CustomerSession) -> bool {
+        let found = self.store.find(&session.token).await.expect("an answer");
+        let listed = self.store.summaries(&session.customer_id).await;
+        let listed = listed.expect("a list");
+        let is_listed = listed.iter().any(|listed| listed.id == session.id);
+        assert_eq!(found.is_some(), is_listed, "found and listed");
+        is_listed
+    }
+
+    /// Returns the number of sessions of a customer in the table, whether they are live or not.
+    async fn rows(&self, session: &CustomerSession) -> i64 {
+        let rows = "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
+        self.count(rows, session.customer_id.to_string()).await
+    }
+
+    async fn has_remains(&self, session: &CustomerSession) -> bool {
+        let flagged = "SELECT count(*) FROM customer_session_epochs \
+             WHERE has_remains AND customer_id = $1";
+        self.count(flagged, session.customer_id.to_string()).await == 1
+    }
+}
+
+fn of_customer(session: &CustomerSession) -> Revocation {
+    Revocation::Customer(session.customer_id.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_a_sign_in_and_a_rotation_under_way() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for steps in [&SIGN_IN[..], &ROTATE] {
+        for what in [of_customer, |session: &CustomerSession| {
+            Revocation::Others {
+                customer: session.customer_id.clone(),
+                keep: unique("ses").into(),
+            }
+        }] {
+            let old = inserted(&on.store).await;
+            let what = what(&old);
+            let held = on.hold(steps, &old, &unique("new")).await;
+            let change = on.change({
+                let what = what.clone();
+                |store| async move { store.revoke(&what).await }
+            });
+            let revoked = on.overtake(held, change).await.expect("revoked");
+            assert!(revoked.any, "{what:?}");
+            let left = on.store.summaries(&old.customer_id).await;
+            assert_eq!(left.expect("a list"), [], "{what:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_waits_for_a_revocation_gets_the_new_epoch() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for limit in [None, Some(SessionLimit::end_oldest(5))] {
+        let old = inserted(&on.store).await;
+        let new = session(&on.store, old.customer_id.as_str());
+        let held = on.hold(&[RAISE], &old, "").await;
+        let change = on.change({
+            let new = new.clone();
+            |store| async move { store.insert(&new, limit.as_ref()).await }
+        });
+        let inserted = on.overtake(held, change).await.expect("inserted");
+        assert_eq!(inserted.ended, []);
+        assert!(on.is_live(&new).await);
+        assert!(!on.is_live(&old).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_a_revocation_overtakes_never_gets_the_new_epoch() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let old = inserted(&on.store).await;
+    let new = session(&on.store, old.customer_id.as_str());
+    let held = on.hold(&[RAISE], &old, "").await;
+    let change = on.change({
+        let (old, new) = (old.id.clone(), new.clone());
+        |store| async move { store.replace(&old, &new).await }
+    });
+    let replaced = on.overtake(held, change).await.expect("an answer");
+    assert_eq!(replaced, None);
+    assert!(!on.is_live(&new).await);
+    assert!(!on.is_live(&old).await);
+    assert_eq!(on.rows(&old).await, 1, "the new session was not added");
+}
+
+/// The session that is kept changes its epoch while others look at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_a_revocation_keeps_may_be_rotated_and_revoked_meanwhile() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let kept = inserted(&on.store).await;
+    let new = session(&on.store, kept.customer_id.as_str());
+    let held = on.hold(&[RAISE, KEEP], &kept, "").await;
+    let change = on.change({
+        let (old, new) = (kept.id.clone(), new.clone());
+        |store| async move { store.replace(&old, &new).await }
+    });
+    let replaced = on.overtake(held, change).await.expect("an answer");
+    assert!(replaced.is_some(), "it was there all the time");
+    assert!(on.is_live(&new).await);
+
+    for by_owner in [false, true] {
+        let kept = inserted(&on.store).await;
+        let (customer, session) = (kept.customer_id.clone(), kept.id.clone());
+        let what = match by_owner {
+            true => Revocation::Owned { customer, session },
+            false => Revocation::Session(session),
+        };
+        let held = on.hold(&[RAISE, KEEP], &kept, "").await;
+        let change = on.change(|store| async move { store.revoke(&what).await });
+        let revoked = on.overtake(held, change).await.expect("an answer");
+        assert!(revoked.any);
+        assert!(!on.is_live(&kept).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_counts_a_sign_in_under_way() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let old = inserted(&on.store).await;
+    assert!(on.store.end(&old.id).await.expect("revoked"));
+    let under_way = unique("new");
+    let held = on.hold(&SIGN_IN, &old, &under_way).await;
+    let new = session(&on.store, old.customer_id.as_str());
+    let change = on.change({
+        let new = new.clone();
+        |store| async move { store.insert(&new, Some(&SessionLimit::end_oldest(1))).await }
+    });
+    let added = on.overtake(held, change).await.expect("inserted");
+    assert_eq!(added.ended.len(), 1);
+    assert_eq!(added.ended[0].id.as_str(), under_way);
+    assert!(on.is_live(&new).await);
+    assert_eq!(on.rows(&new).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_waits_for_a_purge_brings_its_customer_along() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let without_epoch = "DELETE FROM customer_session_epochs WHERE customer_id = $1";
+    for has_epoch in [true, false] {
+        for limit in [None, Some(SessionLimit::end_oldest(5))] {
+            let old = inserted(&on.store).await;
+            assert!(on.store.end(&old.id).await.expect("revoked"));
+            if !has_epoch {
+                let deleted = on.hold(&[without_epoch], &old, "").await;
+                deleted.commit().await.expect("committed");
+            }
+            let held = on.hold(&FORGET, &old, "").await;
+            let new = session(&on.store, old.customer_id.as_str());
+            let change = on.change({
+                let new = new.clone();
+                |store| async move { store.insert(&new, limit.as_ref()).await }
+            });
+            on.overtake(held, change).await.expect("inserted");
+            assert!(on.is_live(&new).await, "{has_epoch}, {limit:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_revocation_leaves_behind_is_purged_in_steps() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let store = &on.store;
+    let first = inserted(store).await;
+    for _ in 0..4 {
+        let next = session(store, first.customer_id.as_str());
+        store.add(&next).await.expect("inserted");
+    }
+    let other = inserted(store).await;
+    let revoked = store.revoke(&of_customer(&first)).await.expect("revoked");
+    assert!(revoked.any);
+    let revoked = store.revoke(&of_customer(&first)).await.expect("revoked");
+    assert!(!revoked.any, "nothing was live");
+    let after = session(store, first.customer_id.as_str());
+    store.add(&after).await.expect("inserted");
+    assert_eq!(on.rows(&first).await, 6);
+    assert!(
+        !store.end(&first.id).await.expect("an answer"),
+        "it has ended"
+    );
+    assert_eq!(on.rows(&first).await, 5, "it is removed all the same");
+
+    let purge = async || store.purge_expired(Utc::now(), 3).await.expect("purged");
+    assert_eq!(purge().await, 3);
+    assert!(on.has_remains(&first).await);
+    assert_eq!(purge().await, 1);
+    assert!(!on.has_remains(&first).await);
+    assert_eq!(purge().await, 0);
+    for live in [&after, &other] {
+        assert!(on.is_live(live).await);
+        assert_eq!(on.rows(live).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn purging_and_new_peppers_are_not_announced() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let store = &on.store;
+    let mut expired = session(store, &unique("cus"));
+    // A moment ago: other nodes may still hold it.
+    expired.expires_at = Utc::now() - TimeDelta::seconds(1);
+    store.add(&expired).await.expect("inserted");
+    let first = inserted(store).await;
+    let kept = inserted(store).await;
+    assert!(
+        store
+            .end_customer(&first.customer_id)
+            .await
+            .expect("revoked")
+    );
+    let mut source = store.invalidations().await.expect("it listens");
+    crate::invalidations::receive_until(&mut source, Invalidation::All).await;
+
+    assert_eq!(store.purge_expired(Utc::now(), 9).await.expect("purged"), 2);
+    let ring = Peppers::new([7; 32]).or(crate::persistent_store::PEPPER);
+    let other = PostgresStore::connect(&on.schema.url, ring).await;
+    let other = other.expect("connected");
+    let found = other.find(&kept.token).await.expect("an answer");
+    assert!(found.is_some());
+    let rewritten = "SELECT count(*) FROM customer_sessions WHERE id = $1 AND token_hash <> $2";
+    let hash: i64 = sqlx::query_scalar(rewritten)
+        .bind(kept.id.as_str())
+        .bind([0_u8; 32].as_slice())
+        .fetch_one(&on.pool)
+        .await
+        .expect("a count");
+    assert_eq!(hash, 1);
+    assert!(
+        other
+            .end_customer(&kept.customer_id)
+            .await
+            .expect("revoked")
+    );
+    let heard = crate::invalidations::next(&mut source).await;
+    assert_eq!(
+        heard,
+        Invalidation::Customer(kept.customer_id.clone()).into()
+    );
+
+    // By hand it is announced.
+    let by_hand = inserted(&other).await;
+    for (change, expected) in [
+        (
+            "UPDATE customer_session_epochs SET epoch = epoch + 1 WHERE customer_id = $1",
+            Invalidation::Customer(by_hand.customer_id.clone()),
+        ),
+        (
+            "UPDATE customer_sessions SET token_hash = sha256('x') WHERE customer_id = $1",
+            Invalidation::Session(by_hand.id.clone()),
+        ),
+        (
+            "DELETE FROM customer_sessions WHERE customer_id = $1",
+            Invalidation::Session(by_hand.id.clone()),
+        ),
+        (
+            "DELETE FROM customer_session_epochs WHERE customer_id = $1",
+            Invalidation::Customer(by_hand.customer_id.clone()),
+        ),
+    ] {
+        let change = sqlx::query(change).bind(by_hand.customer_id.as_str());
+        change.execute(&on.pool).await.expect("changed");
+        let heard = crate::invalidations::next(&mut source).await;
+        assert_eq!(heard, expected.into());
+    }
+}
+
+/// What was removed stays in the index while an old snapshot may see it.
+#[tokio::test]
+async fn a_long_snapshot_makes_no_step_of_a_purge_longer() {
+    const ROWS: i64 = 4000;
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let customer = inserted(&on.store).await.customer_id;
+    let fill = "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
+         SELECT 'ses_' || n, sha256(n::text::bytea), $1, now() - interval '9 day', \
+         now() - interval '1 day' - n * interval '1 second' FROM generate_series(1, $2) n";
+    let fill = sqlx::query(fill).bind(customer.as_str()).bind(ROWS);
+    fill.execute(&on.pool).await.expect("filled");
+    let mut report = on.pool.begin().await.expect("begun");
+    sqlx::query("ANALYZE")
+        .execute(&on.pool)
+        .await
+        .expect("analyzed");
+    for statement in [
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SELECT count(*) FROM customer_sessions",
+    ] {
+        sqlx::query(statement)
+            .execute(&mut *report)
+            .await
+            .expect("a snapshot");
+    }
+    // A table as small as this one would be sorted. On its end a connection reports what it has read.
+    let url = format!("{}%20-cenable_bitmapscan%3Doff", on.schema.url);
+    let pool = PgPool::connect(&url).await.expect("connected");
+    let store = PostgresStore::new(pool.clone(), peppers());
+    let mut purged = 0;
+    for _ in 0..=ROWS / 100 {
+        purged += store.purge_expired(Utc::now(), 100).await.expect("purged");
+    }
+    assert_eq!(purged, ROWS.unsigned_abs());
+    pool.close().await;
+    let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes \
+         WHERE indexrelid = 'customer_sessions_by_expiry'::regclass AND $1";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut entries = 0;
+    while entries < ROWS {
+        assert!(Instant::now() < deadline, "{entries} entries were read");
+        entries = on.count(read, true).await;
+    }
+    // From the beginning, each step would read all that those before it have removed.
+    assert!(
+        entries < 3 * ROWS,
+        "{entries} entries of an index of {ROWS}"
+    );
+    report.commit().await.expect("committed");
+}

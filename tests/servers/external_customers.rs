@@ -1,0 +1,322 @@
+//! Customers in a table of the application's own, as the guide shows it.
+
+use chrono::{DateTime, Utc};
+use customer_session::{
+    Customer, CustomerData, CustomerId, CustomerSession, Inserted, Invalidation, Page, Revocation,
+    Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken,
+    StoreError, StoreErrorKind, TokenFormat, async_trait, store::PostgresStore,
+    testing::conformance,
+};
+use sqlx::{Executor as _, PgPool};
+
+use crate::{
+    invalidations::{next, receive_until},
+    persistent_store::{Database as _, assert_error, peppers, session, unique},
+    postgres::Schema,
+};
+use test_support::RegistryExt as _;
+
+const GUIDE: &str = include_str!("../../src/guide/external_customers.md");
+
+/// Returns the SQL of the guide, from its table to its trigger.
+fn sql_of_the_guide() -> Vec<&'static str> {
+    let blocks = GUIDE.split("```sql\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
+    let blocks: Vec<_> = blocks.collect();
+    assert_eq!(blocks.len(), 3, "table, view, trigger");
+    blocks
+}
+
+async fn connected(schema: &Schema) -> PostgresStore {
+    let builder = PostgresStore::builder(peppers()).external_customers();
+    builder.connect(&schema.url).await.expect("connected")
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(pool).await.expect("it runs");
+}
+
+async fn new_user(pool: &PgPool) -> String {
+    let add = "INSERT INTO users (tenant, mail, display_name) \
+         VALUES (7, 'jane@example.com', 'Jane') RETURNING user_id::text";
+    sqlx::query_scalar(add)
+        .fetch_one(pool)
+        .await
+        .expect("added")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guide_works_as_it_stands() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    let [table, view, trigger] = sql_of_the_guide().try_into().expect("three");
+    let store = connected(&schema).await;
+    let unavailable = StoreErrorKind::Unavailable;
+    let says = ["view customer_session_customers is missing", "guide"];
+    assert_error(store.migrate().await, unavailable, &says);
+    run(&pool, table).await;
+    run(
+        &pool,
+        &view.replace("tenant AS text) AS", "tenant AS integer) AS"),
+    )
+    .await;
+    let says = ["organization_id", "int4; cast it to text"];
+    assert_error(store.migrate().await, unavailable, &says);
+    run(
+        &pool,
+        "DROP VIEW customer_session_customers; DROP INDEX users_by_customer_id",
+    )
+    .await;
+    run(&pool, view).await;
+    store.migrate().await.expect("migrated");
+    run(&pool, trigger).await;
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+
+    // A session of a customer whom the view shows, and one of another.
+    let id = new_user(&pool).await;
+    let first = session(&store, &id);
+    let customer = store.add(&first).await.expect("inserted").customer;
+    assert_eq!(customer.email.as_deref(), Some("jane@example.com"));
+    assert_eq!(customer.organization_id.as_str(), "7");
+    let stranger = session(&store, "12345");
+    for limit in [None, Some(SessionLimit::end_oldest(3))] {
+        let outcome = store.insert(&stranger, limit.as_ref()).await;
+        let says = ["does not show its customer", "own table"];
+        assert_error(outcome, StoreErrorKind::Conflict, &says);
+    }
+    let says = ["external_customers", "own table"];
+    let outcome = store.update_customer(&stranger.customer).await;
+    assert_error(outcome, unavailable, &says);
+
+    // Rotation, revocation, and a change by the application.
+    let second = session(&store, &id);
+    let rotated = store.replace(&first.id, &second).await.expect("rotated");
+    assert!(rotated.is_some());
+    receive_until(&mut source, Invalidation::Session(first.id.clone())).await;
+    let of_customer = Invalidation::Customer(id.as_str().into());
+    run(&pool, "UPDATE users SET display_name = 'Joan'").await;
+    assert_eq!(next(&mut source).await, of_customer.clone().into());
+    let found = store.find(&second.token).await.expect("an answer");
+    assert_eq!(found.expect("live").customer.name.as_deref(), Some("Joan"));
+    assert!(store.end(&first.id).await.expect("revoked"));
+    assert_eq!(store.find(&second.token).await.expect("an answer"), None);
+    let third = session(&store, &id);
+    store.add(&third).await.expect("inserted");
+    assert!(
+        store
+            .end_customer(&third.customer_id)
+            .await
+            .expect("revoked")
+    );
+    receive_until(&mut source, of_customer.clone()).await;
+
+    // Closed, opened again, and deleted: no session comes back.
+    let fourth = session(&store, &id);
+    store.add(&fourth).await.expect("inserted");
+    run(&pool, "UPDATE users SET closed = now()").await;
+    receive_until(&mut source, of_customer.clone()).await;
+    let refused = session(&store, &id);
+    assert_error(
+        store.add(&refused).await,
+        StoreErrorKind::Conflict,
+        &["deleted"],
+    );
+    run(&pool, "UPDATE users SET closed = NULL").await;
+    assert_eq!(store.find(&fourth.token).await.expect("an answer"), None);
+    let fifth = session(&store, &id);
+    store.add(&fifth).await.expect("inserted");
+    run(&pool, "DELETE FROM users").await;
+    receive_until(&mut source, of_customer).await;
+    assert_eq!(store.find(&fifth.token).await.expect("an answer"), None);
+    assert_eq!(
+        store.summaries(&fifth.customer_id).await.expect("a list"),
+        []
+    );
+
+    // Of epochs, those without sessions are forgotten.
+    let epochs = "SELECT count(*) FROM customer_session_epochs";
+    let count = async || -> i64 {
+        let count = sqlx::query_scalar(epochs).fetch_one(&pool).await;
+        count.expect("a count")
+    };
+    store.purge_customers(None, 9).await.expect("purged");
+    assert_eq!(count().await, 1, "there are sessions to remove");
+    store.purge_expired(Utc::now(), 99).await.expect("purged");
+    store.purge_customers(None, 9).await.expect("purged");
+    assert_eq!(count().await, 0);
+}
+
+/// The lookup finds the customer by the index that the guide creates.
+#[tokio::test]
+async fn a_lookup_reads_the_table_by_its_index() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    for sql in &sql_of_the_guide()[..2] {
+        run(&pool, sql).await;
+    }
+    run(
+        &pool,
+        "INSERT INTO users (tenant, mail) SELECT 1, 'a@b' FROM generate_series(1, 5000); ANALYZE",
+    )
+    .await;
+    let store = connected(&schema).await;
+    store.migrate().await.expect("migrated");
+    let plan: Vec<String> = sqlx::query_scalar(
+        "EXPLAIN SELECT c.email FROM customer_sessions s JOIN customer_session_customers c \
+         ON c.id = s.customer_id WHERE s.id = 'ses_1'",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("a plan");
+    let plan = plan.join("\n");
+    assert!(plan.contains("users_by_customer_id"), "{plan}");
+}
+
+/// An application whose table has all columns of a customer. It adds and changes customers itself.
+#[derive(Clone)]
+struct Application {
+    store: PostgresStore,
+    pool: PgPool,
+}
+
+const ACCOUNTS: &str = "CREATE TABLE accounts (\
+     id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL, metadata json NOT NULL); \
+     CREATE VIEW customer_session_customers AS SELECT id, data->>'organization_id' AS organization_id, \
+     (data->>'created_at')::timestamptz AS created_at, \
+     (data->>'modified_at')::timestamptz AS modified_at, metadata, \
+     data->>'external_id' AS external_id, data->>'email' AS email, \
+     (data->>'email_verified')::boolean AS email_verified, data->>'type' AS kind, \
+     data->>'name' AS name, data->>'billing_name' AS billing_name, \
+     nullif(data->'billing_address', 'null') AS billing_address, \
+     nullif(data->'tax_id', 'null') AS tax_id, data->>'locale' AS locale, \
+     data->>'default_payment_method_id' AS default_payment_method_id, \
+     (data->>'deleted_at')::timestamptz AS deleted_at, \
+     (data->>'first_user_event_at')::timestamptz AS first_user_event_at, \
+     data->>'avatar_url' AS avatar_url FROM accounts";
+
+impl Application {
+    async fn write(&self, sql: &'static str, customer: &Customer) -> Result<bool, StoreError> {
+        let mut data = CustomerData::clone(customer);
+        let metadata = std::mem::take(&mut data.metadata);
+        let [data, metadata] = [
+            serde_json::to_string(&data),
+            serde_json::to_string(&metadata),
+        ]
+        .map(|json| json.map_err(StoreError::corrupt));
+        let written = sqlx::query(sql)
+            .bind(customer.id.as_str())
+            .bind(data?)
+            .bind(metadata?)
+            .execute(&self.pool)
+            .await;
+        let written = written.map_err(|error| StoreError::corrupt(error.to_string()))?;
+        Ok(written.rows_affected() > 0)
+    }
+}
+
+#[async_trait]
+impl SessionStore for Application {
+    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        self.store.find(token).await
+    }
+
+    fn token_format(&self) -> TokenFormat {
+        self.store.token_format()
+    }
+}
+
+#[async_trait]
+impl SessionRegistry for Application {
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        if session.customer.deleted_at.is_none() {
+            let add =
+                "INSERT INTO accounts VALUES ($1, $2::jsonb, $3::json) ON CONFLICT DO NOTHING";
+            self.write(add, &session.customer).await?;
+        }
+        self.store.insert(session, limit).await
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.store.replace(old, new).await
+    }
+
+    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.store.revoke(what).await
+    }
+
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.store.list(customer, page).await
+    }
+
+    async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        let update = "UPDATE accounts SET data = $2::jsonb, metadata = $3::json WHERE id = $1";
+        self.write(update, customer).await
+    }
+
+    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        self.store.purge_expired(before, limit).await
+    }
+
+    async fn purge_customers(
+        &self,
+        after: Option<&CustomerId>,
+        limit: u32,
+    ) -> Result<Option<CustomerId>, StoreError> {
+        self.store.purge_customers(after, limit).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_keeps_the_contract_with_external_customers() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    run(&pool, ACCOUNTS).await;
+    let store = connected(&schema).await;
+    store.migrate().await.expect("migrated");
+    let application = Application {
+        store: store.clone(),
+        pool,
+    };
+    let report = conformance(application).await;
+    println!("{report}");
+    // The application has added its customer, whatever becomes of the session.
+    let by_the_application = ["the id of a replaced session stays taken"];
+    assert_eq!(report.failures(), by_the_application);
+    assert!(store.end(&unique("ses").into()).await.is_ok());
+}
+
+/// A store of the other kind does not take the tables for its own.
+#[tokio::test]
+async fn the_tables_of_one_kind_are_refused_by_the_other() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    schema.open().await;
+    let outcome = connected(&schema).await.check().await;
+    assert_error(outcome, StoreErrorKind::Unavailable, &["other SQL"]);
+    let pool = schema.pool().await;
+    let is_ours = "SELECT relkind = 'r' FROM pg_class \
+         WHERE oid = 'customer_session_customers'::regclass";
+    let is_ours: bool = pool
+        .fetch_one(is_ours)
+        .await
+        .map(|row| sqlx::Row::get(&row, 0))
+        .expect("an answer");
+    assert!(is_ours, "nothing was changed");
+}
