@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use customer_session::{
-    CustomerSession, Invalidation, Revocation, SessionLimit, SessionRegistry as _,
+    CustomerId, CustomerSession, Invalidation, Revocation, SessionLimit, SessionRegistry as _,
     SessionStore as _,
     store::{Peppers, PostgresStore},
 };
@@ -401,55 +401,111 @@ async fn purging_and_new_peppers_are_not_announced() {
     }
 }
 
+const MANY: i64 = 4000;
+
+impl Fixture {
+    /// Adds [`MANY`] sessions of one customer, and returns the customer.
+    async fn fill(&self, expired: bool) -> CustomerId {
+        let customer = inserted(&self.store).await.customer_id;
+        let fill = "INSERT INTO customer_sessions \
+             (id, token_hash, customer_id, created_at, expires_at) \
+             SELECT 'ses_' || n, sha256(n::text::bytea), $1, now() - n * interval '1 second', \
+             now() + CASE WHEN $3 THEN interval '-1 day' ELSE interval '1 day' END \
+             - n * interval '1 second' FROM generate_series(1, $2) n";
+        let fill = sqlx::query(fill).bind(customer.as_str());
+        let fill = fill.bind(MANY).bind(expired);
+        fill.execute(&self.pool).await.expect("filled");
+        let analyze = sqlx::query("ANALYZE").execute(&self.pool).await;
+        analyze.expect("analyzed");
+        customer
+    }
+
+    /// Begins a transaction that goes on seeing everything that is there now.
+    async fn snapshot(&self) -> Transaction<'static, Postgres> {
+        let mut report = self.pool.begin().await.expect("begun");
+        for statement in [
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SELECT count(*) FROM customer_sessions",
+        ] {
+            let statement = sqlx::query(statement).execute(&mut *report).await;
+            statement.expect("a snapshot");
+        }
+        report
+    }
+
+    /// Purges in steps of a hundred, until nothing is left.
+    async fn purge(&self, store: &PostgresStore, expected: i64) {
+        let mut purged = 0;
+        for _ in 0..=expected / 100 {
+            purged += store.purge_expired(Utc::now(), 100).await.expect("purged");
+        }
+        assert_eq!(purged, expected.unsigned_abs());
+    }
+
+    /// Returns how many entries of an index of the sessions were read, as soon as there are `least`.
+    /// Connections report what they have read when they end.
+    async fn entries_read(&self, index: &'static str, least: i64) -> i64 {
+        let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes \
+             WHERE indexrelid = $1::regclass";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let entries = self.count(read, index).await;
+            if entries >= least {
+                return entries;
+            }
+            assert!(Instant::now() < deadline, "{entries} entries were read");
+        }
+    }
+}
+
 /// What was removed stays in the index while an old snapshot may see it.
 #[tokio::test]
 async fn a_long_snapshot_makes_no_step_of_a_purge_longer() {
-    const ROWS: i64 = 4000;
+    for (index, expired) in [
+        ("customer_sessions_by_expiry", true),
+        ("customer_sessions_by_customer", false),
+    ] {
+        let Some(on) = Fixture::new().await else {
+            return;
+        };
+        let customer = on.fill(expired).await;
+        let report = on.snapshot().await;
+        // A table as small as this one would be sorted.
+        let url = format!("{}%20-cenable_bitmapscan%3Doff", on.schema.url);
+        let pool = PgPool::connect(&url).await.expect("connected");
+        let store = PostgresStore::new(pool.clone(), peppers());
+        if expired {
+            on.purge(&store, MANY).await;
+        } else {
+            let revoked = store.end_customer(&customer).await;
+            assert!(revoked.expect("revoked"));
+            // And the one that was there before.
+            on.purge(&store, MANY + 1).await;
+        }
+        pool.close().await;
+        // From the beginning, each step would read all that those before it have removed.
+        let entries = on.entries_read(index, MANY).await;
+        assert!(
+            entries < 4 * MANY,
+            "{entries} entries of {index}, which has {MANY}"
+        );
+        report.commit().await.expect("committed");
+    }
+}
+
+#[tokio::test]
+async fn revoking_a_customer_reads_one_session_however_many_there_are() {
     let Some(on) = Fixture::new().await else {
         return;
     };
-    let customer = inserted(&on.store).await.customer_id;
-    let fill = "INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
-         SELECT 'ses_' || n, sha256(n::text::bytea), $1, now() - interval '9 day', \
-         now() - interval '1 day' - n * interval '1 second' FROM generate_series(1, $2) n";
-    let fill = sqlx::query(fill).bind(customer.as_str()).bind(ROWS);
-    fill.execute(&on.pool).await.expect("filled");
-    let mut report = on.pool.begin().await.expect("begun");
-    sqlx::query("ANALYZE")
-        .execute(&on.pool)
-        .await
-        .expect("analyzed");
-    for statement in [
-        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        "SELECT count(*) FROM customer_sessions",
-    ] {
-        sqlx::query(statement)
-            .execute(&mut *report)
-            .await
-            .expect("a snapshot");
-    }
-    // A table as small as this one would be sorted. On its end a connection reports what it has read.
-    let url = format!("{}%20-cenable_bitmapscan%3Doff", on.schema.url);
-    let pool = PgPool::connect(&url).await.expect("connected");
+    let customer = on.fill(false).await;
+    let pool = PgPool::connect(&on.schema.url).await.expect("connected");
     let store = PostgresStore::new(pool.clone(), peppers());
-    let mut purged = 0;
-    for _ in 0..=ROWS / 100 {
-        purged += store.purge_expired(Utc::now(), 100).await.expect("purged");
-    }
-    assert_eq!(purged, ROWS.unsigned_abs());
+    assert!(store.end_customer(&customer).await.expect("revoked"));
     pool.close().await;
-    let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes \
-         WHERE indexrelid = 'customer_sessions_by_expiry'::regclass AND $1";
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut entries = 0;
-    while entries < ROWS {
-        assert!(Instant::now() < deadline, "{entries} entries were read");
-        entries = on.count(read, true).await;
-    }
-    // From the beginning, each step would read all that those before it have removed.
-    assert!(
-        entries < 3 * ROWS,
-        "{entries} entries of an index of {ROWS}"
-    );
-    report.commit().await.expect("committed");
+    let entries = on.entries_read("customer_sessions_by_customer", 1).await;
+    assert!(entries < 10, "{entries} entries were read");
+    let scanned = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables \
+         WHERE relid = $1::regclass";
+    assert_eq!(on.count(scanned, "customer_sessions").await, 0);
 }

@@ -81,7 +81,7 @@ impl PostgresStore {
             let mut parameters = PgArguments::default();
             parameters.time(Some(before));
             parameters.count(left);
-            parameters.time(cursor.time());
+            parameters.time(cursor.place());
             let rows = self.fetch_all(statement, parameters, context).await?;
             let read = |row: &PgRow| Ok((row.number(0)?, row.time(1)?));
             let removed = rows.first().map(read).transpose();
@@ -91,18 +91,41 @@ impl PostgresStore {
             left = left.saturating_sub(removed);
         }
         if left > 0 {
-            let count = |count| {
-                let mut parameters = PgArguments::default();
-                parameters.count(count);
-                parameters
-            };
-            let removed = self.execute(PURGE_REMAINS, count(left), context).await?;
-            left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
-            self.execute(NOTE_NO_REMAINS, count(MAX_NOTED), context)
-                .await?;
+            left = left.saturating_sub(self.purge_remains(left).await?);
         }
         self.prune_changes().await?;
         Ok((limit - left).into())
+    }
+
+    /// Removes sessions that ended with their customer's epoch, and returns their number.
+    async fn purge_remains(&self, limit: u32) -> Result<u32, StoreError> {
+        let context = || "purging sessions of revoked customers".to_owned();
+        let cursor = self.purge_progress.remains();
+        let (customer, epoch, created_at) = cursor.place().unwrap_or_default();
+        let mut parameters = PgArguments::default();
+        parameters.count(limit);
+        parameters.text(Some(&customer));
+        parameters.count(epoch);
+        parameters.time(created_at);
+        let rows = self.fetch_all(PURGE_REMAINS, parameters, context).await?;
+        let read = |row: &PgRow| {
+            let place = (
+                row.text(0)?.unwrap_or_default(),
+                row.number(1)?,
+                row.time(2)?,
+            );
+            Ok((Some(place), row.number(3)?))
+        };
+        let removed = rows.first().map(read).transpose();
+        let removed = removed.map_err(|error| store_error(context(), error))?;
+        let (reached, removed) = removed.unwrap_or_default();
+        cursor.advance(reached, removed >= limit);
+        if removed < limit {
+            let mut parameters = PgArguments::default();
+            parameters.count(MAX_NOTED);
+            self.execute(NOTE_NO_REMAINS, parameters, context).await?;
+        }
+        Ok(removed)
     }
 
     /// Deletes what was announced long ago, for a service of which no node listens.

@@ -1,45 +1,58 @@
 //! How far purging has come.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use chrono::{DateTime, Utc};
 
-/// The times at which the next steps of a purge begin.
+/// The places at which the next steps of a purge begin.
 #[derive(Default)]
 pub(super) struct PurgeProgress {
-    sessions: Cursor,
-    rotations: Cursor,
+    sessions: Cursor<DateTime<Utc>>,
+    rotations: Cursor<DateTime<Utc>>,
+    remains: Cursor<Remains>,
 }
 
+/// A session that ended with its customer's epoch: the customer, the epoch, and the time at which the
+/// session was created.
+pub(super) type Remains = (String, u32, Option<DateTime<Utc>>);
+
 impl PurgeProgress {
-    pub(super) fn sessions(&self) -> &Cursor {
+    pub(super) fn sessions(&self) -> &Cursor<DateTime<Utc>> {
         &self.sessions
     }
 
-    pub(super) fn rotations(&self) -> &Cursor {
+    pub(super) fn rotations(&self) -> &Cursor<DateTime<Utc>> {
         &self.rotations
+    }
+
+    pub(super) fn remains(&self) -> &Cursor<Remains> {
+        &self.remains
     }
 }
 
-/// The time at which the next step begins; none at the beginning of time.
-#[derive(Default)]
-pub(super) struct Cursor(Mutex<Option<DateTime<Utc>>>);
+/// The place at which the next step begins; none for the beginning.
+pub(super) struct Cursor<T>(Mutex<Option<T>>);
 
-impl Cursor {
-    pub(super) fn time(&self) -> Option<DateTime<Utc>> {
-        *self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+impl<T> Default for Cursor<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Cursor<T> {
+    pub(super) fn place(&self) -> Option<T> {
+        self.lock().clone()
     }
 
-    /// Records the last time that a step has reached, if it has removed all that it might. Otherwise
+    /// Records the last place that a step has reached, if it has removed all that it might. Otherwise
     /// nothing is left behind it, and the next step looks at what others have added or held before.
-    pub(super) fn advance(&self, reached: Option<DateTime<Utc>>, is_full: bool) {
-        let next = reached.filter(|_| is_full);
-        *self
-            .0
+    pub(super) fn advance(&self, reached: Option<T>, is_full: bool) {
+        *self.lock() = reached.filter(|_| is_full);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.0
             .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = next;
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

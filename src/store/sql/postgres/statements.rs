@@ -170,14 +170,24 @@ pub(super) const PURGE_ROTATIONS: &str = "WITH gone AS (DELETE FROM customer_ses
      ORDER BY r.ends_at LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING ends_at) \
      SELECT CAST(count(*) AS integer), max(ends_at) FROM gone";
 
-/// Removes sessions that ended with their customer's epoch. An epoch never falls, so that what was
-/// seen as an earlier one is an earlier one.
+/// Removes sessions that ended with their customer's epoch, of the customer `$2` and those that follow,
+/// from the epoch `$3` and the time of creation `$4` on. Returns the place that was reached, and the
+/// number of those that were removed; no row if there were none.
+///
+/// An epoch never falls, so that what was seen as an earlier one is an earlier one. The order is that
+/// of the index: nothing is sorted, however many sessions one customer has left.
 pub(super) const PURGE_REMAINS: &str = concat!(
-    "DELETE FROM customer_sessions WHERE ",
+    "WITH gone AS (DELETE FROM customer_sessions WHERE ",
     silently!(),
-    " AND id = ANY (ARRAY(SELECT s.id FROM customer_session_epochs e \
-     JOIN customer_sessions s ON s.customer_id = e.customer_id AND s.epoch < e.epoch \
-     WHERE e.has_remains ORDER BY e.customer_id LIMIT $1 FOR UPDATE OF s SKIP LOCKED))"
+    " AND id = ANY (ARRAY(SELECT ended.id FROM customer_session_epochs e CROSS JOIN LATERAL (\
+     SELECT s.id FROM customer_sessions s WHERE s.customer_id = e.customer_id AND s.epoch < e.epoch \
+     AND (s.epoch, s.created_at) >= (CASE WHEN e.customer_id = $2 THEN $3 ELSE 0 END, \
+     CASE WHEN e.customer_id = $2 THEN $4 ELSE '-infinity' END) \
+     ORDER BY s.epoch, s.created_at LIMIT $1 FOR UPDATE SKIP LOCKED) ended \
+     WHERE e.has_remains AND e.customer_id >= $2 ORDER BY e.customer_id LIMIT $1)) \
+     RETURNING customer_id, epoch, created_at) \
+     SELECT customer_id, epoch, created_at, CAST(count(*) OVER () AS integer) FROM gone \
+     ORDER BY customer_id DESC, epoch DESC, created_at DESC LIMIT 1"
 );
 
 /// Notes which customers have no sessions of earlier epochs left. An epoch that has changed since the
