@@ -82,34 +82,20 @@ impl Fixture {
         transaction
     }
 
-    /// Starts `change`, waits until it waits for `held`, commits that, and returns what came of the
-    /// change.
+    /// See [`overtake`].
     async fn overtake<T: Send + 'static>(
         &self,
-        mut held: Transaction<'static, Postgres>,
+        held: Transaction<'static, Postgres>,
         change: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-            .fetch_one(&mut *held)
-            .await
-            .expect("a number");
-        let change = tokio::spawn(change);
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))";
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.count(waiting, holder).await == 0 {
-            assert!(Instant::now() < deadline, "it does not wait");
-            assert!(!change.is_finished(), "it does not wait");
-        }
-        held.commit().await.expect("committed");
-        change.await.expect("no panic")
+        overtake(&self.pool, held, change).await
     }
 
     async fn count<'q, B>(&self, query: &'static str, value: B) -> i64
     where
         B: sqlx::Encode<'q, Postgres> + sqlx::Type<Postgres> + 'q,
     {
-        let count = sqlx::query_scalar(query).bind(value);
-        count.fetch_one(&self.pool).await.expect("a count")
+        count(&self.pool, query, value).await
     }
 
     fn change<T, F>(&self, change: impl FnOnce(PostgresStore) -> F) -> F
@@ -139,6 +125,35 @@ impl Fixture {
              WHERE has_remains AND customer_id = $1";
         self.count(flagged, session.customer_id.to_string()).await == 1
     }
+}
+
+async fn count<'q, B>(pool: &PgPool, query: &'static str, value: B) -> i64
+where
+    B: sqlx::Encode<'q, Postgres> + sqlx::Type<Postgres> + 'q,
+{
+    let count = sqlx::query_scalar(query).bind(value);
+    count.fetch_one(pool).await.expect("a count")
+}
+
+/// Starts `change`, waits until it waits for `held`, commits that, and returns what came of the change.
+pub(crate) async fn overtake<T: Send + 'static>(
+    pool: &PgPool,
+    mut held: Transaction<'static, Postgres>,
+    change: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *held)
+        .await
+        .expect("a number");
+    let change = tokio::spawn(change);
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while count(pool, waiting, holder).await == 0 {
+        assert!(Instant::now() < deadline, "it does not wait");
+        assert!(!change.is_finished(), "it does not wait");
+    }
+    held.commit().await.expect("committed");
+    change.await.expect("no panic")
 }
 
 fn of_customer(session: &CustomerSession) -> Revocation {

@@ -10,20 +10,21 @@ use customer_session::{
 use sqlx::{Executor as _, PgPool};
 
 use crate::{
+    epochs::overtake,
     invalidations::{next, receive_until},
     persistent_store::{Database as _, assert_error, peppers, session, unique},
     postgres::Schema,
 };
-use test_support::RegistryExt as _;
+use test_support::{RegistryExt as _, servers::Server};
 
 const GUIDE: &str = include_str!("../../src/guide/external_customers.md");
 
-/// Returns the SQL of the guide, from its table to its trigger.
+/// Returns the SQL of the guide, from its table to its grants.
 fn sql_of_the_guide() -> Vec<&'static str> {
     let blocks = GUIDE.split("```sql\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
     let blocks: Vec<_> = blocks.collect();
-    assert_eq!(blocks.len(), 3, "table, view, trigger");
+    assert_eq!(blocks.len(), 4, "table, view, trigger, grants");
     blocks
 }
 
@@ -52,7 +53,7 @@ async fn the_guide_works_as_it_stands() {
         return;
     };
     let pool = schema.pool().await;
-    let [table, view, trigger] = sql_of_the_guide().try_into().expect("three");
+    let [table, view, trigger, _] = sql_of_the_guide().try_into().expect("four");
     let store = connected(&schema).await;
     let unavailable = StoreErrorKind::Unavailable;
     let says = ["view customer_session_customers is missing", "guide"];
@@ -148,6 +149,94 @@ async fn the_guide_works_as_it_stands() {
     store.purge_expired(Utc::now(), 99).await.expect("purged");
     store.purge_customers(None, 9).await.expect("purged");
     assert_eq!(count().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_waits_for_the_deletion_of_its_customer_fails() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    let [table, view, trigger, _] = sql_of_the_guide().try_into().expect("four");
+    run(&pool, table).await;
+    run(&pool, view).await;
+    let store = connected(&schema).await;
+    store.migrate().await.expect("migrated");
+    run(&pool, trigger).await;
+    for has_epoch in [true, false] {
+        for limit in [None, Some(SessionLimit::end_oldest(3))] {
+            let id = new_user(&pool).await;
+            if has_epoch {
+                store.add(&session(&store, &id)).await.expect("inserted");
+            }
+            let mut held = pool.begin().await.expect("begun");
+            held.execute("DELETE FROM users").await.expect("deleted");
+            let waiting = session(&store, &id);
+            let (by, new) = (store.clone(), waiting.clone());
+            let sign_in = async move { by.insert(&new, limit.as_ref()).await };
+            let outcome = overtake(&pool, held, sign_in).await;
+            let says = ["does not show its customer"];
+            assert_error(outcome, StoreErrorKind::Conflict, &says);
+            // The identifier is used again.
+            let again = "INSERT INTO users (user_id, tenant, mail) OVERRIDING SYSTEM VALUE \
+                 VALUES ($1::bigint, 7, 'joan@example.com')";
+            let again = sqlx::query(again).bind(&id).execute(&pool).await;
+            again.expect("added");
+            let found = store.find(&waiting.token).await.expect("an answer");
+            assert_eq!(found, None);
+            let other = session(&store, &id);
+            store.add(&other).await.expect("inserted");
+            assert!(store.find(&other.token).await.expect("found").is_some());
+        }
+    }
+}
+
+/// The tables in a schema of their own, the application's in another, and a role that changes them.
+#[tokio::test]
+async fn a_role_with_the_grants_of_the_guide_changes_customers() {
+    let Some(server) = Server::postgres() else {
+        return;
+    };
+    let pool = PgPool::connect(&server.url()).await.expect("connected");
+    let [table, view, trigger, grants] = sql_of_the_guide().try_into().expect("four");
+    run(&pool, "CREATE SCHEMA auth; CREATE ROLE application LOGIN").await;
+    run(&pool, table).await;
+    let ours = "VIEW customer_session_customers";
+    run(
+        &pool,
+        &view.replace(ours, "VIEW auth.customer_session_customers"),
+    )
+    .await;
+    let builder = PostgresStore::builder(peppers()).schema("auth");
+    let store = builder.external_customers().connect(&server.url()).await;
+    let store = store.expect("connected");
+    store.migrate().await.expect("migrated");
+    run(&pool, &trigger.replace("PERFORM ", "PERFORM auth.")).await;
+    run(&pool, grants).await;
+    let grant = "GRANT SELECT, UPDATE, DELETE ON users TO application";
+    run(&pool, grant).await;
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+
+    let id = new_user(&pool).await;
+    let first = session(&store, &id);
+    store.add(&first).await.expect("inserted");
+    let without_sessions = new_user(&pool).await;
+    let url = server.url().replace("tests@", "application@");
+    let application = PgPool::connect(&url).await.expect("connected");
+    let rename = "UPDATE users SET display_name = 'Joan' WHERE mail LIKE 'jane%'";
+    run(&application, rename).await;
+    let mut changed = [next(&mut source).await, next(&mut source).await];
+    changed.sort_by_key(|event| format!("{event:?}"));
+    let of = |id: &str| Invalidation::Customer(id.into()).into();
+    assert_eq!(changed, [of(&id), of(&without_sessions)]);
+    let found = store.find(&first.token).await.expect("an answer");
+    assert_eq!(found.expect("live").customer.name.as_deref(), Some("Joan"));
+    run(&application, "DELETE FROM users").await;
+    receive_until(&mut source, Invalidation::Customer(id.as_str().into())).await;
+    assert_eq!(store.find(&first.token).await.expect("an answer"), None);
+    let left = store.summaries(&first.customer_id).await;
+    assert_eq!(left.expect("a list"), []);
 }
 
 /// The lookup finds the customer by the index that the guide creates.

@@ -10,12 +10,13 @@ BEGIN
 END
 $$;
 
--- Ends all sessions of a customer who is deleted, and announces it.
+-- Ends all sessions of a customer who is deleted, and announces it. The epoch is added if there is none,
+-- so that a sign-in under way notices.
 CREATE FUNCTION customer_session_revoke_customer(id text) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 BEGIN
-    UPDATE customer_session_epochs SET epoch = epoch + 1, has_remains = true
-        WHERE customer_id = id;
+    INSERT INTO customer_session_epochs AS e (customer_id) VALUES (id)
+        ON CONFLICT (customer_id) DO UPDATE SET epoch = e.epoch + 1, has_remains = true;
     PERFORM customer_session_announce_customer(id);
 END
 $$;

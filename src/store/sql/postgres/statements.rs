@@ -83,9 +83,16 @@ pub(super) const INSERT: &str = concat!(
 );
 
 /// Returns what [`INSERT`] does. Adds no customer: they are the application's.
+///
+/// The customer is read without a lock, as they were when the statement began. An epoch that has been
+/// raised since then tells that they may have been deleted: no session is added.
 pub(super) const INSERT_FOR_EXTERNAL: &str = concat!(
-    adding_session!(),
-    "c AS MATERIALIZED (SELECT ",
+    "WITH taken AS MATERIALIZED (SELECT 1 FROM customer_session_rotations WHERE id = $2), \
+     seen AS MATERIALIZED (SELECT epoch FROM customer_session_epochs WHERE customer_id = $1), \
+     locked AS MATERIALIZED (SELECT epoch FROM customer_session_epochs WHERE customer_id = $1 \
+     FOR NO KEY UPDATE), \
+     epoch AS MATERIALIZED (SELECT epoch FROM locked JOIN seen USING (epoch)), \
+     c AS MATERIALIZED (SELECT ",
     customer_columns!(),
     " FROM customer_session_customers WHERE id = $1), ",
     in_current_epoch!()
