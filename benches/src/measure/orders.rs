@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// A generator of random numbers that are the same in every run.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -13,12 +13,13 @@ impl Rng {
         mixed ^ (mixed >> 32)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    /// Returns a number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 
     /// Returns a number from 0 to 1.
-    fn part(&mut self) -> f64 {
+    pub fn part(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

@@ -3,7 +3,7 @@
 mod format;
 mod machine;
 mod markdown;
-mod plots;
+pub mod plots;
 mod prose;
 mod targets;
 

@@ -167,6 +167,51 @@ fn growth(results: &Results, file: &Path) -> Drawn {
     Ok(())
 }
 
+/// Draws lookups a second by the number of nodes.
+pub fn fleet(lines: &[(String, Vec<(f64, f64)>)], file: &Path) -> Drawn {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let least = points().map(|point| point.1).fold(f64::MAX, f64::min);
+    let most = points().map(|point| point.1).fold(0.0, f64::max);
+    let nodes = points().map(|point| point.0).fold(1.0, f64::max);
+    let root = SVGBackend::new(file, (WIDTH as u32, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(
+            "Lookups a second of 1,000 sessions in use, by nodes (both axes are logarithmic)",
+            ("sans-serif", 15).into_font().color(&INK),
+        )
+        .margin(12)
+        .margin_right(40)
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d(
+            (1.0..nodes).log_scale(),
+            (least / 1.5..most * 1.5).log_scale(),
+        )?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(LINES)
+        .x_label_formatter(&|nodes| thousands(*nodes as usize))
+        .y_label_formatter(&|lookups| thousands(*lookups as usize))
+        .draw()?;
+    for ((name, points), color) in lines.iter().zip([OURS, MAP, INK, OTHERS]) {
+        let line = LineSeries::new(points.clone(), color.filled().stroke_width(3)).point_size(4);
+        chart
+            .draw_series(line)?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .border_style(LINES)
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
 /// Returns sessions and nanoseconds of one stack.
 fn points(growths: &[Growth], order: &str, stack: &str) -> Vec<(f64, f64)> {
     let growths = growths

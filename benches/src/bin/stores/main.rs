@@ -2,19 +2,22 @@
 //!
 //! `cargo run --release --bin stores` fills each store with 10,000,
 //! 100,000 and 1,000,000 sessions, a tenth of them expired, and measures a lookup, an insertion,
-//! and lookups while the expired ones are purged. `ROWS=10000` measures that size alone.
+//! and lookups while the expired ones are purged. `ROWS=10000` measures that size alone. Then it
+//! measures what it takes to end all sessions of a customer, and what announcing costs.
 //! PostgreSQL and Redis are throw-away servers; one that is not installed is left out.
 //!
 //! Lookups and insertions are measured on one core, driver and server alike: which of two cores
 //! a thread wakes up on, and whether that one was asleep, is a matter of chance that outweighs
 //! everything else. Purging has all cores.
 
+mod announcing;
 mod columns;
 mod contents;
 mod cores;
 mod postgres;
 mod purging;
 mod redis;
+mod revoking;
 mod sqlite;
 
 fn main() {
@@ -39,4 +42,6 @@ fn main() {
         postgres::measure(&runtime, rows);
         redis::measure(&runtime, rows);
     }
+    revoking::measure(&runtime);
+    announcing::measure(&runtime);
 }

@@ -27,7 +27,7 @@ const FILLS: [&str; 4] = [
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
      INSERT INTO customer_session_customers (id, organization_id, created_at, email, name, metadata) \
      SELECT 'c' || n, 'org_1', 1, 'jane@example.com', 'Jane Doe', '{\"plan\":\"pro\"}' FROM r",
-    "INSERT INTO customer_session_epochs (customer_id) \
+    "INSERT OR IGNORE INTO customer_session_epochs (customer_id) \
      SELECT id FROM customer_session_customers WHERE $1 > 0",
     "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < $1) \
      INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
