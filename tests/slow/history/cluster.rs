@@ -1,5 +1,5 @@
 //! Three nodes that share one server: each has its own threads, its own connections, and its
-//! own network.
+//! own network. One of those on PostgreSQL is behind a pooler in transaction mode.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +34,8 @@ pub(crate) enum Kind {
 /// The parts of a cluster in which the nemesis injects faults.
 pub(crate) struct Cluster {
     pub(crate) server: Server,
+    /// Between the last node and PostgreSQL. It ends after the runtimes.
+    pooler: Option<Server>,
     /// The networks of each node: to its store, and to the source of its invalidations.
     pub(crate) networks: Vec<(Proxy, Proxy)>,
     pub(crate) stores: Vec<Arc<Wrapped<NodeStore>>>,
@@ -75,23 +77,37 @@ pub(crate) fn start(
         servers::missing(&format!("{kind:?}"));
         return None;
     };
+    let pooler = match kind {
+        Kind::Postgres => {
+            // By default it waits for 15 seconds before it tries a server again that was down.
+            let settings = [("pool_mode", "transaction"), ("server_login_retry", "0.1")];
+            let pooler = Server::pgbouncer(&server, &settings);
+            if pooler.is_none() {
+                servers::missing("PgBouncer");
+                return None;
+            }
+            pooler
+        }
+        Kind::Redis => None,
+    };
     let network = runtime("network".to_owned());
     let mut cluster = Cluster {
         networks: Vec::new(),
         stores: Vec::new(),
         server,
+        pooler,
     };
     let (mut nodes, mut runtimes) = (Vec::new(), Vec::new());
     for number in 0..NODES {
-        let networks = network.block_on(async {
-            let port = cluster.server.port;
-            (Proxy::new(port).await, Proxy::new(port).await)
-        });
+        let pooler = cluster.pooler.as_ref().filter(|_| number + 1 == NODES);
+        let is_pooled = pooler.is_some();
+        let port = pooler.unwrap_or(&cluster.server).port;
+        let networks = network.block_on(async { (Proxy::new(port).await, Proxy::new(port).await) });
         let (to_store, to_source) = (url(kind, &networks.0), url(kind, &networks.1));
         let runtime = runtime(format!("node {number}"));
         let (store, sessions) = runtime.block_on(async {
             let store = Arc::new(Wrapped(NodeStore::new(
-                connect(kind, &to_store).await,
+                connect(kind, &to_store, is_pooled).await,
                 defect,
                 Rng::new(rng.below(u64::MAX)),
             )));
@@ -126,12 +142,12 @@ fn url(kind: Kind, network: &Proxy) -> String {
     }
 }
 
-async fn connect(kind: Kind, url: &str) -> Arc<dyn SessionRegistry> {
+async fn connect(kind: Kind, url: &str, is_pooled: bool) -> Arc<dyn SessionRegistry> {
     let peppers = Peppers::new(*b"a pepper of the tests, 32 bytes.");
     match kind {
         Kind::Postgres => {
-            let store = PostgresStore::connect(url, peppers).await;
-            let store = store.expect("connected");
+            let builder = PostgresStore::builder(peppers).transaction_pooling(is_pooled);
+            let store = builder.connect(url).await.expect("connected");
             store.migrate().await.expect("migrated");
             Arc::new(store)
         }
