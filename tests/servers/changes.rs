@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use customer_session::{
-    CustomerSessions, Invalidation, SessionRegistry, SourceEvent, StoreErrorKind,
+    CustomerSessions, Invalidation, InvalidationSource as _, SessionRegistry, SourceEvent,
+    StoreErrorKind,
     store::{PostgresInvalidations, PostgresStore},
 };
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -12,7 +13,11 @@ use crate::{
     invalidations::{from_postgres, next, postgres, receive_until},
     persistent_store::{assert_error, inserted, peppers},
 };
-use test_support::{RegistryExt as _, proxy::Proxy, servers::Server};
+use test_support::{
+    RegistryExt as _,
+    proxy::Proxy,
+    servers::{self, Server},
+};
 
 async fn by_hand(server: &Server) -> PgPool {
     PgPool::connect(&server.url()).await.expect("connected")
@@ -129,15 +134,6 @@ async fn a_long_transaction_holds_nothing_up() {
     );
     assert!(beside[50] < Duration::from_millis(100), "{:?}", beside[50]);
 
-    // What is read is what is new: the changes since the transaction began are not read again.
-    let plan: Vec<String> = sqlx::query_scalar(
-        "EXPLAIN SELECT message FROM customer_session_changes \
-         WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())",
-    )
-    .fetch_all(&pool)
-    .await
-    .expect("explained");
-    assert!(plan.concat().contains("Index"), "{plan:?}");
     run(&mut under_way, "COMMIT").await;
     receive_until(&mut source, Invalidation::Session(one.id)).await;
 }
@@ -193,7 +189,251 @@ async fn a_source_that_has_fallen_too_far_behind_says_so() {
     assert_eq!(next(&mut source).await, Invalidation::All.into());
 }
 
-/// A source prunes by itself, so that a service needs no purge for it.
+/// Returns the server's plans of the readings of a source, which finds `rows` changes that it has read.
+async fn plans_of_readings(rows: u32) -> Option<Vec<String>> {
+    let settings = [
+        "session_preload_libraries=auto_explain",
+        "auto_explain.log_min_duration=0",
+    ];
+    let Some(server) = Server::postgres_with(&settings, &[]) else {
+        servers::missing("PostgreSQL");
+        return None;
+    };
+    let store = PostgresStore::connect(&server.url(), peppers()).await;
+    let store = store.expect("connected");
+    store.migrate().await.expect("migrated");
+    // In many transactions, and without statistics, as it is between two runs of autovacuum.
+    let changes = format!(
+        "DO $$ BEGIN FOR n IN 1..{rows} LOOP INSERT INTO customer_session_changes (message) \
+         VALUES ('session:' || n); COMMIT; END LOOP; END $$"
+    );
+    let mut writer = PgConnection::connect(&server.url())
+        .await
+        .expect("connected");
+    run(&mut writer, "SET auto_explain.log_min_duration = -1").await;
+    run(&mut writer, &changes).await;
+    let mut source = from_postgres(server.port).await;
+    receive_until(&mut source, Invalidation::All).await;
+    let one = inserted(&store).await;
+    store.end(&one.id).await.expect("revoked");
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
+    let log = server.log();
+    let plans = log.split("duration: ").filter(|entry| {
+        // The first reading, which has no position, asks for no changes.
+        entry.contains("AS MATERIALIZED") && entry.contains("c.message") && entry.contains(">= '")
+    });
+    Some(plans.map(str::to_owned).collect())
+}
+
+/// What is read is what is new. The planner knows nothing of the tables, and must not take the reading for
+/// one that is worth compiling, which takes longer than to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_cheap_however_many_changes_there_are() {
+    const JIT_ABOVE_COST: f64 = 100_000.0;
+    let Some(plans) = plans_of_readings(20_000).await else {
+        return;
+    };
+    assert!(!plans.is_empty(), "no plan of a reading");
+    for plan in plans {
+        assert!(plan.contains("Index"), "{plan}");
+        let costs = plan.split("cost=").skip(1);
+        let costs = costs.filter_map(|rest| rest.split("..").nth(1)?.split(' ').next());
+        let costs: Vec<f64> = costs.map(|cost| cost.parse().expect("a number")).collect();
+        let most = costs.iter().copied().fold(0.0, f64::max);
+        assert!(most > 0.0 && most < JIT_ABOVE_COST / 10.0, "{plan}");
+    }
+}
+
+/// After a crash the server gives out numbers of transactions again that a source has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_server_is_noticed() {
+    // What is not waited for is written after ten seconds.
+    let Some(server) = Server::postgres_with(&["wal_writer_delay=10000"], &[]) else {
+        return servers::missing("PostgreSQL");
+    };
+    let store = PostgresStore::connect(&server.url(), peppers()).await;
+    let store = store.expect("connected");
+    store.migrate().await.expect("migrated");
+    let one = inserted(&store).await;
+    let mut source = from_postgres(server.port).await;
+    receive_until(&mut source, Invalidation::All).await;
+    // Transactions that are rolled back have a number, and wait for no disk.
+    let mut others = PgConnection::connect(&server.url())
+        .await
+        .expect("connected");
+    for _ in 0..50 {
+        let transaction = "BEGIN; SELECT pg_current_xact_id(); ROLLBACK";
+        run(&mut others, transaction).await;
+    }
+    let newest = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    let seen: i64 = sqlx::query_scalar(newest)
+        .fetch_one(&mut others)
+        .await
+        .expect("read");
+    // The source has seen them too.
+    store
+        .announce(&Invalidation::Session("seen".into()))
+        .await
+        .expect("announced");
+    receive_until(&mut source, Invalidation::Session("seen".into())).await;
+
+    server.crash();
+    let begun = Instant::now();
+    let revoked_by: i64 = loop {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it stays down");
+        let Ok(mut again) = PgConnection::connect(&server.url()).await else {
+            continue;
+        };
+        let revoke = "DELETE FROM customer_sessions WHERE id = $1 \
+             RETURNING pg_current_xact_id()::text::bigint";
+        let revoke = sqlx::query_scalar(revoke).bind(one.id.as_str());
+        match revoke.fetch_one(&mut again).await {
+            Ok(xid) => break xid,
+            Err(sqlx::Error::RowNotFound) => panic!("it was there"),
+            Err(_) => {}
+        }
+    };
+    println!("revoked by {revoked_by}, {seen} was seen before");
+    receive_until(&mut source, SourceEvent::Disconnected).await;
+    let mut told = Vec::new();
+    loop {
+        let event = next(&mut source).await;
+        told.push(event.clone());
+        assert_ne!(event, SourceEvent::Resumed, "{told:?}");
+        if event == Invalidation::All.into() {
+            break;
+        }
+    }
+}
+
+/// The numbers of transactions of a server whose dump was restored here are higher.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_listens_to_tables_that_were_restored_from_another_server() {
+    let Some((server, store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let mut running = from_postgres(server.port).await;
+    receive_until(&mut running, Invalidation::All).await;
+    let restored = "UPDATE customer_session_pruning \
+         SET pruned_below = '4000000000', next_below = '4000000000'";
+    run(&pool, restored).await;
+    receive_until(&mut running, Invalidation::All).await;
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+    let one = inserted(&store).await;
+    store.end(&one.id).await.expect("revoked");
+    for source in [&mut running, &mut source] {
+        receive_until(source, Invalidation::Session(one.id.clone())).await;
+    }
+    let count = "SELECT count(*) FROM customer_session_changes";
+    let rows: i64 = sqlx::query_scalar(count)
+        .fetch_one(&pool)
+        .await
+        .expect("a count");
+    assert!(rows < 50, "{rows} rows were written");
+}
+
+/// A server process that waits for a lock does not notice that nobody waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_table_takes_no_connections() {
+    let Some((server, _store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let mut source = from_postgres(server.port).await;
+    receive_until(&mut source, Invalidation::All).await;
+    let mut locker = PgConnection::connect(&server.url())
+        .await
+        .expect("connected");
+    let lock = "BEGIN; LOCK TABLE customer_session_changes IN ACCESS EXCLUSIVE MODE";
+    run(&mut locker, lock).await;
+    let waiting = async || -> i64 {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waiting = sqlx::query_scalar(waiting).fetch_one(&pool).await;
+        waiting.expect("a count")
+    };
+    let listening = tokio::spawn(async move {
+        loop {
+            match source.recv().await.expect("it goes on") {
+                SourceEvent::Resumed => return,
+                SourceEvent::Invalidate(_) => panic!("nothing was missed"),
+                _ => {}
+            }
+        }
+    });
+    let begun = Instant::now();
+    let (mut most, mut has_waited) = (0, false);
+    while begun.elapsed() < Duration::from_secs(5) {
+        most = most.max(waiting().await);
+        has_waited |= most > 0;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(has_waited && most <= 2, "{most} server processes wait");
+    run(&mut locker, "ROLLBACK").await;
+    listening.await.expect("it goes on");
+}
+
+/// As while the only synchronous replica is down: what the source writes does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_waits_for_no_replica() {
+    let Some((server, _store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    run(&pool, A_MINUTE_LATER).await;
+    run(&pool, "ALTER SYSTEM SET synchronous_standby_names = 'gone'").await;
+    run(&pool, "SELECT pg_reload_conf()").await;
+    let mut source = from_postgres(server.port).await;
+    receive_until(&mut source, Invalidation::All).await;
+    let is_marked = "SELECT next_since > now() - interval '1 minute' FROM customer_session_pruning";
+    let begun = Instant::now();
+    let mut alive = 0;
+    loop {
+        match source.recv().await.expect("it goes on") {
+            SourceEvent::Alive { .. } => alive += 1,
+            event => panic!("{event:?}"),
+        }
+        let is_marked: bool = sqlx::query_scalar(is_marked)
+            .fetch_one(&pool)
+            .await
+            .expect("an answer");
+        if is_marked && alive > 2 {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{alive}, {is_marked}"
+        );
+    }
+}
+
+/// A service needs no purge for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_prunes_what_all_have_seen() {
+    let Some((server, _store)) = postgres().await else {
+        return;
+    };
+    let pool = by_hand(&server).await;
+    let changes = "INSERT INTO customer_session_changes (message) \
+                   SELECT 'session:' || n FROM generate_series(1, 2500) AS n";
+    run(&pool, changes).await;
+    let seen = "UPDATE customer_session_pruning SET next_since = next_since - interval '2 minutes', \
+         next_below = pg_snapshot_xmin(pg_current_snapshot())";
+    run(&pool, seen).await;
+    let mut source = from_postgres(server.port).await;
+    let listening = tokio::spawn(async move {
+        while let Some(event) = source.recv().await {
+            assert_ne!(event, SourceEvent::Disconnected);
+        }
+    });
+    let begun = Instant::now();
+    while changes_left(&pool).await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "they are left");
+        assert!(!listening.is_finished(), "it was lost");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_is_deleted_than_all_have_seen() {
     let Some((server, store)) = postgres().await else {
@@ -338,22 +578,4 @@ async fn a_source_that_does_not_read_what_it_writes_is_refused() {
     assert_error(refused, StoreErrorKind::Unavailable, &["primary"]);
     run(&pool, "DROP TRIGGER lag ON customer_session_changes").await;
     receive_until(&mut source, SourceEvent::Resumed).await;
-}
-
-#[test]
-fn a_poll_interval_stays_within_its_range() {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let Some((server, store)) = postgres().await else {
-            return;
-        };
-        for interval in [Duration::ZERO, Duration::from_secs(3600)] {
-            let source = from_postgres(server.port).await;
-            let mut source = source.poll_interval(interval);
-            receive_until(&mut source, Invalidation::All).await;
-            let one = inserted(&store).await;
-            store.end(&one.id).await.expect("revoked");
-            receive_until(&mut source, Invalidation::Session(one.id)).await;
-        }
-    });
 }

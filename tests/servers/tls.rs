@@ -29,6 +29,17 @@ fn address_in_a_network() -> Option<String> {
     (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
 }
 
+/// Before anything is sent.
+#[tokio::test]
+async fn a_server_elsewhere_is_refused_without_tls() {
+    let url = "postgres://tests@db.invalid/app";
+    let says = ["plain text", "sslmode=verify-full", "allow_plaintext(true)"];
+    let outcome = PostgresStore::connect(url, peppers()).await;
+    assert_error(outcome, UNAVAILABLE, &says);
+    let outcome = PostgresInvalidations::connect(url).await;
+    assert_error(outcome, UNAVAILABLE, &says);
+}
+
 #[tokio::test]
 async fn a_server_in_a_network_is_refused_without_tls() {
     let Some(address) = address_in_a_network() else {

@@ -266,6 +266,24 @@ impl Server {
         }
     }
 
+    /// Kills one process of PostgreSQL, as a system without memory does: the others end too, and the
+    /// server starts again by itself, from what it has written.
+    pub fn crash(&self) {
+        let is_writer = |process: &u32| {
+            let command = fs::read_to_string(format!("/proc/{process}/cmdline"));
+            command.is_ok_and(|command| command.contains("walwriter"))
+        };
+        let writer = self.processes().into_iter().find(is_writer);
+        let writer = writer.expect("a process that writes the log").to_string();
+        let killed = Command::new("kill").args(["-s", "KILL", &writer]).status();
+        assert!(killed.is_ok_and(|killed| killed.success()), "it is ours");
+    }
+
+    /// Returns what it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).expect("a log")
+    }
+
     /// Stops it in the middle of its work. Its connections stay open without an answer; new ones
     /// are accepted by the kernel, and get no answer either.
     pub fn pause(&self) {

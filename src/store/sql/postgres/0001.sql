@@ -92,6 +92,14 @@ CREATE TABLE customer_session_changes (
     PRIMARY KEY (xid, number)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 
+-- One row, written by a reader that finds none. A crash of the server empties the table. It also takes
+-- back the numbers of the last transactions, and gives them out again: a reader that finds another
+-- number here than before does not rely on what it has read. A replica cannot be asked.
+CREATE UNLOGGED TABLE customer_session_incarnation (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    number   uuid NOT NULL DEFAULT gen_random_uuid()
+);
+
 -- The transactions whose changes may have been deleted: those before `pruned_below`. The next are those
 -- before `next_below`, once that has been visible to everybody for a minute.
 CREATE TABLE customer_session_pruning (

@@ -23,10 +23,27 @@ const PRUNED_AT_ONCE: usize = 1_000;
 
 /// Marks what may be deleted now, and what may be when that has been visible to all for a minute.
 /// A reader whose snapshot is older notices that by `pruned_below`, which is committed before anything is
-/// deleted.
-const MARK: &str = "UPDATE customer_session_pruning SET pruned_below = next_below, \
+/// deleted. Returns what was marked before.
+const MARK: &str = "UPDATE customer_session_pruning p SET pruned_below = p.next_below, \
      next_below = pg_snapshot_xmin(pg_current_snapshot()), next_since = clock_timestamp() \
-     WHERE next_since < clock_timestamp() - interval '1 minute'";
+     FROM customer_session_pruning before \
+     WHERE p.next_since < clock_timestamp() - interval '1 minute' \
+     RETURNING before.pruned_below::text";
+
+/// Marks nothing, if what was marked are transactions that are yet to come: the tables were restored
+/// from another server.
+const MARK_NOTHING: &str = "UPDATE customer_session_pruning \
+     SET pruned_below = pg_snapshot_xmin(pg_current_snapshot()), \
+     next_below = pg_snapshot_xmin(pg_current_snapshot()), next_since = clock_timestamp() \
+     WHERE pruned_below > pg_snapshot_xmax(pg_current_snapshot())";
+
+/// Begins a message that waits for no lock beyond the time limit of the source, which would open another
+/// connection while the server process of the first one waits on.
+const IN_TIME: &str = "SET LOCAL statement_timeout = '900ms'; ";
+
+/// Begins a message whose commit waits neither for the disk nor for a replica. What it writes may be
+/// lost by a crash, and then all is distrusted.
+const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit = off; ";
 
 /// Which transactions had ended at a moment: those before `xmax` but for those in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +58,9 @@ struct Snapshot {
 /// What a reader has read: all that was visible in a snapshot of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
-    /// The start of the server and the identity of the table. Another one is another database, or the
-    /// same as of another time.
-    origin: String,
+    /// The start of the server, what a crash has left of it, and the identity of the table. Another one
+    /// is another database, or the same as of another time. None if no reader has asked since a crash.
+    origin: Option<String>,
     snapshot: Snapshot,
 }
 
@@ -53,6 +70,8 @@ pub(super) struct Reading {
     pub(super) position: Position,
     /// The messages that were not visible before; `None` if they are not known any more, or too many.
     pub(super) changes: Option<Vec<String>>,
+    /// What is marked as deleted are transactions that are yet to come.
+    is_marked_ahead: bool,
 }
 
 /// A message that a reader writes, to see whether it reads what is written.
@@ -107,24 +126,32 @@ impl Reading {
         schema: &SchemaName,
         position: Option<&Position>,
     ) -> Result<Self, Error> {
+        let statement = Self::statement(position);
+        let statement = AssertSqlSafe(schema.qualified(&statement));
+        let rows = sqlx::raw_sql(statement).fetch_all(connection).await?;
+        Self::read(&rows, position)
+    }
+
+    /// Returns one simple message, whose answer no pooler can mix up with another.
+    ///
+    /// The limit tells the planner, which knows nothing of a table of one row, that there is one: else
+    /// it would take the statement for one that is worth compiling.
+    fn statement(position: Option<&Position>) -> String {
         let unseen = position.map_or_else(
             || "SELECT NULL::text AS message WHERE false".to_owned(),
             |position| position.snapshot.unseen(),
         );
-        // One simple message, whose answer no pooler can mix up with another.
-        let statement = format!(
-            "WITH s AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, \
+        format!(
+            "{IN_TIME}WITH s AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, \
              pg_snapshot_xmax(pg_current_snapshot()) AS xmax, \
-             pg_postmaster_start_time()::text || ' ' \
-             || 'customer_session_changes'::regclass::oid::text AS origin, \
-             pruned_below::text AS pruned_below FROM customer_session_pruning) \
+             extract(epoch FROM pg_postmaster_start_time())::text || ' ' \
+             || 'customer_session_changes'::regclass::oid::text || ' ' \
+             || (SELECT number::text FROM customer_session_incarnation) AS origin, \
+             pruned_below::text AS pruned_below FROM customer_session_pruning LIMIT 1) \
              SELECT s.snapshot, s.origin, s.pruned_below, c.message \
              FROM s LEFT JOIN LATERAL ({unseen} LIMIT {}) c ON true",
             MAX_CHANGES + 1
-        );
-        let statement = AssertSqlSafe(schema.qualified(&statement));
-        let rows = sqlx::raw_sql(statement).fetch_all(connection).await?;
-        Self::read(&rows, position)
+        )
     }
 
     fn read(rows: &[PgRow], position: Option<&Position>) -> Result<Self, Error> {
@@ -144,16 +171,31 @@ impl Reading {
         let messages = rows.iter().filter_map(|row| row.try_get(3).transpose());
         let messages: Vec<String> = messages.collect::<Result<_, Error>>()?;
         Ok(Self {
+            is_marked_ahead: pruned_below > now.snapshot.xmax,
             position: now,
             changes: is_complete.then_some(messages),
         })
+    }
+
+    /// Puts right what makes every reading incomplete.
+    pub(super) async fn repair(
+        &self,
+        connection: &mut PgConnection,
+        schema: &SchemaName,
+    ) -> Result<(), Error> {
+        if self.is_marked_ahead {
+            let statement = format!("{IN_TIME}{WITHOUT_WAITING}{MARK_NOTHING}");
+            let statement = AssertSqlSafe(schema.qualified(&statement));
+            sqlx::raw_sql(statement).execute(connection).await?;
+        }
+        Ok(())
     }
 }
 
 impl Position {
     /// Returns `true` if nothing is missing in what was read from here to `now`.
     fn leads_to(&self, now: &Self, pruned_below: u64) -> bool {
-        self.origin == now.origin && self.snapshot.xmin >= pruned_below
+        self.origin.is_some() && self.origin == now.origin && self.snapshot.xmin >= pruned_below
     }
 }
 
@@ -165,17 +207,20 @@ impl Probe {
         }
     }
 
-    /// Writes the message. Returns `false` if it has not, because a trigger is missing. It need not
-    /// survive a crash, so it waits neither for the disk nor for a replica.
+    /// Writes the message, and the number that the next crash removes. Returns `false` if it has not
+    /// written the message, because a trigger is missing.
     pub(super) async fn write(
         &self,
         connection: &mut PgConnection,
         schema: &SchemaName,
     ) -> Result<bool, Error> {
-        let insert = schema.qualified("INSERT INTO customer_session_changes (message)");
+        let insert = schema.qualified(&format!(
+            "{IN_TIME}{WITHOUT_WAITING}WITH first AS (INSERT INTO customer_session_incarnation \
+             DEFAULT VALUES ON CONFLICT DO NOTHING) \
+             INSERT INTO customer_session_changes (message)"
+        ));
         let statement = format!(
-            "{insert} SELECT '{}' FROM (SELECT set_config('synchronous_commit', 'off', true)) s \
-             WHERE {}",
+            "{insert} SELECT '{}' WHERE {}",
             self.message,
             triggers::all_enabled(schema)
         );
@@ -208,27 +253,34 @@ pub(super) fn event(message: &str) -> Option<SourceEvent> {
     })
 }
 
-/// Marks what may be deleted, once a minute. Returns `true` for the one reader that has to delete it.
+/// Marks what may be deleted, once a minute. Returns the transactions before which it was marked before,
+/// for the one reader that has to delete it.
 pub(super) async fn mark_prunable(
     connection: &mut PgConnection,
     schema: &SchemaName,
-) -> Result<bool, Error> {
-    let marked = sqlx::raw_sql(schema.qualify(MARK)).execute(connection);
-    Ok(marked.await?.rows_affected() > 0)
+) -> Result<Option<u64>, Error> {
+    let statement = schema.qualified(&format!("{IN_TIME}{WITHOUT_WAITING}{MARK}"));
+    let marked = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_optional(connection);
+    marked.await?.as_ref().map(xid).transpose()
+}
+
+fn xid(row: &PgRow) -> Result<u64, Error> {
+    let xid: String = row.try_get(0)?;
+    xid.parse()
+        .map_err(|error: ParseIntError| Error::Decode(error.into()))
 }
 
 /// Deletes some of what all readers have seen, of the transaction `from` and later ones. Returns the
 /// transaction to go on with, or `None` at the end.
 ///
-/// It begins behind what was deleted before, which an old snapshot, such as that of a backup, may keep in
-/// the index.
+/// An old snapshot, such as that of a backup, keeps in the index what was deleted before `from`.
 pub(super) async fn prune(
     connection: &mut PgConnection,
     schema: &SchemaName,
     from: u64,
 ) -> Result<Option<u64>, Error> {
     let statement = format!(
-        "DELETE FROM customer_session_changes WHERE ctid = ANY (ARRAY(\
+        "{IN_TIME}{WITHOUT_WAITING}DELETE FROM customer_session_changes WHERE ctid = ANY (ARRAY(\
          SELECT c.ctid FROM customer_session_changes c WHERE c.xid >= '{from}'::xid8 \
          AND c.xid < (SELECT pruned_below FROM customer_session_pruning) \
          ORDER BY c.xid, c.number LIMIT {PRUNED_AT_ONCE} FOR UPDATE SKIP LOCKED)) \
@@ -239,15 +291,8 @@ pub(super) async fn prune(
     if rows.len() < PRUNED_AT_ONCE {
         return Ok(None);
     }
-    let mut last = from;
-    for row in &rows {
-        let xid: String = row.try_get(0)?;
-        let xid = xid
-            .parse()
-            .map_err(|error: ParseIntError| Error::Decode(error.into()))?;
-        last = last.max(xid);
-    }
-    Ok(Some(last))
+    let xids: Result<Vec<_>, _> = rows.iter().map(xid).collect();
+    Ok(xids?.into_iter().max())
 }
 
 #[cfg(test)]
@@ -256,7 +301,7 @@ mod tests {
 
     fn position(origin: &str, snapshot: &str) -> Position {
         Position {
-            origin: origin.to_owned(),
+            origin: Some(origin.to_owned()),
             snapshot: snapshot.parse().expect("a snapshot"),
         }
     }
@@ -299,6 +344,12 @@ mod tests {
             !position("server 1 again", "30:30:").leads_to(&now, 0),
             "a restart"
         );
+        let crashed = Position {
+            origin: None,
+            ..now.clone()
+        };
+        assert!(!now.leads_to(&crashed, 0) && !crashed.leads_to(&now, 0));
+        assert!(!crashed.leads_to(&crashed, 0), "how many crashes ago?");
     }
 
     #[test]

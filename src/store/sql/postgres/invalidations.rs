@@ -36,6 +36,9 @@ const POLL_INTERVALS: [Duration; 2] = [Duration::from_millis(1), Duration::from_
 /// Time from one look for what may be deleted to the next.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Time limit of beginning to listen.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The error of a source that does not read what it writes.
 const NOT_READ: &str = "what the source has written it cannot read; connect to the primary, and not by \
      a pooler that sends queries to replicas";
@@ -95,8 +98,9 @@ struct Link {
     probe: Option<Probe>,
     read_at: Instant,
     prune_at: Instant,
-    /// Rows are to be deleted, of this transaction and later ones.
-    prune_from: Option<u64>,
+    /// Where to go on pruning; otherwise it is due at `prune_at`.
+    prune_from: Option<PruneFrom>,
+    has_pruned: bool,
 }
 
 /// What a connection is doing. It goes on when a call of `recv` is dropped.
@@ -141,7 +145,11 @@ impl PostgresInvalidations {
             heartbeat: Heartbeat::connected(Invalidation::All, std::time::Instant::now()),
             runtime: Handle::current(),
         };
+        let until = Instant::now() + LISTEN_TIMEOUT;
         while !source.link.as_ref().is_some_and(|link| link.is_heard) {
+            if Instant::now() > until {
+                return Err(StoreError::unavailable(NOT_READ));
+            }
             source.advance().await?;
         }
         Ok(source)
@@ -152,8 +160,7 @@ impl PostgresInvalidations {
     /// second for each node by default.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        let [min, max] = POLL_INTERVALS;
-        self.poll_interval = interval.clamp(min, max);
+        self.poll_interval = within_range(interval);
         self
     }
 
@@ -208,7 +215,7 @@ impl PostgresInvalidations {
             Work::Pruning(pruning) => {
                 let (connection, next) = answer(&self.options, pruning).await?;
                 link.work = Work::Waiting(Some(connection));
-                link.prune_from = next;
+                link.prune_from = next.map(PruneFrom::Xid);
             }
         }
         Ok(())
@@ -228,7 +235,6 @@ impl PostgresInvalidations {
                 self.events.push_back(Invalidation::All.into());
             } else {
                 self.has_missed = true;
-                link.read_at = Instant::now();
             }
             return Ok(());
         };
@@ -291,23 +297,32 @@ impl Link {
             must_ask: true,
             probe: None,
             read_at: Instant::now(),
-            prune_at: Instant::now() + PRUNE_INTERVAL + jitter(),
+            prune_at: Instant::now() + jitter(),
             prune_from: None,
+            has_pruned: false,
         }
     }
 
     /// Returns where to prune from, if that is due.
     fn next_pruning(&mut self) -> Option<PruneFrom> {
-        if let Some(xid) = self.prune_from {
-            return Some(PruneFrom::Xid(xid));
+        if self.prune_from.is_some() {
+            return self.prune_from;
         }
         let now = Instant::now();
         if !self.is_heard || now < self.prune_at {
             return None;
         }
         self.prune_at = now + PRUNE_INTERVAL + jitter();
-        Some(PruneFrom::Mark)
+        Some(match std::mem::replace(&mut self.has_pruned, true) {
+            true => PruneFrom::Mark,
+            false => PruneFrom::Beginning,
+        })
     }
+}
+
+fn within_range(interval: Duration) -> Duration {
+    let [min, max] = POLL_INTERVALS;
+    interval.clamp(min, max)
 }
 
 /// Keeps nodes out of step.
@@ -347,5 +362,22 @@ impl fmt::Debug for PostgresInvalidations {
             .field("poll_interval", &self.poll_interval)
             .field("connected", &is_connected)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_interval_stays_within_its_range() {
+        let millis = Duration::from_millis;
+        for (set, used) in [
+            (Duration::ZERO, millis(1)),
+            (millis(40), millis(40)),
+            (Duration::MAX, millis(500)),
+        ] {
+            assert_eq!(within_range(set), used);
+        }
     }
 }

@@ -134,7 +134,8 @@ impl PostgresStore {
         let pruning = async {
             let mut connection = self.sql.acquire(pool).await?;
             let schema = &self.sql.schema;
-            if changes::mark_prunable(connection.as_mut(), schema).await? {
+            let marked = changes::mark_prunable(connection.as_mut(), schema).await?;
+            if marked.is_some() {
                 let mut from = Some(0);
                 while let Some(xid) = from {
                     from = changes::prune(connection.as_mut(), schema, xid).await?;

@@ -13,7 +13,10 @@ use crate::store::{
 /// Where to begin to prune.
 #[derive(Clone, Copy)]
 pub(super) enum PruneFrom {
-    /// At the beginning, if this is the reader whose turn it is.
+    /// At the beginning, if this is the reader whose turn it is: a reader that was lost may have left
+    /// something there.
+    Beginning,
+    /// Where the reader before has begun, if this is the one whose turn it is.
     Mark,
     /// At this transaction.
     Xid(u64),
@@ -32,6 +35,7 @@ pub(super) async fn read(
         return Ok((connection, None));
     }
     let reading = Reading::new(&mut connection, &schema, position.as_ref()).await?;
+    reading.repair(&mut connection, &schema).await?;
     Ok((connection, Some(reading)))
 }
 
@@ -44,14 +48,21 @@ pub(super) async fn prune(
     let pruning = async {
         match from {
             PruneFrom::Xid(xid) => changes::prune(&mut connection, &schema, xid).await,
-            PruneFrom::Mark if changes::mark_prunable(&mut connection, &schema).await? => {
-                changes::prune(&mut connection, &schema, 0).await
+            PruneFrom::Beginning | PruneFrom::Mark => {
+                let Some(before) = changes::mark_prunable(&mut connection, &schema).await? else {
+                    return Ok(None);
+                };
+                let from = match from {
+                    PruneFrom::Beginning => 0,
+                    _ => before,
+                };
+                changes::prune(&mut connection, &schema, from).await
             }
-            PruneFrom::Mark => Ok(None),
         }
     };
     match pruning.await {
         Ok(next) => Ok((connection, next)),
+        // Or it has taken too long.
         Err(Error::Database(_)) => Ok((connection, None)),
         Err(error) => Err(error),
     }
