@@ -1,6 +1,8 @@
 //! The stores on real databases, and the examples that use them.
 #![cfg(unix)]
 
+#[cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod borrowed_pools;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod changes;
 #[cfg(all(feature = "postgres", feature = "redis"))]
@@ -11,6 +13,8 @@ mod external_customers;
 mod invalidations;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod live_feed;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod passwords;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod persistent_store;
 #[cfg(all(feature = "postgres", feature = "redis"))]

@@ -174,6 +174,15 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
             ": the role lacks a privilege; `migrate()` needs a role that may create tables, and the \
              rest one with USAGE on the schema that may read and write the rows of our tables"
         }
+        Some("28P01") => {
+            ": the server refuses the password; check that of the URL, or what \
+             `PostgresStoreBuilder::password_provider` returns"
+        }
+        Some("3D000") => ": there is no such database; create it first, or name another in the URL",
+        Some("53300") => {
+            ": the server has no connection left; raise its max_connections, or lower that of \
+             `PostgresStore::builder` on each machine"
+        }
         Some("28000") => {
             ": the server lets this role in from here by no rule of its pg_hba.conf; if it demands \
              TLS, add ?sslmode=verify-full (or require) to the URL"

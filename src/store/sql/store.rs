@@ -115,7 +115,7 @@ impl<DB: Database + HasStatementCache> SqlStore<DB> {
 
     /// Keeps a connection for the next lookup.
     pub(super) fn keep(&self, connection: PooledConnection<DB>) {
-        self.idle.put(connection);
+        self.idle.put(connection, &self.pool);
     }
 
     /// Runs a change within the time limit. If its connection was lost, the others are closed, so that
@@ -284,7 +284,7 @@ where
         let query = self.statement_mode.query::<DB>(statement, parameters);
         let row = query.fetch_optional(scope.as_mut()).await?;
         scope.end().await?;
-        self.idle.put(connection);
+        self.keep(connection);
         Ok(row)
     }
 

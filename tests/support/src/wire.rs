@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, Ordering::SeqCst},
+        atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -16,11 +16,17 @@ use tokio::{
     },
 };
 
-/// A proxy that notes the statements that pass through it. It runs until the runtime that created it
+/// A proxy that notes the statements that pass through it, and counts round trips. It runs until the runtime that created it
 /// ends. Clients must not ask for TLS.
 pub struct Wire {
     pub port: u16,
-    parsed: Arc<Mutex<Vec<Parsed>>>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    parsed: Mutex<Vec<Parsed>>,
+    round_trips: AtomicUsize,
 }
 
 /// A statement that a client had parsed by itself, apart from its execution.
@@ -35,27 +41,28 @@ impl Wire {
     pub async fn new(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let parsed = Arc::new(Mutex::new(Vec::new()));
-        let all = Arc::clone(&parsed);
+        let seen = Arc::<Seen>::default();
+        let all = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(connection(client, server, Arc::clone(&all)));
             }
         });
-        Self { port, parsed }
+        Self { port, seen }
+    }
+
+    /// Returns how many times a client has waited for the server so far, once connected.
+    pub fn round_trips(&self) -> usize {
+        self.seen.round_trips.load(SeqCst)
     }
 
     /// Returns what was parsed so far.
     pub fn parsed(&self) -> Vec<Parsed> {
-        self.parsed.lock().expect("no panic").clone()
+        self.seen.parsed.lock().expect("no panic").clone()
     }
 }
 
-async fn connection(
-    client: TcpStream,
-    server: u16,
-    parsed: Arc<Mutex<Vec<Parsed>>>,
-) -> io::Result<()> {
+async fn connection(client: TcpStream, server: u16, seen: Arc<Seen>) -> io::Result<()> {
     let server = TcpStream::connect(("127.0.0.1", server)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -64,7 +71,7 @@ async fn connection(
     // 'I' outside transactions, 'T' in one, as the server says.
     let status = AtomicU8::new(b'I');
     tokio::select! {
-        done = carry_questions(from_client, to_server, &status, &parsed) => done,
+        done = carry_questions(from_client, to_server, &status, &seen) => done,
         done = carry_answers(from_server, to_client, &status) => done,
     }
 }
@@ -73,7 +80,7 @@ async fn carry_questions(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     status: &AtomicU8,
-    parsed: &Mutex<Vec<Parsed>>,
+    seen: &Seen,
 ) -> io::Result<()> {
     // The first message has no kind.
     let startup = message(&mut from, None).await?;
@@ -81,11 +88,15 @@ async fn carry_questions(
     loop {
         let kind = from.read_u8().await?;
         let message = message(&mut from, Some(kind)).await?;
+        // A simple query, or the end of other messages: the server answers that it is ready.
+        if matches!(kind, b'Q' | b'S') {
+            seen.round_trips.fetch_add(1, SeqCst);
+        }
         if kind == b'P' {
             let mut texts = message[5..].split(|byte| *byte == 0);
             let name = texts.next().unwrap_or_default();
             let text = texts.next().unwrap_or_default();
-            parsed.lock().expect("no panic").push(Parsed {
+            seen.parsed.lock().expect("no panic").push(Parsed {
                 text: String::from_utf8_lossy(text).into_owned(),
                 has_name: !name.is_empty(),
                 in_transaction: status.load(SeqCst) == b'T',

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::{
     PostgresStore,
+    connector::Connector,
+    password::PasswordProvider,
     pooler::PoolerCheck,
     server::{self, IS_REPLICA},
-    transport::check_transport,
 };
 use crate::store::{
     error::{ContextError, StoreError},
@@ -34,6 +35,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time the first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The error of a provider for a pool that gets its password from the application.
+const PROVIDER_OF_POOL: &str = "`password_provider` is for the pool that `connect` makes; give new options \
+     to a pool of your own by its `set_connect_options`, and call `build` without a provider";
 
 /// Builds a [`PostgresStore`].
 ///
@@ -57,6 +62,7 @@ pub struct PostgresStoreBuilder {
     schema: Option<String>,
     max_connections: u32,
     application_name: Option<String>,
+    password: Option<PasswordProvider>,
     transaction_pooling: bool,
     allow_plaintext: bool,
     external_customers: bool,
@@ -69,6 +75,7 @@ impl PostgresStoreBuilder {
             schema: None,
             max_connections: MAX_CONNECTIONS,
             application_name: None,
+            password: None,
             transaction_pooling: false,
             allow_plaintext: false,
             external_customers: false,
@@ -95,6 +102,40 @@ impl PostgresStoreBuilder {
     /// Sets the name by which the connections show up in `pg_stat_activity`.
     pub fn application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = Some(name.into());
+        self
+    }
+
+    /// Asks `provider` for the password of new connections, such as a token that a cloud gives for a
+    /// quarter of an hour. It takes the place of the password in the URL.
+    ///
+    /// It is asked before a connection is opened, if its last answer is older than a minute; and at once
+    /// if the server refuses that answer: the next answer is then tried, unless it is the same. If there is
+    /// no other password, it is asked again a second later at the earliest. One question at a time is
+    /// under way. Connections that are open stay open. A
+    /// [source of invalidations](PostgresStore::invalidations) asks it too.
+    ///
+    /// If it fails, panics, or has not answered within three seconds, the last password is tried. If there is
+    /// none, or the server refuses it, the error says why there is no other. It shows the text of your error,
+    /// which must not contain a secret; passwords that were returned before are removed from it.
+    ///
+    /// ```no_run
+    /// use customer_session::store::{Peppers, PostgresStore};
+    ///
+    /// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = PostgresStore::builder(peppers)
+    ///     .password_provider(|| async { tokio::fs::read_to_string("/run/secrets/db").await })
+    ///     .connect(url)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn password_provider<F, A, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.password = Some(PasswordProvider::new(provider));
         self
     }
 
@@ -161,10 +202,16 @@ impl PostgresStoreBuilder {
             Some(name) => options.application_name(name),
             None => options,
         };
-        // Poolers refuse this parameter by default, and no column of ours is a float.
-        let options = options.extra_float_digits(None);
         let names = self.names()?;
-        check_transport(&options, self.allow_plaintext)?;
+        let connector = Connector::new(options, self.allow_plaintext, self.password.clone());
+        let mut options = connector.options()?;
+        if let Some(provider) = &self.password {
+            let password = async {
+                let password = provider.current().await;
+                password.map_err(|error| store_error(context(&options), error))
+            };
+            options = timed(&options, password).await?.set(&options);
+        }
         try_connecting(&options).await?;
         let pooler = PoolerCheck::default();
         if !self.transaction_pooling {
@@ -191,21 +238,34 @@ impl PostgresStoreBuilder {
             .connect_lazy_with(options);
         // The rest is left for changes, which take their connection from the pool.
         let max_idle = self.max_connections as usize * 6 / 10;
-        Ok(self.store(pool, max_idle, names, pooler))
+        let mut idle = IdleConnections::of_own_pool(max_idle, Peer::Server);
+        if let Some(password) = self.password.clone() {
+            idle = idle.by(password);
+        }
+        Ok(self.store(pool, idle, names, pooler, connector))
     }
 
     /// Uses the connections of `pool`, which keeps its own size and options.
     ///
     /// sqlx tests a connection each time it is returned to the pool, and before its next use
-    /// unless the pool is told otherwise: one or two more round trips for each lookup. The
-    /// connections that [`connect`](Self::connect) opens are tested only now and then.
+    /// unless the pool is told otherwise: one or two more round trips for each lookup. So the store
+    /// keeps connections between lookups, at most half of those that the pool may open. It returns
+    /// them when they were not used for a second, or after half a minute; and within 50 ms when all
+    /// connections of the pool are in use, or when the pool is closed. Lookups are then as fast as over the
+    /// connections that [`connect`](Self::connect) opens. The pool's hooks, such as `before_acquire`,
+    /// run when a connection is taken from the pool, and not for each lookup.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid.
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid, or if there
+    /// is a [`password_provider`](Self::password_provider): a pool of your own gets new options from you, by
+    /// its `set_connect_options`, and a source of invalidations then uses them too.
     pub fn build(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+        if self.password.is_some() {
+            return Err(StoreError::unavailable(PROVIDER_OF_POOL));
+        }
         let names = self.names()?;
-        Ok(self.store(pool, 0, names, PoolerCheck::default()))
+        Ok(self.store_over(pool, names))
     }
 
     fn names(&self) -> Result<SchemaName, StoreError> {
@@ -214,14 +274,21 @@ impl PostgresStoreBuilder {
             .map_or(Ok(SchemaName::default()), SchemaName::new)
     }
 
+    /// Builds a store over a pool of the application's own.
+    fn store_over(self, pool: PgPool, names: SchemaName) -> PostgresStore {
+        let idle = IdleConnections::borrowed_from(&pool, Peer::Server);
+        let connector = Connector::of_pool(pool.clone(), self.allow_plaintext);
+        self.store(pool, idle, names, PoolerCheck::default(), connector)
+    }
+
     fn store(
         self,
         pool: PgPool,
-        max_idle: usize,
+        idle: IdleConnections<sqlx::Postgres>,
         names: SchemaName,
         pooler: PoolerCheck,
+        connector: Connector,
     ) -> PostgresStore {
-        let idle = IdleConnections::new(max_idle, Peer::Server);
         let mode = match self.transaction_pooling {
             true => StatementMode::Unnamed,
             false => StatementMode::Prepared,
@@ -229,7 +296,7 @@ impl PostgresStoreBuilder {
         PostgresStore {
             sql: SqlStore::new(pool, idle, self.peppers, names, mode).into(),
             pooler: pooler.into(),
-            allow_plaintext: self.allow_plaintext,
+            connector,
             purge_progress: Arc::default(),
             external_customers: self.external_customers,
         }
@@ -250,7 +317,7 @@ impl PostgresStore {
 
     /// Uses the connections of `pool`, as [`PostgresStoreBuilder::build`] does.
     pub fn new(pool: PgPool, peppers: Peppers) -> Self {
-        Self::builder(peppers).store(pool, 0, SchemaName::default(), PoolerCheck::default())
+        Self::builder(peppers).store_over(pool, SchemaName::default())
     }
 
     /// Begins to build a store: schema, number of connections, a pool of the application's own.
@@ -279,10 +346,10 @@ async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
 }
 
 /// Waits for a part of the first connection.
-async fn timed(
+async fn timed<T>(
     options: &PgConnectOptions,
-    connecting: impl Future<Output = Result<(), StoreError>>,
-) -> Result<(), StoreError> {
+    connecting: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(done) => done,
         Err(elapsed) => {

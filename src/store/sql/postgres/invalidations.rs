@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{ConnectOptions as _, Connection as _, Error, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Error, PgConnection};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep_until},
@@ -12,9 +12,9 @@ use tokio::{
 use super::{
     PostgresStore,
     changes::{self, Position, Probe, Reading},
+    connector::Connector,
     questions::{PruneFrom, answer, prune, read},
     server,
-    transport::check_transport,
     triggers::NO_TRIGGERS,
 };
 use crate::{
@@ -73,7 +73,7 @@ const NOT_READ: &str = "what the source has written it cannot read; connect to t
 ///
 /// It works behind a pooler in transaction mode too: it sends nothing but simple queries.
 pub struct PostgresInvalidations {
-    options: PgConnectOptions,
+    connector: Connector,
     schema: SchemaName,
     poll_interval: Duration,
     link: Option<Link>,
@@ -124,18 +124,16 @@ impl PostgresInvalidations {
     /// leads over a network without TLS, if the server cannot be reached or refuses, if tables or
     /// triggers are missing, or if a message that the source writes cannot be read.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options = server::options(url)?;
-        check_transport(&options, false)?;
-        Self::listen(options, SchemaName::default()).await
+        let connector = Connector::new(server::options(url)?, false, None);
+        Self::listen(connector, SchemaName::default()).await
     }
 
     pub(super) async fn listen(
-        options: PgConnectOptions,
+        connector: Connector,
         schema: SchemaName,
     ) -> Result<Self, StoreError> {
         let mut source = Self {
-            // Forty statements a second are not for the log.
-            options: options.disable_statement_logging(),
+            connector,
             schema,
             poll_interval: POLL_INTERVAL,
             link: None,
@@ -168,12 +166,12 @@ impl PostgresInvalidations {
     async fn advance(&mut self) -> Result<(), StoreError> {
         let Some(link) = &mut self.link else {
             self.heartbeat.wait_for_retry().await;
-            self.link = Some(Link::connecting(&self.options));
+            self.link = Some(Link::connecting(&self.connector)?);
             return Ok(());
         };
         match &mut link.work {
             Work::Connecting(connection) => {
-                let connection = answer(&self.options, connection).await?;
+                let connection = answer(&self.connector, connection).await?;
                 link.work = Work::Waiting(Some(connection));
             }
             Work::Waiting(connection) => {
@@ -197,7 +195,7 @@ impl PostgresInvalidations {
                 link.work = Work::Reading(Question::new(reading));
             }
             Work::Reading(reading) => {
-                let (connection, reading) = answer(&self.options, reading).await?;
+                let (connection, reading) = answer(&self.connector, reading).await?;
                 let Some(reading) = reading else {
                     self.has_missed = true;
                     return Err(StoreError::unavailable(NO_TRIGGERS));
@@ -213,7 +211,7 @@ impl PostgresInvalidations {
                 self.take(reading)?;
             }
             Work::Pruning(pruning) => {
-                let (connection, next) = answer(&self.options, pruning).await?;
+                let (connection, next) = answer(&self.connector, pruning).await?;
                 link.work = Work::Waiting(Some(connection));
                 link.prune_from = next.map(PruneFrom::Xid);
             }
@@ -276,22 +274,23 @@ impl PostgresInvalidations {
 
 impl PostgresStore {
     /// Begins to listen to what any client changes in the tables of this store, with the store's own
-    /// connection options and schema.
+    /// connection options and schema, and with the password that it would use itself. Over a pool of the
+    /// application's own, each new connection has the options that the pool has at that time.
     ///
     /// # Errors
     ///
     /// Those of [`PostgresInvalidations::connect`].
     pub async fn invalidations(&self) -> Result<PostgresInvalidations, StoreError> {
         let schema = self.sql.schema.clone();
-        PostgresInvalidations::listen(self.connect_options()?, schema).await
+        PostgresInvalidations::listen(self.connector.clone(), schema).await
     }
 }
 
 impl Link {
-    fn connecting(options: &PgConnectOptions) -> Self {
-        let options = options.clone();
-        let connecting = async move { PgConnection::connect_with(&options).await };
-        Self {
+    fn connecting(connector: &Connector) -> Result<Self, StoreError> {
+        // Forty statements a second are not for the log.
+        let connecting = connector.connect_silently()?;
+        Ok(Self {
             work: Work::Connecting(Question::new(connecting)),
             is_heard: false,
             must_ask: true,
@@ -300,7 +299,7 @@ impl Link {
             prune_at: Instant::now() + jitter(),
             prune_from: None,
             has_pruned: false,
-        }
+        })
     }
 
     /// Returns where to prune from, if that is due.

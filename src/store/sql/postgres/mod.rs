@@ -3,8 +3,10 @@
 pub(in crate::store) mod builder;
 mod changes;
 mod columns;
+mod connector;
 mod external_customers;
 pub(in crate::store) mod invalidations;
+mod password;
 mod pooler;
 mod purge;
 mod purge_progress;
@@ -19,9 +21,9 @@ mod triggers;
 
 use std::{fmt, sync::Arc};
 
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::PgPool;
 
-use self::{pooler::PoolerCheck, purge_progress::PurgeProgress, transport::check_transport};
+use self::{connector::Connector, pooler::PoolerCheck, purge_progress::PurgeProgress};
 use super::{statements::StatementMode, store::SqlStore};
 use crate::store::error::StoreError;
 
@@ -48,7 +50,7 @@ use crate::store::error::StoreError;
 pub struct PostgresStore {
     sql: Arc<SqlStore<sqlx::Postgres>>,
     pooler: Arc<PoolerCheck>,
-    allow_plaintext: bool,
+    connector: Connector,
     purge_progress: Arc<PurgeProgress>,
     /// The customers are the application's, and are read by a view.
     external_customers: bool,
@@ -83,22 +85,10 @@ impl PostgresStore {
         self.sql.checked_pool(|| self.check()).await
     }
 
-    /// Returns the options of new connections.
-    ///
-    /// # Errors
-    ///
-    /// They lead over a network in plain text, which is not allowed.
-    fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
-        let options = self.sql.pool.connect_options();
-        check_transport(&options, self.allow_plaintext)?;
-        // Poolers refuse this parameter by default, and no column of ours is a float.
-        Ok((*options).clone().extra_float_digits(None))
-    }
-
     /// Refuses plain text over a network and a pooler in transaction mode, unless the store is set up for
     /// them.
     async fn check_route(&self) -> Result<(), StoreError> {
-        let options = self.connect_options()?;
+        let options = self.connector.options()?;
         match self.sql.statement_mode {
             StatementMode::Prepared => self.pooler.run(&options).await,
             StatementMode::Unnamed => Ok(()),

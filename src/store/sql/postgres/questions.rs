@@ -1,9 +1,12 @@
 //! What a source asks its server. Each question owns the connection until it is answered, so that it
 //! goes on when no call waits for it.
 
-use sqlx::{Error, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Error, PgConnection};
 
-use super::changes::{self, Position, Probe, Reading};
+use super::{
+    changes::{self, Position, Probe, Reading},
+    connector::Connector,
+};
 use crate::store::{
     error::{ContextError, StoreError},
     reconnect::Question,
@@ -70,13 +73,10 @@ pub(super) async fn prune(
 
 /// Waits for an answer. Cancel-safe.
 pub(super) async fn answer<T: 'static>(
-    options: &PgConnectOptions,
+    connector: &Connector,
     question: &mut Question<Result<T, Error>>,
 ) -> Result<T, StoreError> {
-    let context = || {
-        let (host, port) = (options.get_host(), options.get_port());
-        format!("listening to PostgreSQL at {host}:{port}")
-    };
+    let context = || format!("listening to {}", connector.place());
     match question.answer().await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(store_error(context(), error)),

@@ -117,20 +117,23 @@ impl SqliteStore {
             .await
             .map_err(|error| store_error(format!("opening the SQLite file {file}"), error))?;
         let max_idle = if in_memory { 0 } else { MAX_IDLE_CONNECTIONS };
-        Ok(Self::with_idle(pool, max_idle, peppers))
+        let idle = IdleConnections::of_own_pool(max_idle, Peer::File);
+        Ok(Self::with_idle(pool, idle, peppers))
     }
 
     /// Uses the connections of `pool`. They should be in WAL mode, with a busy timeout.
     ///
     /// sqlx tests a connection each time it is returned to the pool, and before its next use
-    /// unless the pool is told otherwise: one or two more round trips for each lookup. The
-    /// connections that [`connect`](Self::connect) opens are tested only now and then.
+    /// unless the pool is told otherwise. So the store keeps connections between lookups, at most half
+    /// of those that the pool may open. It returns them when they were not used for a second, or after
+    /// half a minute; and within 50 ms when all connections of the pool are in use, or when the pool is
+    /// closed.
     pub fn new(pool: SqlitePool, peppers: Peppers) -> Self {
-        Self::with_idle(pool, 0, peppers)
+        let idle = IdleConnections::borrowed_from(&pool, Peer::File);
+        Self::with_idle(pool, idle, peppers)
     }
 
-    fn with_idle(pool: SqlitePool, max_idle: usize, peppers: Peppers) -> Self {
-        let idle = IdleConnections::new(max_idle, Peer::File);
+    fn with_idle(pool: SqlitePool, idle: IdleConnections<Sqlite>, peppers: Peppers) -> Self {
         Self {
             shared: Arc::new(Shared {
                 sql: SqlStore::new(
