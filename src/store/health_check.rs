@@ -2,11 +2,14 @@
 
 use std::{
     error::Error as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout},
+};
 
 use super::error::{ContextError, StoreError};
 
@@ -17,19 +20,28 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time limit of one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
+const CONTEXT: &str = "checking the store";
+
 /// Age at which the last success no longer counts while a check takes long, or cannot be made.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// The outcome of the last checks, by which calls of a store are let through.
 ///
 /// The first call that finds a check due makes it, and the others go on meanwhile. Once a check was
-/// refused, and before the first one, every call waits for a check; those that wait share it.
+/// refused, and before the first one, every call waits for a check; those that wait share it. A check
+/// goes on when its caller is dropped, so that callers with little time get the outcome of one that
+/// takes longer.
 #[derive(Debug, Default)]
 pub(super) struct HealthCheck {
+    outcome: Arc<Outcome>,
+    /// Held while a check is under way.
+    checking: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
     /// Guards plain values, whole at every point. Never held across an await.
     state: Mutex<State>,
-    /// Held by the call that checks.
-    checking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +59,12 @@ struct Success {
     at: Instant,
     /// When the next check is due.
     next: Instant,
+}
+
+/// What was known when a check began.
+struct Begun {
+    at: Instant,
+    invalidations: u64,
 }
 
 enum Decision {
@@ -70,32 +88,73 @@ impl HealthCheck {
     /// The error of the check, which may be that of another call.
     pub(super) async fn run<F>(&self, check: impl FnOnce() -> F) -> Result<(), StoreError>
     where
-        F: Future<Output = Result<(), StoreError>>,
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        match self.decide(Instant::now()) {
+        match self.outcome.decide(Instant::now()) {
             Decision::GoOn => Ok(()),
-            Decision::Check => match self.checking.try_lock() {
-                Ok(_checking) => self.record(check).await,
+            Decision::Check => match Arc::clone(&self.checking).try_lock_owned() {
+                Ok(checking) => self.run_in_task(checking, check()).await,
                 Err(_) => Ok(()),
             },
             Decision::Wait { failures } => {
-                let _checking = self.checking.lock().await;
-                match self.result_since(failures) {
+                let checking = Arc::clone(&self.checking).lock_owned().await;
+                match self.outcome.result_since(failures) {
                     Some(result) => result,
-                    None => self.record(check).await,
+                    None => self.run_in_task(checking, check()).await,
                 }
             }
         }
     }
 
+    /// Runs a check that was asked for, whether or not one is due, and records its outcome.
+    ///
+    /// # Errors
+    ///
+    /// The error of the check.
+    pub(super) async fn record(
+        &self,
+        check: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let begun = self.outcome.begin();
+        let checked = check.await;
+        self.outcome.record(&begun, &checked);
+        checked
+    }
+
     /// Makes every call wait for a check.
     #[allow(dead_code, reason = "for a connection that reconnects by itself")]
     pub(super) fn invalidate(&self) {
-        let mut state = self.lock();
+        let mut state = self.outcome.lock();
         state.success = None;
         state.invalidations += 1;
     }
 
+    /// Runs a check to its end, whatever becomes of the caller.
+    async fn run_in_task(
+        &self,
+        checking: OwnedMutexGuard<()>,
+        check: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let outcome = Arc::clone(&self.outcome);
+        let begun = outcome.begin();
+        let task = tokio::spawn(async move {
+            let _checking = checking;
+            let checked = timeout(CHECK_TIMEOUT, check).await;
+            let checked = checked.unwrap_or_else(|elapsed| {
+                Err(StoreError::timeout(ContextError::new(CONTEXT, elapsed)))
+            });
+            match outcome.record(&begun, &checked) {
+                true => Ok(()),
+                false => checked,
+            }
+        });
+        // It has panicked, or its runtime has ended.
+        let ended = |error| Err(StoreError::unavailable(ContextError::new(CONTEXT, error)));
+        task.await.unwrap_or_else(ended)
+    }
+}
+
+impl Outcome {
     fn decide(&self, now: Instant) -> Decision {
         let mut state = self.lock();
         let failures = state.failures;
@@ -114,52 +173,50 @@ impl HealthCheck {
     /// Returns the result of a check that has ended since there were so many failures.
     fn result_since(&self, failures: u64) -> Option<Result<(), StoreError>> {
         let state = self.lock();
-        if state
-            .success
-            .is_some_and(|success| success.counts(Instant::now()))
-        {
+        if state.still_counts() {
             return Some(Ok(()));
         }
         let error = state.failure.clone();
         error.filter(|_| state.failures != failures).map(Err)
     }
 
-    /// Checks, and records the outcome. It is dropped if the caller is; the next one checks then.
-    async fn record<F>(&self, check: impl FnOnce() -> F) -> Result<(), StoreError>
-    where
-        F: Future<Output = Result<(), StoreError>>,
-    {
-        let invalidations = self.lock().invalidations;
-        let at = Instant::now();
-        // Checks are rare; this keeps the future of a lookup small.
-        let checked = timeout(CHECK_TIMEOUT, Box::pin(check()))
-            .await
-            .unwrap_or_else(|elapsed| {
-                let error = ContextError::new("checking the store", elapsed);
-                Err(StoreError::timeout(error))
-            });
+    /// Returns what is known when a check begins.
+    fn begin(&self) -> Begun {
+        Begun {
+            at: Instant::now(),
+            invalidations: self.lock().invalidations,
+        }
+    }
+
+    /// Records the outcome of a check. Returns `true` if calls may go on.
+    fn record(&self, begun: &Begun, checked: &Result<(), StoreError>) -> bool {
         let mut state = self.lock();
         let Err(error) = checked else {
-            if state.invalidations == invalidations {
-                let next = at + CHECK_INTERVAL;
+            let is_newer = state.success.is_none_or(|success| success.at < begun.at);
+            if is_newer && state.invalidations == begun.invalidations {
+                let (at, next) = (begun.at, begun.at + CHECK_INTERVAL);
                 state.success = Some(Success { at, next });
             }
-            return Ok(());
+            return true;
         };
-        let still_counts = state
-            .success
-            .is_some_and(|success| success.counts(Instant::now()));
-        if still_counts && is_of_driver(&error) {
-            return Ok(());
+        if state.still_counts() && is_of_driver(error) {
+            return true;
         }
         state.success = None;
         state.failures += 1;
         state.failure = Some(error.clone());
-        Err(error)
+        false
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn still_counts(&self) -> bool {
+        self.success
+            .is_some_and(|success| success.counts(Instant::now()))
     }
 }
 
@@ -216,8 +273,9 @@ mod tests {
     impl CountedStore {
         /// Calls the store; a check takes a second.
         async fn call(&self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
-            let check = || async {
-                self.checks.fetch_add(1, Relaxed);
+            let checks = Arc::clone(&self.checks);
+            let check = || async move {
+                checks.fetch_add(1, Relaxed);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 outcome
             };
@@ -286,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_that_hangs_or_is_dropped_does_not_block_the_next() {
+    async fn a_check_that_hangs_does_not_block_the_next() {
         let store = CountedStore::default();
         let started = Instant::now();
         let hanging = store.health.run(std::future::pending);
@@ -294,20 +352,62 @@ mod tests {
         assert!(started.elapsed() < CHECK_INTERVAL, "it has a time limit");
         let mut dropped = Box::pin(store.health.run(std::future::pending));
         begin(&mut dropped).await;
-        let mut waiting = Box::pin(store.call(Ok(())));
-        begin(&mut waiting).await;
-        assert_eq!(store.checks(), 0);
         drop(dropped);
-        waiting.await.expect("it checks itself");
+        assert!(store.call(Ok(())).await.is_err(), "it shares the outcome");
+        store.call(Ok(())).await.expect("it checks itself");
+        assert_eq!(store.checks(), 1);
+        let panics = store.health.run(|| async { panic!("on purpose") });
+        tokio::time::advance(MAX_AGE).await;
+        assert!(panics.await.is_err());
+        store.call(Ok(())).await.expect("it checks itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_goes_on_when_its_caller_has_no_time_left() {
+        let store = CountedStore::default();
+        let limited = async || {
+            let limit = Duration::from_millis(300);
+            timeout(limit, store.call(Ok(()))).await.is_ok()
+        };
+        for _ in 0..3 {
+            assert!(!limited().await, "a check takes a second");
+        }
+        assert!(limited().await, "the first check has ended");
         assert_eq!(store.checks(), 1);
 
-        // A call that found the check due is dropped: it is due again, before the last success is old.
+        // So it is with a check that is due, and what it finds counts.
         tokio::time::advance(CHECK_INTERVAL).await;
-        let mut dropped = Box::pin(store.health.run(std::future::pending));
+        let mut dropped = Box::pin(store.call(Err(refused())));
         begin(&mut dropped).await;
         drop(dropped);
+        store.call(Ok(())).await.expect("others go on meanwhile");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.checks(), 1);
+        store.call(Err(refused())).await.expect_err("the verdict");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_was_asked_for_counts() {
+        let store = CountedStore::default();
+        let ask = async |outcome| store.health.record(async { outcome }).await;
+        ask(Ok(())).await.expect("checked");
+        store.call(Err(refused())).await.expect("it is not due");
+        assert_eq!(store.checks(), 0);
+        // Its caller hears of each failure, and the others of a verdict.
+        ask(Err(lost())).await.expect_err("it could not be made");
+        store.call(Err(refused())).await.expect("no verdict");
+        assert_eq!(store.checks(), 0);
+        ask(Err(refused())).await.expect_err("a verdict");
+        store.call(Err(refused())).await.expect_err("it is refused");
+        assert_eq!(store.checks(), 1);
+
+        // One that began before the last success does not take its place.
+        let begun = store.health.outcome.begin();
         tokio::time::advance(CHECK_INTERVAL).await;
-        assert!(store.call(Err(refused())).await.is_err());
+        ask(Ok(())).await.expect("checked");
+        store.health.outcome.record(&begun, &Ok(()));
+        store.call(Err(refused())).await.expect("it is not due");
+        assert_eq!(store.checks(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@ mod borrowed_pools;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod changes;
 #[cfg(all(feature = "postgres", feature = "redis"))]
+mod checks;
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod epochs;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod external_customers;

@@ -98,10 +98,18 @@ impl<DB: Database + HasStatementCache> SqlStore<DB> {
         check: impl FnOnce() -> F,
     ) -> Result<&Pool<DB>, StoreError>
     where
-        F: Future<Output = Result<(), StoreError>>,
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
         self.health_check.run(check).await?;
         Ok(&self.pool)
+    }
+
+    /// Runs a check that was asked for, and remembers the outcome.
+    pub(super) async fn record_check(
+        &self,
+        check: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        self.health_check.record(check).await
     }
 
     /// Takes an idle connection, or one from the pool: while changes keep the pool busy, lookups go on,

@@ -82,7 +82,11 @@ impl PostgresStore {
 
     /// Returns the pool once server, tables and peppers were found to be right.
     async fn pool(&self) -> Result<&PgPool, StoreError> {
-        self.sql.checked_pool(|| self.check()).await
+        let check = || {
+            let store = self.clone();
+            async move { store.run_check().await }
+        };
+        self.sql.checked_pool(check).await
     }
 
     /// Refuses plain text over a network and a pooler in transaction mode, unless the store is set up for

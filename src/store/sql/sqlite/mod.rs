@@ -150,7 +150,11 @@ impl SqliteStore {
 
     /// Returns the pool once the tables and the peppers were found to be right.
     async fn pool(&self) -> Result<&SqlitePool, StoreError> {
-        self.shared.sql.checked_pool(|| self.check()).await
+        let check = || {
+            let store = self.clone();
+            async move { store.run_check().await }
+        };
+        self.shared.sql.checked_pool(check).await
     }
 }
 

@@ -35,12 +35,17 @@ impl SqliteStore {
         self.check().await
     }
 
-    /// Checks the version of the tables and the peppers.
+    /// Checks the version of the tables and the peppers. The other methods count it as one of their own
+    /// checks.
     ///
     /// # Errors
     ///
     /// An error that says what is wrong, and what to do.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.shared.sql.record_check(self.run_check()).await
+    }
+
+    pub(super) async fn run_check(&self) -> Result<(), StoreError> {
         schema::check(Self::MIGRATIONS, &self.applied().await?)?;
         self.shared.sql.check_peppers().await
     }
