@@ -28,6 +28,8 @@ mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(all(feature = "postgres", feature = "redis"))]
+mod refused_at_connect;
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod signs_of_life;
 #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis")))]
 mod skipped;

@@ -13,7 +13,7 @@ use customer_session::{
 use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
 
 use crate::persistent_store::{
-    self, Database, assert_error, assert_says, inserted, peppers, shared_tests, unique,
+    self, Database, assert_error, inserted, peppers, shared_tests, unique,
 };
 use test_support::{
     RegistryExt as _,
@@ -334,25 +334,11 @@ async fn every_statement_has_its_index() {
 }
 
 #[tokio::test]
-async fn an_unusable_database_is_named_in_the_error() {
+async fn what_is_missing_in_a_database_is_named_in_the_error() {
     let Some(schema) = Schema::new().await else {
         return;
     };
     let unavailable = StoreErrorKind::Unavailable;
-    for url in [
-        "",
-        "localhost",
-        "mysql://u:hunter2@localhost/app",
-        "postgres://u:hunter2@[/x",
-    ] {
-        let outcome = PostgresStore::connect(url, peppers()).await;
-        let error = outcome.expect_err("no URL");
-        assert!(!persistent_store::text(&error).contains("hunter2"), "{url}");
-        assert_error::<()>(Err(error), unavailable, &["postgres://user:password@host"]);
-    }
-    let outcome = PostgresStore::connect("postgres://u:hunter2@127.0.0.1:1/app", peppers()).await;
-    assert_error(outcome, unavailable, &["127.0.0.1:1", "refused"]);
-
     let store = PostgresStore::connect(&schema.url, peppers()).await;
     let store = store.expect("connected");
     let session = persistent_store::session(&store, "cus_1");
@@ -420,17 +406,6 @@ async fn silently_lost_connections_are_replaced() {
         look_up().await.expect("it has recovered");
     }
     store.end(&session.id).await.expect("revoked");
-}
-
-#[tokio::test]
-async fn a_server_of_another_kind_is_noticed() {
-    let Some(redis) = Server::redis() else {
-        return servers::missing("Redis");
-    };
-    let url = format!("postgres://127.0.0.1:{}/app", redis.port);
-    let outcome = PostgresStore::connect(&url, peppers()).await;
-    let error = outcome.expect_err("it is Redis");
-    assert_says(&error, "connecting to PostgreSQL");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -174,6 +174,10 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
             ": the role lacks a privilege; `migrate()` needs a role that may create tables, and the \
              rest one with USAGE on the schema that may read and write the rows of our tables"
         }
+        Some("25006") => {
+            ": nothing can be written here, by the server's settings or the role's, or because it is a \
+             replica; connect to the primary, by a role that may write"
+        }
         Some("28P01") => {
             ": the server refuses the password; check that of the URL, or what \
              `PostgresStoreBuilder::password_provider` returns"
@@ -189,6 +193,11 @@ fn advice(code: Option<&str>, cause: &dyn DatabaseError) -> &'static str {
         }
         Some("55P03") => {
             ": another machine migrates, or holds a lock on the tables; try again later"
+        }
+        // The first byte of SQLite's codes is 5: it is busy.
+        Some("5" | "261" | "517" | "773") => {
+            ": another process or pool writes to the file for longer than the busy timeout; end its \
+             transaction, or wait longer by `busy_timeout` of `SqliteStore::builder`"
         }
         code if code == Some("42P01") || cause.message().starts_with("no such table") => {
             ": a table is missing; call `migrate()` when the service starts, or apply the SQL in \

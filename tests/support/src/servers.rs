@@ -142,6 +142,16 @@ impl Server {
         self.signal("HUP");
     }
 
+    /// Adds an empty file to the data folder of PostgreSQL, such as `standby.signal`, which takes effect
+    /// when it starts again.
+    pub fn add_file(&self, name: &str) {
+        let data = self.folder.join("data");
+        fs::write(data.join(name), "").expect("written");
+        if let Some(user) = User::for_postgres() {
+            chown(data.join(name), Some(user.uid), Some(user.gid)).expect("root may");
+        }
+    }
+
     fn launch(kind: Kind, folder: PathBuf) -> Self {
         let mut server = Self {
             kind,

@@ -13,7 +13,7 @@ use super::{
     connector::Connector,
     password::PasswordProvider,
     pooler::PoolerCheck,
-    server::{self, IS_REPLICA},
+    server::{self, IS_REPLICA, KIND, check_kind},
 };
 use crate::store::{
     error::{ContextError, StoreError},
@@ -181,7 +181,7 @@ impl PostgresStoreBuilder {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of PostgreSQL, if
-    /// the server cannot be reached or refuses, if it is a replica, or if the schema's name is not
+    /// the server cannot be reached or refuses, if it is too old or a replica, or if the schema's name is not
     /// valid. So it is if the server is on another machine and the URL does not demand TLS, unless
     /// [plain text is allowed](Self::allow_plaintext), and if there is a pooler in transaction mode, which
     /// takes a second connection to find out, and [`transaction_pooling`](Self::transaction_pooling) is off.
@@ -229,9 +229,9 @@ impl PostgresStoreBuilder {
             // A connection made after a failover may lead to what is a replica now.
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    match is_replica(connection).await? {
-                        true => Err(Error::Protocol(IS_REPLICA.to_owned())),
-                        false => Ok(()),
+                    match kind(connection).await? {
+                        (_, true) => Err(Error::Protocol(IS_REPLICA.to_owned())),
+                        (_, false) => Ok(()),
                     }
                 })
             })
@@ -331,16 +331,14 @@ impl PostgresStore {
 async fn try_connecting(options: &PgConnectOptions) -> Result<(), StoreError> {
     let connecting = async {
         let mut connection = PgConnection::connect_with(options).await?;
-        let is_replica = is_replica(&mut connection).await?;
+        let kind = kind(&mut connection).await?;
         drop(connection.close().await);
-        Ok(is_replica)
+        Ok(kind)
     };
     let connecting = async {
-        match connecting.await {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(StoreError::unavailable(IS_REPLICA)),
-            Err(error) => Err(store_error(context(options), error)),
-        }
+        let kind = connecting.await;
+        let (version, is_replica) = kind.map_err(|error| store_error(context(options), error))?;
+        check_kind(version, is_replica)
     };
     timed(options, connecting).await
 }
@@ -353,7 +351,11 @@ async fn timed<T>(
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(done) => done,
         Err(elapsed) => {
-            let context = context(options);
+            let context = format!(
+                "{}: no answer within {CONNECT_TIMEOUT:?}; check host and port, whether a firewall lets \
+                 it through, and whether it is PostgreSQL",
+                context(options)
+            );
             Err(StoreError::timeout(ContextError::new(context, elapsed)))
         }
     }
@@ -364,8 +366,9 @@ fn context(options: &PgConnectOptions) -> String {
     format!("connecting to PostgreSQL at {host}:{port}")
 }
 
-/// Asks by a simple query, which is safe through any pooler.
-async fn is_replica(connection: &mut PgConnection) -> Result<bool, Error> {
-    let is_replica = sqlx::raw_sql("SELECT pg_is_in_recovery()");
-    is_replica.fetch_one(connection).await?.try_get(0)
+/// Returns the version, and whether it is a replica. Asks by a simple query, which is safe through any
+/// pooler.
+async fn kind(connection: &mut PgConnection) -> Result<(i32, bool), Error> {
+    let row = sqlx::raw_sql(KIND).fetch_one(connection).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
 }
