@@ -35,4 +35,4 @@ pub use self::sql::postgres::{
     PostgresStore, builder::PostgresStoreBuilder, invalidations::PostgresInvalidations,
 };
 #[cfg(feature = "sqlite")]
-pub use self::sql::sqlite::SqliteStore;
+pub use self::sql::sqlite::{SqliteStore, builder::SqliteStoreBuilder};

@@ -1,6 +1,11 @@
 //! Sessions in an SQLite file.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use customer_session::{
     SessionStore as _, StoreErrorKind,
@@ -144,6 +149,111 @@ async fn only_the_owner_may_read_the_files() {
     }
 }
 
+#[tokio::test]
+async fn a_new_file_has_the_mode_that_was_set() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    for mode in [0o600, 0o640, 0o660, 0o666] {
+        let folder = Folder::create();
+        let builder = SqliteStore::builder(peppers()).file_mode(mode);
+        let store = builder.connect(&folder.url()).await.expect("opened");
+        store.migrate().await.expect("migrated");
+        inserted(&store).await;
+        for file in fs::read_dir(&folder.0).expect("files") {
+            let file = file.expect("a file");
+            let found = file.metadata().expect("a mode").permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{:?} has {found:#o}", file.file_name());
+        }
+    }
+    for mode in [0, 600, 0o400, 0o200, 0o1600] {
+        let folder = Folder::create();
+        let builder = SqliteStore::builder(peppers()).file_mode(mode);
+        let outcome = builder.connect(&folder.url()).await;
+        let says = ["file_mode", "0o600", &format!("{mode:#o}")];
+        assert_error(outcome, StoreErrorKind::Unavailable, &says);
+        let files = fs::read_dir(&folder.0).expect("files");
+        assert_eq!(files.count(), 0, "nothing is created");
+    }
+}
+
+/// A change waits for another writer as long as it may, and then says what to do.
+#[tokio::test]
+async fn a_busy_database_is_named_after_the_busy_timeout() {
+    let folder = Folder::create();
+    // It stays open: the last connection that is closed locks the file.
+    let first = folder.open().await;
+    let session = inserted(&first).await;
+    let writer = folder.pool().await;
+    let says = ["another process", "busy_timeout", "database is locked"];
+    for (timeout, most) in [(0, 1500), (300, 1800)] {
+        let timeout = Duration::from_millis(timeout);
+        let builder = SqliteStore::builder(peppers()).busy_timeout(timeout);
+        let store = builder.connect(&folder.url()).await.expect("opened");
+        store.check().await.expect("all is well");
+        let transaction = writer.begin_with("BEGIN IMMEDIATE").await.expect("begun");
+        let asked = Instant::now();
+        let outcome = store.end(&session.id).await;
+        let waited = asked.elapsed();
+        assert_error(outcome, StoreErrorKind::Unavailable, &says);
+        assert!(waited >= timeout, "{waited:?}");
+        assert!(waited < Duration::from_millis(most), "{waited:?}");
+        let found = store.find(&session.token).await.expect("an answer");
+        assert_eq!(found.as_ref(), Some(&session), "nothing has changed");
+        transaction.rollback().await.expect("ended");
+    }
+    // One that is longer than SQLite can count is taken, and what has waited succeeds.
+    let builder = SqliteStore::builder(peppers()).busy_timeout(Duration::MAX);
+    let store = builder.connect(&folder.url()).await.expect("opened");
+    let transaction = writer.begin_with("BEGIN IMMEDIATE").await.expect("begun");
+    let waiting = tokio::spawn(async move { store.end(&session.id).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    transaction.rollback().await.expect("ended");
+    assert!(waiting.await.expect("no panic").expect("revoked"));
+}
+
+#[tokio::test]
+async fn the_builder_sets_connections_and_options() {
+    let folder = Folder::create();
+    for max in [0, 1, 2, 6] {
+        let builder = SqliteStore::builder(peppers()).max_connections(max);
+        let builder = builder.connect_options(|options| options.pragma("user_version", "77"));
+        let store = builder.connect(&folder.url()).await.expect("opened");
+        store.migrate().await.expect("migrated");
+        let session = inserted(&store).await;
+        let many = (0..50).map(|_| store.find(&session.token));
+        let found = futures_util::future::join_all(many).await;
+        assert!(found.iter().all(|found| found.is_ok()));
+        // Others find a connection, although lookups keep some.
+        assert_eq!(
+            store
+                .summaries(&session.customer_id)
+                .await
+                .expect("a list")
+                .len(),
+            1
+        );
+        assert!(store.end(&session.id).await.expect("revoked"));
+        let shown = format!("{store:?}");
+        let connections = shown.split("connections: ").nth(1).expect("a field");
+        let connections: u32 = connections
+            .split(',')
+            .next()
+            .expect("one")
+            .parse()
+            .expect("a number");
+        assert!((1..=max.max(1)).contains(&connections), "{shown}");
+    }
+    let pool = folder.pool().await;
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&pool)
+        .await
+        .expect("a number");
+    assert_eq!(version, 77);
+    let store = SqliteStore::builder(peppers()).build(pool);
+    inserted(&store).await;
+}
+
 /// SQLite ends the transaction by itself when the disk is full, which the driver does not know.
 #[tokio::test]
 async fn a_store_recovers_from_a_full_disk() {
@@ -190,13 +300,13 @@ async fn a_lookup_does_not_wait_for_writers() {
         .reopen(Peppers::new([1; 32]).or(persistent_store::PEPPER))
         .await;
     let transaction = writer.begin_with("BEGIN IMMEDIATE").await.expect("begun");
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     for _ in 0..3 {
         let found = store.find(&session.token).await.expect("an answer");
         assert_eq!(found.as_ref(), Some(&session));
     }
     assert!(
-        asked.elapsed() < std::time::Duration::from_secs(2),
+        asked.elapsed() < Duration::from_secs(2),
         "{:?}",
         asked.elapsed()
     );

@@ -1,14 +1,33 @@
-//! The database file, which only its owner may read.
+//! The database file, and who may read it.
 
 use std::{io, path::Path};
 
-/// Creates an empty file that only its owner may read and write, if there is none yet. SQLite gives
-/// its other files the mode of this one.
+use crate::store::error::StoreError;
+
+/// Bits that a mode must have: the service reads and writes its file.
+const LEAST: u32 = 0o600;
+
+/// Bits that a mode may have.
+const MOST: u32 = 0o777;
+
+/// Refuses a mode that SQLite could not work with.
+pub(super) fn check_mode(mode: u32) -> Result<(), StoreError> {
+    if mode & LEAST == LEAST && mode | MOST == MOST {
+        return Ok(());
+    }
+    Err(StoreError::unavailable(format!(
+        "{mode:#o} is not a mode for the database file: give `SqliteStoreBuilder::file_mode` one from \
+         {LEAST:#o} to {MOST:#o}, in octal, by which its owner may read and write it"
+    )))
+}
+
+/// Creates an empty file with this mode, if there is none yet. SQLite gives its other files the mode of
+/// this one.
 #[cfg(unix)]
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
+pub(super) fn create(path: &Path, mode: u32) -> io::Result<()> {
     use std::{
-        fs::OpenOptions,
-        os::unix::fs::OpenOptionsExt as _,
+        fs::{OpenOptions, Permissions},
+        os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
         sync::{Mutex, PoisonError},
     };
 
@@ -24,16 +43,19 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
     let created = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(LEAST)
         .open(path);
     match created {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        // The umask does not count here.
+        Ok(file) if mode != LEAST => file.set_permissions(Permissions::from_mode(mode)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
 /// Does nothing: who may read a new file is the folder's matter here.
 #[cfg(not(unix))]
-pub(super) fn create_private(_path: &Path) -> io::Result<()> {
+pub(super) fn create(_path: &Path, _mode: u32) -> io::Result<()> {
     Ok(())
 }
