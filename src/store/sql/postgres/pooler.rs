@@ -21,7 +21,8 @@ use crate::store::{error::StoreError, sql::store::within_time_limit};
 /// The error where there is such a pooler, and the store is not set up for it.
 const REFUSED: &str = "there is a pooler in transaction mode in front of the server (PgBouncer with \
      pool_mode=transaction, or another), behind which one statement may run in place of another; \
-     call `PostgresStore::builder(peppers).transaction_pooling(true)`, or connect to the server itself";
+     call `PostgresStore::builder(peppers).transaction_pooling(true)`, or connect to the server itself, and \
+     start the service again: a store that has met such a pooler may have connections left through it";
 
 const CONTEXT: &str = "looking for a pooler in transaction mode, which takes two connections";
 
@@ -42,7 +43,8 @@ const PROCESS: &str = "SELECT pg_backend_pid()::text || ' of ' \
 pub(super) struct PoolerCheck {
     /// Set once two connections were compared, to `true` if there is a pooler.
     compared: OnceCell<bool>,
-    /// A connection has changed its process, which it does for good behind a pooler.
+    /// A connection has changed its process. Nothing unsets it: other connections, which are in use or in
+    /// a pool of the application's, may lead through the pooler too, and their statements be mixed up.
     has_changed: AtomicBool,
 }
 
