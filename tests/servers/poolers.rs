@@ -70,7 +70,9 @@ impl Servers {
 }
 
 fn builder() -> PostgresStoreBuilder {
-    PostgresStore::builder(peppers()).transaction_pooling(true)
+    PostgresStore::builder(peppers())
+        .transaction_pooling(true)
+        .schema("public")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,4 +320,55 @@ async fn no_startup_parameter_is_sent_that_poolers_refuse() {
     pool.set_connect_options(servers.pgbouncer.url().parse().expect("a URL"));
     let store = PostgresStore::new(pool, peppers());
     drop(store.invalidations().await.expect("it listens"));
+}
+
+/// A search path outlives the transaction of the client that has set it, and reaches the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_clients_search_path_leads_to_no_other_tables() {
+    let Some(servers) = Servers::new(&[TRANSACTION, ("default_pool_size", "2")]) else {
+        return;
+    };
+    let outcome = PostgresStore::builder(peppers())
+        .transaction_pooling(true)
+        .connect(&servers.pgbouncer.url())
+        .await;
+    let says = ["transaction_pooling(true)", "schema(\"public\")"];
+    assert_error(outcome, UNAVAILABLE, &says);
+
+    let owner = PgPool::connect(&servers.postgres.url())
+        .await
+        .expect("connected");
+    let schema = "CREATE SCHEMA tenant";
+    sqlx::raw_sql(schema)
+        .execute(&owner)
+        .await
+        .expect("created");
+    let tenant = PostgresStore::builder(peppers()).schema("tenant");
+    let tenant = tenant
+        .connect(&servers.postgres.url())
+        .await
+        .expect("connected");
+    tenant.migrate().await.expect("migrated");
+    let store = servers.open().await;
+    let mut source = store.invalidations().await.expect("it listens");
+    receive_until(&mut source, Invalidation::All).await;
+    let one = inserted(&store).await;
+    let other = servers.pool().await;
+    // Each on one of the two connections of the server.
+    let both = [other.begin().await, other.begin().await];
+    for transaction in both {
+        let mut transaction = transaction.expect("begun");
+        let leak = sqlx::raw_sql("SET search_path TO tenant");
+        leak.execute(&mut *transaction).await.expect("set");
+        transaction.commit().await.expect("committed");
+    }
+    let shown = sqlx::raw_sql("SELECT current_schema()::text");
+    let shown = shown.fetch_one(&other).await.expect("an answer");
+    let shown: String = sqlx::Row::get(&shown, 0);
+    assert_eq!(shown, "tenant", "it lasts");
+    for _ in 0..3 {
+        assert!(store.find(&one.token).await.expect("an answer").is_some());
+    }
+    assert!(store.end(&one.id).await.expect("revoked"));
+    receive_until(&mut source, Invalidation::Session(one.id)).await;
 }

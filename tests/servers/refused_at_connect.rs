@@ -174,7 +174,9 @@ async fn a_replica() {
         "target_session_attrs",
     ];
     assert_error(connect(&server.url()).await, UNAVAILABLE, &says);
-    let allowed = PostgresStore::builder(peppers()).transaction_pooling(true);
+    let allowed = PostgresStore::builder(peppers())
+        .transaction_pooling(true)
+        .schema("public");
     assert_error(allowed.connect(&server.url()).await, UNAVAILABLE, &says);
     assert_refuses(&over_pool(&server.url()).await, &says).await;
     let says = ["replica", "connect to the primary"];

@@ -146,7 +146,8 @@ async fn connect(kind: Kind, url: &str, is_pooled: bool) -> Arc<dyn SessionRegis
     let peppers = Peppers::new(*b"a pepper of the tests, 32 bytes.");
     match kind {
         Kind::Postgres => {
-            let builder = PostgresStore::builder(peppers).transaction_pooling(is_pooled);
+            let builder = PostgresStore::builder(peppers).schema("public");
+            let builder = builder.transaction_pooling(is_pooled);
             let store = builder.connect(url).await.expect("connected");
             store.migrate().await.expect("migrated");
             Arc::new(store)
@@ -161,6 +162,7 @@ async fn connect(kind: Kind, url: &str, is_pooled: bool) -> Arc<dyn SessionRegis
 async fn listen(kind: Kind, url: &str, sessions: &CustomerSessions<Arc<Wrapped<NodeStore>>>) {
     match kind {
         Kind::Postgres => {
+            // Behind a pooler it is fine without a schema: nobody sets a search path here.
             let source = PostgresInvalidations::connect(url).await;
             tokio::spawn(sessions.listen(source.expect("it listens")));
         }

@@ -68,6 +68,10 @@ pub struct PostgresStoreBuilder {
     external_customers: bool,
 }
 
+/// The error of a store behind a pooler that uses the tables that a search path leads to.
+const NO_SCHEMA: &str = "with transaction_pooling(true), name the schema of the tables, such as by \
+     `schema(\"public\")`: the search path may be that of another client of the pooler";
+
 impl PostgresStoreBuilder {
     pub(super) fn new(peppers: Peppers) -> Self {
         Self {
@@ -93,7 +97,7 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets how many connections the store may open; 10 by default, at least 1. A source of
-    /// invalidations opens two more.
+    /// invalidations opens one more.
     pub fn max_connections(mut self, max: u32) -> Self {
         self.max_connections = max.max(1);
         self
@@ -142,8 +146,8 @@ impl PostgresStoreBuilder {
     /// Allows connections over a network that may be in plain text; off by default.
     ///
     /// Without it, `sslmode` must be `require`, `verify-ca` or `verify-full`, unless the server is on
-    /// this machine: `localhost`, a loopback address, or a Unix socket. So it is with a pool that is
-    /// handed in.
+    /// this machine: `localhost`, a loopback address, or a Unix socket. The same holds for a pool that
+    /// is handed in.
     pub fn allow_plaintext(mut self, is_allowed: bool) -> Self {
         self.allow_plaintext = is_allowed;
         self
@@ -156,6 +160,9 @@ impl PostgresStoreBuilder {
     /// keeps the messages of one statement together. A lookup takes four round trips instead of one.
     /// Without this setting, such a pooler is refused: behind it, one statement could run in place of
     /// another.
+    ///
+    /// It needs the [`schema`](Self::schema), such as `public`: the search path may be that of another
+    /// client of the pooler.
     pub fn transaction_pooling(mut self, is_on: bool) -> Self {
         self.transaction_pooling = is_on;
         self
@@ -257,7 +264,8 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid, or if there
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the schema's name is not valid or, with
+    /// [`transaction_pooling`](Self::transaction_pooling), not given, or if there
     /// is a [`password_provider`](Self::password_provider): a pool of your own gets new options from you, by
     /// its `set_connect_options`, and a source of invalidations then uses them too.
     pub fn build(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
@@ -269,6 +277,9 @@ impl PostgresStoreBuilder {
     }
 
     fn names(&self) -> Result<SchemaName, StoreError> {
+        if self.transaction_pooling && self.schema.is_none() {
+            return Err(StoreError::unavailable(NO_SCHEMA));
+        }
         self.schema
             .as_deref()
             .map_or(Ok(SchemaName::default()), SchemaName::new)
