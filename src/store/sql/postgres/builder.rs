@@ -125,11 +125,11 @@ impl PostgresStoreBuilder {
     /// ```no_run
     /// use customer_session::store::{Peppers, PostgresStore};
     ///
+    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
     /// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
-    /// let store = PostgresStore::builder(peppers)
-    ///     .password_provider(|| async { tokio::fs::read_to_string("/run/secrets/db").await })
-    ///     .connect(url)
-    ///     .await?;
+    /// // async fn token() -> Result<String, ...>
+    /// let builder = PostgresStore::builder(peppers).password_provider(token);
+    /// let store = builder.connect(url).await?;
     /// # Ok(())
     /// # }
     /// ```
