@@ -164,6 +164,9 @@ async fn a_replica() {
     let Some((mut server, _)) = with_tables().await else {
         return;
     };
+    let running = connect(&server.url()).await.expect("connected");
+    let existing = inserted(&running).await;
+    running.find(&existing.token).await.expect("an answer");
     server.kill();
     server.add_file("standby.signal");
     server.start();
@@ -179,6 +182,10 @@ async fn a_replica() {
         .schema("public");
     assert_error(allowed.connect(&server.url()).await, UNAVAILABLE, &says);
     assert_refuses(&over_pool(&server.url()).await, &says).await;
+    // As after a failover, by a name that leads to another server now.
+    assert_error(running.find(&existing.token).await, UNAVAILABLE, &says);
+    assert_error(running.add(&existing).await, UNAVAILABLE, &says);
+
     let says = ["replica", "connect to the primary"];
     let source = PostgresInvalidations::connect(&server.url()).await;
     assert_error(source, UNAVAILABLE, &says);

@@ -1,6 +1,12 @@
 //! The builder of a store: its connections, and the schema of its tables.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     Connection, Error, PgConnection, PgPool, Row as _,
@@ -11,6 +17,7 @@ use tokio::time::timeout;
 use super::{
     PostgresStore,
     connector::Connector,
+    own_pool::OwnPool,
     password::PasswordProvider,
     pooler::PoolerCheck,
     server::{self, IS_REPLICA, KIND, check_kind},
@@ -224,6 +231,8 @@ impl PostgresStoreBuilder {
         if !self.transaction_pooling {
             timed(&options, pooler.run(&options)).await?;
         }
+        let leads_to_replica = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&leads_to_replica);
         let pool = PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -234,21 +243,25 @@ impl PostgresStoreBuilder {
                 })
             })
             // A connection made after a failover may lead to what is a replica now.
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
+                let leads_to_replica = Arc::clone(&noted);
                 Box::pin(async move {
-                    match kind(connection).await? {
-                        (_, true) => Err(Error::Protocol(IS_REPLICA.to_owned())),
-                        (_, false) => Ok(()),
+                    let (_, is_replica) = kind(connection).await?;
+                    leads_to_replica.store(is_replica, Ordering::Relaxed);
+                    match is_replica {
+                        true => Err(Error::Protocol(IS_REPLICA.to_owned())),
+                        false => Ok(()),
                     }
                 })
             })
             .connect_lazy_with(options);
         // The rest is left for changes, which take their connection from the pool.
         let max_idle = self.max_connections as usize * 6 / 10;
-        let mut idle = IdleConnections::of_own_pool(max_idle, Peer::Server);
-        if let Some(password) = self.password.clone() {
-            idle = idle.by(password);
-        }
+        let own_pool = OwnPool {
+            password: self.password.clone(),
+            leads_to_replica,
+        };
+        let idle = IdleConnections::of_own_pool(max_idle, Peer::Server).by(own_pool);
         Ok(self.store(pool, idle, names, pooler, connector))
     }
 

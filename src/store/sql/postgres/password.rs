@@ -18,7 +18,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::{store::sql::idle_connections::Acquire, telemetry::with_causes};
+use crate::telemetry::with_causes;
 
 /// Age up to which an answer serves new connections.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -191,35 +191,29 @@ impl PasswordProvider {
         }
     }
 
+    /// Takes a connection from `pool`, which opens connections by itself with the options that it was
+    /// given last.
+    pub(super) async fn acquire(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
+        let opens = pool.num_idle() == 0 && pool.size() < pool.options().get_max_connections();
+        if opens {
+            let password = self.current().await?;
+            pool.set_connect_options(password.set(&pool.connect_options()));
+        }
+        let last = self.lock().answer.clone();
+        match pool.acquire().await {
+            Err(error) if is_refused(&error) => {
+                let Some(password) = self.after_refusal(last.as_ref()).await? else {
+                    return Err(error);
+                };
+                pool.set_connect_options(password.set(&pool.connect_options()));
+                pool.acquire().await
+            }
+            connection => connection,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The pool opens connections by itself, with the options that it was given last.
-impl Acquire<Postgres> for PasswordProvider {
-    fn acquire<'a>(
-        &'a self,
-        pool: &'a PgPool,
-    ) -> Pin<Box<dyn Future<Output = Result<PoolConnection<Postgres>, Error>> + Send + 'a>> {
-        Box::pin(async move {
-            let opens = pool.num_idle() == 0 && pool.size() < pool.options().get_max_connections();
-            if opens {
-                let password = self.current().await?;
-                pool.set_connect_options(password.set(&pool.connect_options()));
-            }
-            let last = self.lock().answer.clone();
-            match pool.acquire().await {
-                Err(error) if is_refused(&error) => {
-                    let Some(password) = self.after_refusal(last.as_ref()).await? else {
-                        return Err(error);
-                    };
-                    pool.set_connect_options(password.set(&pool.connect_options()));
-                    pool.acquire().await
-                }
-                connection => connection,
-            }
-        })
     }
 }
 
