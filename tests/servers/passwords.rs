@@ -131,6 +131,28 @@ async fn a_service_goes_on_when_the_password_changes() {
     }
 }
 
+/// The source asks first, and the pool finds an old connection lost when it is to give it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_finds_the_password_that_the_source_has_asked_for() {
+    let Some(guarded) = Guarded::new().await else {
+        return;
+    };
+    let vault = Vault::new(FIRST);
+    let store = vault.builder().connect(&guarded.url("")).await;
+    let store = store.expect("connected");
+    store.migrate().await.expect("migrated");
+    let mut source = store.invalidations().await.expect("it listens");
+    let session = inserted(&store).await;
+    vault.set(Ok(SECOND));
+    guarded.set_password(SECOND).await;
+    let announce = "INSERT INTO customer_session_changes (message) VALUES ('session:by_hand')";
+    guarded.admin.execute(announce).await.expect("announced");
+    receive_until(&mut source, Invalidation::Session("by_hand".into())).await;
+    // A pool trusts a connection that was idle for less than a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(store.end(&session.id).await.expect("revoked"));
+}
+
 /// Without a provider, the application tells its own pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_follows_the_options_of_the_applications_pool() {

@@ -257,10 +257,7 @@ impl PostgresStoreBuilder {
             .connect_lazy_with(options);
         // The rest is left for changes, which take their connection from the pool.
         let max_idle = self.max_connections as usize * 6 / 10;
-        let own_pool = OwnPool {
-            password: self.password.clone(),
-            leads_to_replica,
-        };
+        let own_pool = OwnPool::new(self.password.clone(), leads_to_replica);
         let idle = IdleConnections::of_own_pool(max_idle, Peer::Server).by(own_pool);
         Ok(self.store(pool, idle, names, pooler, connector))
     }

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{
-    Connection as _, Error, PgConnection, PgPool, Postgres, pool::PoolConnection,
-    postgres::PgConnectOptions,
-};
+use sqlx::{Connection as _, Error, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout},
@@ -56,7 +53,7 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Password {
     text: Zeroizing<String>,
-    asked_at: Instant,
+    pub(super) asked_at: Instant,
 }
 
 /// The application's closure has no password.
@@ -103,7 +100,10 @@ impl PasswordProvider {
     }
 
     /// Returns another password than the one that the server has refused, or `None` if there is no other.
-    async fn after_refusal(&self, refused: Option<&Password>) -> Result<Option<Password>, Error> {
+    pub(super) async fn after_refusal(
+        &self,
+        refused: Option<&Password>,
+    ) -> Result<Option<Password>, Error> {
         let is_other =
             |answer: &Password| refused.is_none_or(|refused| answer.text != refused.text);
         let failures = self.lock().failures;
@@ -191,25 +191,9 @@ impl PasswordProvider {
         }
     }
 
-    /// Takes a connection from `pool`, which opens connections by itself with the options that it was
-    /// given last.
-    pub(super) async fn acquire(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
-        let opens = pool.num_idle() == 0 && pool.size() < pool.options().get_max_connections();
-        if opens {
-            let password = self.current().await?;
-            pool.set_connect_options(password.set(&pool.connect_options()));
-        }
-        let last = self.lock().answer.clone();
-        match pool.acquire().await {
-            Err(error) if is_refused(&error) => {
-                let Some(password) = self.after_refusal(last.as_ref()).await? else {
-                    return Err(error);
-                };
-                pool.set_connect_options(password.set(&pool.connect_options()));
-                pool.acquire().await
-            }
-            connection => connection,
-        }
+    /// Returns the last answer.
+    pub(super) fn last(&self) -> Option<Password> {
+        self.lock().answer.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -225,7 +209,7 @@ impl Password {
 }
 
 /// Returns `true` if the server refuses the password, or what stands in its place.
-fn is_refused(error: &Error) -> bool {
+pub(super) fn is_refused(error: &Error) -> bool {
     let Error::Database(cause) = error else {
         return false;
     };
