@@ -51,7 +51,7 @@ fn is_code_of_connection(code: &str) -> bool {
 /// Converts an error that the database reports.
 fn database_error(mut context: String, cause: &dyn DatabaseError) -> StoreError {
     // The constraint is that of an id, or of a token's hash.
-    if cause.is_unique_violation() || is_taken_hash(cause) {
+    if cause.is_unique_violation() {
         return StoreError::conflict(format!("{context}: its id or its token is taken"));
     }
     let error = ReportedError::new(cause);
@@ -65,13 +65,6 @@ fn database_error(mut context: String, cause: &dyn DatabaseError) -> StoreError 
             StoreError::unavailable(ContextError::new(context, error))
         }
     }
-}
-
-/// Returns `true` if PostgreSQL refuses the hash of a token that is there already. An index that can
-/// only look up whole values reports it as an exclusion.
-fn is_taken_hash(cause: &dyn DatabaseError) -> bool {
-    cause.code().as_deref() == Some("23P01")
-        && cause.constraint() == Some("customer_sessions_token_hash_key")
 }
 
 /// An error of a database without the values of a row. The driver's error also has a detail, a hint and
