@@ -409,22 +409,166 @@ async fn the_store_keeps_the_contract_with_external_customers() {
     assert!(store.end(&unique("ses").into()).await.is_ok());
 }
 
-/// A store of the other kind does not take the tables for its own.
+/// Adds an account that was deleted, and one without a session: a store would erase the first, and
+/// forget the second, if the table were its own.
+const TWO_ACCOUNTS: &str = "INSERT INTO accounts VALUES \
+     ('one', '{\"organization_id\": \"org_1\", \"created_at\": \"2025-01-01Z\", \
+     \"email_verified\": false, \"type\": \"individual\"}', '{}'), \
+     ('two', '{\"organization_id\": \"org_1\", \"created_at\": \"2025-01-01Z\", \
+     \"deleted_at\": \"2025-02-01Z\", \"email\": \"jane@example.com\"}', '{}')";
+
+/// A node that lacks `.external_customers()` would delete the application's customers through the view.
 #[tokio::test]
-async fn the_tables_of_one_kind_are_refused_by_the_other() {
+async fn a_store_that_keeps_customers_leaves_those_of_an_application_alone() {
+    let unavailable = StoreErrorKind::Unavailable;
+    for (by_hand, has_tables) in [(true, true), (false, true), (false, false)] {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let pool = schema.pool().await;
+        run(&pool, ACCOUNTS).await;
+        run(&pool, TWO_ACCOUNTS).await;
+        if has_tables && by_hand {
+            run(&pool, PostgresStore::MIGRATIONS_FOR_EXTERNAL_CUSTOMERS[0]).await;
+        } else if has_tables {
+            connected(&schema).await.migrate().await.expect("migrated");
+        }
+        let accounts = async || -> Vec<String> {
+            let accounts = sqlx::query_scalar("SELECT a::text FROM accounts a ORDER BY id");
+            accounts.fetch_all(&pool).await.expect("accounts")
+        };
+        let before = accounts().await;
+        assert_eq!(before.len(), 2);
+        let forgetful = schema.connect(peppers()).await;
+        let says = [
+            "not a table",
+            "build this store with `.external_customers()`",
+        ];
+        assert_error(forgetful.purge_customers(None, 9).await, unavailable, &says);
+        assert_error(forgetful.check().await, unavailable, &says);
+        assert_error(forgetful.migrate().await, unavailable, &says);
+        let new = session(&forgetful, "one");
+        assert_error(forgetful.insert(&new, None).await, unavailable, &says);
+        assert_eq!(accounts().await, before, "{by_hand}");
+        let tables = "SELECT to_regclass('customer_sessions') IS NOT NULL";
+        let tables: bool = sqlx::query_scalar(tables)
+            .fetch_one(&pool)
+            .await
+            .expect("an answer");
+        assert_eq!(tables, has_tables, "nothing was created");
+        let right = connected(&schema).await;
+        right.migrate().await.expect("migrated");
+        right.purge_customers(None, 9).await.expect("purged");
+        assert_eq!(accounts().await, before, "{by_hand}");
+
+        if has_tables {
+            run(&pool, "DROP VIEW customer_session_customers").await;
+            let says = ["is missing", "`.external_customers()`"];
+            assert_error(forgetful.migrate().await, unavailable, &says);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_external_customers_refuses_the_tables_of_one_that_keeps_them() {
+    let unavailable = StoreErrorKind::Unavailable;
+    for by_hand in [true, false] {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let pool = schema.pool().await;
+        if by_hand {
+            run(&pool, PostgresStore::MIGRATIONS[0]).await;
+        } else {
+            schema.open().await;
+        }
+        let external = connected(&schema).await;
+        let says = ["is a table", "leave that setting out"];
+        assert_error(external.check().await, unavailable, &says);
+        assert_error(external.migrate().await, unavailable, &says);
+        schema.open().await.check().await.expect("its own");
+    }
+    // A table that is only called so, where nothing has been created yet.
     let Some(schema) = Schema::new().await else {
         return;
     };
-    schema.open().await;
-    let outcome = connected(&schema).await.check().await;
-    assert_error(outcome, StoreErrorKind::Unavailable, &["other SQL"]);
     let pool = schema.pool().await;
-    let is_ours = "SELECT relkind = 'r' FROM pg_class \
-         WHERE oid = 'customer_session_customers'::regclass";
-    let is_ours: bool = pool
-        .fetch_one(is_ours)
+    let theirs = "CREATE TABLE customer_session_customers (id text COLLATE \"C\" PRIMARY KEY)";
+    run(&pool, theirs).await;
+    let external = connected(&schema).await;
+    assert_error(external.migrate().await, unavailable, &["is a table"]);
+    let tables = "SELECT to_regclass('customer_sessions') IS NULL";
+    let is_empty: bool = sqlx::query_scalar(tables)
+        .fetch_one(&pool)
         .await
-        .map(|row| sqlx::Row::get(&row, 0))
         .expect("an answer");
-    assert!(is_ours, "nothing was changed");
+    assert!(is_empty, "nothing was created");
+}
+
+/// What the checksum and missing triggers say names the SQL that is meant.
+#[tokio::test]
+async fn what_is_wrong_with_the_tables_names_their_migrations() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    run(&pool, ACCOUNTS).await;
+    let store = connected(&schema).await;
+    store.migrate().await.expect("migrated");
+    for (change, says) in [
+        (
+            "UPDATE customer_session_schema SET checksum = 'of other SQL'",
+            "compare the tables with `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS`",
+        ),
+        (
+            "UPDATE customer_session_schema SET checksum = NULL; \
+             DROP TRIGGER customer_sessions_deleted ON customer_sessions",
+            "`MIGRATIONS_FOR_EXTERNAL_CUSTOMERS` for a store with `.external_customers()`",
+        ),
+        (
+            "DELETE FROM customer_session_schema",
+            "apply the SQL in `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS`",
+        ),
+    ] {
+        run(&pool, change).await;
+        let outcome = store.check().await;
+        assert_error(outcome, StoreErrorKind::Unavailable, &[says]);
+    }
+}
+
+/// An identifier that is compared in another way than it is kept: a revocation would end no session, or
+/// every lookup would fail.
+#[tokio::test]
+async fn an_identifier_that_cannot_be_compared_is_refused() {
+    for (id, says) in [
+        ("id::char(12)", Some("of type bpchar; cast it to text")),
+        ("id COLLATE \"en-x-icu\"", Some("add COLLATE \"C\"")),
+        ("id COLLATE \"POSIX\"", Some("add COLLATE \"C\"")),
+        ("id COLLATE \"default\"", None),
+        ("id::varchar(40)", None),
+        ("id::name", None),
+    ] {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let pool = schema.pool().await;
+        run(
+            &pool,
+            &ACCOUNTS.replace("SELECT id,", &format!("SELECT {id} AS id,")),
+        )
+        .await;
+        run(&pool, TWO_ACCOUNTS).await;
+        let store = connected(&schema).await;
+        if let Some(says) = says {
+            let says = ["column id", says];
+            assert_error(store.migrate().await, StoreErrorKind::Unavailable, &says);
+            continue;
+        }
+        store.migrate().await.expect(id);
+        let one = session(&store, "one");
+        store.add(&one).await.expect(id);
+        assert!(store.find(&one.token).await.expect(id).is_some(), "{id}");
+        assert!(store.end_customer(&one.customer_id).await.expect(id));
+        assert_eq!(store.find(&one.token).await.expect(id), None, "{id}");
+    }
 }

@@ -19,6 +19,14 @@ pub(super) const APPLIED: &str =
 pub(super) const SET_CHECKSUM: &str =
     "UPDATE customer_session_schema SET checksum = $1 WHERE version = $2";
 
+/// The migrations of a store, oldest first.
+#[derive(Clone, Copy)]
+pub(super) struct Migrations {
+    /// The constant that has them.
+    pub(super) name: &'static str,
+    pub(super) sql: &'static [&'static str],
+}
+
 /// A migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Applied {
@@ -45,11 +53,11 @@ impl Applied {
 /// # Errors
 ///
 /// This release cannot work with the tables, whatever is applied.
-pub(super) fn missing<'m>(
-    migrations: &'m [&'static str],
+pub(super) fn missing(
+    migrations: &Migrations,
     applied: &[Applied],
-) -> Result<Vec<(u32, &'m &'static str)>, StoreError> {
-    let known = migrations.len();
+) -> Result<Vec<(u32, &'static str)>, StoreError> {
+    let known = migrations.sql.len();
     if let Some(newer) = applied
         .iter()
         .max_by_key(|applied| applied.oldest_reader)
@@ -62,7 +70,7 @@ pub(super) fn missing<'m>(
         )));
     }
     let mut missing = Vec::new();
-    for (version, sql) in (1..).zip(migrations) {
+    for (version, &sql) in (1..).zip(migrations.sql) {
         let Some(applied) = applied.iter().find(|applied| applied.version == version) else {
             missing.push((version, sql));
             continue;
@@ -74,8 +82,9 @@ pub(super) fn missing<'m>(
         {
             return Err(StoreError::unavailable(format!(
                 "version {version} of the tables was made by other SQL than this release has; \
-                 compare the tables with `MIGRATIONS`, and set its checksum in \
-                 customer_session_schema to null if they are alike"
+                 compare the tables with `{}`, and set its checksum in customer_session_schema to \
+                 null if they are alike",
+                migrations.name
             )));
         }
     }
@@ -83,12 +92,13 @@ pub(super) fn missing<'m>(
 }
 
 /// Checks that all `migrations` have been applied, and that this release can work with the tables.
-pub(super) fn check(migrations: &[&'static str], applied: &[Applied]) -> Result<(), StoreError> {
+pub(super) fn check(migrations: &Migrations, applied: &[Applied]) -> Result<(), StoreError> {
     match missing(migrations, applied)?.first() {
         None => Ok(()),
         Some((version, _)) => Err(StoreError::unavailable(format!(
             "version {version} of the tables is missing; call `migrate()` when the service starts, \
-             or apply the SQL in `MIGRATIONS` yourself"
+             or apply the SQL in `{}` yourself",
+            migrations.name
         ))),
     }
 }
@@ -102,7 +112,10 @@ pub(super) fn checksum(sql: &str) -> String {
 mod tests {
     use super::*;
 
-    const MIGRATIONS: &[&str] = &["one", "two"];
+    const MIGRATIONS: &Migrations = &Migrations {
+        name: "TWO_MIGRATIONS",
+        sql: &["one", "two"],
+    };
 
     fn applied(version: u32, oldest_reader: u32) -> Applied {
         Applied {
@@ -123,7 +136,9 @@ mod tests {
         assert_eq!(versions(&[applied(1, 1)]), Some(vec![2]));
         assert_eq!(versions(&[applied(2, 1)]), Some(vec![1]));
         assert_eq!(versions(&[applied(1, 1), applied(2, 1)]), Some(vec![]));
-        assert!(check(MIGRATIONS, &[applied(1, 1)]).is_err());
+        let refused = check(MIGRATIONS, &[applied(1, 1)]).expect_err("one is missing");
+        let says = format!("{refused:?}");
+        assert!(says.contains("`TWO_MIGRATIONS`"), "{says}");
         assert!(check(MIGRATIONS, &[applied(1, 1), applied(2, 2)]).is_ok());
     }
 
@@ -149,6 +164,8 @@ mod tests {
             [one, applied(2, 1)]
         };
         assert!(check(MIGRATIONS, &with("one")).is_ok());
-        assert!(check(MIGRATIONS, &with("won")).is_err());
+        let refused = check(MIGRATIONS, &with("won")).expect_err("other SQL");
+        let says = format!("{refused:?}");
+        assert!(says.contains("with `TWO_MIGRATIONS`"), "{says}");
     }
 }

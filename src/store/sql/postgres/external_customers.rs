@@ -4,15 +4,24 @@ use sqlx::{AssertSqlSafe, Error, PgConnection, Row as _, postgres::PgRow};
 
 use crate::store::sql::schema_name::SchemaName;
 
+/// What the customers are kept in: a table of ours, or a view of the application's.
+const CUSTOMERS: &str = "customer_session_customers";
+
+/// Types of identifiers. Those of fixed length are filled up with blanks when they are read, but not
+/// when they are compared.
+const ID: &[&str] = &["text", "varchar", "name", "citext"];
 /// Types of which a text is read.
 const TEXT: &[&str] = &["text", "varchar", "bpchar", "name", "citext"];
 const TIME: &[&str] = &["timestamptz"];
 const FLAG: &[&str] = &["bool"];
 const JSON: &[&str] = &["json", "jsonb", "text", "varchar"];
 
+/// Collations of an identifier that can be compared with ours, which is "C".
+const COLLATIONS: [&str; 2] = ["C", "default"];
+
 /// The columns that the view must have.
 const COLUMNS: [(&str, &[&str]); 18] = [
-    ("id", TEXT),
+    ("id", ID),
     ("organization_id", TEXT),
     ("created_at", TIME),
     ("modified_at", TIME),
@@ -32,8 +41,9 @@ const COLUMNS: [(&str, &[&str]); 18] = [
     ("avatar_url", TEXT),
 ];
 
-/// Returns the name, the type and the kind of table of each column.
-const ASK: &str = "SELECT a.attname::text, t.typname::text, c.relkind::text \
+/// Returns the name, the type and the collation of each column.
+const ASK: &str = "SELECT a.attname::text, t.typname::text, coalesce((SELECT l.collname::text \
+     FROM pg_collation l WHERE l.oid = a.attcollation), '') \
      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid \
      WHERE a.attnum > 0 AND NOT a.attisdropped";
 
@@ -47,12 +57,72 @@ pub(super) const FORGET_EPOCHS: &str = "DELETE FROM customer_session_epochs \
      WHERE customer_id = ANY($1) AND NOT EXISTS (SELECT 1 FROM customer_sessions s \
      WHERE s.customer_id = customer_session_epochs.customer_id)";
 
+/// Returns what is wrong with the kind of table that the customers are in, and what to do. The two kinds
+/// of stores have the same tables otherwise: a store of the wrong kind would purge the application's own
+/// customers, through the view.
+pub(super) async fn kind_problem(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+    external_customers: bool,
+    is_applied: bool,
+) -> Result<Option<String>, Error> {
+    let name = schema.qualified(CUSTOMERS);
+    // Unless a schema is named, a table further down the search path is another service's.
+    let any_schema = external_customers || schema.quoted().is_some();
+    let ask = sqlx::raw_sql(AssertSqlSafe(format!(
+        "SELECT c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid = to_regclass('{name}') AND ({any_schema} OR n.nspname = current_schema())"
+    )));
+    let row = ask.fetch_optional(connection).await?;
+    let kind: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
+    Ok(match external_customers {
+        true => problem_of_external(&name, kind.as_deref()),
+        false => problem_of_own(&name, kind.as_deref(), is_applied),
+    })
+}
+
+/// Ordinary tables and partitioned ones.
+fn is_table(kind: Option<&str>) -> bool {
+    matches!(kind, Some("r" | "p"))
+}
+
+fn problem_of_own(name: &str, kind: Option<&str>, is_applied: bool) -> Option<String> {
+    let problem = match kind {
+        None if is_applied => "is missing",
+        Some(_) if !is_table(kind) => {
+            "is not a table, but a view of the application's own customers"
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "{name} {problem}: build this store with `.external_customers()`, if the tables were made by \
+         `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS`; otherwise it needs a schema of its own, and the tables \
+         that `MIGRATIONS` creates"
+    ))
+}
+
+fn problem_of_external(name: &str, kind: Option<&str>) -> Option<String> {
+    if is_table(kind) {
+        return Some(format!(
+            "{name} is a table, and this store was built with `.external_customers()`, which reads a \
+             view: leave that setting out, if the tables were made by `MIGRATIONS`; otherwise choose \
+             another schema, define the view there, and apply `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS`"
+        ));
+    }
+    (kind == Some("m")).then(|| {
+        format!(
+            "{name} is a materialized view, which goes on showing customers as they were; define a \
+             plain view"
+        )
+    })
+}
+
 /// Returns what is wrong with the view, and what to do.
 pub(super) async fn problem(
     connection: &mut PgConnection,
     schema: &SchemaName,
 ) -> Result<Option<String>, Error> {
-    let name = schema.qualified("customer_session_customers");
+    let name = schema.qualified(CUSTOMERS);
     let ask = sqlx::raw_sql(AssertSqlSafe(format!(
         "{ASK} AND c.oid = to_regclass('{name}')"
     )));
@@ -63,20 +133,14 @@ pub(super) async fn problem(
 }
 
 fn problem_of(name: &str, columns: &[(String, String, String)]) -> Option<String> {
-    let Some((_, _, kind)) = columns.first() else {
+    if columns.is_empty() {
         return Some(format!(
             "the view {name} is missing; define it over the application's own table of customers, as \
              the page `external_customers` of the guide shows"
         ));
-    };
-    if kind == "m" {
-        return Some(format!(
-            "{name} is a materialized view, which goes on showing customers as they were; define a \
-             plain view"
-        ));
     }
     for (column, types) in COLUMNS {
-        let Some((_, found, _)) = columns.iter().find(|(found, ..)| found == column) else {
+        let Some((_, found, collation)) = columns.iter().find(|(found, ..)| found == column) else {
             return Some(format!(
                 "the view {name} has no column {column}; add it, as a null of type {} if the \
                  application has nothing like it",
@@ -89,6 +153,12 @@ fn problem_of(name: &str, columns: &[(String, String, String)]) -> Option<String
                 types[0]
             ));
         }
+        if column == "id" && !COLLATIONS.contains(&collation.as_str()) {
+            return Some(format!(
+                "the column id of the view {name} has the collation {collation}, and identifiers are \
+                 compared byte by byte; add COLLATE \"C\" to it, and to the index that it is found by"
+            ));
+        }
     }
     None
 }
@@ -99,7 +169,7 @@ mod tests {
 
     fn problem_with(change: impl Fn(&mut Vec<(String, String, String)>)) -> String {
         let column =
-            |(name, types): (&str, &[&str])| (name.to_owned(), types[0].to_owned(), "v".to_owned());
+            |(name, types): (&str, &[&str])| (name.to_owned(), types[0].to_owned(), "C".to_owned());
         let mut columns = COLUMNS.map(column).to_vec();
         change(&mut columns);
         problem_of("auth.customers", &columns).unwrap_or_default()
@@ -110,8 +180,13 @@ mod tests {
         assert_eq!(problem_with(|_| {}), "");
         let missing = problem_with(|columns| columns.clear());
         assert!(missing.contains("auth.customers is missing"), "{missing}");
-        let stale = problem_with(|columns| columns[0].2 = "m".to_owned());
-        assert!(stale.contains("plain view"), "{stale}");
+        let fixed = problem_with(|columns| columns[0].1 = "bpchar".to_owned());
+        assert!(fixed.contains("of type bpchar; cast it to text"), "{fixed}");
+        let sorted = problem_with(|columns| columns[0].2 = "en-x-icu".to_owned());
+        assert!(sorted.contains("collation en-x-icu"), "{sorted}");
+        assert!(sorted.contains("add COLLATE \"C\""), "{sorted}");
+        let of_others = problem_with(|columns| columns[6].2 = "en-x-icu".to_owned());
+        assert_eq!(of_others, "");
         let lacking = problem_with(|columns| drop(columns.remove(15)));
         assert!(lacking.contains("no column deleted_at"), "{lacking}");
         assert!(lacking.contains("null of type timestamptz"), "{lacking}");
@@ -122,5 +197,22 @@ mod tests {
             problem_with(|columns| columns[6].1 = "citext".to_owned()),
             ""
         );
+    }
+
+    #[test]
+    fn each_kind_of_store_refuses_the_customers_of_the_other() {
+        for kind in [Some("r"), Some("p")] {
+            assert_eq!(problem_of_own("customers", kind, true), None);
+            let refused = problem_of_external("customers", kind).expect("a table");
+            assert!(refused.contains("is a table"), "{refused}");
+        }
+        for kind in [Some("v"), Some("f"), None] {
+            assert_eq!(problem_of_external("customers", kind), None);
+            let refused = problem_of_own("customers", kind, true).expect("no table");
+            assert!(refused.contains("`.external_customers()`"), "{refused}");
+        }
+        assert_eq!(problem_of_own("customers", None, false), None);
+        let stale = problem_of_external("customers", Some("m")).expect("a copy");
+        assert!(stale.contains("plain view"), "{stale}");
     }
 }

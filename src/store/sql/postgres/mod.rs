@@ -25,7 +25,7 @@ use std::{fmt, sync::Arc};
 use sqlx::PgPool;
 
 use self::{connector::Connector, pooler::PoolerCheck, purge_progress::PurgeProgress};
-use super::{statements::StatementMode, store::SqlStore};
+use super::{schema::Migrations, statements::StatementMode, store::SqlStore};
 use crate::store::error::StoreError;
 
 /// Keeps sessions in PostgreSQL 13 or newer, for several machines.
@@ -73,11 +73,17 @@ impl PostgresStore {
     )];
 
     /// Returns the SQL that [`migrate`](Self::migrate) applies.
-    fn migrations(&self) -> &'static [&'static str] {
+    fn migrations(&self) -> Migrations {
         if self.external_customers {
-            Self::MIGRATIONS_FOR_EXTERNAL_CUSTOMERS
+            Migrations {
+                name: "MIGRATIONS_FOR_EXTERNAL_CUSTOMERS",
+                sql: Self::MIGRATIONS_FOR_EXTERNAL_CUSTOMERS,
+            }
         } else {
-            Self::MIGRATIONS
+            Migrations {
+                name: "MIGRATIONS",
+                sql: Self::MIGRATIONS,
+            }
         }
     }
 

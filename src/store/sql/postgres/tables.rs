@@ -44,7 +44,8 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 /// The version of the server, the isolation of transactions, and whether it is a replica.
 type Properties = (i32, String, bool);
 
-/// The properties, what has been applied, and whether all triggers exist.
+/// The properties, what has been applied, whether all triggers exist, and what is wrong with the
+/// customers.
 type Inspection = (Properties, Vec<Applied>, bool, Option<String>);
 
 /// Returns what has been applied; nothing if there are no tables.
@@ -106,14 +107,15 @@ impl PostgresStore {
             }
         };
         let answers = within_time_limit(context, asking).await?;
-        let ((version, isolation, is_replica), applied, announces, view) = answers?;
+        let ((version, isolation, is_replica), applied, announces, customers) = answers?;
         check_server(version, &isolation, is_replica)?;
-        schema::check(self.migrations(), &applied)?;
+        // First: what else differs, differs because of this.
+        if let Some(problem) = customers {
+            return Err(StoreError::unavailable(problem));
+        }
+        schema::check(&self.migrations(), &applied)?;
         if !announces {
             return Err(StoreError::unavailable(NO_TRIGGERS));
-        }
-        if let Some(problem) = view {
-            return Err(StoreError::unavailable(problem));
         }
         self.sql.check_peppers().await
     }
@@ -144,12 +146,22 @@ impl PostgresStore {
         let applied = applied(scope.as_mut(), &self.sql).await?;
         let announces = sqlx::raw_sql(triggers::query(&self.sql.schema));
         let announces = announces.fetch_one(scope.as_mut()).await?.try_get(0)?;
-        let view = match self.external_customers && !applied.is_empty() {
-            true => external_customers::problem(scope.as_mut(), &self.sql.schema).await?,
-            false => None,
-        };
+        let is_applied = !applied.is_empty();
+        let mut customers = self.kind_problem(scope.as_mut(), is_applied).await?;
+        if customers.is_none() && self.external_customers && is_applied {
+            customers = external_customers::problem(scope.as_mut(), &self.sql.schema).await?;
+        }
         scope.end().await?;
-        Ok((properties, applied, announces, view))
+        Ok((properties, applied, announces, customers))
+    }
+
+    async fn kind_problem(
+        &self,
+        connection: &mut PgConnection,
+        is_applied: bool,
+    ) -> Result<Option<String>, Error> {
+        let (schema, is_external) = (&self.sql.schema, self.external_customers);
+        external_customers::kind_problem(connection, schema, is_external, is_applied).await
     }
 
     /// Applies what is missing, all of it or nothing. Asks first: to find that nothing is missing takes
@@ -164,12 +176,18 @@ impl PostgresStore {
             let mut scope = self.sql.begin(connection.as_mut()).await?;
             let properties = properties(scope.as_mut(), &self.sql).await?;
             let applied = applied(scope.as_mut(), &self.sql).await?;
+            let problem = self
+                .kind_problem(scope.as_mut(), !applied.is_empty())
+                .await?;
             scope.end().await?;
-            Ok((properties, applied))
+            Ok((properties, applied, problem))
         };
-        let ((version, isolation, is_replica), there) = asking.await.map_err(context)?;
+        let ((version, isolation, is_replica), there, problem) = asking.await.map_err(context)?;
         check_server(version, &isolation, is_replica)?;
-        if schema::missing(migrations, &there)?.is_empty() {
+        if let Some(problem) = problem {
+            return Err(StoreError::unavailable(problem));
+        }
+        if schema::missing(&migrations, &there)?.is_empty() {
             connection.return_to_pool();
             return Ok(());
         }
@@ -191,8 +209,8 @@ impl PostgresStore {
         // Another machine may have applied it while this one waited for the lock.
         let there = applied(&mut transaction, &self.sql).await;
         let there = there.map_err(context)?;
-        for (version, sql) in schema::missing(migrations, &there)? {
-            let applied = sqlx::raw_sql(*sql).execute(&mut *transaction).await;
+        for (version, sql) in schema::missing(&migrations, &there)? {
+            let applied = sqlx::raw_sql(sql).execute(&mut *transaction).await;
             applied.map_err(context)?;
             let mut parameters: PgArguments = rows::text_params(&[&schema::checksum(sql)]);
             let version = i32::try_from(version).expect("there are few versions");

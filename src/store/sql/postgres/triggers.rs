@@ -7,7 +7,8 @@ use crate::store::sql::schema_name::SchemaName;
 /// The error where a trigger is missing.
 pub(super) const NO_TRIGGERS: &str = "triggers that announce changes are missing or switched off; drop \
      what is left of the tables and run `PostgresStore::migrate`, or create and enable the triggers \
-     as `MIGRATIONS` does";
+     as `MIGRATIONS` does, or `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS` for a store with \
+     `.external_customers()`";
 
 /// What the names of the triggers end with, of a table whose rows change.
 const OF_ROWS: &[&str] = &["deleted", "updated", "truncated"];
@@ -41,7 +42,7 @@ pub(super) fn all_enabled(schema: &SchemaName) -> String {
     let customers = schema.qualified(CUSTOMERS);
     format!(
         "(SELECT count(*) = CASE WHEN EXISTS (SELECT 1 FROM pg_class \
-         WHERE oid = to_regclass('{customers}') AND relkind = 'r') \
+         WHERE oid = to_regclass('{customers}') AND relkind IN ('r', 'p')) \
          THEN {all} ELSE {without_customers} END \
          FROM pg_trigger WHERE tgenabled IN ('O', 'A') AND ({}))",
         tables.join(" OR ")

@@ -8,11 +8,16 @@ use crate::store::{
     sql::{
         error::store_error,
         rows::text_params,
-        schema::{self, APPLIED, Applied, SET_CHECKSUM},
+        schema::{self, APPLIED, Applied, Migrations, SET_CHECKSUM},
     },
 };
 
 const CONTEXT: &str = "creating the tables";
+
+const MIGRATIONS: Migrations = Migrations {
+    name: "MIGRATIONS",
+    sql: SqliteStore::MIGRATIONS,
+};
 
 const IS_THERE: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'customer_session_schema'";
 
@@ -28,7 +33,7 @@ impl SqliteStore {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the tables are those of a newer release
     /// that this one cannot work with, and the errors of [`check`](Self::check).
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let missing = schema::missing(Self::MIGRATIONS, &self.applied().await?)?;
+        let missing = schema::missing(&MIGRATIONS, &self.applied().await?)?;
         if !missing.is_empty() {
             self.apply_missing().await?;
         }
@@ -46,7 +51,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn run_check(&self) -> Result<(), StoreError> {
-        schema::check(Self::MIGRATIONS, &self.applied().await?)?;
+        schema::check(&MIGRATIONS, &self.applied().await?)?;
         self.shared.sql.check_peppers().await
     }
 
@@ -65,7 +70,7 @@ impl SqliteStore {
         // Another process may have applied it while this one waited for the right to write.
         let applied = applied(transaction.connection()).await;
         let applied = applied.map_err(|error| store_error(CONTEXT, error))?;
-        for (version, sql) in schema::missing(Self::MIGRATIONS, &applied)? {
+        for (version, sql) in schema::missing(&MIGRATIONS, &applied)? {
             transaction.execute_all(sql).await?;
             let mut parameters: SqliteArguments = text_params(&[&schema::checksum(sql)]);
             bind(&mut parameters, i64::from(version));
