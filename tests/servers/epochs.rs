@@ -141,19 +141,30 @@ pub(crate) async fn overtake<T: Send + 'static>(
     mut held: Transaction<'static, Postgres>,
     change: impl Future<Output = T> + Send + 'static,
 ) -> T {
-    let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(&mut *held)
-        .await
-        .expect("a number");
     let change = tokio::spawn(change);
+    wait_for(pool, &mut held, &change).await;
+    held.commit().await.expect("committed");
+    change.await.expect("no panic")
+}
+
+async fn holder(held: &mut Transaction<'static, Postgres>) -> i32 {
+    let holder = sqlx::query_scalar("SELECT pg_backend_pid()");
+    holder.fetch_one(&mut **held).await.expect("a number")
+}
+
+/// Waits until `change` waits for `held`.
+async fn wait_for<T>(
+    pool: &PgPool,
+    held: &mut Transaction<'static, Postgres>,
+    change: &tokio::task::JoinHandle<T>,
+) {
+    let holder = holder(held).await;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))";
     let deadline = Instant::now() + Duration::from_secs(20);
     while count(pool, waiting, holder).await == 0 {
         assert!(Instant::now() < deadline, "it does not wait");
         assert!(!change.is_finished(), "it does not wait");
     }
-    held.commit().await.expect("committed");
-    change.await.expect("no panic")
 }
 
 fn of_customer(session: &CustomerSession) -> Revocation {
@@ -303,6 +314,35 @@ async fn a_sign_in_that_waits_for_a_purge_brings_its_customer_along() {
             assert!(on.is_live(&new).await, "{has_epoch}, {limit:?}");
         }
     }
+}
+
+/// A customer whose epoch is gone, as that of one who was forgotten half way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_sign_in_waits_for_the_end_of_its_customer_and_adds_them_again() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let old = inserted(&on.store).await;
+    let without_epoch = "DELETE FROM customer_session_epochs WHERE customer_id = $1";
+    let deleted = on.hold(&[without_epoch], &old, "").await;
+    deleted.commit().await.expect("committed");
+    let mut held = on.hold(&FORGET[..1], &old, "").await;
+    let new = session(&on.store, old.customer_id.as_str());
+    let change = on.change({
+        let new = new.clone();
+        |store| async move { store.insert(&new, Some(&SessionLimit::end_oldest(5))).await }
+    });
+    let change = tokio::spawn(change);
+    wait_for(&on.pool, &mut held, &change).await;
+    // Only now, when the sign-in has seen them.
+    sqlx::query("DELETE FROM customer_session_customers WHERE id = $1")
+        .bind(old.customer_id.as_str())
+        .execute(&mut *held)
+        .await
+        .expect("deleted");
+    held.commit().await.expect("committed");
+    change.await.expect("no panic").expect("inserted");
+    assert!(on.is_live(&new).await);
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use super::{
     PostgresStore, changes,
     statements::{
-        ANNOUNCE, INSERT, INSERT_CUSTOMER_IF_NEW, INSERT_FOR_EXTERNAL, LOCK_CUSTOMER, REHASH,
-        REPLACE, UPDATE_CUSTOMER,
+        ADD_EPOCH, ANNOUNCE, INSERT, INSERT_CUSTOMER_IF_NEW, INSERT_FOR_EXTERNAL, LOCK_CUSTOMER,
+        REHASH, REPLACE, UPDATE_CUSTOMER,
     },
 };
 use crate::{
@@ -136,11 +136,13 @@ impl PostgresStore {
         let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
+            let mut add_epoch = sql::ADD_EPOCH;
             if !self.external_customers {
                 let put = self.sql.query(INSERT_CUSTOMER_IF_NEW, customer);
                 put.execute(&mut *transaction).await?;
+                add_epoch = ADD_EPOCH;
             }
-            for statement in [sql::ADD_EPOCH, LOCK_CUSTOMER] {
+            for statement in [add_epoch, LOCK_CUSTOMER] {
                 let lock = self.sql.query(statement, rows::text_params(&[id]));
                 lock.execute(&mut *transaction).await?;
             }

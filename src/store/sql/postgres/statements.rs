@@ -127,6 +127,12 @@ pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(
     ") ON CONFLICT (id) DO NOTHING"
 );
 
+/// Adds the first epoch of a customer who is there and not deleted. The customer is locked, and so is
+/// not forgotten before the epoch refers to them: this statement could not see that they are gone.
+pub(super) const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
+     SELECT id FROM customer_session_customers WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE \
+     ON CONFLICT DO NOTHING";
+
 pub(super) const ANNOUNCE: &str = "INSERT INTO customer_session_changes (message) VALUES ($1)";
 
 pub(super) const UPDATE_CUSTOMER: &str = concat!(
