@@ -345,6 +345,107 @@ async fn a_limited_sign_in_waits_for_the_end_of_its_customer_and_adds_them_again
     assert!(on.is_live(&new).await);
 }
 
+/// Both revoke every session of these tests.
+fn of_all() -> [Revocation; 2] {
+    let time = Utc::now() + TimeDelta::hours(1);
+    [Revocation::All, Revocation::CreatedBefore(time)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_all_ends_what_comes_of_a_rotation_under_way() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for what in of_all() {
+        let old = inserted(&on.store).await;
+        let held = on.hold(&ROTATE, &old, &unique("new")).await;
+        let change = on.change({
+            let what = what.clone();
+            |store| async move { store.revoke(&what).await }
+        });
+        let revoked = on.overtake(held, change).await.expect("revoked");
+        assert!(revoked.any, "{what:?}");
+        assert_eq!(on.rows(&old).await, 0, "{what:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_all_holds_up_the_rotations_that_come_later() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for what in of_all() {
+        let [first, last] = ["a", "z"].map(|name| session(&on.store, &unique(name)));
+        for session in [&first, &last] {
+            on.store.add(session).await.expect("inserted");
+        }
+        let mut held = on.hold(&[LOCK], &last, "").await;
+        let revoking = tokio::spawn(on.change({
+            let what = what.clone();
+            |store| async move { store.revoke(&what).await }
+        }));
+        wait_for(&on.pool, &mut held, &revoking).await;
+        let new = session(&on.store, first.customer_id.as_str());
+        let rotating = tokio::spawn(on.change({
+            let (old, new) = (first.id.clone(), new.clone());
+            |store| async move { store.replace(&old, &new).await }
+        }));
+        let waiting = "SELECT count(*) FROM pg_stat_activity a WHERE EXISTS (SELECT 1 \
+             FROM unnest(pg_blocking_pids(a.pid)) b WHERE $1 = ANY(pg_blocking_pids(b)))";
+        let holder = holder(&mut held).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while on.count(waiting, holder).await == 0 {
+            assert!(Instant::now() < deadline, "the rotation does not wait");
+            assert!(!rotating.is_finished(), "the rotation does not wait");
+        }
+        held.commit().await.expect("committed");
+        assert!(revoking.await.expect("no panic").expect("revoked").any);
+        let rotated = rotating.await.expect("no panic").expect("an answer");
+        assert_eq!(rotated, None, "{what:?}");
+        for session in [&first, &last, &new] {
+            assert_eq!(on.rows(session).await, 0, "{what:?}");
+        }
+    }
+}
+
+/// With a lock on the table, all of them would wait: for a revocation that waits for one customer.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_revoking_all_waits_for_one_customer_others_sign_in_and_rotate() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for what in of_all() {
+        let [first, other] = ["a", "z"].map(|name| session(&on.store, &unique(name)));
+        for session in [&first, &other] {
+            on.store.add(session).await.expect("inserted");
+        }
+        let mut held = on.hold(&ROTATE, &first, &unique("new")).await;
+        let revoking = tokio::spawn(on.change({
+            let what = what.clone();
+            |store| async move { store.revoke(&what).await }
+        }));
+        wait_for(&on.pool, &mut held, &revoking).await;
+        let [of_other, new] = [(); 2].map(|()| session(&on.store, other.customer_id.as_str()));
+        let of_stranger = session(&on.store, &unique("z"));
+        let limit = SessionLimit::end_oldest(5);
+        let writing = async {
+            on.store.add(&of_other).await.expect("inserted");
+            let limited = on.store.insert(&of_stranger, Some(&limit)).await;
+            limited.expect("inserted");
+            let rotated = on.store.replace(&other.id, &new).await;
+            assert!(rotated.expect("an answer").is_some());
+        };
+        let written = tokio::time::timeout(Duration::from_secs(20), writing).await;
+        written.expect("they wait for the revocation");
+        assert!(!revoking.is_finished());
+        held.commit().await.expect("committed");
+        assert!(revoking.await.expect("no panic").expect("revoked").any);
+        for session in [&first, &other] {
+            assert_eq!(on.rows(session).await, 0, "{what:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_revocation_leaves_behind_is_purged_in_steps() {
     let Some(on) = Fixture::new().await else {

@@ -15,16 +15,26 @@ use crate::{
         sql::{
             self,
             error::store_error,
-            rows::{self, Columns as _},
+            rows::{self, Columns as _, Parameters as _},
         },
         validation::is_storable,
     },
 };
 
-/// Waits for all writers under way and holds up new ones, but no lookup: a rotation during the
-/// deletion would carry a session over it. Revocations of one customer need no such lock: the row of
-/// the epoch, which they change, is one.
-const LOCK_SESSIONS: &str = "LOCK TABLE customer_sessions IN SHARE ROW EXCLUSIVE MODE";
+/// Locks the epochs of all customers. It waits for the rotations under way, and holds later ones up:
+/// one during the deletion would carry a session over it. Lookups wait for nothing, nor does a writer
+/// for the sake of a table. The order is that of the key, so that two of these transactions cannot
+/// deadlock; the others lock one epoch at a time, or leave out those that are locked.
+///
+/// The first sign-in of a customer has no epoch to lock. It comes before the revocation, or after it.
+const LOCK_EPOCHS: &str = "SELECT count(*) FROM (SELECT 1 FROM customer_session_epochs \
+     ORDER BY customer_id FOR UPDATE) locked";
+
+/// Locks the epochs of customers with sessions that were created before a time, as [`LOCK_EPOCHS`] does.
+const LOCK_EPOCHS_CREATED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 \
+     FROM customer_session_epochs e WHERE EXISTS (SELECT 1 FROM customer_sessions s \
+     WHERE s.customer_id = e.customer_id AND s.created_at < $1) \
+     ORDER BY e.customer_id FOR UPDATE OF e) locked";
 
 impl PostgresStore {
     /// Ends the sessions that `what` describes.
@@ -131,15 +141,15 @@ impl PostgresStore {
     }
 
     /// Ends sessions by several statements. No rotation carries a session over them: the first
-    /// statement takes a lock.
+    /// statement locks the epochs of the customers.
     async fn end_many(&self, what: &Revocation) -> Result<bool, StoreError> {
         let pool = self.pool().await?;
         let many = sql::revocation_of_many::<PgArguments>(what);
         let revoking = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
-            if !matches!(what, Revocation::Others { .. }) {
-                let lock = self.sql.query(LOCK_SESSIONS, PgArguments::default());
+            if let Some((lock, parameters)) = lock_of(what) {
+                let lock = self.sql.query(lock, parameters);
                 lock.execute(&mut *transaction).await?;
             }
             let mut any = false;
@@ -153,6 +163,20 @@ impl PostgresStore {
             Ok(any)
         };
         self.sql.change(|| sql::revoking(what), revoking).await
+    }
+}
+
+/// Returns the statement that locks what a revocation of many concerns, and its parameters. That of one
+/// customer changes the epoch first, which is a lock.
+fn lock_of(what: &Revocation) -> Option<(&'static str, PgArguments)> {
+    let mut parameters = PgArguments::default();
+    match what {
+        Revocation::All => Some((LOCK_EPOCHS, parameters)),
+        Revocation::CreatedBefore(time) => {
+            parameters.time(Some(*time));
+            Some((LOCK_EPOCHS_CREATED_BEFORE, parameters))
+        }
+        _ => None,
     }
 }
 
