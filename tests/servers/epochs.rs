@@ -649,11 +649,55 @@ async fn a_long_snapshot_makes_no_step_of_a_purge_longer() {
     }
 }
 
+/// Fills the tables with 2,000 customers, of whom each has ten sessions.
+const FILL_CUSTOMERS: &str = "INSERT INTO customer_session_epochs (customer_id) \
+     SELECT 'c' || n FROM generate_series(1, 2000) n; \
+     INSERT INTO customer_sessions (id, token_hash, customer_id, created_at, expires_at) \
+     SELECT 's' || n, sha256(n::text::bytea), 'c' || (n % 2000 + 1), now(), \
+     now() + interval '1 day' FROM generate_series(1, 20000) n; ANALYZE";
+
 /// Returns how many rows of a table were read from its beginning on.
 async fn rows_scanned(pool: &PgPool, table: &'static str) -> i64 {
     let scanned = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables \
          WHERE relid = $1::regclass";
     count(pool, scanned, table).await
+}
+
+#[tokio::test]
+async fn a_page_of_customers_reads_no_sessions_of_others() {
+    for is_external in [false, true] {
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let pool = schema.pool().await;
+        let own = "INSERT INTO customer_session_customers (id, organization_id, created_at) \
+             SELECT 'c' || n, 'org_1', now() FROM generate_series(1, 2000) n";
+        let mut builder = PostgresStore::builder(peppers());
+        if is_external {
+            let view = sqlx::raw_sql(crate::external_customers::ACCOUNTS);
+            view.execute(&pool).await.expect("defined");
+            builder = builder.external_customers();
+        }
+        let others = PgPool::connect(&schema.url).await.expect("connected");
+        let store = builder.build(others.clone()).expect("built");
+        store.migrate().await.expect("migrated");
+        for fill in [if is_external { "SELECT" } else { own }, FILL_CUSTOMERS] {
+            sqlx::raw_sql(fill).execute(&pool).await.expect("filled");
+        }
+        let on = Fixture {
+            schema,
+            store: store.clone(),
+            pool,
+        };
+        let before = rows_scanned(&on.pool, "customer_sessions").await;
+        let next = store.purge_customers(None, 50).await.expect("purged");
+        assert!(next.is_some());
+        others.close().await;
+        let entries = on.entries_read("customer_sessions_by_customer", 50).await;
+        assert!(entries < 2000, "{entries} entries");
+        let scanned = rows_scanned(&on.pool, "customer_sessions").await;
+        assert_eq!(scanned, before, "external: {is_external}");
+    }
 }
 
 /// After a restore or a major upgrade, until the tables are analyzed.

@@ -293,7 +293,7 @@ struct Application {
     pool: PgPool,
 }
 
-const ACCOUNTS: &str = "CREATE TABLE accounts (\
+pub(crate) const ACCOUNTS: &str = "CREATE TABLE accounts (\
      id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL, metadata json NOT NULL); \
      CREATE VIEW customer_session_customers AS SELECT id, data->>'organization_id' AS organization_id, \
      (data->>'created_at')::timestamptz AS created_at, \

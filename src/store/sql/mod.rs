@@ -41,6 +41,18 @@ macro_rules! without_sessions {
     };
 }
 
+/// True for a customer of a page who has no session. Of `NOT EXISTS`, PostgreSQL may make a table of all
+/// sessions, which a page of a few customers does not pay for. The order has it take the index.
+macro_rules! has_no_session {
+    ($customer:literal) => {
+        concat!(
+            "(SELECT s.epoch FROM customer_sessions s WHERE s.customer_id = ",
+            $customer,
+            " ORDER BY s.epoch LIMIT 1) IS NULL"
+        )
+    };
+}
+
 /// Erases all of deleted customers but the id and the time of the deletion.
 macro_rules! erase_customers {
     ($empty_json:literal, $not_verified:literal) => {
@@ -204,9 +216,10 @@ const ANY: &str = any_current!("");
 const DELETE_ALL: &str = "DELETE FROM customer_sessions";
 /// Returns the ids of some customers, and for each of them whether there is something to forget.
 const CUSTOMERS: &str = concat!(
-    "SELECT id, (deleted_at IS NULL OR organization_id <> '' OR created_at <> deleted_at) AND ",
-    without_sessions!(),
-    " FROM customer_session_customers WHERE id > $1 ORDER BY id LIMIT $2"
+    "SELECT c.id, (c.deleted_at IS NULL OR c.organization_id <> '' \
+     OR c.created_at <> c.deleted_at) AND ",
+    has_no_session!("c.id"),
+    " FROM customer_session_customers c WHERE c.id > $1 ORDER BY c.id LIMIT $2"
 );
 /// The peppers in use so far, oldest first.
 const PEPPERS: &str =

@@ -48,9 +48,11 @@ const ASK: &str = "SELECT a.attname::text, t.typname::text, coalesce((SELECT l.c
      WHERE a.attnum > 0 AND NOT a.attisdropped";
 
 /// Epochs of the next customers, and whether there is nothing that could refer to them.
-pub(super) const EPOCHS: &str = "SELECT e.customer_id, NOT EXISTS (SELECT 1 \
-     FROM customer_sessions s WHERE s.customer_id = e.customer_id) \
-     FROM customer_session_epochs e WHERE e.customer_id > $1 ORDER BY e.customer_id LIMIT $2";
+pub(super) const EPOCHS: &str = concat!(
+    "SELECT e.customer_id, ",
+    has_no_session!("e.customer_id"),
+    " FROM customer_session_epochs e WHERE e.customer_id > $1 ORDER BY e.customer_id LIMIT $2"
+);
 
 /// Forgets the epochs of customers without sessions, of those that are locked.
 pub(super) const FORGET_EPOCHS: &str = "DELETE FROM customer_session_epochs \
