@@ -87,7 +87,7 @@ impl PostgresStore {
             let removed = rows.first().map(read).transpose();
             let removed = removed.map_err(|error| store_error(context(), error))?;
             let (removed, reached) = removed.unwrap_or_default();
-            cursor.advance(reached, removed >= left);
+            cursor.advance(reached);
             left = left.saturating_sub(removed);
         }
         if left > 0 {

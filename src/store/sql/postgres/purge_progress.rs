@@ -1,14 +1,22 @@
 //! How far purging has come.
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+/// Time after which a search for what has ended begins again. So what was locked at the time, or was
+/// added behind the search, is found too.
+const RESTART_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The places at which the next steps of a purge begin.
 #[derive(Default)]
 pub(super) struct PurgeProgress {
-    sessions: Cursor<DateTime<Utc>>,
-    rotations: Cursor<DateTime<Utc>>,
+    sessions: TimeCursor,
+    rotations: TimeCursor,
     remains: Cursor<Remains>,
 }
 
@@ -17,16 +25,55 @@ pub(super) struct PurgeProgress {
 pub(super) type Remains = (String, u32, Option<DateTime<Utc>>);
 
 impl PurgeProgress {
-    pub(super) fn sessions(&self) -> &Cursor<DateTime<Utc>> {
+    pub(super) fn sessions(&self) -> &TimeCursor {
         &self.sessions
     }
 
-    pub(super) fn rotations(&self) -> &Cursor<DateTime<Utc>> {
+    pub(super) fn rotations(&self) -> &TimeCursor {
         &self.rotations
     }
 
     pub(super) fn remains(&self) -> &Cursor<Remains> {
         &self.remains
+    }
+}
+
+/// The place at which the next step begins, in the order of the times at which something has ended. It
+/// stays where it is when all has been removed: what ends next, ends later.
+#[derive(Default)]
+pub(super) struct TimeCursor(Mutex<TimeProgress>);
+
+#[derive(Default)]
+struct TimeProgress {
+    /// None for the beginning.
+    place: Option<DateTime<Utc>>,
+    begun: Option<Instant>,
+}
+
+impl TimeCursor {
+    /// Returns the place at which the next step begins. Once an hour that is the beginning.
+    pub(super) fn place(&self) -> Option<DateTime<Utc>> {
+        let mut progress = self.lock();
+        let now = Instant::now();
+        let is_due = |begun| now.saturating_duration_since(begun) >= RESTART_INTERVAL;
+        if progress.begun.is_none_or(is_due) {
+            *progress = TimeProgress {
+                place: None,
+                begun: Some(now),
+            };
+        }
+        progress.place
+    }
+
+    /// Records the last place that a step has reached, if it has removed something.
+    pub(super) fn advance(&self, reached: Option<DateTime<Utc>>) {
+        if reached.is_some() {
+            self.lock().place = reached;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TimeProgress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,8 +98,33 @@ impl<T: Clone> Cursor<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<T>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_of_times_stays_and_begins_again_once_an_hour() {
+        let cursor = TimeCursor::default();
+        let time = |seconds| DateTime::from_timestamp(seconds, 0);
+        assert_eq!(cursor.place(), None);
+        cursor.advance(time(1));
+        assert_eq!(cursor.place(), time(1));
+        // Nothing was left.
+        cursor.advance(None);
+        assert_eq!(cursor.place(), time(1));
+        tokio::time::advance(RESTART_INTERVAL - Duration::from_millis(1)).await;
+        assert_eq!(cursor.place(), time(1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(cursor.place(), None);
+        cursor.advance(time(2));
+        assert_eq!(cursor.place(), time(2));
+        tokio::time::advance(RESTART_INTERVAL - Duration::from_millis(1)).await;
+        assert_eq!(cursor.place(), time(2));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(cursor.place(), None);
     }
 }
