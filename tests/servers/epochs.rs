@@ -680,6 +680,43 @@ async fn a_long_snapshot_makes_no_step_of_a_purge_of_rotations_longer() {
     report.commit().await.expect("committed");
 }
 
+/// A sign-in and a revocation that come between the beginning of the statement and its look at the
+/// epoch: the session that they leave behind is not seen by the statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revocation_leaves_behind_meanwhile_is_not_taken_for_nothing() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    let old = inserted(&on.store).await;
+    assert!(on.store.end(&old.id).await.expect("revoked"));
+    let flag = "UPDATE customer_session_epochs SET has_remains = true WHERE customer_id = $1";
+    let flagged = on.hold(&[flag], &old, "").await;
+    flagged.commit().await.expect("committed");
+    // It holds the statement up before it reads the first row.
+    let hold_up = "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF current_query() LIKE '%SET has_remains = false%' THEN \
+         PERFORM pg_advisory_xact_lock(1); END IF; RETURN NULL; END $$; \
+         CREATE TRIGGER hold_up BEFORE UPDATE ON customer_session_epochs \
+         FOR EACH STATEMENT EXECUTE FUNCTION hold_up()";
+    sqlx::raw_sql(hold_up).execute(&on.pool).await.expect("set");
+    let mut held = on.pool.begin().await.expect("begun");
+    let lock = sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *held);
+    lock.await.expect("locked");
+    let purging = on.change(|store| async move { store.purge_expired(Utc::now(), 9).await });
+    let purging = tokio::spawn(purging);
+    wait_for(&on.pool, &mut held, &purging).await;
+    let new = session(&on.store, old.customer_id.as_str());
+    on.store.add(&new).await.expect("inserted");
+    assert!(on.store.end_customer(&old.customer_id).await.expect("done"));
+    held.commit().await.expect("committed");
+    let purged = purging.await.expect("no panic").expect("purged");
+    assert_eq!(purged, 0, "it was not there");
+    assert!(on.has_remains(&old).await);
+    let purged = on.store.purge_expired(Utc::now(), 9).await.expect("purged");
+    assert_eq!(purged, 1);
+    assert!(!on.has_remains(&old).await);
+}
+
 /// Fills the tables with 2,000 customers, of whom each has ten sessions.
 const FILL_CUSTOMERS: &str = "INSERT INTO customer_session_epochs (customer_id) \
      SELECT 'c' || n FROM generate_series(1, 2000) n; \

@@ -286,6 +286,36 @@ async fn a_lookup_reads_the_table_by_its_index() {
     }
 }
 
+/// A sign-in that ends between the look for sessions and the deletion of the epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_epoch_of_a_sign_in_that_comes_in_between_is_not_forgotten() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let pool = schema.pool().await;
+    run(&pool, ACCOUNTS).await;
+    run(&pool, TWO_ACCOUNTS).await;
+    let store = connected(&schema).await;
+    store.migrate().await.expect("migrated");
+    let old = session(&store, "one");
+    store.add(&old).await.expect("inserted");
+    assert!(store.end(&old.id).await.expect("revoked"));
+    let mut held = pool.begin().await.expect("begun");
+    // It lets the look at the customers pass, and holds up the statement that locks them.
+    let lock = "LOCK TABLE customer_session_epochs IN EXCLUSIVE MODE";
+    held.execute(lock).await.expect("locked");
+    let sign_in = "INSERT INTO customer_sessions \
+         (id, token_hash, customer_id, created_at, expires_at) \
+         VALUES ('ses_new', sha256('new'), 'one', now(), now() + interval '1 hour')";
+    held.execute(sign_in).await.expect("inserted");
+    let by = store.clone();
+    let purging = async move { by.purge_customers(None, 9).await };
+    let purged = overtake(&pool, held, purging).await;
+    purged.expect("purged");
+    let left = store.summaries(&old.customer_id).await.expect("a list");
+    assert_eq!(left.len(), 1, "the session is there");
+}
+
 /// An application whose table has all columns of a customer. It adds and changes customers itself.
 #[derive(Clone)]
 struct Application {

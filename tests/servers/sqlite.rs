@@ -8,7 +8,7 @@ use std::{
 };
 
 use customer_session::{
-    SessionStore as _, StoreErrorKind,
+    SessionRegistry as _, SessionStore as _, StoreErrorKind,
     store::{Peppers, SqliteStore},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
@@ -415,4 +415,43 @@ async fn purging_believes_the_machines_clock() {
     store.migrate().await.expect("migrated");
     persistent_store::purging_believes_the_databases_clock(&store).await;
     persistent_store::families_are_purged(&store).await;
+}
+
+#[tokio::test]
+async fn what_a_revocation_leaves_behind_is_purged_in_steps() {
+    let folder = Folder::create();
+    let (store, pool) = (folder.open().await, folder.pool().await);
+    let customer = unique("cus");
+    for _ in 0..5 {
+        let session = persistent_store::session(&store, &customer);
+        store.add(&session).await.expect("inserted");
+    }
+    let other = inserted(&store).await;
+    let revoked = store.end_customer(&customer.as_str().into()).await;
+    assert!(revoked.expect("revoked"));
+    let after = persistent_store::session(&store, &customer);
+    store.add(&after).await.expect("inserted");
+    let count = async |query: &'static str| -> i64 {
+        let count = sqlx::query_scalar(query).bind(&customer);
+        count.fetch_one(&pool).await.expect("a count")
+    };
+    let rows = "SELECT count(*) FROM customer_sessions WHERE customer_id = $1";
+    let flagged =
+        "SELECT count(*) FROM customer_session_epochs WHERE has_remains AND customer_id = $1";
+    let purge = async |limit| {
+        let purged = store.purge_expired(chrono::Utc::now(), limit).await;
+        purged.expect("purged")
+    };
+    assert_eq!(count(rows).await, 6);
+    assert_eq!(purge(3).await, 3);
+    assert_eq!((count(rows).await, count(flagged).await), (3, 1));
+    // A full step does not look whether something is left.
+    assert_eq!(purge(2).await, 2);
+    assert_eq!((count(rows).await, count(flagged).await), (1, 1));
+    assert_eq!(purge(2).await, 0);
+    assert_eq!((count(rows).await, count(flagged).await), (1, 0));
+    for live in [&after, &other] {
+        let found = store.find(&live.token).await.expect("an answer");
+        assert!(found.is_some());
+    }
 }

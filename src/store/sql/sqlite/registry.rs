@@ -314,9 +314,12 @@ impl SessionRegistry for SqliteStore {
             let removed = transaction.execute(statement, parameters).await?;
             left = left.saturating_sub(u32::try_from(removed).unwrap_or(left));
         }
-        let mut parameters = SqliteArguments::default();
-        parameters.count(MAX_NOTED);
-        transaction.execute(NOTE_NO_REMAINS, parameters).await?;
+        // Otherwise remains may be left, and to look at all customers who have some takes time.
+        if left > 0 {
+            let mut parameters = SqliteArguments::default();
+            parameters.count(MAX_NOTED);
+            transaction.execute(NOTE_NO_REMAINS, parameters).await?;
+        }
         transaction.commit().await?;
         Ok((limit - left).into())
     }
