@@ -121,7 +121,7 @@ SELECT xmin, xmin, now() FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin;
 CREATE FUNCTION customer_session_announce_sessions() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 DECLARE
-    -- What has long expired is let in nowhere, whatever is cached. A day, since the clocks of the
+    -- What has long expired cannot authenticate, whatever is cached. A day, since the clocks of the
     -- nodes may be behind.
     since timestamptz := now() - interval '1 day';
     announced bigint;
