@@ -186,7 +186,7 @@ async fn a_replica() {
     assert_error(running.find(&existing.token).await, UNAVAILABLE, &says);
     assert_error(running.add(&existing).await, UNAVAILABLE, &says);
 
-    let says = ["replica", "connect to the primary"];
+    let says = ["replica", "name the primary"];
     let source = PostgresInvalidations::connect(&server.url()).await;
     assert_error(source, UNAVAILABLE, &says);
 }

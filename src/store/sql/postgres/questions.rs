@@ -6,6 +6,7 @@ use sqlx::{Error, PgConnection};
 use super::{
     changes::{self, Position, Probe, Reading},
     connector::Connector,
+    server::IS_REPLICA,
 };
 use crate::store::{
     error::{ContextError, StoreError},
@@ -79,6 +80,10 @@ pub(super) async fn answer<T: 'static>(
     let context = || format!("listening to {}", connector.place());
     match question.answer().await {
         Ok(Ok(answer)) => Ok(answer),
+        // A replica has no unlogged tables.
+        Ok(Err(Error::Database(error))) if error.code().as_deref() == Some("0A000") => {
+            Err(StoreError::unavailable(IS_REPLICA))
+        }
         Ok(Err(error)) => Err(store_error(context(), error)),
         Err(elapsed) => Err(StoreError::timeout(ContextError::new(context(), elapsed))),
     }
