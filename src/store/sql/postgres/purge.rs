@@ -81,7 +81,7 @@ impl PostgresStore {
             let mut parameters = PgArguments::default();
             parameters.time(Some(before));
             parameters.count(left);
-            parameters.time(cursor.place());
+            parameters.time(cursor.place(before));
             let rows = self.fetch_all(statement, parameters, context).await?;
             let read = |row: &PgRow| Ok((row.number(0)?, row.time(1)?));
             let removed = rows.first().map(read).transpose();

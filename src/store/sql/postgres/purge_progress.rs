@@ -51,8 +51,10 @@ struct TimeProgress {
 }
 
 impl TimeCursor {
-    /// Returns the place at which the next step begins. Once an hour that is the beginning.
-    pub(super) fn place(&self) -> Option<DateTime<Utc>> {
+    /// Returns the place at which the next step begins, which removes what has ended `before` a time.
+    /// Once an hour that is the beginning, and so it is if that time has been passed already: only
+    /// what was added since then can be left.
+    pub(super) fn place(&self, before: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut progress = self.lock();
         let now = Instant::now();
         let is_due = |begun| now.saturating_duration_since(begun) >= RESTART_INTERVAL;
@@ -62,7 +64,7 @@ impl TimeCursor {
                 begun: Some(now),
             };
         }
-        progress.place
+        progress.place.filter(|place| *place < before)
     }
 
     /// Records the last place that a step has reached, if it has removed something.
@@ -110,21 +112,35 @@ mod tests {
     async fn a_cursor_of_times_stays_and_begins_again_once_an_hour() {
         let cursor = TimeCursor::default();
         let time = |seconds| DateTime::from_timestamp(seconds, 0);
-        assert_eq!(cursor.place(), None);
+        let place = |before| cursor.place(time(before).expect("a time"));
+        assert_eq!(place(3), None);
         cursor.advance(time(1));
-        assert_eq!(cursor.place(), time(1));
+        assert_eq!(place(3), time(1));
         // Nothing was left.
         cursor.advance(None);
-        assert_eq!(cursor.place(), time(1));
+        assert_eq!(place(3), time(1));
         tokio::time::advance(RESTART_INTERVAL - Duration::from_millis(1)).await;
-        assert_eq!(cursor.place(), time(1));
+        assert_eq!(place(3), time(1));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(cursor.place(), None);
+        assert_eq!(place(3), None);
         cursor.advance(time(2));
-        assert_eq!(cursor.place(), time(2));
+        assert_eq!(place(3), time(2));
         tokio::time::advance(RESTART_INTERVAL - Duration::from_millis(1)).await;
-        assert_eq!(cursor.place(), time(2));
+        assert_eq!(place(3), time(2));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(cursor.place(), None);
+        assert_eq!(place(3), None);
+    }
+
+    #[test]
+    fn a_cursor_of_times_that_was_passed_begins_again() {
+        let cursor = TimeCursor::default();
+        let time = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        assert_eq!(cursor.place(time(9)), None);
+        cursor.advance(Some(time(5)));
+        assert_eq!(cursor.place(time(6)), Some(time(5)));
+        for before in [5, 4] {
+            assert_eq!(cursor.place(time(before)), None);
+        }
+        assert_eq!(cursor.place(time(6)), Some(time(5)));
     }
 }
