@@ -81,7 +81,7 @@ async fn run(connection: &mut PgConnection, sql: String) {
 }
 
 async fn filled(server: &Server, schema: &'static str) -> Arc<Ids> {
-    let rows = full_or_quick(200_000, 20_000);
+    let rows = full_or_quick(600_000, 30_000);
     let mut owner = connect(server).await;
     run(&mut owner, format!("CREATE SCHEMA {schema}")).await;
     let builder = PostgresStore::builder(Peppers::new(PEPPER)).schema(schema);
