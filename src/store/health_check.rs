@@ -61,7 +61,7 @@ struct Success {
     next: Instant,
 }
 
-/// What was known when a check began.
+/// The state at the beginning of a check.
 struct Begun {
     at: Instant,
     invalidations: u64,
@@ -180,7 +180,7 @@ impl Outcome {
         error.filter(|_| state.failures != failures).map(Err)
     }
 
-    /// Returns what is known when a check begins.
+    /// Returns the state at the beginning of a check.
     fn begin(&self) -> Begun {
         Begun {
             at: Instant::now(),
@@ -375,7 +375,7 @@ mod tests {
         assert!(limited().await, "the first check has ended");
         assert_eq!(store.checks(), 1);
 
-        // So it is with a check that is due, and what it finds counts.
+        // The same holds for a check that is due, and its outcome counts.
         tokio::time::advance(CHECK_INTERVAL).await;
         let mut dropped = Box::pin(store.call(Err(refused())));
         begin(&mut dropped).await;

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, Inserted, Invalidation, Page, Revocation,
-    Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken,
-    StoreError, StoreErrorKind, TokenFormat, async_trait, store::PostgresStore,
+    Customer, CustomerData, CustomerSession, Inserted, Invalidation, SessionLimit, SessionRegistry,
+    SessionStore as _, StoreError, StoreErrorKind, async_trait, store::PostgresStore,
     testing::conformance,
 };
 use sqlx::{Executor as _, PgPool};
@@ -17,7 +16,7 @@ use crate::{
     persistent_store::{Database as _, assert_error, peppers, session, unique},
     postgres::Schema,
 };
-use test_support::{RegistryExt as _, servers::Server};
+use test_support::{RegistryExt as _, StoreWrapper, Wrapped, servers::Server};
 
 const GUIDE: &str = include_str!("../../src/guide/external_customers.md");
 
@@ -317,7 +316,6 @@ async fn the_epoch_of_a_sign_in_that_comes_in_between_is_not_forgotten() {
 }
 
 /// An application whose table has all columns of a customer. It adds and changes customers itself.
-#[derive(Clone)]
 struct Application {
     store: PostgresStore,
     pool: PgPool,
@@ -359,18 +357,11 @@ impl Application {
 }
 
 #[async_trait]
-impl SessionStore for Application {
-    async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        self.store.find(token).await
+impl StoreWrapper for Application {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.store
     }
 
-    fn token_format(&self) -> TokenFormat {
-        self.store.token_format()
-    }
-}
-
-#[async_trait]
-impl SessionRegistry for Application {
     async fn insert(
         &self,
         session: &CustomerSession,
@@ -384,37 +375,9 @@ impl SessionRegistry for Application {
         self.store.insert(session, limit).await
     }
 
-    async fn replace(
-        &self,
-        old: &SessionId,
-        new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.store.replace(old, new).await
-    }
-
-    async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        self.store.revoke(what).await
-    }
-
-    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
-        self.store.list(customer, page).await
-    }
-
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         let update = "UPDATE accounts SET data = $2::jsonb, metadata = $3::json WHERE id = $1";
         self.write(update, customer).await
-    }
-
-    async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
-        self.store.purge_expired(before, limit).await
-    }
-
-    async fn purge_customers(
-        &self,
-        after: Option<&CustomerId>,
-        limit: u32,
-    ) -> Result<Option<CustomerId>, StoreError> {
-        self.store.purge_customers(after, limit).await
     }
 }
 
@@ -431,7 +394,7 @@ async fn the_store_keeps_the_contract_with_external_customers() {
         store: store.clone(),
         pool,
     };
-    let report = conformance(application).await;
+    let report = conformance(Wrapped(application)).await;
     println!("{report}");
     // The application has added its customer, whatever becomes of the session.
     let by_the_application = ["the id of a replaced session stays taken"];

@@ -127,7 +127,7 @@ impl PostgresStoreBuilder {
     ///
     /// If it fails, panics, or has not answered within three seconds, the last password is tried. If there is
     /// none, or the server refuses it, the error says why there is no other. It shows the text of your error,
-    /// which must not contain a secret; passwords that were returned before are removed from it.
+    /// which must not contain a secret; the last password that was returned is removed from it.
     ///
     /// ```no_run
     /// use customer_session::store::{Peppers, PostgresStore};

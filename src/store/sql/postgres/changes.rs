@@ -70,7 +70,7 @@ pub(super) struct Reading {
     pub(super) position: Position,
     /// The messages that were not visible before; `None` if they are not known any more, or too many.
     pub(super) changes: Option<Vec<String>>,
-    /// What is marked as deleted are transactions that are yet to come.
+    /// Transactions that are yet to come are marked as deleted.
     is_marked_ahead: bool,
 }
 

@@ -4,14 +4,15 @@ use sqlx::{AssertSqlSafe, Error, PgConnection, Row as _, postgres::PgRow};
 
 use crate::store::sql::schema_name::SchemaName;
 
-/// What the customers are kept in: a table of ours, or a view of the application's.
+/// The table of the customers, or the application's view of its own.
 const CUSTOMERS: &str = "customer_session_customers";
 
 /// Types of identifiers. Those of fixed length are filled up with blanks when they are read, but not
 /// when they are compared.
-const ID: &[&str] = &["text", "varchar", "name", "citext"];
-/// Types of which a text is read.
-const TEXT: &[&str] = &["text", "varchar", "bpchar", "name", "citext"];
+const ID: &[&str] = &["text", "varchar", "name"];
+/// Types that are read as text. The driver has to ask the server for any type that is not built in, such
+/// as `citext`, between the messages of a statement: behind a pooler in transaction mode it then fails.
+const TEXT: &[&str] = &["text", "varchar", "bpchar", "name"];
 const TIME: &[&str] = &["timestamptz"];
 const FLAG: &[&str] = &["bool"];
 const JSON: &[&str] = &["json", "jsonb", "text", "varchar"];
@@ -195,10 +196,10 @@ mod tests {
         let other = problem_with(|columns| columns[0].1 = "int8".to_owned());
         assert!(other.contains("column id"), "{other}");
         assert!(other.contains("of type int8; cast it to text"), "{other}");
-        assert_eq!(
-            problem_with(|columns| columns[6].1 = "citext".to_owned()),
-            ""
-        );
+        for column in [0, 6] {
+            let extension = problem_with(|columns| columns[column].1 = "citext".to_owned());
+            assert!(extension.contains("citext; cast it to text"), "{extension}");
+        }
     }
 
     #[test]

@@ -98,9 +98,7 @@ struct Link {
     probe: Option<Probe>,
     read_at: Instant,
     prune_at: Instant,
-    /// Where to go on pruning; otherwise it is due at `prune_at`.
-    prune_from: Option<PruneFrom>,
-    has_pruned: bool,
+    prune_from: PruneFrom,
 }
 
 /// What a connection is doing. It goes on when a call of `recv` is dropped.
@@ -213,7 +211,7 @@ impl PostgresInvalidations {
             Work::Pruning(pruning) => {
                 let (connection, next) = answer(&self.connector, pruning).await?;
                 link.work = Work::Waiting(Some(connection));
-                link.prune_from = next.map(PruneFrom::Xid);
+                link.prune_from = next.map_or(PruneFrom::Mark, PruneFrom::Xid);
             }
         }
         Ok(())
@@ -297,25 +295,20 @@ impl Link {
             probe: None,
             read_at: Instant::now(),
             prune_at: Instant::now() + jitter(),
-            prune_from: None,
-            has_pruned: false,
+            prune_from: PruneFrom::Beginning,
         })
     }
 
     /// Returns where to prune from, if that is due.
     fn next_pruning(&mut self) -> Option<PruneFrom> {
-        if self.prune_from.is_some() {
-            return self.prune_from;
-        }
         let now = Instant::now();
-        if !self.is_heard || now < self.prune_at {
-            return None;
+        if !matches!(self.prune_from, PruneFrom::Xid(_)) {
+            if !self.is_heard || now < self.prune_at {
+                return None;
+            }
+            self.prune_at = now + PRUNE_INTERVAL + jitter();
         }
-        self.prune_at = now + PRUNE_INTERVAL + jitter();
-        Some(match std::mem::replace(&mut self.has_pruned, true) {
-            true => PruneFrom::Mark,
-            false => PruneFrom::Beginning,
-        })
+        Some(self.prune_from)
     }
 }
 

@@ -64,7 +64,7 @@ impl PostgresStore {
         include_str!("0001_customers.sql")
     )];
 
-    /// What [`MIGRATIONS`](Self::MIGRATIONS) is for a store with
+    /// The SQL of [`migrate`](Self::migrate) for a store with
     /// [`external_customers`](crate::store::PostgresStoreBuilder::external_customers): no table of
     /// customers, and two functions for the application's triggers.
     pub const MIGRATIONS_FOR_EXTERNAL_CUSTOMERS: &[&str] = &[concat!(

@@ -20,8 +20,8 @@ use crate::store::sql::idle_connections::Acquire;
 /// Takes connections from a store's own pool.
 pub(super) struct OwnPool {
     password: Option<PasswordProvider>,
-    /// When the password that the pool has was asked for.
-    has_password_of: Mutex<Option<Instant>>,
+    /// The time at which the password that the pool has was asked for.
+    given_password: Mutex<Option<Instant>>,
     /// The last connection that was opened led to a replica. The pool goes on trying, and in the end
     /// only knows that it took too long.
     leads_to_replica: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ impl OwnPool {
     ) -> Self {
         Self {
             password,
-            has_password_of: Mutex::new(None),
+            given_password: Mutex::new(None),
             leads_to_replica,
         }
     }
@@ -66,7 +66,7 @@ impl OwnPool {
     /// Gives the pool the last password, and returns it.
     fn give_last(&self, provider: &PasswordProvider, pool: &PgPool) -> Option<Password> {
         let last = provider.last()?;
-        let given = self.has_password_of.lock();
+        let given = self.given_password.lock();
         let mut given = given.unwrap_or_else(PoisonError::into_inner);
         if *given != Some(last.asked_at) {
             pool.set_connect_options(last.set(&pool.connect_options()));

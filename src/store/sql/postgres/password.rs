@@ -45,7 +45,7 @@ struct State {
     /// The last failure, and the number of all.
     failure: Option<PasswordError>,
     failures: u64,
-    /// When a question because of a refusal last brought no other password.
+    /// The last time that a question because of a refusal brought no other password.
     in_vain_at: Option<Instant>,
 }
 

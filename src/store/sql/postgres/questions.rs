@@ -14,15 +14,15 @@ use crate::store::{
     sql::{error::store_error, schema_name::SchemaName},
 };
 
-/// Where to begin to prune.
+/// The place at which pruning begins.
 #[derive(Clone, Copy)]
 pub(super) enum PruneFrom {
-    /// At the beginning, if this is the reader whose turn it is: a reader that was lost may have left
+    /// The beginning, if this is the reader whose turn it is: a reader that was lost may have left
     /// something there.
     Beginning,
-    /// Where the reader before has begun, if this is the one whose turn it is.
+    /// The place where the reader before has begun, if this is the one whose turn it is.
     Mark,
-    /// At this transaction.
+    /// This transaction.
     Xid(u64),
 }
 

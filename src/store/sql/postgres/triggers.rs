@@ -10,10 +10,10 @@ pub(super) const NO_TRIGGERS: &str = "triggers that announce changes are missing
      as `MIGRATIONS` does, or `MIGRATIONS_FOR_EXTERNAL_CUSTOMERS` for a store with \
      `.external_customers()`";
 
-/// What the names of the triggers end with, of a table whose rows change.
+/// Endings of the names of the triggers, of a table whose rows change.
 const OF_ROWS: &[&str] = &["deleted", "updated", "truncated"];
 
-/// The tables with triggers, and what the names of these end with.
+/// The tables with triggers, and the endings of their names.
 const TRIGGERS: [(&str, &[&str]); 4] = [
     ("customer_sessions", OF_ROWS),
     ("customer_session_epochs", OF_ROWS),

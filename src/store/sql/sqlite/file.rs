@@ -5,19 +5,19 @@ use std::{io, path::Path};
 use crate::store::error::StoreError;
 
 /// Bits that a mode must have: the service reads and writes its file.
-const LEAST: u32 = 0o600;
+const REQUIRED_BITS: u32 = 0o600;
 
 /// Bits that a mode may have.
-const MOST: u32 = 0o777;
+const ALLOWED_BITS: u32 = 0o777;
 
 /// Refuses a mode that SQLite could not work with.
 pub(super) fn check_mode(mode: u32) -> Result<(), StoreError> {
-    if mode & LEAST == LEAST && mode | MOST == MOST {
+    if mode & REQUIRED_BITS == REQUIRED_BITS && mode | ALLOWED_BITS == ALLOWED_BITS {
         return Ok(());
     }
     Err(StoreError::unavailable(format!(
         "{mode:#o} is not a mode for the database file: give `SqliteStoreBuilder::file_mode` one from \
-         {LEAST:#o} to {MOST:#o}, in octal, by which its owner may read and write it"
+         {REQUIRED_BITS:#o} to {ALLOWED_BITS:#o}, in octal, by which its owner may read and write it"
     )))
 }
 
@@ -43,11 +43,11 @@ pub(super) fn create(path: &Path, mode: u32) -> io::Result<()> {
     let created = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(LEAST)
+        .mode(REQUIRED_BITS)
         .open(path);
     match created {
         // The umask does not count here.
-        Ok(file) if mode != LEAST => file.set_permissions(Permissions::from_mode(mode)),
+        Ok(file) if mode != REQUIRED_BITS => file.set_permissions(Permissions::from_mode(mode)),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
