@@ -27,6 +27,8 @@ mod portal;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_connections;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod refused_at_connect;
 #[cfg(all(feature = "postgres", feature = "redis"))]

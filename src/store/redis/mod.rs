@@ -1,23 +1,25 @@
 //! Sessions in Redis or Valkey.
 
+mod connection;
 mod either;
+mod endpoint;
 pub(super) mod invalidations;
+mod link;
 mod record;
 mod registry;
 mod scripts;
 mod server;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use redis::{
-    Client, FromRedisValue, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{FromRedisValue, Script, aio::ConnectionLike};
 
 use self::{
+    connection::{Connection, Failure},
+    endpoint::Endpoint,
     scripts::Scripts,
-    server::{PREFIX, check_server, store_error},
+    server::PREFIX,
 };
 use crate::{
     shared_caches::SharedCaches,
@@ -51,7 +53,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisStore {
-    connection: ConnectionManager,
+    connection: Arc<Connection>,
     prefix: Arc<str>,
     peppers: Arc<Peppers>,
     scripts: Arc<Scripts>,
@@ -67,31 +69,22 @@ impl RedisStore {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
     /// server cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
-        let client = Client::open(url).map_err(|error| {
-            let context = "this is not the URL of a Redis server, such as redis://host:6379";
-            store_error(context, error)
-        })?;
-        let target = format!(
-            "connecting to Redis at {}",
-            client.get_connection_info().addr()
-        );
-        // A server that is down is reported soon, and asked again by the next request.
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(2)
-            .set_max_delay(Duration::from_millis(200))
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(Duration::from_secs(2)));
-        let connection = ConnectionManager::new_with_config(client, config).await;
-        Ok(Self::new(
-            connection.map_err(|error| store_error(target, error))?,
-            peppers,
-        ))
+        let connection = Connection::open(Endpoint::new(url)?).await?;
+        Ok(Self::with(connection, peppers))
     }
 
-    /// Uses `connection`, which should have a response timeout.
-    pub fn new(connection: ConnectionManager, peppers: Peppers) -> Self {
+    /// Uses `connection`, which must reconnect by itself and should have a response timeout, such as a
+    /// `redis::aio::ConnectionManager`.
+    pub fn new<C>(connection: C, peppers: Peppers) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Self::with(Connection::given(Arc::new(connection)), peppers)
+    }
+
+    fn with(connection: Connection, peppers: Peppers) -> Self {
         Self {
-            connection,
+            connection: connection.into(),
             prefix: PREFIX.into(),
             peppers: peppers.into(),
             scripts: Scripts::new().into(),
@@ -120,20 +113,17 @@ impl RedisStore {
     }
 
     async fn run_check(&self) -> Result<(), StoreError> {
-        let mut connection = self.connection.clone();
-        check_server(&mut connection).await?;
-        self.check_peppers(&mut connection).await
+        self.connection.check().await?;
+        self.check_peppers().await
     }
 
     /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
     /// of this machine's clock.
-    async fn check_peppers(&self, connection: &mut ConnectionManager) -> Result<(), StoreError> {
+    async fn check_peppers(&self) -> Result<(), StoreError> {
+        let context = || "reading the fingerprints of the peppers".to_owned();
         let mut call = self.scripts.peppers.key(&*self.prefix);
         for _ in 0..MAX_ROTATIONS {
-            let used: Vec<String> = call
-                .invoke_async(connection)
-                .await
-                .map_err(|error| store_error("reading the fingerprints of the peppers", error))?;
+            let used: Vec<String> = self.connection.ask(&call, context).await?;
             let used = used.iter().map(|used| used_pepper(used));
             let used: Vec<_> = used.collect::<Result<_, _>>()?;
             let Some(new) = self.peppers.judge(&used)? else {
@@ -164,21 +154,49 @@ impl RedisStore {
         arguments: &[&str],
         context: impl FnOnce() -> String,
     ) -> Result<T, StoreError> {
+        let ran = self.try_run(script, arguments, context).await;
+        ran.map_err(|failure| failure.error)
+    }
+
+    /// Runs a script that changes nothing. Runs it once more, on a new connection, if the first one was
+    /// lost or silent.
+    async fn read<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        arguments: &[&str],
+        context: impl Fn() -> String,
+    ) -> Result<T, StoreError> {
+        match self.try_run(script, arguments, &context).await {
+            Err(failure) if failure.is_of_connection => self.run(script, arguments, context).await,
+            ran => ran.map_err(|failure| failure.error),
+        }
+    }
+
+    async fn try_run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        arguments: &[&str],
+        context: impl FnOnce() -> String,
+    ) -> Result<T, Failure> {
         let check = || {
             let store = self.clone();
             async move { store.check_or_invalidate().await }
         };
-        self.health_check.run(check).await?;
+        let checked = self.health_check.run(check).await;
+        checked.map_err(|error| Failure {
+            error,
+            is_of_connection: false,
+        })?;
         let mut call = script.key(&*self.prefix);
         for argument in arguments {
             call.arg(*argument);
         }
-        let answer = call.invoke_async(&mut self.connection.clone()).await;
-        answer.map_err(|error| {
+        let answer = self.connection.send(&call, context).await;
+        if answer.is_err() {
             // The next answer may come from another server.
             self.health_check.invalidate();
-            store_error(context(), error)
-        })
+        }
+        answer
     }
 }
 

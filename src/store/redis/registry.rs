@@ -92,7 +92,7 @@ impl SessionStore for RedisStore {
         let context = || "looking up a session".to_owned();
         let find = &self.scripts.find;
         let found: Option<(usize, String, String, String)> =
-            self.run(find, &arguments, context).await?;
+            self.read(find, &arguments, context).await?;
         let Some((place, id, record, customer)) = found else {
             return Ok(None);
         };
@@ -202,7 +202,7 @@ impl SessionRegistry for RedisStore {
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
         let context = || format!("listing customer {customer}");
         let list = &self.scripts.list;
-        let records: Vec<(String, String)> = self.run(list, &[customer.as_str()], context).await?;
+        let records: Vec<(String, String)> = self.read(list, &[customer.as_str()], context).await?;
         let mut sessions = records
             .iter()
             .map(|(id, record)| read_record(id, customer.as_str(), record))

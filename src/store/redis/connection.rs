@@ -1,0 +1,200 @@
+//! The connection of a store: opened when it is needed, and replaced when it fails or stays silent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::{ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
+
+use super::{
+    endpoint::Endpoint,
+    link::{GivenConnection, Link},
+    server::{check_server, store_error},
+};
+use crate::store::error::StoreError;
+
+/// A connection to a server. Calls share it.
+///
+/// A call that fails for the connection's sake, or gets no answer in time, has it replaced: a network
+/// may have forgotten it without a word to either side.
+pub(super) struct Connection {
+    /// `None` for a connection that the application has opened, and that it must look after.
+    endpoint: Option<Endpoint>,
+    /// Guards plain values, whole at every point. Never held across an await.
+    state: Mutex<State>,
+    /// Held while a connection is being opened.
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    link: Option<Link>,
+    /// The number of connections that were opened.
+    opened: u64,
+    /// The number of attempts to open one that failed, and the error of the last.
+    failures: u64,
+    failure: Option<StoreError>,
+}
+
+/// The error of a request.
+pub(super) struct Failure {
+    pub(super) error: StoreError,
+    /// Another connection may do better.
+    pub(super) is_of_connection: bool,
+}
+
+/// A connection with its number, by which it is discarded.
+struct Numbered {
+    link: Link,
+    number: u64,
+}
+
+impl Connection {
+    /// Opens a connection to `endpoint`.
+    pub(super) async fn open(endpoint: Endpoint) -> Result<Self, StoreError> {
+        let connection = Self::new(Some(endpoint), State::default());
+        connection.get().await?;
+        Ok(connection)
+    }
+
+    /// Takes a connection that the application has opened.
+    pub(super) fn given(connection: Arc<dyn GivenConnection>) -> Self {
+        let state = State {
+            link: Some(Link::Given(connection)),
+            ..State::default()
+        };
+        Self::new(None, state)
+    }
+
+    fn new(endpoint: Option<Endpoint>, state: State) -> Self {
+        Self {
+            endpoint,
+            state: Mutex::new(state),
+            opening: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Sends a request, and waits for the answer. `context` says what was attempted.
+    pub(super) async fn send<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+        context: impl FnOnce() -> String,
+    ) -> Result<T, Failure> {
+        let Numbered { mut link, number } = self.get().await.map_err(|error| Failure {
+            error,
+            is_of_connection: false,
+        })?;
+        let answer = call.invoke_async(&mut link).await;
+        answer.map_err(|error| {
+            let is_of_connection = is_of_connection(&error);
+            if is_of_connection {
+                self.discard(number);
+            }
+            Failure {
+                error: store_error(context(), error),
+                is_of_connection,
+            }
+        })
+    }
+
+    /// Sends a request that changes nothing. Sends it once more, on a new connection, if the first one
+    /// was lost.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+        context: impl Fn() -> String,
+    ) -> Result<T, StoreError> {
+        let answer = match self.send(call, &context).await {
+            Err(failure) if failure.is_of_connection => self.send(call, context).await,
+            answer => answer,
+        };
+        answer.map_err(|failure| failure.error)
+    }
+
+    /// Checks whether the server is fit for use. A new connection is checked as it is opened.
+    pub(super) async fn check(&self) -> Result<(), StoreError> {
+        let Numbered { mut link, number } = self.get().await?;
+        let checked = check_server(&mut link).await;
+        if checked.is_err() && self.endpoint.is_some() {
+            self.discard(number);
+            return self.get().await.map(drop);
+        }
+        checked
+    }
+
+    /// Returns the connection, and opens one if there is none. Calls that wait share the outcome.
+    async fn get(&self) -> Result<Numbered, StoreError> {
+        let failures = {
+            let state = self.lock();
+            if let Some(numbered) = state.numbered() {
+                return Ok(numbered);
+            }
+            state.failures
+        };
+        let Some(endpoint) = &self.endpoint else {
+            return Err(StoreError::unavailable("there is no connection to Redis"));
+        };
+        let _opening = self.opening.lock().await;
+        if let Some(outcome) = self.lock().outcome_since(failures) {
+            return outcome;
+        }
+        let opened = open(endpoint).await;
+        let mut state = self.lock();
+        match opened {
+            Ok(link) => {
+                state.opened += 1;
+                let number = state.opened;
+                state.link = Some(link.clone());
+                Ok(Numbered { link, number })
+            }
+            Err(error) => {
+                state.failures += 1;
+                state.failure = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a connection, unless it was replaced already.
+    fn discard(&self, number: u64) {
+        let mut state = self.lock();
+        if state.opened == number && self.endpoint.is_some() {
+            state.link = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn numbered(&self) -> Option<Numbered> {
+        let number = self.opened;
+        let link = self.link.clone()?;
+        Some(Numbered { link, number })
+    }
+
+    /// Returns the outcome of an attempt that has ended since there were so many failures.
+    fn outcome_since(&self, failures: u64) -> Option<Result<Numbered, StoreError>> {
+        let failure = self.failure.clone().filter(|_| self.failures != failures);
+        self.numbered().map(Ok).or(failure.map(Err))
+    }
+}
+
+/// Opens a connection to a server that is fit for use. It may be another server than the last time.
+async fn open(endpoint: &Endpoint) -> Result<Link, StoreError> {
+    let context = || format!("connecting to Redis at {}", endpoint.address());
+    let link = endpoint.open().await;
+    let mut link = link.map_err(|error| store_error(context(), error))?;
+    check_server(&mut link).await?;
+    Ok(link)
+}
+
+/// Returns `true` if another connection may do better: this one is lost or silent, or leads to a server
+/// that has become a replica.
+fn is_of_connection(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
