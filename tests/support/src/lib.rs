@@ -7,7 +7,6 @@ mod events;
 #[cfg(unix)]
 mod example;
 #[cfg(unix)]
-#[cfg(unix)]
 pub mod proxy;
 #[cfg(unix)]
 pub mod servers;
