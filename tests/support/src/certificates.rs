@@ -6,19 +6,26 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// An authority, with a certificate that it has given to a server on this machine.
+/// An authority, with the certificates that it has given to a server on this machine and to a client.
 pub struct Certificates {
     folder: PathBuf,
 }
 
 impl Certificates {
-    /// Makes them in a new folder. Returns `None` if OpenSSL is not installed.
+    /// Makes them in a new folder, the server's for `localhost`. Returns `None` if OpenSSL is not
+    /// installed.
     pub fn new(name: &str) -> Option<Self> {
+        Self::with_names(name, "DNS:localhost")
+    }
+
+    /// Makes them as [`new`](Self::new) does, the server's for these names, such as
+    /// `DNS:localhost,IP:127.0.0.1`.
+    pub fn with_names(name: &str, names: &str) -> Option<Self> {
         Command::new("openssl").arg("version").output().ok()?;
         let folder = format!("cst-certificates-{}-{name}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
         fs::create_dir_all(&folder).expect("a folder");
-        let names = "subjectAltName=DNS:localhost\n";
+        let names = format!("subjectAltName={names}\n");
         fs::write(folder.join("names"), names).expect("written");
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         for command in [
@@ -26,6 +33,10 @@ impl Certificates {
             format!("req {key} -keyout server.key -out server.csr -subj /CN=server"),
             "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
              -out server.pem -extfile names"
+                .to_owned(),
+            format!("req {key} -keyout client.key -out client.csr -subj /CN=client"),
+            "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -out client.pem"
                 .to_owned(),
         ] {
             let mut openssl = Command::new("openssl");
@@ -43,7 +54,7 @@ impl Certificates {
         self.folder.join("ca.pem")
     }
 
-    /// Returns a file's content: `server.pem` or `server.key`.
+    /// Returns a file's content: `ca.pem`, `server.pem`, `server.key`, `client.pem` or `client.key`.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).expect("made before")
     }
