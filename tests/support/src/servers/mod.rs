@@ -4,6 +4,9 @@
 mod pgbouncer;
 mod postgres;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
+mod resp;
 mod user;
 
 use std::{
@@ -13,10 +16,12 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
+
+pub use self::{redis_cluster::RedisCluster, redis_sentinel::RedisSentinel};
 
 use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis};
 
@@ -44,6 +49,7 @@ pub struct Server {
     folder: PathBuf,
     pub port: u16,
     child: Option<Child>,
+    is_paused: AtomicBool,
     /// Ends the server and removes the folder when this process has ended, in whatever way.
     _guardian: Guardian,
 }
@@ -60,6 +66,7 @@ impl Server {
             kind,
             port: free_port(),
             child: None,
+            is_paused: AtomicBool::new(false),
             _guardian: Guardian::new(&folder),
             folder,
         };
@@ -102,15 +109,21 @@ impl Server {
     fn answers(&self) -> bool {
         match &self.kind {
             Kind::Postgres(postgres) => postgres.answers(self.port),
-            Kind::Redis(redis) => redis.answers(self.port),
+            Kind::Redis(redis) => redis.answers(&self.folder),
             Kind::PgBouncer(_) => TcpStream::connect(("127.0.0.1", self.port)).is_ok(),
         }
+    }
+
+    /// Answers `true` if the server runs, and is neither killed nor paused.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some() && !self.is_paused.load(Ordering::Relaxed)
     }
 
     /// Kills the server and its children with `SIGKILL`.
     pub fn kill(&mut self) {
         let processes = self.processes();
         self.signal("KILL");
+        self.is_paused.store(false, Ordering::Relaxed);
         if let Some(mut child) = self.child.take() {
             child.wait().expect("it was ours");
             // Its children end by themselves, and PostgreSQL does not start beside one that is left.
@@ -139,11 +152,13 @@ impl Server {
         // Once its first process is stopped there are no new ones.
         self.signal("STOP");
         self.signal("STOP");
+        self.is_paused.store(true, Ordering::Relaxed);
     }
 
     /// Lets it go on after [`pause`](Self::pause).
     pub fn resume(&self) {
         self.signal("CONT");
+        self.is_paused.store(false, Ordering::Relaxed);
     }
 
     /// Returns the numbers of the server's process and of its children.
@@ -171,11 +186,11 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        match self.kind {
+        match &self.kind {
             Kind::Postgres(_) | Kind::PgBouncer(_) => {
                 format!("postgres://tests@127.0.0.1:{}/postgres", self.port)
             }
-            Kind::Redis(_) => format!("redis://127.0.0.1:{}", self.port),
+            Kind::Redis(redis) => redis.url(self.port),
         }
     }
 }
@@ -226,7 +241,28 @@ fn new_folder(kind: &str) -> PathBuf {
     folder
 }
 
+/// Returns a port that the system gives to no connection by itself: a killed server finds its port
+/// free when it starts again, and a client that tries to connect meanwhile cannot meet itself.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound").port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other processes of tests begin elsewhere.
+    let begin = std::process::id().wrapping_mul(7919);
+    let ports = (0..COUNT).map(|_| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(number) % COUNT;
+        u16::try_from(port).expect("under 32000")
+    });
+    let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("a port")
+}
+
+/// Waits until it `holds`, and fails after 30 seconds with the description.
+fn wait_until(describe: impl Fn() -> String, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < START_TIMEOUT, "not yet: {}", describe());
+        thread::sleep(Duration::from_millis(20));
+    }
 }
