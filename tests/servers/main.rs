@@ -29,6 +29,7 @@ mod postgres;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_connections;
+#[cfg(feature = "redis")]
 mod redis_topologies;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod refused_at_connect;

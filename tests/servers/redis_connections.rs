@@ -2,9 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use customer_session::{
-    CustomerSession, SessionStore as _, StoreError, StoreErrorKind, store::RedisStore,
-};
+use customer_session::{CustomerSession, SessionStore as _, StoreError, store::RedisStore};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
@@ -114,10 +112,8 @@ async fn a_connection_that_went_silent_is_replaced() {
     watched.proxy.freeze();
     soon(watched.lists()).await.expect("listed");
 
-    // A change may have been made, and is not made again.
+    // Its first step changes nothing.
     watched.proxy.freeze();
-    let ended = soon(watched.store.end(&watched.session.id)).await;
-    assert_eq!(ended.expect_err("silence").kind(), StoreErrorKind::Timeout);
     let ended = soon(watched.store.end(&watched.session.id)).await;
     assert!(ended.expect("an answer by a new connection"));
     let found = watched.store.find(&watched.session.token).await;

@@ -2,14 +2,22 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::{ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
 
 use super::{
     endpoint::Endpoint,
     link::{GivenConnection, Link},
-    server::{check_server, store_error},
+    scan::Scan,
+    server::{Server, check_server, store_error},
 };
 use crate::store::error::StoreError;
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub(super) enum Request<'a> {
+    Command(&'a Cmd),
+    Script(&'a ScriptInvocation<'a>),
+}
 
 /// A connection to a server. Calls share it.
 ///
@@ -27,6 +35,8 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     link: Option<Link>,
+    /// The kind of server that the last connection led to.
+    server: Option<Server>,
     /// The number of connections that were opened.
     opened: u64,
     /// The number of attempts to open one that failed, and the error of the last.
@@ -75,49 +85,73 @@ impl Connection {
     /// Sends a request, and waits for the answer. `context` says what was attempted.
     pub(super) async fn send<T: FromRedisValue>(
         &self,
-        call: &ScriptInvocation<'_>,
-        context: impl FnOnce() -> String,
+        request: Request<'_>,
+        context: &str,
     ) -> Result<T, Failure> {
         let Numbered { mut link, number } = self.get().await.map_err(|error| Failure {
             error,
             is_of_connection: false,
         })?;
-        let answer = call.invoke_async(&mut link).await;
+        let answer = match request {
+            Request::Command(command) => command.query_async(&mut link).await,
+            Request::Script(call) => call.invoke_async(&mut link).await,
+        };
         answer.map_err(|error| {
             let is_of_connection = is_of_connection(&error);
             if is_of_connection {
                 self.discard(number);
             }
             Failure {
-                error: store_error(context(), error),
+                error: store_error(context, error),
                 is_of_connection,
             }
         })
     }
 
-    /// Sends a request that changes nothing. Sends it once more, on a new connection, if the first one
-    /// was lost.
-    pub(super) async fn ask<T: FromRedisValue>(
-        &self,
-        call: &ScriptInvocation<'_>,
-        context: impl Fn() -> String,
-    ) -> Result<T, StoreError> {
-        let answer = match self.send(call, &context).await {
-            Err(failure) if failure.is_of_connection => self.send(call, context).await,
-            answer => answer,
-        };
-        answer.map_err(|failure| failure.error)
-    }
-
     /// Checks whether the server is fit for use. A new connection is checked as it is opened.
     pub(super) async fn check(&self) -> Result<(), StoreError> {
         let Numbered { mut link, number } = self.get().await?;
-        let checked = check_server(&mut link).await;
-        if checked.is_err() && self.endpoint.is_some() {
-            self.discard(number);
-            return self.get().await.map(drop);
+        match check_server(&mut link).await {
+            Ok(server) => {
+                self.lock().server = Some(server);
+                Ok(())
+            }
+            Err(_) if self.endpoint.is_some() => {
+                self.discard(number);
+                self.get().await.map(drop)
+            }
+            Err(error) => Err(error),
         }
-        checked
+    }
+
+    /// Returns `true` if the keys are spread over several servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.lock().server == Some(Server::NodeOfCluster)
+    }
+
+    /// Returns where the servers are; `None` if the application has opened the connection.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
+    }
+
+    /// Begins to walk over the keys that match a pattern, on all servers.
+    pub(super) async fn scan(&self, pattern: Vec<u8>, context: &str) -> Result<Scan, StoreError> {
+        let links = match &self.endpoint {
+            Some(endpoint) if self.is_cluster() => {
+                let mut links = Vec::new();
+                for client in endpoint.primaries().await?.clients {
+                    links.push(Endpoint::link(&client, context).await?);
+                }
+                links
+            }
+            None if self.is_cluster() => {
+                return Err(StoreError::unavailable(format!(
+                    "{context}: the store must know the nodes of the cluster; connect it by their URLs"
+                )));
+            }
+            _ => vec![self.get().await?.link],
+        };
+        Ok(Scan::new(links, pattern))
     }
 
     /// Returns the connection, and opens one if there is none. Calls that wait share the outcome.
@@ -136,10 +170,11 @@ impl Connection {
         if let Some(outcome) = self.lock().outcome_since(failures) {
             return outcome;
         }
-        let opened = open(endpoint).await;
+        let opened = endpoint.open().await;
         let mut state = self.lock();
         match opened {
-            Ok(link) => {
+            Ok((link, server)) => {
+                state.server = Some(server);
                 state.opened += 1;
                 let number = state.opened;
                 state.link = Some(link.clone());
@@ -178,15 +213,6 @@ impl State {
         let failure = self.failure.clone().filter(|_| self.failures != failures);
         self.numbered().map(Ok).or(failure.map(Err))
     }
-}
-
-/// Opens a connection to a server that is fit for use. It may be another server than the last time.
-async fn open(endpoint: &Endpoint) -> Result<Link, StoreError> {
-    let context = || format!("connecting to Redis at {}", endpoint.address());
-    let link = endpoint.open().await;
-    let mut link = link.map_err(|error| store_error(context(), error))?;
-    check_server(&mut link).await?;
-    Ok(link)
 }
 
 /// Returns `true` if another connection may do better: this one is lost or silent, or leads to a server

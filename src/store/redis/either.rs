@@ -1,4 +1,4 @@
-//! The first of two futures.
+//! The first of two futures, or both.
 
 use std::{
     future::{Future, poll_fn},
@@ -23,6 +23,35 @@ pub(super) async fn either<A, B>(
             return Poll::Ready(Either::First(output));
         }
         second.as_mut().poll(context).map(Either::Second)
+    })
+    .await
+}
+
+/// Waits for both of two futures.
+pub(super) async fn both<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> (A, B) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut one, mut two) = (None, None);
+    poll_fn(|context| {
+        if one.is_none()
+            && let Poll::Ready(output) = first.as_mut().poll(context)
+        {
+            one = Some(output);
+        }
+        if two.is_none()
+            && let Poll::Ready(output) = second.as_mut().poll(context)
+        {
+            two = Some(output);
+        }
+        match (one.take(), two.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            (first, second) => {
+                (one, two) = (first, second);
+                Poll::Pending
+            }
+        }
     })
     .await
 }

@@ -1,13 +1,19 @@
-//! Where a server is, and how connections to it are opened.
+//! Where the servers are, and how connections to them are opened.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cmd, from_redis_value,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::{link::Link, server::store_error};
+use super::{
+    link::Link,
+    server::{Server, check_server, store_error},
+};
 use crate::store::error::StoreError;
 
 /// Time limit of opening a connection.
@@ -23,48 +29,264 @@ const KEEPALIVE: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(5
 /// Time after which the kernel gives up a connection on which nothing is acknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server, by its URL.
+/// Attempts of the cluster's client to follow a redirect, or to reach a node that is being replaced, and
+/// the range of the pauses between them in milliseconds.
+const CLUSTER_RETRIES: u32 = 5;
+const CLUSTER_PAUSES: [u64; 2] = [10, 200];
+
+/// Time limit of an answer from a cluster, with all attempts.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A server, a cluster, or a server that sentinels watch over.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    client: Client,
+    /// Servers, nodes of the cluster, or sentinels. Never empty.
+    clients: Arc<[Client]>,
+    /// The name by which sentinels know the primary.
+    watched_as: Option<Arc<str>>,
+}
+
+/// Hosts and ports.
+type Addresses = BTreeSet<(String, u16)>;
+
+/// The servers that accept changes.
+pub(super) struct Primaries {
+    pub(super) clients: Vec<Client>,
+    /// The node of a cluster that was asked for them, and its answer.
+    of_cluster: Option<(Client, Addresses)>,
+}
+
+impl Primaries {
+    /// Returns `true` if a node of the cluster still names the same ones.
+    pub(super) async fn are_current(
+        &self,
+        node: &mut impl ConnectionLike,
+    ) -> Result<bool, StoreError> {
+        match &self.of_cluster {
+            None => Ok(true),
+            Some((client, addresses)) => {
+                Ok(addresses_of_primaries(node, client).await? == *addresses)
+            }
+        }
+    }
 }
 
 impl Endpoint {
-    /// Reads a URL.
+    /// Reads URLs. `watched_as` is the name of the primary, if they are those of sentinels.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if it is not one of Redis.
-    pub(super) fn new(url: &str) -> Result<Self, StoreError> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE[0])
-            .with_interval(KEEPALIVE[1]);
-        let settings = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive);
-        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        let settings = settings.set_user_timeout(USER_TIMEOUT);
-        let client = url
-            .into_connection_info()
-            .and_then(|info| Client::open(info.set_tcp_settings(settings)));
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if they are not URLs of Redis.
+    pub(super) fn new(urls: &[&str], watched_as: Option<&str>) -> Result<Self, StoreError> {
+        let clients: Result<Vec<_>, _> = urls.iter().map(|url| client(url)).collect();
         let context = "this is not the URL of a Redis server, such as redis://host:6379";
-        let client = client.map_err(|error| store_error(context, error))?;
-        Ok(Self { client })
+        let clients = clients.map_err(|error| store_error(context, error))?;
+        if clients.is_empty() {
+            return Err(StoreError::unavailable("there is no URL of a Redis server"));
+        }
+        Ok(Self {
+            clients: clients.into(),
+            watched_as: watched_as.map(Into::into),
+        })
     }
 
-    /// Returns host and port, for errors.
+    /// Returns hosts and ports, for errors.
     pub(super) fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        let addresses = self.clients.iter().map(address);
+        addresses.collect::<Vec<_>>().join(", ")
     }
 
-    /// Opens a connection.
-    pub(super) async fn open(&self) -> RedisResult<Link> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        connection.await.map(Link::Server)
+    /// Opens a connection to a server that is fit for use, or to a cluster.
+    pub(super) async fn open(&self) -> Result<(Link, Server), StoreError> {
+        let (mut connection, _client) = self.connect().await?;
+        let server = check_server(&mut connection).await?;
+        if server != Server::NodeOfCluster {
+            return Ok((Link::Server(connection), server));
+        }
+        let nodes = self.clients.iter();
+        let nodes: Vec<_> = nodes
+            .map(|client| client.get_connection_info().clone())
+            .collect();
+        let cluster = ClusterClient::builder(nodes)
+            .connection_timeout(CONNECTION_TIMEOUT)
+            .response_timeout(RESPONSE_TIMEOUT)
+            .overall_response_timeout(Some(CLUSTER_TIMEOUT))
+            .retries(CLUSTER_RETRIES)
+            .min_retry_wait(CLUSTER_PAUSES[0])
+            .max_retry_wait(CLUSTER_PAUSES[1])
+            .tcp_settings(tcp_settings())
+            .build();
+        let opened = async { cluster?.get_async_connection().await };
+        let context = || format!("connecting to the Redis cluster at {}", self.address());
+        let link = opened
+            .await
+            .map_err(|error| store_error(context(), error))?;
+        Ok((Link::Cluster(link), server))
     }
+
+    /// Returns what opens connections to each primary.
+    pub(super) async fn primaries(&self) -> Result<Primaries, StoreError> {
+        let (mut connection, client) = self.connect().await?;
+        if check_server(&mut connection).await? != Server::NodeOfCluster {
+            return Ok(Primaries {
+                clients: vec![client],
+                of_cluster: None,
+            });
+        }
+        let addresses = addresses_of_primaries(&mut connection, &client).await?;
+        let mut clients = Vec::new();
+        for (host, port) in addresses.clone() {
+            let info = client.get_connection_info().clone();
+            let mut addr = info.addr().clone();
+            match &mut addr {
+                ConnectionAddr::Tcp(to_host, to_port)
+                | ConnectionAddr::TcpTls {
+                    host: to_host,
+                    port: to_port,
+                    ..
+                } => (*to_host, *to_port) = (host, port),
+                _ => {}
+            }
+            let node = Client::open(info.set_addr(addr));
+            let context = "reading the nodes of the Redis cluster";
+            clients.push(node.map_err(|error| store_error(context, error))?);
+        }
+        Ok(Primaries {
+            clients,
+            of_cluster: Some((client, addresses)),
+        })
+    }
+
+    /// Opens a connection to one node of a cluster.
+    pub(super) async fn link(client: &Client, context: &str) -> Result<Link, StoreError> {
+        let connection = connect(client).await;
+        connection
+            .map(Link::Server)
+            .map_err(|error| store_error(context, error))
+    }
+
+    /// Connects to a server: the first that can be reached, or the primary that sentinels name.
+    async fn connect(&self) -> Result<(MultiplexedConnection, Client), StoreError> {
+        let context = || format!("connecting to Redis at {}", self.address());
+        let mut failure = None;
+        for client in self.clients.iter() {
+            let client = match &self.watched_as {
+                None => Ok(client.clone()),
+                Some(name) => watched_by(client, name).await,
+            };
+            let connected = match client {
+                Ok(client) => connect(&client)
+                    .await
+                    .map(|connection| (connection, client)),
+                Err(error) => Err(error),
+            };
+            match connected {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failure = Some(store_error(context(), error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| StoreError::unavailable(context())))
+    }
+}
+
+fn client(url: &str) -> RedisResult<Client> {
+    let info = url.into_connection_info()?;
+    // The third version of the protocol brings messages on the connection that asks.
+    let settings = info.redis_settings().clone();
+    let settings = settings.set_protocol(redis::ProtocolVersion::RESP3);
+    let info = info.set_redis_settings(settings);
+    Client::open(info.set_tcp_settings(tcp_settings()))
+}
+
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE[0])
+        .with_interval(KEEPALIVE[1]);
+    let settings = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive);
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(USER_TIMEOUT);
+    settings
+}
+
+/// Returns host and port.
+pub(super) fn address(client: &Client) -> String {
+    client.get_connection_info().addr().to_string()
+}
+
+async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECTION_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// Asks a sentinel for the primary with this name. User, password and database of the sentinel's URL are
+/// those of the primary.
+async fn watched_by(sentinel: &Client, name: &str) -> RedisResult<Client> {
+    let info = sentinel.get_connection_info().clone();
+    let without_database = info.redis_settings().clone().set_db(0);
+    let asked = Client::open(info.clone().set_redis_settings(without_database))?;
+    let mut connection = connect(&asked).await?;
+    let mut ask = cmd("SENTINEL");
+    ask.arg("get-master-addr-by-name").arg(name);
+    let primary: Option<(String, u16)> = ask.query_async(&mut connection).await?;
+    let Some((host, port)) = primary else {
+        let text = "the sentinel does not know a primary with this name";
+        return Err((redis::ErrorKind::Client, text, name.to_owned()).into());
+    };
+    let addr = match info.addr() {
+        ConnectionAddr::TcpTls { .. } => {
+            let mut addr = info.addr().clone();
+            if let ConnectionAddr::TcpTls {
+                host: to_host,
+                port: to_port,
+                ..
+            } = &mut addr
+            {
+                (*to_host, *to_port) = (host, port);
+            }
+            addr
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    Client::open(info.set_addr(addr))
+}
+
+/// Returns hosts and ports of the primaries that have slots, as a node of the cluster says.
+async fn addresses_of_primaries(
+    connection: &mut impl ConnectionLike,
+    node: &Client,
+) -> Result<Addresses, StoreError> {
+    let context =
+        "asking the Redis cluster for its nodes (this takes the right to run CLUSTER SLOTS)";
+    let slots = cmd("CLUSTER")
+        .arg("SLOTS")
+        .query_async::<Vec<Vec<Value>>>(connection)
+        .await;
+    let slots = slots.map_err(|error| store_error(context, error))?;
+    let own_host = match node.get_connection_info().addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
+        _ => "",
+    };
+    let mut primaries = BTreeSet::new();
+    for range in slots {
+        // The first and the last slot, the primary, its replicas.
+        let Some(Value::Array(primary)) = range.into_iter().nth(2) else {
+            continue;
+        };
+        let mut fields = primary.into_iter();
+        let (Some(host), Some(port)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        // An unknown host is that of the node that answers.
+        let host: Option<String> = from_redis_value(host).unwrap_or_default();
+        let host = host.filter(|host| !host.is_empty() && host != "?");
+        let port = from_redis_value(port).map_err(|error| store_error(context, error.into()))?;
+        primaries.insert((host.unwrap_or_else(|| own_host.to_owned()), port));
+    }
+    Ok(primaries)
 }

@@ -1,11 +1,11 @@
-//! Invalidations from Redis: what any client has changed among its keys.
+//! Invalidations from Redis: what its stores have changed.
 //!
-//! They come from the server's client tracking in broadcast mode, not from messages that the
-//! scripts publish: tracking also reports keys that are deleted by hand or lost with `FLUSHALL`,
-//! and it reports before the writer has its answer. It makes a revocation about 100 µs slower. The
-//! tracked keys are named after identifiers; those named after the hash of a token are not tracked.
+//! The scripts publish it on a channel as they change it, so that a message comes before the answer to
+//! whoever made the change, and there is none for what fails. On a cluster a source hears every primary
+//! itself, as a message takes its time from one node to another.
 
 use std::{
+    collections::HashSet,
     fmt,
     future::pending,
     sync::{
@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisError, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{
@@ -27,10 +27,13 @@ use tokio::{
 
 use super::{
     either::{Either, either},
+    endpoint::{Endpoint, Primaries, address},
+    keys::Keys,
     server::{PREFIX, check_server, store_error},
 };
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
+    random::random,
     store::{
         error::{ContextError, StoreError},
         reconnect::{Heartbeat, Question, TIME_LIMIT},
@@ -40,118 +43,113 @@ use crate::{
 /// Messages that may wait to be applied; more of them become one `All`.
 const MAX_QUEUED: usize = 8192;
 
-/// Receives what any client changes among the keys of a [`RedisStore`](super::RedisStore).
+/// Receives what any [`RedisStore`](super::RedisStore) with the same keys changes.
 ///
-/// The source has a connection of its own. Once a second it asks the server a question, while it goes
-/// on hearing, and reports that it is [`Alive`](SourceEvent::Alive) when the answer has come, and
-/// what came before the answer has been reported. If there is no answer within a second, or if the
-/// server has become a replica, the source reports that it is
-/// [`Disconnected`](SourceEvent::Disconnected), and reconnects by itself. Dropping the source closes
-/// the connection. The server's user needs the right to run `CLIENT TRACKING`, and `INFO`, as for
-/// the store. A replica is refused.
+/// The source has a connection of its own to each primary. Once a second it publishes a message, waits
+/// until it hears it, and asks whether the server is fit for use; then it reports that it is
+/// [`Alive`](SourceEvent::Alive). If this takes longer than a second, or if the primaries are others than
+/// before, the source reports that it is [`Disconnected`](SourceEvent::Disconnected), and reconnects by
+/// itself. Dropping the source closes its connections. A replica is refused.
 ///
-/// Keys that are named after the hash of a token are not tracked: deleting such a key by hand, and
-/// not the session's or the customer's, goes unnoticed.
-///
-/// A customer's sessions share one key. Any change of one of them, a new one included, therefore
-/// makes each node look up the customer's other sessions once more.
+/// Keys that are deleted by hand are not announced, nor is `FLUSHALL`: other nodes notice when what they
+/// have cached is too old ([`cache_ttl`](crate::CustomerSessionsBuilder::cache_ttl)), or at once if you
+/// call [`announce`](crate::SessionRegistry::announce).
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, RedisInvalidations, RedisStore}};
 ///
 /// # async fn start(url: &str, peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
 /// let store = RedisStore::connect(url, peppers).await?;
+/// let source = store.invalidations().await?;
 /// let sessions = CustomerSessions::builder(store).build();
-/// tokio::spawn(sessions.listen(RedisInvalidations::connect(url).await?));
+/// tokio::spawn(sessions.listen(source));
 /// # Ok(())
 /// # }
 /// ```
 pub struct RedisInvalidations {
-    client: Client,
-    prefix: String,
-    link: Option<Link>,
+    endpoint: Endpoint,
+    keys: Keys,
+    listener: Option<Listener>,
     heartbeat: Heartbeat,
-    /// The keys of a message that named several.
-    waiting: Vec<SourceEvent>,
 }
 
-/// A connection on which the server sends changes. Dropping it closes it.
-struct Link {
-    connection: MultiplexedConnection,
-    messages: Receiver<PushInfo>,
+/// Connections on which the servers send changes. Dropping it closes them.
+struct Listener {
+    connections: Vec<MultiplexedConnection>,
+    /// The servers that they lead to.
+    primaries: Arc<Primaries>,
+    messages: Receiver<Message>,
     overflowed: Arc<AtomicBool>,
-    /// It resolves to the time at which it was asked.
-    question: Option<Question<Result<Instant, StoreError>>>,
-    answer: Option<Answered>,
+    /// It resolves when all servers were found fit for use.
+    question: Option<Question<Result<(), StoreError>>>,
+    probe: Option<Probe>,
 }
 
-/// An answer that waits for the messages that came before it.
-struct Answered {
+/// A message, with the place of the connection that it came by.
+struct Message {
+    place: usize,
+    push: PushInfo,
+}
+
+/// A message that was published on each connection, to see whether it comes back.
+struct Probe {
+    text: String,
     asked_at: Instant,
-    /// The number of these messages that are queued.
-    queued: usize,
+    /// Places of the connections by which it has not come back.
+    missing: HashSet<usize>,
+    /// All servers were found fit for use.
+    is_answered: bool,
 }
 
-/// Something that has come over a [`Link`].
+/// Something that has come over a [`Listener`].
 enum Received {
-    Message(PushInfo),
-    /// The answer to a question asked at this time.
-    Answer(Instant),
+    Event(SourceEvent),
     /// Messages were lost for want of room.
     Overflow,
     /// Nothing, although it is time for the next question.
     Nothing,
-    /// The link is of no use any more.
+    /// The listener is of no use any more.
     Lost,
 }
 
 impl RedisInvalidations {
     /// Begins to listen on the server at `url`, which is as for
     /// [`RedisStore::connect`](super::RedisStore::connect).
+    /// [`RedisStore::invalidations`](super::RedisStore::invalidations) repeats nothing.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
     /// server cannot be reached or refuses.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let client = Client::open(url).map_err(|error| {
-            let context = "this is not the URL of a Redis server, such as redis://host:6379";
-            store_error(context, error)
-        })?;
-        let info = client.get_connection_info().clone();
-        let settings = info.redis_settings().clone();
-        let settings = settings.set_protocol(redis::ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))
-            .map_err(|error| store_error("preparing to connect to Redis", error))?;
-        Self::listening(client, PREFIX.to_owned()).await
+        Self::listening(Endpoint::new(&[url], None)?, Keys::new(PREFIX)).await
     }
 
     /// Sets the prefix of all keys, as [`RedisStore::key_prefix`](super::RedisStore::key_prefix) does,
-    /// and opens another connection for it.
+    /// and opens other connections for it.
     ///
     /// # Errors
     ///
     /// As [`connect`](Self::connect).
     pub async fn key_prefix(self, prefix: impl Into<String>) -> Result<Self, StoreError> {
-        Self::listening(self.client, prefix.into()).await
+        Self::listening(self.endpoint, Keys::new(prefix)).await
     }
 
-    async fn listening(client: Client, prefix: String) -> Result<Self, StoreError> {
-        let (link, asked_at) = connect(&client, &prefix).await?;
+    pub(super) async fn listening(endpoint: Endpoint, keys: Keys) -> Result<Self, StoreError> {
+        let (listener, asked_at) = connect(&endpoint, &keys).await?;
         Ok(Self {
-            client,
-            prefix,
-            link: Some(link),
+            endpoint,
+            keys,
+            listener: Some(listener),
             heartbeat: Heartbeat::connected(Invalidation::All, asked_at),
-            waiting: Vec::new(),
         })
     }
 
     async fn reconnect(&mut self) {
         self.heartbeat.wait_for_retry().await;
-        match connect(&self.client, &self.prefix).await {
-            Ok((link, asked_at)) => {
-                self.link = Some(link);
+        match connect(&self.endpoint, &self.keys).await {
+            Ok((listener, asked_at)) => {
+                self.listener = Some(listener);
                 self.heartbeat = Heartbeat::connected(Invalidation::All, asked_at);
             }
             Err(_) => self.heartbeat.on_failed_attempt(),
@@ -159,83 +157,62 @@ impl RedisInvalidations {
     }
 
     fn disconnect(&mut self) {
-        self.link = None;
-        self.waiting.clear();
+        self.listener = None;
         self.heartbeat.on_disconnect();
-    }
-
-    /// Reads a message of the server, and queues what it says.
-    fn read(&mut self, message: PushInfo) {
-        if message.kind != PushKind::Invalidate {
-            return self.waiting.push(SourceEvent::Malformed);
-        }
-        for part in message.data {
-            match part {
-                // Everything was deleted.
-                Value::Nil => self.waiting.push(Invalidation::All.into()),
-                Value::Array(keys) => {
-                    let keys = keys.iter().map(|key| self.read_key(key));
-                    let keys: Vec<_> = keys.collect();
-                    self.waiting.extend(keys);
-                }
-                _ => self.waiting.push(SourceEvent::Malformed),
-            }
-        }
-    }
-
-    fn read_key(&self, key: &Value) -> SourceEvent {
-        let key = match key {
-            Value::BulkString(key) => std::str::from_utf8(key).ok(),
-            _ => None,
-        };
-        let key = key.and_then(|key| key.strip_prefix(&*self.prefix));
-        match key.and_then(|key| key.split_once(':')) {
-            Some(("session", id)) => Invalidation::Session(id.into()).into(),
-            Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
-            _ => SourceEvent::Malformed,
-        }
     }
 }
 
-impl Link {
-    async fn new(client: &Client, prefix: &str) -> Result<Self, RedisError> {
+impl Listener {
+    async fn new(endpoint: &Endpoint, keys: &Keys) -> Result<Self, StoreError> {
         let (sender, messages) = channel(MAX_QUEUED);
         let overflowed = Arc::new(AtomicBool::new(false));
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(TIME_LIMIT))
-            .set_response_timeout(Some(TIME_LIMIT))
-            .set_push_sender(queue_or_overflow(sender, Arc::clone(&overflowed)));
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        let mut track = redis::cmd("CLIENT");
-        track.arg("TRACKING").arg("ON").arg("BCAST");
-        for kind in ["session:", "customer:"] {
-            track.arg("PREFIX").arg(format!("{prefix}{kind}"));
+        let mut connections = Vec::new();
+        let primaries = endpoint.primaries().await?;
+        for client in &primaries.clients {
+            let place = connections.len();
+            let queue = queue_or_overflow(sender.clone(), place, Arc::clone(&overflowed));
+            let connection = subscribe(client, keys, queue).await;
+            let context = || format!("listening to Redis at {}", address(client));
+            connections.push(connection.map_err(|error| store_error(context(), error))?);
         }
-        track.query_async::<()>(&mut connection).await?;
         Ok(Self {
-            connection,
+            connections,
+            primaries: primaries.into(),
             messages,
             overflowed,
             question: None,
-            answer: None,
+            probe: None,
         })
     }
 
-    /// Asks the server whether it is fit for use. A replica that has lost its primary answers other
-    /// questions too, and reports no changes.
-    fn start_question(&mut self) {
-        let mut connection = self.connection.clone();
-        let asked_at = Instant::now();
+    /// Publishes a message on each connection, and asks the servers whether they are fit for use. A
+    /// replica that has lost its primary answers other questions too, and hears no changes.
+    fn start_question(&mut self, keys: &Keys) {
+        let text = format!("probe:{:016x}", random());
+        self.probe = Some(Probe {
+            missing: (0..self.connections.len()).collect(),
+            asked_at: Instant::now(),
+            is_answered: false,
+            text: text.clone(),
+        });
+        let (connections, channel) = (self.connections.clone(), keys.channel());
+        let primaries = Arc::clone(&self.primaries);
         self.question = Some(Question::new(async move {
-            check_server(&mut connection).await?;
-            Ok(asked_at)
+            for (mut connection, place) in connections.iter().cloned().zip(0_usize..) {
+                let publish = Cmd::publish(&channel, format!("{text}:{place}"));
+                let published = publish.query_async::<()>(&mut connection).await;
+                let context = "publishing on the channel of changes";
+                published.map_err(|error| store_error(context, error))?;
+                check_server(&mut connection).await?;
+            }
+            for mut connection in connections {
+                if !primaries.are_current(&mut connection).await? {
+                    let text = "the primaries are others than before";
+                    return Err(StoreError::unavailable(text));
+                }
+            }
+            Ok(())
         }));
-    }
-
-    fn is_asking(&self) -> bool {
-        self.question.is_some() || self.answer.is_some()
     }
 
     /// Waits for what comes next, until `ask_at` if no question is under way. Cancel-safe.
@@ -245,85 +222,141 @@ impl Link {
                 self.skip_queued();
                 return Received::Overflow;
             }
-            if let Some(answer) = self.answer.take_if(|answer| answer.queued == 0) {
-                return Received::Answer(answer.asked_at);
+            if let Some(probe) = self.probe.take_if(|probe| probe.has_come_back()) {
+                let asked_at = probe.asked_at;
+                return Received::Event(SourceEvent::Alive { asked_at });
             }
-            let is_asking = self.is_asking();
+            let deadline = match &self.probe {
+                Some(probe) => tokio::time::Instant::from_std(probe.asked_at + TIME_LIMIT),
+                None => ask_at,
+            };
             let answered = answered(&mut self.question);
             let next = either(answered, self.messages.recv());
-            let next = if is_asking {
-                Ok(next.await)
-            } else {
-                timeout_at(ask_at, next).await
-            };
-            match next {
-                // The driver queues messages and answers in the order in which they arrive.
-                Ok(Either::First(Some(asked_at))) => {
-                    let queued = self.messages.len();
-                    self.answer = Some(Answered { asked_at, queued });
-                }
-                Ok(Either::Second(Some(message))) if message.kind != PushKind::Disconnection => {
-                    if let Some(answer) = &mut self.answer {
-                        answer.queued = answer.queued.saturating_sub(1);
+            match timeout_at(deadline, next).await {
+                Ok(Either::First(true)) => {
+                    if let Some(probe) = &mut self.probe {
+                        probe.is_answered = true;
                     }
-                    return Received::Message(message);
+                }
+                Ok(Either::Second(Some(message)))
+                    if message.push.kind != PushKind::Disconnection =>
+                {
+                    if let Some(event) = self.read(&message) {
+                        return Received::Event(event);
+                    }
                 }
                 Ok(_gone) => return Received::Lost,
+                Err(_elapsed) if self.probe.is_some() => return Received::Lost,
                 Err(_elapsed) => return Received::Nothing,
             }
         }
     }
 
+    /// Reads a message; `None` if it says nothing of a change.
+    fn read(&mut self, message: &Message) -> Option<SourceEvent> {
+        let text = match (&message.push.kind, message.push.data.as_slice()) {
+            (PushKind::Subscribe, _) => return None,
+            (PushKind::Message, [_channel, Value::BulkString(text)]) => std::str::from_utf8(text),
+            _ => return Some(SourceEvent::Malformed),
+        };
+        let text = text.unwrap_or_default();
+        if let Some(probe) = &mut self.probe {
+            probe.note(text, message.place);
+        }
+        event(text)
+    }
+
     /// Drops the queued messages. What arrives after this is kept.
     fn skip_queued(&mut self) {
-        while self
-            .messages
-            .try_recv()
-            .is_ok_and(|message| message.kind != PushKind::Disconnection)
-        {}
-        if let Some(answer) = &mut self.answer {
-            answer.queued = 0;
+        while let Ok(message) = self.messages.try_recv() {
+            self.read(&message);
+            if message.push.kind == PushKind::Disconnection {
+                self.messages.close();
+            }
         }
     }
 }
 
-/// Waits for the answer to a question, and returns the time at which it was asked; `None` if the
-/// answer is a bad one, or does not come in time. Never resolves if there is no question.
-async fn answered(question: &mut Option<Question<Result<Instant, StoreError>>>) -> Option<Instant> {
+impl Probe {
+    fn note(&mut self, text: &str, place: usize) {
+        let own = text
+            .strip_prefix(&*self.text)
+            .and_then(|text| text.strip_prefix(':'));
+        // A cluster passes it on to the other connections, too.
+        if own.is_some_and(|own| own == place.to_string()) {
+            self.missing.remove(&place);
+        }
+    }
+
+    fn has_come_back(&self) -> bool {
+        self.is_answered && self.missing.is_empty()
+    }
+}
+
+/// Returns what a message says; `None` for that of a probe.
+fn event(message: &str) -> Option<SourceEvent> {
+    Some(match message.split_once(':') {
+        Some(("session", id)) => Invalidation::Session(id.into()).into(),
+        Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
+        Some(("probe", _)) => return None,
+        None if message == "all" => Invalidation::All.into(),
+        _ => SourceEvent::Malformed,
+    })
+}
+
+/// Waits for the answer to a question. Returns `false` if it is a bad one, or does not come in time. Never
+/// resolves if there is no question.
+async fn answered(question: &mut Option<Question<Result<(), StoreError>>>) -> bool {
     let Some(asked) = question else {
         return pending().await;
     };
     let answer = asked.answer().await;
     *question = None;
-    answer.ok()?.ok()
+    matches!(answer, Ok(Ok(())))
 }
 
-/// Connects to a server that is fit for use, within the time limit. Returns the time at which the
-/// server was asked whether it is, too.
-async fn connect(client: &Client, prefix: &str) -> Result<(Link, Instant), StoreError> {
-    let context = || {
-        let address = client.get_connection_info().addr();
-        format!("listening to Redis at {address}")
-    };
+/// Opens a connection on which a server sends changes.
+async fn subscribe(
+    client: &Client,
+    keys: &Keys,
+    queue: impl Fn(PushInfo) -> Result<(), RedisError> + Send + Sync + 'static,
+) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIME_LIMIT))
+        .set_response_timeout(Some(TIME_LIMIT))
+        .set_push_sender(queue);
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    connection.subscribe(keys.channel()).await?;
+    Ok(connection)
+}
+
+/// Connects to servers that are fit for use, within the time limit. Returns the time at which they were
+/// asked whether they are, too.
+async fn connect(endpoint: &Endpoint, keys: &Keys) -> Result<(Listener, Instant), StoreError> {
+    let context = || format!("listening to Redis at {}", endpoint.address());
     let connecting = async {
-        let link = Link::new(client, prefix).await;
-        let mut link = link.map_err(|error| store_error(context(), error))?;
+        let mut listener = Listener::new(endpoint, keys).await?;
         let asked_at = Instant::now();
-        check_server(&mut link.connection).await?;
-        Ok((link, asked_at))
+        for connection in &mut listener.connections {
+            check_server(connection).await?;
+        }
+        Ok((listener, asked_at))
     };
-    timeout(TIME_LIMIT, connecting)
+    timeout(2 * TIME_LIMIT, connecting)
         .await
         .unwrap_or_else(|elapsed| Err(StoreError::timeout(ContextError::new(context(), elapsed))))
 }
 
 /// Passes messages on without ever waiting; one that finds no room is recorded as a gap.
 fn queue_or_overflow(
-    sender: Sender<PushInfo>,
+    sender: Sender<Message>,
+    place: usize,
     overflowed: Arc<AtomicBool>,
 ) -> impl Fn(PushInfo) -> Result<(), RedisError> + Send + Sync + 'static {
-    move |message| {
-        if sender.try_send(message).is_err() {
+    move |push| {
+        if sender.try_send(Message { place, push }).is_err() {
             overflowed.store(true, Relaxed);
         }
         Ok(())
@@ -337,19 +370,15 @@ impl InvalidationSource for RedisInvalidations {
             if let Some(event) = self.heartbeat.take_pending() {
                 return Some(event);
             }
-            if let Some(waiting) = self.waiting.pop() {
-                return Some(waiting);
-            }
-            let Some(link) = &mut self.link else {
+            let Some(listener) = &mut self.listener else {
                 self.reconnect().await;
                 continue;
             };
-            if !link.is_asking() && self.heartbeat.is_due() {
-                link.start_question();
+            if listener.probe.is_none() && self.heartbeat.is_due() {
+                listener.start_question(&self.keys);
             }
-            match link.recv(self.heartbeat.ask_at()).await {
-                Received::Message(message) => self.read(message),
-                Received::Answer(asked_at) => return Some(SourceEvent::Alive { asked_at }),
+            match listener.recv(self.heartbeat.ask_at()).await {
+                Received::Event(event) => return Some(event),
                 // It covers what was queued already.
                 Received::Overflow => return Some(Invalidation::All.into()),
                 Received::Nothing => {}
@@ -362,8 +391,8 @@ impl InvalidationSource for RedisInvalidations {
 impl fmt::Debug for RedisInvalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisInvalidations")
-            .field("key_prefix", &self.prefix)
-            .field("connected", &self.link.is_some())
+            .field("key_prefix", &self.keys.prefix())
+            .field("connected", &self.listener.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use redis::{
     Cmd, Pipeline, RedisFuture, Value,
     aio::{ConnectionLike, MultiplexedConnection},
+    cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
 
 /// A connection whose clones share it.
 #[derive(Clone)]
 pub(super) enum Link {
     Server(MultiplexedConnection),
+    Cluster(ClusterConnection),
     /// One that the application has opened.
     Given(Arc<dyn GivenConnection>),
 }
@@ -31,6 +34,13 @@ impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Server(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => match is_about_node(command) {
+                true => {
+                    let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+                    Box::pin(connection.route_command(command.clone(), routing))
+                }
+                false => connection.req_packed_command(command),
+            },
             Self::Given(connection) => {
                 let mut connection = connection.boxed();
                 Box::pin(async move { connection.req_packed_command(command).await })
@@ -46,6 +56,7 @@ impl ConnectionLike for Link {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
             Self::Given(connection) => {
                 let mut connection = connection.boxed();
                 Box::pin(async move {
@@ -60,7 +71,15 @@ impl ConnectionLike for Link {
     fn get_db(&self) -> i64 {
         match self {
             Self::Server(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
             Self::Given(connection) => connection.boxed().get_db(),
         }
     }
+}
+
+/// Returns `true` for a command that any node may answer. The driver asks all of them, and one that is down
+/// would fail it.
+fn is_about_node(command: &Cmd) -> bool {
+    let name = command.args_iter().next();
+    matches!(name, Some(redis::Arg::Simple(name)) if matches!(name, b"INFO" | b"TIME" | b"CLUSTER"))
 }

@@ -1,23 +1,34 @@
 //! Sessions in Redis or Valkey.
 
+mod claim;
 mod connection;
 mod either;
 mod endpoint;
+mod insertion;
 pub(super) mod invalidations;
+mod keys;
 mod link;
+mod listing;
+mod lookup;
+mod purge;
 mod record;
 mod registry;
+mod replacement;
+mod revocation;
+mod scan;
 mod scripts;
 mod server;
 
 use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use redis::{FromRedisValue, Script, aio::ConnectionLike};
+use redis::{FromRedisValue, aio::ConnectionLike};
 
 use self::{
-    connection::{Connection, Failure},
+    connection::{Connection, Failure, Request},
     endpoint::Endpoint,
+    invalidations::RedisInvalidations,
+    keys::Keys,
     scripts::Scripts,
     server::PREFIX,
 };
@@ -54,7 +65,7 @@ use crate::{
 #[derive(Clone)]
 pub struct RedisStore {
     connection: Arc<Connection>,
-    prefix: Arc<str>,
+    keys: Arc<Keys>,
     peppers: Arc<Peppers>,
     scripts: Arc<Scripts>,
     health_check: Arc<HealthCheck>,
@@ -69,7 +80,7 @@ impl RedisStore {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
     /// server cannot be reached or refuses.
     pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
-        let connection = Connection::open(Endpoint::new(url)?).await?;
+        let connection = Connection::open(Endpoint::new(&[url], None)?).await?;
         Ok(Self::with(connection, peppers))
     }
 
@@ -85,7 +96,7 @@ impl RedisStore {
     fn with(connection: Connection, peppers: Peppers) -> Self {
         Self {
             connection: connection.into(),
-            prefix: PREFIX.into(),
+            keys: Keys::new(PREFIX).into(),
             peppers: peppers.into(),
             scripts: Scripts::new().into(),
             health_check: Arc::default(),
@@ -93,14 +104,29 @@ impl RedisStore {
         }
     }
 
-    /// Sets the prefix of all keys; `{customer_sessions}:` by default. On a cluster it needs a part in
-    /// braces, which keeps the keys together.
+    /// Sets the prefix of all keys; `cs:` by default. On a cluster, a prefix with a part in braces would
+    /// keep all keys on one node.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into().into();
+        self.keys = Keys::new(prefix).into();
         self.health_check = Arc::default();
         self.caches = SharedCaches::new();
         self
+    }
+
+    /// Begins to listen to what any store with these keys changes, by connections like the store's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the servers cannot be reached or refuse, or if
+    /// the application has opened the store's connection: then call [`RedisInvalidations::connect`].
+    pub async fn invalidations(&self) -> Result<RedisInvalidations, StoreError> {
+        let Some(endpoint) = self.connection.endpoint() else {
+            return Err(StoreError::unavailable(
+                "the store does not know the URL of its server; call `RedisInvalidations::connect(url)`",
+            ));
+        };
+        RedisInvalidations::listening(endpoint.clone(), Keys::clone(&self.keys)).await
     }
 
     /// Checks the server and the peppers. The other methods count it as one of their own checks.
@@ -120,16 +146,23 @@ impl RedisStore {
     /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
     /// of this machine's clock.
     async fn check_peppers(&self) -> Result<(), StoreError> {
-        let context = || "reading the fingerprints of the peppers".to_owned();
-        let mut call = self.scripts.peppers.key(&*self.prefix);
+        let context = "reading the fingerprints of the peppers";
+        let mut call = self.scripts.peppers.key(self.keys.peppers());
         for _ in 0..MAX_ROTATIONS {
-            let used: Vec<String> = self.connection.ask(&call, context).await?;
+            // It adds the same pepper once.
+            let used = match self.connection.send(Request::Script(&call), context).await {
+                Err(failure) if failure.is_of_connection => {
+                    self.connection.send(Request::Script(&call), context).await
+                }
+                used => used,
+            };
+            let used: Vec<String> = used.map_err(|failure| failure.error)?;
             let used = used.iter().map(|used| used_pepper(used));
             let used: Vec<_> = used.collect::<Result<_, _>>()?;
             let Some(new) = self.peppers.judge(&used)? else {
                 return Ok(());
             };
-            call = self.scripts.peppers.key(&*self.prefix);
+            call = self.scripts.peppers.key(self.keys.peppers());
             call.arg(new.fingerprint)
                 .arg(Utc::now().timestamp_micros())
                 .arg(new.after);
@@ -147,51 +180,47 @@ impl RedisStore {
         checked
     }
 
-    /// Runs a script once the server and the peppers were found to be right.
-    async fn run<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        arguments: &[&str],
-        context: impl FnOnce() -> String,
-    ) -> Result<T, StoreError> {
-        let ran = self.try_run(script, arguments, context).await;
-        ran.map_err(|failure| failure.error)
-    }
-
-    /// Runs a script that changes nothing. Runs it once more, on a new connection, if the first one was
-    /// lost or silent.
-    async fn read<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        arguments: &[&str],
-        context: impl Fn() -> String,
-    ) -> Result<T, StoreError> {
-        match self.try_run(script, arguments, &context).await {
-            Err(failure) if failure.is_of_connection => self.run(script, arguments, context).await,
-            ran => ran.map_err(|failure| failure.error),
-        }
-    }
-
-    async fn try_run<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        arguments: &[&str],
-        context: impl FnOnce() -> String,
-    ) -> Result<T, Failure> {
+    /// Waits until the server and the peppers were found to be right.
+    async fn ready(&self) -> Result<(), StoreError> {
         let check = || {
             let store = self.clone();
             async move { store.check_or_invalidate().await }
         };
-        let checked = self.health_check.run(check).await;
-        checked.map_err(|error| Failure {
-            error,
-            is_of_connection: false,
-        })?;
-        let mut call = script.key(&*self.prefix);
-        for argument in arguments {
-            call.arg(*argument);
+        self.health_check.run(check).await
+    }
+
+    /// Sends a request; `context` says what is attempted. The store must be [`ready`](Self::ready).
+    async fn send<T: FromRedisValue>(
+        &self,
+        request: Request<'_>,
+        context: &str,
+    ) -> Result<T, StoreError> {
+        let answer = self.try_send(request, context).await;
+        answer.map_err(|failure| failure.error)
+    }
+
+    /// Sends a request that changes nothing. Sends it once more, on a new connection, if the first one
+    /// was lost or silent.
+    async fn read<T: FromRedisValue>(
+        &self,
+        request: Request<'_>,
+        context: &str,
+    ) -> Result<T, StoreError> {
+        match self.try_send(request, context).await {
+            Err(failure) if failure.is_of_connection => {
+                self.ready().await?;
+                self.send(request, context).await
+            }
+            answer => answer.map_err(|failure| failure.error),
         }
-        let answer = self.connection.send(&call, context).await;
+    }
+
+    async fn try_send<T: FromRedisValue>(
+        &self,
+        request: Request<'_>,
+        context: &str,
+    ) -> Result<T, Failure> {
+        let answer = self.connection.send(request, context).await;
         if answer.is_err() {
             // The next answer may come from another server.
             self.health_check.invalidate();
@@ -217,7 +246,7 @@ fn used_pepper(used: &str) -> Result<UsedPepper, StoreError> {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("key_prefix", &self.prefix)
+            .field("key_prefix", &self.keys.prefix())
             .field("peppers", &self.peppers)
             .finish_non_exhaustive()
     }

@@ -1,76 +1,296 @@
-//! A session's times as text, kept behind the hash of its token.
+//! A session as it is kept.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 
+use super::keys::Packed;
 use crate::{
+    customer::CustomerId,
     session::{CustomerSession, SessionSummary},
-    store::error::StoreError,
+    store::{error::StoreError, pepper::TokenHash},
 };
 
-/// Writes the times of a session.
-pub(super) fn write_record(session: &CustomerSession) -> String {
-    let modified = session
-        .modified_at
-        .map(|time| time.timestamp_micros().to_string());
-    let ends = session
-        .details
-        .ends_at
-        .map(|time| time.timestamp_micros().to_string());
-    format!(
-        " {} {} {} {}",
-        session.created_at.timestamp_micros(),
-        modified.as_deref().unwrap_or("-"),
-        session.expires_at.timestamp_micros(),
-        ends.as_deref().unwrap_or("-")
-    )
+/// The first byte of a record. Another one is another layout.
+const LAYOUT: u8 = b'1';
+
+const HAS_MODIFIED: u8 = 1;
+const HAS_END: u8 = 2;
+const HAS_FAMILY: u8 = 4;
+
+/// A session without its token and its customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) customer: Packed,
+    pub(super) id: Packed,
+    created_at: i64,
+    expires_at: i64,
+    modified_at: Option<i64>,
+    ends_at: Option<i64>,
+    /// The first session of the family, if it is not this one.
+    family: Option<Packed>,
 }
 
-/// Reads what [`write_record`] has written.
-pub(super) fn read_record(
-    id: &str,
-    customer: &str,
-    record: &str,
-) -> Result<SessionSummary, StoreError> {
-    let corrupt = || StoreError::corrupt(format!("session {id}: its record is corrupt"));
-    let time = |text: &str| text.parse().ok().and_then(DateTime::from_timestamp_micros);
-    let mut fields = record.split_ascii_whitespace();
-    let mut next = || fields.next().ok_or_else(corrupt);
-    let (created, modified, expires) = (next()?, next()?, next()?);
-    // Older records have none.
-    let ends = next().unwrap_or("-");
-    let created_at = time(created).ok_or_else(corrupt)?;
-    let expires_at = time(expires).ok_or_else(corrupt)?;
-    let mut summary = SessionSummary::new(id, customer, created_at, expires_at);
-    if modified != "-" {
-        summary.modified_at = Some(time(modified).ok_or_else(corrupt)?);
+/// Where an id leads: the value of a key `i:`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pointer {
+    /// To a session, by the hash of its token.
+    Session(TokenHash),
+    /// To a session that another was about to take the place of.
+    Replaced {
+        hash: TokenHash,
+        customer: Packed,
+        member: Vec<u8>,
+        family: Packed,
+    },
+}
+
+/// A reader of bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl Record {
+    /// Takes what is kept of a session.
+    pub(super) fn new(session: &CustomerSession) -> Self {
+        let micros = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_micros());
+        Self {
+            customer: (&session.customer_id).into(),
+            id: (&session.id).into(),
+            created_at: session.created_at.timestamp_micros(),
+            expires_at: session.expires_at.timestamp_micros(),
+            modified_at: micros(session.modified_at),
+            ends_at: micros(session.details.ends_at),
+            family: None,
+        }
     }
-    if ends != "-" {
-        summary.details.ends_at = Some(time(ends).ok_or_else(corrupt)?);
+
+    /// Makes it a member of a family.
+    pub(super) fn with_family(mut self, family: Packed) -> Self {
+        self.family = Some(family);
+        self
     }
-    Ok(summary)
+
+    /// Returns the first session of the family.
+    pub(super) fn family(&self) -> &Packed {
+        self.family.as_ref().unwrap_or(&self.id)
+    }
+
+    /// Returns the session as the member of a set.
+    pub(super) fn member(&self) -> Vec<u8> {
+        [self.id.as_bytes(), &self.expires_at.to_be_bytes()].concat()
+    }
+
+    pub(super) fn created_at(&self) -> i64 {
+        self.created_at
+    }
+
+    pub(super) fn expires_at(&self) -> i64 {
+        self.expires_at
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![LAYOUT, self.customer.shard()];
+        put(&mut bytes, self.customer.as_bytes());
+        put(&mut bytes, &self.member());
+        bytes.extend(self.created_at.to_be_bytes());
+        let mut flags = 0;
+        for (flag, is_set) in [
+            (HAS_MODIFIED, self.modified_at.is_some()),
+            (HAS_END, self.ends_at.is_some()),
+            (HAS_FAMILY, self.family.is_some()),
+        ] {
+            flags |= if is_set { flag } else { 0 };
+        }
+        bytes.push(flags);
+        for time in [self.modified_at, self.ends_at].into_iter().flatten() {
+            bytes.extend(time.to_be_bytes());
+        }
+        if let Some(family) = &self.family {
+            put(&mut bytes, family.as_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a record; `None` if it is damaged.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        if reader.byte()? != LAYOUT {
+            return None;
+        }
+        let _shard = reader.byte()?;
+        let customer = Packed::from_bytes(reader.text()?)?;
+        let (id, expires_at) = read_member(reader.text()?)?;
+        let created_at = reader.number()?;
+        let flags = reader.byte()?;
+        let mut optional = |flag| match flags & flag {
+            0 => Some(None),
+            _ => reader.number().map(Some),
+        };
+        let (modified_at, ends_at) = (optional(HAS_MODIFIED)?, optional(HAS_END)?);
+        let family = match flags & HAS_FAMILY {
+            0 => None,
+            _ => Some(Packed::from_bytes(reader.text()?)?),
+        };
+        Some(Self {
+            customer,
+            id,
+            created_at,
+            expires_at,
+            modified_at,
+            ends_at,
+            family,
+        })
+    }
+
+    /// Returns what a list shows of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::StoreErrorKind::Corrupt) if a time is out of range.
+    pub(super) fn summary(&self) -> Result<SessionSummary, StoreError> {
+        let id = self.id.text();
+        let time = |micros| {
+            let corrupt = || StoreError::corrupt(format!("session {id}: its record is corrupt"));
+            DateTime::from_timestamp_micros(micros).ok_or_else(corrupt)
+        };
+        let customer = CustomerId::from(self.customer.text());
+        let (created_at, expires_at) = (time(self.created_at)?, time(self.expires_at)?);
+        let mut summary = SessionSummary::new(&*id, customer, created_at, expires_at);
+        summary.modified_at = self.modified_at.map(time).transpose()?;
+        summary.details.ends_at = self.ends_at.map(time).transpose()?;
+        Ok(summary)
+    }
+}
+
+impl Pointer {
+    pub(super) fn hash(&self) -> &TokenHash {
+        match self {
+            Self::Session(hash) | Self::Replaced { hash, .. } => hash,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Session(hash) => [b"h".as_slice(), hash].concat(),
+            Self::Replaced {
+                hash,
+                customer,
+                member,
+                family,
+            } => {
+                let mut bytes = [b"r".as_slice(), hash].concat();
+                for part in [customer.as_bytes(), member, family.as_bytes()] {
+                    put(&mut bytes, part);
+                }
+                bytes
+            }
+        }
+    }
+
+    /// Reads a pointer; `None` if it is damaged.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let kind = reader.byte()?;
+        let hash = reader.take(32)?.try_into().ok()?;
+        match kind {
+            b'h' => Some(Self::Session(hash)),
+            b'r' => Some(Self::Replaced {
+                hash,
+                customer: Packed::from_bytes(reader.text()?)?,
+                member: reader.text()?.to_vec(),
+                family: Packed::from_bytes(reader.text()?)?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the id of a session and the time at which it expires from a member of a set.
+pub(super) fn read_member(member: &[u8]) -> Option<(Packed, i64)> {
+    let (id, expires_at) = member.split_last_chunk()?;
+    Some((Packed::from_bytes(id)?, i64::from_be_bytes(*expires_at)))
+}
+
+/// Adds bytes, with their number before them.
+fn put(to: &mut Vec<u8>, bytes: &[u8]) {
+    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    to.extend(len.to_be_bytes());
+    to.extend(&bytes[..len.into()]);
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+
+    fn number(&mut self) -> Option<i64> {
+        Some(i64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// Reads bytes with their number before them.
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let len = u16::from_be_bytes(self.take(2)?.try_into().ok()?);
+        self.take(len.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
+    use crate::{
+        customer::{Customer, CustomerData},
+        session::SessionId,
+        token::SessionToken,
+    };
+
+    fn session() -> CustomerSession {
+        let customer = CustomerData::new("cus_1", "org_1");
+        let expires_at = DateTime::UNIX_EPOCH - TimeDelta::microseconds(1);
+        CustomerSession::new(
+            "ses_1",
+            SessionToken::new("cst_1"),
+            Customer::from(customer),
+            expires_at,
+        )
+    }
 
     #[test]
-    fn a_corrupt_record_is_noticed() {
-        let older = read_record("ses_1", "cus_1", " 1 - 3").expect("a record");
-        assert_eq!(older.details.ends_at, None);
-        let record = read_record("ses_1", "cus_1", " 1 - 3 4").expect("a record");
-        assert_eq!(record.details.ends_at, DateTime::from_timestamp_micros(4));
-        for record in [
-            "",
-            " 1",
-            " 1 -",
-            " one - 3",
-            " 1 two 3",
-            " 1 - 99999999999999999999",
-            " 1 - 3 four",
-        ] {
-            let error = read_record("ses_1", "cus_1", record).expect_err(record);
-            assert!(format!("{error:?}").contains("ses_1"), "{record}");
+    fn a_session_is_read_as_it_was_kept() {
+        let mut session = session();
+        let time = Some(DateTime::UNIX_EPOCH + TimeDelta::days(30_000));
+        for (modified, end) in [(None, None), (time, None), (None, time), (time, time)] {
+            session.modified_at = modified;
+            session.details.ends_at = end;
+            let mut record = Record::new(&session);
+            assert_eq!(record.family(), &record.id);
+            assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
+            record = record.with_family(Packed::from(&SessionId::from("first")));
+            let bytes = record.to_bytes();
+            assert_eq!(Record::from_bytes(&bytes), Some(record));
+            for len in 0..bytes.len() {
+                assert_eq!(Record::from_bytes(&bytes[..len]), None, "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pointer_is_read_as_it_was_kept() {
+        let record = Record::new(&session());
+        let replaced = Pointer::Replaced {
+            hash: [7; 32],
+            customer: record.customer.clone(),
+            member: record.member(),
+            family: record.id.clone(),
+        };
+        for pointer in [Pointer::Session([0; 32]), replaced] {
+            let bytes = pointer.to_bytes();
+            assert_eq!(Pointer::from_bytes(&bytes), Some(pointer));
+            assert_eq!(Pointer::from_bytes(&bytes[..bytes.len() - 1]), None);
         }
     }
 }

@@ -19,19 +19,34 @@ use crate::{
     purging::report,
 };
 
-const PREFIX: &str = "{customer_sessions}:";
-const KEYS: &str = include_str!("../../../../src/store/redis/lua/keys.lua");
+const PREFIX: &str = "cs:";
+const COMMON: &str = include_str!("../../../../src/store/redis/lua/common.lua");
 const FIND: &str = include_str!("../../../../src/store/redis/lua/find.lua");
+const CLAIM: &str = include_str!("../../../../src/store/redis/lua/claim.lua");
+const SCHEDULE: &str = include_str!("../../../../src/store/redis/lua/schedule.lua");
+const EPOCH: &str = include_str!("../../../../src/store/redis/lua/epoch.lua");
 const INSERT: &str = include_str!("../../../../src/store/redis/lua/insert.lua");
-const FILL: &str = "for n = ARGV[1], ARGV[2] do \
-     local expires = (n % 10 == 0) and '1000000' or '4102444800000000' \
-     local hash = redis.sha1hex(n) .. string.sub(redis.sha1hex('x' .. n), 1, 24) \
-     add('s' .. n, 'c' .. n, hash, ' 1 - ' .. expires, expires) \
-     redis.call('HSET', customer_key('c' .. n), 'customer', ARGV[3]) \
+/// Adds sessions as the store keeps them, each with a customer of its own, all of one shard.
+const FILL: &str = "local epoch = redis.call('GET', KEYS[1] .. 'a:{0}') \
+     if not epoch then epoch = '12345678' redis.call('SET', KEYS[1] .. 'a:{0}', epoch) end \
+     for n = ARGV[1], ARGV[2] do \
+     local expires = (n % 10 == 0) and 1000000 or 4102444800000000 \
+     local hash = string.sub(redis.sha1hex(n), 1, 32) \
+     local id, customer = '=s' .. n, '=c' .. n \
+     local member = id .. struct.pack('>l', expires) \
+     local record = '10' .. struct.pack('>H', #customer) .. customer \
+     .. struct.pack('>H', #member) .. member .. struct.pack('>l', 1) .. '\\0' \
+     redis.call('SET', KEYS[1] .. 't:' .. hash, record, 'PX', 86400000) \
+     redis.call('SET', KEYS[1] .. 'i:' .. id, 'h' .. hash, 'PX', 86400000) \
+     redis.call('SET', KEYS[1] .. 'c:{' .. customer .. '}', 'c' .. epoch .. ARGV[3], 'PX', 86400000) \
+     redis.call('ZADD', KEYS[1] .. 's:{' .. customer .. '}', 1, member) \
+     local minute = math.floor(expires / 60000000) \
+     redis.call('ZADD', KEYS[1] .. 'e:{0}', minute, minute) \
+     redis.call('RPUSH', KEYS[1] .. 'e:{0}' .. minute, member) \
      end";
 
 fn script(text: &str) -> Script {
-    Script::new(&[KEYS, text].concat())
+    Script::new(&[COMMON, text].concat())
 }
 
 /// Measures the store and the raw driver, and prints a row.
@@ -100,8 +115,8 @@ fn raw_find<'a>(
         let script = Arc::clone(&script);
         async move {
             let mut call = script.key(PREFIX);
-            call.arg(hex::encode(hash));
-            let row: (u64, String, String, String) = call
+            call.arg(&hash);
+            let row: (u64, Vec<u8>, Vec<u8>) = call
                 .invoke_async(&mut connection.clone())
                 .await
                 .expect("found");
@@ -111,30 +126,61 @@ fn raw_find<'a>(
     task(name, batch(runtime, some(known), find))
 }
 
+/// The scripts that an insertion runs, one after the other.
+struct Insertion {
+    claim: Script,
+    schedule: Script,
+    epoch: Script,
+    insert: Script,
+}
+
 fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Task<'a> {
-    let script = Arc::new(script(INSERT));
+    let scripts = Arc::new(Insertion {
+        claim: script(CLAIM),
+        schedule: script(SCHEDULE),
+        epoch: script(EPOCH),
+        insert: script(INSERT),
+    });
     let insert = move |(session, hash): Known| {
-        let script = Arc::clone(&script);
+        let scripts = Arc::clone(&scripts);
         async move {
-            let expires = session.expires_at.timestamp_micros().to_string();
-            let record = format!(" {} - {expires}", session.created_at.timestamp_micros());
-            let customer = serde_json::to_string(&session.customer).expect("JSON");
-            let mut call = script.key(PREFIX);
-            call.arg(session.id.as_str())
-                .arg(session.customer_id.as_str());
-            call.arg(hex::encode(hash))
-                .arg(record)
-                .arg(expires)
-                .arg(customer);
-            // Created now, and no limit of sessions.
-            call.arg(session.created_at.timestamp_micros())
-                .arg("")
-                .arg("");
-            let answer: Vec<String> = call
-                .invoke_async(&mut connection.clone())
-                .await
-                .expect("inserted");
-            assert_eq!(answer[0], "done");
+            let to = &mut connection.clone();
+            let expires = session.expires_at.timestamp_micros();
+            let (id, customer) = (session.id.as_str(), session.customer_id.as_str());
+            let mut member = format!("={id}").into_bytes();
+            member.extend(expires.to_be_bytes());
+            let mut record = b"10".to_vec();
+            record.extend((customer.len() as u16 + 1).to_be_bytes());
+            record.extend(format!("={customer}").as_bytes());
+            record.extend((member.len() as u16).to_be_bytes());
+            record.extend(&member);
+            record.extend(session.created_at.timestamp_micros().to_be_bytes());
+            record.push(0);
+            let json = serde_json::to_string(&session.customer).expect("JSON");
+            let keys = ["c", "s", "g"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
+            let life = 90_000_000;
+            let raw = async {
+                let mut claim = scripts.claim.key(format!("{PREFIX}i:={id}"));
+                claim.arg([b"h".as_slice(), &hash].concat()).arg(life);
+                let _: Option<Vec<u8>> = claim.invoke_async(to).await?;
+                let mut claim = scripts.claim.key([b"cs:t:".as_slice(), &hash].concat());
+                claim.arg(record).arg(life);
+                let _: Option<Vec<u8>> = claim.invoke_async(to).await?;
+                let mut schedule = scripts.schedule.key(format!("{PREFIX}e:{{0}}"));
+                schedule.arg(expires / 60_000_000).arg(&member).arg(life);
+                let _: u64 = schedule.invoke_async(to).await?;
+                let mut epoch = scripts.epoch.key(format!("{PREFIX}a:{{0}}"));
+                let epoch: Vec<u8> = epoch.arg("12345678").invoke_async(to).await?;
+                let mut insert = scripts.insert.key(&keys);
+                insert
+                    .arg(&member)
+                    .arg(session.created_at.timestamp_micros());
+                insert.arg(epoch).arg(json).arg(life).arg("cs:changes");
+                insert.arg("").arg("").arg("");
+                insert.invoke_async::<Vec<Vec<u8>>>(to).await
+            };
+            let answer = raw.await.expect("inserted");
+            assert_eq!(answer[0], b"done");
         }
     };
     task("raw", batch(runtime, new_ones, insert))

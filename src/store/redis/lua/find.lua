@@ -1,15 +1,17 @@
--- ARGV: the hashes of a token. Answers which of them it was, id, record and customer.
+-- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record and the customer.
+-- For a single server, where the keys need not be named.
 for place = 1, #ARGV do
-  local hash = ARGV[place]
-  local leads_to = redis.call('GET', token_key(hash))
-  if leads_to then
-    local cut = string.find(leads_to, '\0', 1, true)
-    if not cut then return redis.error_reply('CORRUPT a key `token:` leads nowhere') end
-    local id = string.sub(leads_to, 1, cut - 1)
-    local key = customer_key(string.sub(leads_to, cut + 1))
-    local found = redis.call('HMGET', key, 'session:' .. id, 'customer')
-    if found[1] and string.sub(found[1], 1, 64) == hash then
-      return { place, id, string.sub(found[1], 65), found[2] or '' }
+  local record = redis.call('GET', KEYS[1] .. 't:' .. ARGV[place])
+  if record then
+    -- The shard, and two texts with their length before them.
+    local shard = string.sub(record, 2, 2)
+    local customer, at = struct.unpack('>Hc0', record, 3)
+    local member = struct.unpack('>Hc0', record, at)
+    local key = KEYS[1] .. 'c:{' .. customer .. '}'
+    local found = redis.call('GET', key)
+    if found and redis.call('ZSCORE', KEYS[1] .. 's:{' .. customer .. '}', member)
+      and epoch_of(found) == redis.call('GET', KEYS[1] .. 'a:{' .. shard .. '}') then
+      return { place, record, found }
     end
   end
 end

@@ -1,0 +1,210 @@
+//! How what leads to a session is written in Redis, before it is live, and removed when it is over.
+
+use chrono::Utc;
+
+use super::{
+    RedisStore,
+    connection::Request,
+    insertion::{MAX_ATTEMPTS, New},
+    keys::Packed,
+    lookup::life,
+    record::{Pointer, Record, read_member},
+};
+use crate::{session::SessionSummary, store::error::StoreError};
+
+/// Sessions that expire later than this are listed by the hour, in seconds. One that is due in the hour is
+/// then listed by the minute.
+const BY_THE_HOUR: i64 = 24 * 60 * 60;
+
+/// What was written of a session before it is live.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Claimed {
+    id: bool,
+    token: bool,
+}
+
+impl RedisStore {
+    /// Writes what leads to a session.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`](crate::StoreErrorKind::Conflict) if the id or the token is taken.
+    pub(super) async fn claim(&self, new: &New<'_>) -> Result<Claimed, StoreError> {
+        let taken = |what: &str| {
+            let context = new.context;
+            StoreError::conflict(format!("{context}: its {what} is taken"))
+        };
+        let pointer = Pointer::Session(new.hash).to_bytes();
+        let mut claimed = Claimed::default();
+        match self
+            .claim_key(new, self.keys.id(&new.record.id), &pointer)
+            .await?
+        {
+            Some(was_free) => claimed.id = was_free,
+            None => return Err(taken("id")),
+        }
+        let token = self.keys.token(&new.hash);
+        match self.claim_key(new, token, &new.record.to_bytes()).await {
+            Ok(Some(was_free)) => claimed.token = was_free,
+            other => {
+                self.undo(new, claimed).await;
+                return other.and(Err(taken("token")));
+            }
+        }
+        if let Err(error) = self.schedule_expiry(new).await {
+            self.undo(new, claimed).await;
+            return Err(error);
+        }
+        Ok(claimed)
+    }
+
+    /// Writes a key that leads to a session. Returns `None` if it leads to another one, and `false` if it
+    /// leads there already, since an earlier attempt was interrupted.
+    async fn claim_key(
+        &self,
+        new: &New<'_>,
+        key: Vec<u8>,
+        value: &[u8],
+    ) -> Result<Option<bool>, StoreError> {
+        let mut claim = self.scripts.claim.key(key.as_slice());
+        claim.arg(value).arg(new.life);
+        for _ in 0..MAX_ATTEMPTS {
+            let there = self.send(Request::Script(&claim), new.context).await?;
+            let there: Vec<u8> = match there {
+                None => return Ok(Some(true)),
+                Some(there) if there == value => return Ok(Some(false)),
+                Some(there) => there,
+            };
+            if self.is_in_use(&there, new).await? {
+                return Ok(None);
+            }
+            // It led to a session that has ended.
+            if self
+                .swap(key.clone(), &there, value, new.life, new.context)
+                .await?
+            {
+                return Ok(Some(true));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns `true` if a key with this value leads to a live session or to a family.
+    async fn is_in_use(&self, value: &[u8], new: &New<'_>) -> Result<bool, StoreError> {
+        let hash = match Pointer::from_bytes(value) {
+            Some(Pointer::Session(hash)) => hash,
+            Some(Pointer::Replaced { .. }) => return Ok(true),
+            // The record of the session that the token opens.
+            None => new.hash,
+        };
+        Ok(self.find_by(&[hash], new.context).await?.is_some())
+    }
+
+    async fn schedule_expiry(&self, new: &New<'_>) -> Result<(), StoreError> {
+        let (minute, expires_at) = (self.minute(&new.record), new.record.expires_at());
+        let entry = new.record.member();
+        self.schedule(
+            new.record.customer.shard(),
+            minute,
+            &entry,
+            life(expires_at),
+            new.context,
+        )
+        .await
+    }
+
+    /// Returns the minute since 1970 by which an expiry is listed.
+    fn minute(&self, record: &Record) -> i64 {
+        let minute = minute_of(record.expires_at());
+        let left = record
+            .expires_at()
+            .saturating_sub(Utc::now().timestamp_micros());
+        match left / 1_000_000 > BY_THE_HOUR {
+            true => minute - minute.rem_euclid(60),
+            false => minute,
+        }
+    }
+
+    /// Adds an entry to the list of a minute.
+    pub(super) async fn schedule(
+        &self,
+        shard: u8,
+        minute: i64,
+        entry: &[u8],
+        life: i64,
+        context: &str,
+    ) -> Result<(), StoreError> {
+        let mut schedule = self.scripts.schedule.key(self.keys.expiry(shard));
+        // A list is kept until the last of its sessions may go, and those of an hour share one.
+        schedule
+            .arg(minute)
+            .arg(entry)
+            .arg(life.saturating_add(3_600_000));
+        self.send(Request::Script(&schedule), context).await
+    }
+
+    /// Lists sessions that were ended, for their removal. If this fails, they expire.
+    pub(super) async fn schedule_removal(
+        &self,
+        customer: &Packed,
+        entry: &[u8],
+        life: i64,
+        context: &str,
+    ) {
+        let mut schedule = self
+            .scripts
+            .schedule
+            .key(self.keys.expiry(customer.shard()));
+        schedule.arg("g").arg(entry).arg(life);
+        let _: Result<u64, _> = self.send(Request::Script(&schedule), context).await;
+    }
+
+    /// Removes what was written of a session that did not become live.
+    pub(super) async fn undo(&self, new: &New<'_>, claimed: Claimed) {
+        let pointer = Pointer::Session(new.hash).to_bytes();
+        if claimed.id {
+            let key = self.keys.id(&new.record.id);
+            let _ = self.swap(key, &pointer, b"", 0, new.context).await;
+        }
+        if claimed.token {
+            let record = new.record.to_bytes();
+            let _ = self
+                .swap(self.keys.token(&new.hash), &record, b"", 0, new.context)
+                .await;
+        }
+    }
+
+    /// Removes what leads to a session that was ended. Returns what a list showed of it.
+    pub(super) async fn forget_ended(
+        &self,
+        customer: &Packed,
+        member: &[u8],
+        context: &str,
+    ) -> Result<Option<SessionSummary>, StoreError> {
+        let Some((id, _)) = read_member(member) else {
+            return Ok(None);
+        };
+        let key = self.keys.id(&id);
+        let Some(pointer) = self.get(key.clone(), context).await? else {
+            return Ok(None);
+        };
+        let Some(found) = Pointer::from_bytes(&pointer) else {
+            return Ok(None);
+        };
+        let record = self.record(found.hash(), context).await?;
+        let record =
+            record.filter(|record| record.member() == member && record.customer == *customer);
+        if let Some(record) = &record {
+            if matches!(found, Pointer::Session(_)) && record.family() == &record.id {
+                let _ = self.swap(key, &pointer, b"", 0, context).await?;
+            }
+            self.delete(self.keys.token(found.hash()), context).await;
+        }
+        record.as_ref().map(Record::summary).transpose()
+    }
+}
+
+/// Returns the minute since 1970 of a time in microseconds.
+pub(super) fn minute_of(micros: i64) -> i64 {
+    micros.div_euclid(60_000_000)
+}

@@ -1,0 +1,199 @@
+//! How sessions are added to Redis.
+//!
+//! What leads to a session is written first: it leads nowhere yet. Then one script adds the session to
+//! its customer's set, and it is live. Whatever interrupts this leaves keys that open nothing, and that
+//! expire.
+
+use super::{
+    RedisStore,
+    connection::Request,
+    either::both,
+    lookup::{life, read_json, write_json},
+    record::Record,
+};
+use crate::{
+    customer::Customer,
+    random::random,
+    registry::{Inserted, SessionLimit, WhenFull},
+    session::CustomerSession,
+    store::{
+        error::{StoreError, customer_is_deleted, limit_is_reached},
+        pepper::TokenHash,
+        validation::check_session,
+    },
+};
+
+/// Length of the longest identifier, in bytes.
+const MAX_ID_LEN: usize = 32 * 1024;
+
+/// Attempts to write what changes meanwhile.
+pub(super) const MAX_ATTEMPTS: usize = 16;
+
+/// Largest integer that the scores of a sorted set hold exactly: a time in the year 2255.
+pub(super) const MAX_SCORE: i64 = 1 << 53;
+
+/// A session that is to be added.
+pub(super) struct New<'a> {
+    pub(super) session: &'a CustomerSession,
+    pub(super) record: Record,
+    pub(super) hash: TokenHash,
+    pub(super) life: i64,
+    pub(super) context: &'a str,
+}
+
+impl RedisStore {
+    /// Adds a session.
+    pub(super) async fn insert_session(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+        context: &str,
+    ) -> Result<Inserted, StoreError> {
+        let new = self.new_session(session, context)?;
+        self.ready().await?;
+        let (epoch, claimed) = both(self.epoch(&new), self.claim(&new)).await;
+        let claimed = claimed?;
+        let mut ended = Vec::new();
+        let inserted = match epoch {
+            Ok(epoch) => self.commit(&new, limit, epoch, &mut ended).await,
+            Err(error) => Err(error),
+        };
+        if inserted.as_ref().is_err_and(is_certain) {
+            self.undo(&new, claimed).await;
+        }
+        let mut inserted = Inserted::new(self.stored(&new, inserted?)?);
+        for member in ended {
+            let ended = self.forget_ended(&new.record.customer, &member, context);
+            inserted.ended.extend(ended.await?);
+        }
+        inserted
+            .ended
+            .sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
+        Ok(inserted)
+    }
+
+    pub(super) fn new_session<'a>(
+        &self,
+        session: &'a CustomerSession,
+        context: &'a str,
+    ) -> Result<New<'a>, StoreError> {
+        check_session(session)?;
+        for id in [session.id.as_str(), session.customer_id.as_str()] {
+            if id.len() > MAX_ID_LEN {
+                let why = format!("an identifier is longer than {MAX_ID_LEN} bytes");
+                return Err(StoreError::corrupt(why));
+            }
+        }
+        let record = Record::new(session);
+        Ok(New {
+            session,
+            hash: self.peppers.hash(&session.token),
+            life: life(record.expires_at()),
+            record,
+            context,
+        })
+    }
+
+    /// Returns the epoch of the customer's shard, and begins one if there is none.
+    async fn epoch(&self, new: &New<'_>) -> Result<[u8; 8], StoreError> {
+        self.epoch_of(new.record.customer.shard(), new.context)
+            .await
+    }
+
+    pub(super) async fn epoch_of(&self, shard: u8, context: &str) -> Result<[u8; 8], StoreError> {
+        let mut epoch = self.scripts.epoch.key(self.keys.epoch(shard));
+        epoch.arg(&random().to_be_bytes());
+        let epoch: Vec<u8> = self.send(Request::Script(&epoch), context).await?;
+        let corrupt = |_| StoreError::corrupt(format!("{context}: the epoch is corrupt"));
+        epoch.try_into().map_err(corrupt)
+    }
+
+    /// Makes a session live. Returns its customer as JSON, and adds the sessions that were ended.
+    async fn commit(
+        &self,
+        new: &New<'_>,
+        limit: Option<&SessionLimit>,
+        mut epoch: [u8; 8],
+        ended: &mut Vec<Vec<u8>>,
+    ) -> Result<String, StoreError> {
+        let (customer, context) = (&new.record.customer, new.context);
+        let json = write_json(&new.session.customer)?;
+        let max = limit.map(|limit| limit.max.to_string()).unwrap_or_default();
+        let when_full = limit.map_or("", when_full);
+        let mut over = Vec::new();
+        let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
+        // Of very many sessions beyond the limit, each attempt ends some.
+        for _ in 0..1 << 16 {
+            let (garbage, entry) = self.keys.ended(customer, random());
+            let mut insert = self.scripts.insert.key(self.keys.customer(customer));
+            insert.key(self.keys.sessions(customer)).key(garbage);
+            insert.arg(new.record.member());
+            insert.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
+            insert.arg(epoch.as_slice()).arg(&json).arg(new.life);
+            insert
+                .arg(self.keys.channel())
+                .arg(&max)
+                .arg(when_full)
+                .arg(&over);
+            let answer: Vec<Vec<u8>> = self.send(Request::Script(&insert), context).await?;
+            let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
+            match (outcome.as_slice(), rest) {
+                (b"deleted", _) => return Err(customer_is_deleted(&new.session.id)),
+                (b"full", _) => return Err(limit_is_reached(&new.session.id)),
+                (b"id", _) => {
+                    return Err(StoreError::conflict(format!("{context}: its id is taken")));
+                }
+                // All sessions may have been ended in between.
+                (b"epoch", [found]) => {
+                    let current = self.epoch_of(customer.shard(), context).await?;
+                    over.clear();
+                    if current == epoch {
+                        over.clone_from(found);
+                    }
+                    epoch = current;
+                }
+                (b"done" | b"more", [stored, ended_before, more @ ..]) => {
+                    ended.extend(more.iter().cloned());
+                    if ended_before.as_slice() == b"1" {
+                        self.schedule_removal(customer, &entry, new.life, context)
+                            .await;
+                    }
+                    if outcome == b"done" {
+                        return String::from_utf8(stored.clone()).map_err(|_| corrupt());
+                    }
+                }
+                _ => return Err(corrupt()),
+            }
+        }
+        Err(StoreError::unavailable(format!(
+            "{context}: it keeps changing"
+        )))
+    }
+
+    /// Returns a session as it was stored, with its customer.
+    pub(super) fn stored(
+        &self,
+        new: &New<'_>,
+        customer: String,
+    ) -> Result<CustomerSession, StoreError> {
+        let corrupt = |why| {
+            let context = new.context;
+            StoreError::corrupt(format!("{context}: its customer is corrupt: {why}"))
+        };
+        let customer: Customer = read_json(&new.record.customer, &customer).map_err(corrupt)?;
+        let summary = new.record.summary()?;
+        Ok(summary.into_session(new.session.token.clone(), customer))
+    }
+}
+
+fn when_full(limit: &SessionLimit) -> &'static str {
+    match limit.when_full {
+        WhenFull::EndOldest => "end_oldest",
+        WhenFull::Refuse => "refuse",
+    }
+}
+
+/// Returns `true` if an error says that nothing was changed.
+pub(super) fn is_certain(error: &StoreError) -> bool {
+    error.kind() == crate::StoreErrorKind::Conflict
+}

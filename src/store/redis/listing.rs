@@ -1,0 +1,143 @@
+//! How Redis lists the sessions of a customer.
+
+use redis::cmd;
+
+use super::{
+    RedisStore,
+    connection::Request,
+    either::both,
+    insertion::MAX_SCORE,
+    keys::Packed,
+    record::{Pointer, Record, read_member},
+};
+use crate::{
+    customer::CustomerId,
+    registry::{Page, SessionPage},
+    store::error::StoreError,
+};
+
+impl RedisStore {
+    /// Lists a page of a customer's sessions.
+    pub(super) async fn list_sessions(
+        &self,
+        id: &CustomerId,
+        page: &Page,
+    ) -> Result<SessionPage, StoreError> {
+        self.ready().await?;
+        let context = &format!("listing customer {id}");
+        let customer = Packed::from(id);
+        let wanted = page.size() as usize + 1;
+        let mut sessions = Vec::new();
+        let mut offset = 0;
+        while sessions.len() < wanted {
+            let members = self.members(&customer, page, offset, context).await?;
+            offset += members.len();
+            let is_last = members.len() < wanted;
+            let after = members
+                .into_iter()
+                .filter(|(member, created)| follows(member, *created, page));
+            let after: Vec<_> = after.map(|(member, _)| member).collect();
+            for record in self.records(&customer, &after, context).await? {
+                sessions.push(record.summary()?);
+            }
+            if is_last {
+                break;
+            }
+        }
+        let (key, shard) = (self.keys.customer(&customer), customer.shard());
+        let (customer, epoch) = both(
+            self.get(key, context),
+            self.get(self.keys.epoch(shard), context),
+        )
+        .await;
+        let (customer, epoch) = (customer?, epoch?);
+        // All sessions have been ended, or the customer was deleted by hand.
+        let is_current =
+            |customer: &Vec<u8>| epoch.is_some() && customer.get(1..9) == epoch.as_deref();
+        if !customer.as_ref().is_some_and(is_current) {
+            sessions.clear();
+        }
+        sessions.sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
+        Ok(SessionPage::cut(sessions, page))
+    }
+
+    /// Reads sessions of a customer as members of the set, with the times of their creation.
+    async fn members(
+        &self,
+        customer: &Packed,
+        page: &Page,
+        offset: usize,
+        context: &str,
+    ) -> Result<Vec<(Vec<u8>, f64)>, StoreError> {
+        let from = page
+            .cursor()
+            .map(|cursor| score(cursor.created_at.timestamp_micros()));
+        let from = from.map_or_else(|| "-inf".to_owned(), |score| score.to_string());
+        let mut range = cmd("ZRANGEBYSCORE");
+        range
+            .arg(self.keys.sessions(customer))
+            .arg(from)
+            .arg("+inf");
+        range
+            .arg("WITHSCORES")
+            .arg("LIMIT")
+            .arg(offset)
+            .arg(page.size() + 1);
+        self.read(Request::Command(&range), context).await
+    }
+
+    /// Reads the records of sessions. Leaves out those that were ended meanwhile.
+    async fn records(
+        &self,
+        customer: &Packed,
+        members: &[Vec<u8>],
+        context: &str,
+    ) -> Result<Vec<Record>, StoreError> {
+        let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
+        let ids = members
+            .iter()
+            .map(|member| read_member(member).map(|(id, _)| self.keys.id(&id)));
+        let ids: Option<Vec<_>> = ids.collect();
+        let pointers = self.get_many(&ids.ok_or_else(corrupt)?, context).await?;
+        let mut tokens = Vec::new();
+        for pointer in pointers.into_iter().flatten() {
+            let pointer = Pointer::from_bytes(&pointer).ok_or_else(corrupt)?;
+            tokens.push(self.keys.token(pointer.hash()));
+        }
+        let mut records = Vec::new();
+        for record in self.get_many(&tokens, context).await?.into_iter().flatten() {
+            let record = Record::from_bytes(&record).ok_or_else(corrupt)?;
+            if record.customer == *customer && members.contains(&record.member()) {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    async fn get_many(
+        &self,
+        keys: &[Vec<u8>],
+        context: &str,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut get = cmd("MGET");
+        get.arg(keys);
+        self.read(Request::Command(&get), context).await
+    }
+}
+
+/// Returns `true` if a session follows the cursor of a page.
+fn follows(member: &[u8], created: f64, page: &Page) -> bool {
+    let Some(cursor) = page.cursor() else {
+        return true;
+    };
+    let id = Packed::from(&cursor.id);
+    let at = score(cursor.created_at.timestamp_micros()) as f64;
+    created > at || read_member(member).is_none_or(|(member, _)| member > id)
+}
+
+fn score(micros: i64) -> i64 {
+    micros.clamp(-MAX_SCORE, MAX_SCORE)
+}

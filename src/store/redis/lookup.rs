@@ -1,0 +1,301 @@
+//! How sessions are found in Redis.
+
+use std::time::Duration;
+
+use redis::{Cmd, cmd};
+use serde::Deserialize as _;
+use tokio::time::timeout;
+
+use super::{
+    RedisStore,
+    connection::Request,
+    either::both,
+    keys::Packed,
+    record::{Pointer, Record},
+};
+use crate::{
+    customer::Customer,
+    session::{CustomerSession, SessionId},
+    store::{
+        error::StoreError,
+        pepper::TokenHash,
+        validation::{from_json, to_json},
+    },
+    token::SessionToken,
+};
+
+/// Time a lookup may spend on keeping a session under the current pepper.
+const REHASH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Time that a key lives on after the last session that it is about.
+const SURPLUS_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A live session.
+pub(super) struct LiveSession {
+    record: Record,
+    /// The value of the key.
+    bytes: Vec<u8>,
+    /// The place of the token's hash among those that were asked for.
+    place: usize,
+    customer: Customer,
+}
+
+/// The session that an id leads to, live or not.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) customer: Packed,
+    /// The session as the member of its customer's set, unless another has taken its place.
+    pub(super) member: Vec<u8>,
+    /// The first session of the family.
+    pub(super) family: Packed,
+    pub(super) hash: TokenHash,
+    /// `None` if the session was to be replaced.
+    pub(super) record: Option<Record>,
+    pub(super) pointer: Pointer,
+}
+
+/// Returns the time in milliseconds until keys about a session that ends at `end` may expire. By this
+/// machine's clock, as the end is: the server's may be another.
+pub(super) fn life(end_micros: i64) -> i64 {
+    let now = chrono::Utc::now().timestamp_micros();
+    let left = end_micros.saturating_sub(now).max(0) / 1000;
+    left + i64::try_from(SURPLUS_LIFE.as_millis()).unwrap_or(0)
+}
+
+impl RedisStore {
+    /// Finds the session that `token` opens.
+    pub(super) async fn find_session(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.ready().await?;
+        let hashes: Vec<_> = self.peppers.hashes(token).collect();
+        let Some(found) = self.find_by(&hashes, "looking up a session").await? else {
+            return Ok(None);
+        };
+        if found.place > 0 {
+            // If this fails, the next lookup tries again.
+            let rehash = self.rehash(&found, &hashes);
+            let _ = timeout(REHASH_TIMEOUT, rehash).await;
+        }
+        let summary = found.record.summary()?;
+        Ok(Some(summary.into_session(token.clone(), found.customer)))
+    }
+
+    /// Finds a live session by the hashes of its token.
+    pub(super) async fn find_by(
+        &self,
+        hashes: &[TokenHash],
+        context: &str,
+    ) -> Result<Option<LiveSession>, StoreError> {
+        let found = match self.connection.is_cluster() {
+            true => self.find_on_cluster(hashes, context).await?,
+            false => {
+                let mut find = self.scripts.find.key(self.keys.prefix());
+                for hash in hashes {
+                    find.arg(hash);
+                }
+                self.read(Request::Script(&find), context).await?
+            }
+        };
+        let Some((place, bytes, customer)): Option<(usize, Vec<u8>, Vec<u8>)> = found else {
+            return Ok(None);
+        };
+        let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
+        let record = Record::from_bytes(&bytes).ok_or_else(corrupt)?;
+        Ok(Some(LiveSession {
+            customer: read_customer(&record, &customer)?,
+            place: place.saturating_sub(1),
+            record,
+            bytes,
+        }))
+    }
+
+    /// Finds what `find.lua` does, in two steps: a cluster's scripts see the keys of one slot.
+    async fn find_on_cluster(
+        &self,
+        hashes: &[TokenHash],
+        context: &str,
+    ) -> Result<Option<(usize, Vec<u8>, Vec<u8>)>, StoreError> {
+        for (hash, place) in hashes.iter().zip(1..) {
+            let Some(bytes) = self.get(self.keys.token(hash), context).await? else {
+                continue;
+            };
+            let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
+            let record = Record::from_bytes(&bytes).ok_or_else(corrupt)?;
+            let mut found = self.scripts.found.key(self.keys.customer(&record.customer));
+            found.key(self.keys.sessions(&record.customer));
+            found.arg(record.member());
+            let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
+            let found = self.read::<Option<Vec<u8>>>(Request::Script(&found), context);
+            let (found, epoch) = both(found, epoch).await;
+            let (found, epoch) = (found?, epoch?);
+            if let Some(customer) = found.filter(|customer| customer.get(1..9) == epoch.as_deref())
+                && epoch.is_some()
+            {
+                return Ok(Some((place, bytes, customer)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the value of a key.
+    pub(super) async fn get(
+        &self,
+        key: Vec<u8>,
+        context: &str,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut get = cmd("GET");
+        get.arg(key);
+        self.read(Request::Command(&get), context).await
+    }
+
+    /// Deletes a key. If this fails, it expires.
+    pub(super) async fn delete(&self, key: Vec<u8>, context: &str) {
+        let delete = Cmd::unlink(key);
+        let _: Result<u64, _> = self.send(Request::Command(&delete), context).await;
+    }
+
+    /// Follows an id to its session, or to the family of one that was replaced.
+    pub(super) async fn follow(
+        &self,
+        id: &SessionId,
+        context: &str,
+    ) -> Result<Option<Followed>, StoreError> {
+        let id = Packed::from(id);
+        let Some(pointer) = self.get(self.keys.id(&id), context).await? else {
+            return Ok(None);
+        };
+        let corrupt = || StoreError::corrupt(format!("{context}: a key `i:` leads nowhere"));
+        let pointer = Pointer::from_bytes(&pointer).ok_or_else(corrupt)?;
+        if let Pointer::Replaced {
+            hash,
+            customer,
+            member,
+            family,
+        } = pointer.clone()
+        {
+            return Ok(Some(Followed {
+                customer,
+                member,
+                family,
+                hash,
+                record: None,
+                pointer,
+            }));
+        }
+        let hash = *pointer.hash();
+        let record = self.record(&hash, context).await?;
+        Ok(record
+            .filter(|record| record.id == id)
+            .map(|record| Followed {
+                customer: record.customer.clone(),
+                member: record.member(),
+                family: record.family().clone(),
+                hash,
+                record: Some(record),
+                pointer,
+            }))
+    }
+
+    /// Reads the record of the session that a token opens, live or not.
+    pub(super) async fn record(
+        &self,
+        hash: &TokenHash,
+        context: &str,
+    ) -> Result<Option<Record>, StoreError> {
+        let Some(bytes) = self.get(self.keys.token(hash), context).await? else {
+            return Ok(None);
+        };
+        let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
+        Record::from_bytes(&bytes).ok_or_else(corrupt).map(Some)
+    }
+
+    /// Keeps a session under the hash of the current pepper. Announces nothing: no session ends.
+    async fn rehash(&self, found: &LiveSession, hashes: &[TokenHash]) -> Result<(), StoreError> {
+        let context = "keeping a session under the current pepper";
+        let (new, old) = (&hashes[0], &hashes[found.place]);
+        let life = life(found.record.expires_at());
+        let mut claim = self.scripts.claim.key(self.keys.token(new));
+        claim.arg(&found.bytes).arg(life);
+        let _: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
+        let pointers = [old, new].map(|hash| Pointer::Session(*hash).to_bytes());
+        let key = self.keys.id(&found.record.id);
+        if self
+            .swap(key, &pointers[0], &pointers[1], life, context)
+            .await?
+        {
+            self.delete(self.keys.token(old), context).await;
+        }
+        Ok(())
+    }
+
+    /// Replaces the value of a key, or deletes the key if the new one is empty. Returns `false` if the
+    /// value is not `old`.
+    pub(super) async fn swap(
+        &self,
+        key: Vec<u8>,
+        old: &[u8],
+        new: &[u8],
+        life: i64,
+        context: &str,
+    ) -> Result<bool, StoreError> {
+        let mut swap = self.scripts.swap.key(key);
+        swap.arg(old).arg(new).arg(life);
+        let swapped: u64 = self.send(Request::Script(&swap), context).await?;
+        Ok(swapped > 0)
+    }
+}
+
+/// Reads the customer of a session: a byte for the kind, the epoch, and JSON.
+fn read_customer(record: &Record, value: &[u8]) -> Result<Customer, StoreError> {
+    let corrupt = |why: &str| {
+        let session = record.id.text();
+        StoreError::corrupt(format!("session {session}: its customer is corrupt: {why}"))
+    };
+    let json = value.get(9..).ok_or_else(|| corrupt("it is cut short"))?;
+    let json = std::str::from_utf8(json).map_err(|_| corrupt("it is not UTF-8"))?;
+    read_json(&record.customer, json).map_err(|why| corrupt(&why))
+}
+
+/// Writes a customer as JSON, without the id, and without what is null: each session may have one.
+pub(super) fn write_json(customer: &Customer) -> Result<String, StoreError> {
+    let mut fields = serde_json::to_value(customer).map_err(StoreError::corrupt)?;
+    if let Some(fields) = fields.as_object_mut() {
+        fields.remove("id");
+        fields.retain(|_, value| !value.is_null());
+    }
+    to_json(&fields)
+}
+
+/// Reads what [`write_json`] has written. The error says where it is corrupt, never what stands there.
+pub(super) fn read_json(id: &Packed, json: &str) -> Result<Customer, String> {
+    let mut fields: serde_json::Map<_, _> = from_json(json)?;
+    fields.insert("id".to_owned(), id.text().into());
+    Customer::deserialize(serde_json::Value::from(fields))
+        .map_err(|_| "a field is missing, or of another type".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::customer::{CustomerData, CustomerId};
+
+    #[test]
+    fn a_customer_is_read_as_it_was_written() {
+        let mut data = CustomerData::new("cus_1", "org_1");
+        let id = Packed::from(&CustomerId::from("cus_1"));
+        data.metadata =
+            serde_json::from_str(r#"{"big": 18446744073709551615, "pi": 3.141592653589793}"#)
+                .expect("metadata");
+        data.name = Some("null".to_owned());
+        let customer = Customer::from(data);
+        let json = write_json(&customer).expect("JSON");
+        assert!(!json.contains("null,") && !json.contains("cus_1"), "{json}");
+        assert_eq!(read_json(&id, &json), Ok(customer));
+        for damaged in ["", "{", "{}", "[]", r#"{"organization_id": 1}"#] {
+            let why = read_json(&id, damaged).expect_err(damaged);
+            assert!(!why.contains('{'), "{why}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+-- The keys, and what several scripts do. It stands in front of each of them.
+--
+--   <prefix>t:<hash>                the session that a token opens: where it is kept, and its record
+--   <prefix>i:<id>                  the hash of the session's token; of a session that was replaced, also
+--                                   the family that it belongs to
+--   <prefix>c:{<customer>}          the customer: `c` or, deleted, `d`; the epoch; JSON. `t` and the
+--                                   epoch alone is what stays of a deleted customer without sessions
+--   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
+--                                   the id, and the time at which it expires
+--   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
+--   <prefix>g:{<customer>}<number>  sessions that a revocation has ended, to be removed in steps
+--   <prefix>a:{<shard>}             the epoch of all customers of a shard
+--   <prefix>e:{<shard>}             a sorted set of the minutes in which sessions expire; for each of them
+--                                   <prefix>e:{<shard>}<minute>, a list of these sessions
+--   <prefix>e:{<shard>}g            a list of the keys `g:`
+--   <prefix>peppers                 a list of the fingerprints of peppers, oldest first, each with the
+--                                   moment from which it was in use; the last one is in use
+--
+-- A session is live if it is in its customer's set, and if the epoch beside the customer is that of the
+-- shard. All other keys only lead there: one that is left behind opens nothing. What is in braces tells a
+-- cluster which keys belong together.
+--
+-- Identifiers are packed: `u` and 16 bytes, or `=` and the text. Times are microseconds since 1970.
+-- Keys expire a day after the sessions do. That decides nothing, and is for a service that never purges.
+
+-- When a member of a set of sessions expires.
+local function expires_of(member)
+  local a, b, c, d, e, f, g, h = string.byte(member, -8, -1)
+  if not h then return 0 end
+  if a >= 128 then a = a - 256 end
+  return (((((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256) + g) * 256 + h
+end
+
+-- The text of a packed identifier.
+local function unpack_id(packed)
+  if string.sub(packed, 1, 1) == '=' then return string.sub(packed, 2) end
+  local hex = string.gsub(string.sub(packed, 2), '.', function(byte)
+    return string.format('%02x', string.byte(byte))
+  end)
+  return table.concat({
+    string.sub(hex, 1, 8), string.sub(hex, 9, 12), string.sub(hex, 13, 16), string.sub(hex, 17, 20),
+    string.sub(hex, 21, 32),
+  }, '-')
+end
+
+local function id_of(member) return unpack_id(string.sub(member, 1, -9)) end
+
+local function kind_of(customer) return string.sub(customer, 1, 1) end
+local function epoch_of(customer) return string.sub(customer, 2, 9) end
+
+-- Has a key live for at least so many milliseconds more.
+local function extend(key, life)
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left < tonumber(life) then redis.call('PEXPIRE', key, life) end
+end
+
+-- Forgets a customer without sessions. Of a deleted one it remembers that it is deleted.
+local function forget(customer_key, sessions_key)
+  if redis.call('EXISTS', sessions_key) == 1 then return end
+  local customer = redis.call('GET', customer_key)
+  if not customer then return end
+  if kind_of(customer) == 'c' then
+    redis.call('DEL', customer_key)
+  else
+    redis.call('SET', customer_key, 't' .. epoch_of(customer))
+  end
+end

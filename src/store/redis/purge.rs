@@ -1,0 +1,204 @@
+//! How what has expired is removed from Redis.
+
+use chrono::{DateTime, Utc};
+use redis::cmd;
+
+use super::{
+    RedisStore,
+    claim::minute_of,
+    connection::Request,
+    keys::{Packed, SHARDS},
+    lookup::life,
+    record::{Pointer, read_member},
+};
+use crate::store::error::StoreError;
+
+/// Entries that are read at once.
+const BATCH: u64 = 100;
+
+const CONTEXT: &str = "purging expired sessions";
+
+/// A part of a list of sessions that are due.
+struct Due {
+    minute: String,
+    /// The number of all entries of the list.
+    count: u64,
+    entries: Vec<Vec<u8>>,
+}
+
+impl RedisStore {
+    /// Removes at most `limit` sessions that have expired, and then what revocations have left behind.
+    pub(super) async fn purge(&self, before: DateTime<Utc>, limit: u64) -> Result<u64, StoreError> {
+        self.ready().await?;
+        // The clock of this machine may be wrong.
+        let (seconds, micros): (i64, i64) =
+            self.send(Request::Command(&cmd("TIME")), CONTEXT).await?;
+        let now = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        let before = before.timestamp_micros().min(now);
+        let mut purged = 0;
+        for shard in SHARDS {
+            purged += self.purge_shard(shard, before, limit - purged).await?;
+        }
+        for shard in SHARDS {
+            purged += self.purge_ended(shard, limit - purged).await?;
+        }
+        Ok(purged)
+    }
+
+    async fn purge_shard(&self, shard: u8, before: i64, limit: u64) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        let mut done: Option<String> = None;
+        // Of the list that is looked at: its name, and the number of entries that were not.
+        let mut list: Option<(String, u64)> = None;
+        while purged < limit {
+            let at_most = list.as_ref().map_or(BATCH, |(_, left)| BATCH.min(*left));
+            let Some(due) = self
+                .due(shard, before, at_most.min(limit - purged), done.as_deref())
+                .await?
+            else {
+                return Ok(purged);
+            };
+            let read = due.entries.len() as u64;
+            let left = match list.take() {
+                Some((minute, left)) if minute == due.minute => left,
+                _ => due.count,
+            };
+            for entry in &due.entries {
+                purged += u64::from(self.purge_entry(shard, &due.minute, entry, before).await?);
+            }
+            match left.saturating_sub(read) {
+                0 => done = Some(due.minute),
+                left => list = Some((due.minute, left)),
+            }
+        }
+        Ok(purged)
+    }
+
+    async fn due(
+        &self,
+        shard: u8,
+        before: i64,
+        at_most: u64,
+        done: Option<&str>,
+    ) -> Result<Option<Due>, StoreError> {
+        let mut due = self.scripts.due.key(self.keys.expiry(shard));
+        due.arg(minute_of(before)).arg(at_most);
+        if let Some(done) = done {
+            due.arg(done);
+        }
+        let answer: Vec<Vec<u8>> = self.send(Request::Script(&due), CONTEXT).await?;
+        let Some(([minute, count], entries)) = answer.split_first_chunk() else {
+            return Ok(None);
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Some(Due {
+            minute: text(minute),
+            count: text(count).parse().unwrap_or(0),
+            entries: entries.to_vec(),
+        }))
+    }
+
+    /// Removes a session, if it has expired. Returns `true` if it was there.
+    async fn purge_entry(
+        &self,
+        shard: u8,
+        listed: &str,
+        entry: &[u8],
+        before: i64,
+    ) -> Result<bool, StoreError> {
+        let mut was_there = false;
+        if let Some((id, expires_at)) = read_member(entry) {
+            let minute = minute_of(expires_at);
+            if expires_at > before && minute.to_string() == listed {
+                return Ok(false);
+            }
+            if expires_at > before {
+                self.schedule(shard, minute, entry, life(expires_at), CONTEXT)
+                    .await?;
+            } else {
+                was_there = self.purge_session(&id, entry).await?;
+            }
+        }
+        self.unlist(shard, listed, entry).await?;
+        Ok(was_there)
+    }
+
+    async fn purge_session(&self, id: &Packed, member: &[u8]) -> Result<bool, StoreError> {
+        let Some(pointer) = self.get(self.keys.id(id), CONTEXT).await? else {
+            return Ok(false);
+        };
+        let hash = Pointer::from_bytes(&pointer).map(|pointer| *pointer.hash());
+        let record = match hash {
+            Some(hash) => self.record(&hash, CONTEXT).await?,
+            None => None,
+        };
+        let Some(record) = record.filter(|record| record.member() == member) else {
+            return Ok(false);
+        };
+        let mut remove = self
+            .scripts
+            .remove
+            .key(self.keys.customer(&record.customer));
+        remove.key(self.keys.sessions(&record.customer)).arg(member);
+        let was_there: u64 = self.send(Request::Script(&remove), CONTEXT).await?;
+        self.forget_ended(&record.customer, member, CONTEXT).await?;
+        Ok(was_there > 0)
+    }
+
+    /// Removes what leads to sessions that a revocation has ended.
+    async fn purge_ended(&self, shard: u8, limit: u64) -> Result<u64, StoreError> {
+        let list = [self.keys.expiry(shard).as_slice(), b"g"].concat();
+        let mut purged = 0;
+        while purged < limit {
+            let mut first = cmd("LINDEX");
+            first.arg(&list).arg(0);
+            let Some(entry) = self.send(Request::Command(&first), CONTEXT).await? else {
+                break;
+            };
+            let entry: Vec<u8> = entry;
+            let removed = self
+                .purge_ended_by(&entry, BATCH.min(limit - purged))
+                .await?;
+            purged += removed;
+            if removed == 0 {
+                self.unlist(shard, "g", &entry).await?;
+            }
+        }
+        Ok(purged)
+    }
+
+    async fn purge_ended_by(&self, entry: &[u8], limit: u64) -> Result<u64, StoreError> {
+        let ended = self.keys.ended_by(entry);
+        let tag = entry
+            .strip_prefix(b"{")
+            .and_then(|entry| entry.len().checked_sub(9).map(|len| &entry[..len]));
+        let Some(customer) = tag.and_then(Packed::from_bytes) else {
+            return Ok(0);
+        };
+        let mut range = cmd("ZRANGE");
+        range.arg(&ended).arg(0).arg(limit.saturating_sub(1));
+        let members: Vec<Vec<u8>> = self.send(Request::Command(&range), CONTEXT).await?;
+        if members.is_empty() {
+            return Ok(0);
+        }
+        for member in &members {
+            let mut score = cmd("ZSCORE");
+            score.arg(self.keys.sessions(&customer)).arg(member);
+            // The same session was added again.
+            let again: Option<f64> = self.send(Request::Command(&score), CONTEXT).await?;
+            if again.is_none() {
+                self.forget_ended(&customer, member, CONTEXT).await?;
+            }
+        }
+        let mut remove = cmd("ZREM");
+        remove.arg(&ended).arg(&members);
+        self.send(Request::Command(&remove), CONTEXT).await
+    }
+
+    /// Removes an entry from a list.
+    async fn unlist(&self, shard: u8, list: &str, entry: &[u8]) -> Result<(), StoreError> {
+        let mut unlist = self.scripts.unlist.key(self.keys.expiry(shard));
+        unlist.arg(list).arg(entry);
+        self.send(Request::Script(&unlist), CONTEXT).await
+    }
+}

@@ -1,0 +1,210 @@
+//! How Redis ends sessions.
+
+use redis::{Cmd, cmd};
+
+use super::{
+    RedisStore,
+    connection::Request,
+    either::both,
+    insertion::MAX_SCORE,
+    keys::{Packed, SHARDS},
+    record::{Pointer, Record, read_member},
+};
+use crate::{
+    customer::CustomerId,
+    invalidation::Invalidation,
+    random::random,
+    registry::{Revocation, Revoked},
+    session::SessionId,
+    store::error::StoreError,
+};
+
+/// Returns the message that [`event`](super::invalidations) reads.
+pub(super) fn message(invalidation: &Invalidation) -> String {
+    match invalidation {
+        Invalidation::Session(id) => format!("session:{id}"),
+        Invalidation::Customer(id) => format!("customer:{id}"),
+        Invalidation::All => "all".to_owned(),
+    }
+}
+
+impl RedisStore {
+    /// Ends the sessions that `what` describes.
+    pub(super) async fn end_sessions(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        self.ready().await?;
+        let any = match what {
+            Revocation::Session(session) => return self.end_one(session, None).await,
+            Revocation::Owned { customer, session } => {
+                return self.end_one(session, Some(customer)).await;
+            }
+            Revocation::Customer(customer) => self.end_customer(customer, None).await?,
+            Revocation::Others { customer, keep } => {
+                self.end_customer(customer, Some(keep)).await?
+            }
+            Revocation::CreatedBefore(time) => {
+                let micros = time.timestamp_micros().clamp(-MAX_SCORE, MAX_SCORE);
+                self.end_older(micros).await?
+            }
+            Revocation::All => self.end_all().await?,
+        };
+        Ok(Revoked::new(any, [what.invalidation()]))
+    }
+
+    /// Ends the session that `session` leads to, if it is the customer's.
+    async fn end_one(
+        &self,
+        session: &SessionId,
+        owner: Option<&CustomerId>,
+    ) -> Result<Revoked, StoreError> {
+        let context = &format!("revoking session {session}");
+        let Some(place) = self.follow(session, context).await? else {
+            return Ok(Revoked::of_session(session, None, None));
+        };
+        let customer = &place.customer;
+        if owner.is_some_and(|owner| Packed::from(owner) != *customer) {
+            return Ok(Revoked::default());
+        }
+        let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
+        let mut revoke = self.scripts.revoke.key(self.keys.customer(customer));
+        revoke.key(self.keys.sessions(customer));
+        revoke.key(self.keys.family(customer, &place.family));
+        revoke.arg(&place.member).arg(epoch.unwrap_or_default());
+        revoke.arg(self.keys.channel()).arg(session.as_str());
+        let (was_live, current): (u64, Vec<u8>) =
+            self.send(Request::Script(&revoke), context).await?;
+        // It is over. What still leads to it leads nowhere, and expires.
+        if current == place.member {
+            self.forget_one(session, place.record.as_ref(), &place.pointer, context)
+                .await;
+        } else {
+            let _ = self.forget_ended(customer, &current, context).await;
+        }
+        let ended = read_member(&current).filter(|_| was_live > 0);
+        let ended = ended.map(|(id, _)| SessionId::from(id.text()));
+        let is_replaced = place.record.is_none();
+        let customer = is_replaced.then(|| CustomerId::from(customer.text()));
+        Ok(Revoked::of_session(session, ended, customer))
+    }
+
+    /// Removes what leads to a session that was ended by its own id.
+    async fn forget_one(
+        &self,
+        session: &SessionId,
+        record: Option<&Record>,
+        pointer: &Pointer,
+        context: &str,
+    ) {
+        let Some(record) = record else { return };
+        let token = self.delete(self.keys.token(pointer.hash()), context);
+        if record.family() == &record.id {
+            let id = self.delete(self.keys.id(&session.into()), context);
+            both(token, id).await;
+        } else {
+            token.await;
+        }
+    }
+
+    /// Ends all sessions of a customer by one script, however many there are.
+    async fn end_customer(
+        &self,
+        id: &CustomerId,
+        keep: Option<&SessionId>,
+    ) -> Result<bool, StoreError> {
+        let context = &format!("revoking customer {id}");
+        let customer = &Packed::from(id);
+        let kept = match keep {
+            Some(keep) => self.follow(keep, context).await?,
+            None => None,
+        };
+        let kept = kept.filter(|kept| kept.customer == *customer);
+        let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
+        let (ended, entry) = self.keys.ended(customer, random());
+        let mut revoke = self
+            .scripts
+            .revoke_customer
+            .key(self.keys.customer(customer));
+        revoke.key(self.keys.sessions(customer)).key(ended);
+        let family = kept.as_ref().map_or(customer, |kept| &kept.family);
+        revoke.key(self.keys.family(customer, family));
+        revoke
+            .arg(epoch.unwrap_or_default())
+            .arg(self.keys.channel())
+            .arg(id.as_str());
+        if let Some(kept) = &kept {
+            revoke.arg(&kept.member);
+        }
+        let (were_live, are_left): (u64, u64) =
+            self.send(Request::Script(&revoke), context).await?;
+        if are_left > 0 {
+            self.schedule_removal(customer, &entry, super::lookup::life(0), context)
+                .await;
+        }
+        Ok(were_live > 0)
+    }
+
+    /// Ends all sessions: those of each shard at once.
+    async fn end_all(&self) -> Result<bool, StoreError> {
+        let context = "revoking all sessions";
+        let mut any = false;
+        for shard in SHARDS {
+            let lists = Cmd::exists(self.keys.expiry(shard));
+            any |= self.send::<u64>(Request::Command(&lists), context).await? > 0;
+        }
+        let mut set = cmd("MSET");
+        for shard in SHARDS {
+            set.arg(self.keys.epoch(shard)).arg(&random().to_be_bytes());
+        }
+        let _: () = self.send(Request::Command(&set), context).await?;
+        self.publish(&Invalidation::All, context).await?;
+        Ok(any)
+    }
+
+    /// Ends the sessions that were created before a time, of one customer after another.
+    async fn end_older(&self, micros: i64) -> Result<bool, StoreError> {
+        let context = "revoking sessions by the time of their creation";
+        let mut any = false;
+        let mut cursor = self
+            .connection
+            .scan(self.keys.sessions_pattern(), context)
+            .await?;
+        while let Some(keys) = cursor.next(context).await? {
+            for customer in keys.iter().filter_map(|key| self.keys.customer_of(key)) {
+                any |= self.end_older_of(&customer, micros, context).await?;
+            }
+        }
+        self.publish(&Invalidation::All, context).await?;
+        Ok(any)
+    }
+
+    async fn end_older_of(
+        &self,
+        customer: &Packed,
+        micros: i64,
+        context: &str,
+    ) -> Result<bool, StoreError> {
+        let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
+        let mut revoke = self.scripts.revoke_older.key(self.keys.customer(customer));
+        revoke.key(self.keys.sessions(customer));
+        revoke.arg(micros).arg(epoch.unwrap_or_default());
+        let mut any = false;
+        loop {
+            let (more, were_live): (u64, u64) =
+                self.send(Request::Script(&revoke), context).await?;
+            any |= were_live > 0;
+            if more == 0 {
+                return Ok(any);
+            }
+        }
+    }
+
+    /// Tells the other nodes.
+    pub(super) async fn publish(
+        &self,
+        invalidation: &Invalidation,
+        context: &str,
+    ) -> Result<(), StoreError> {
+        let publish = Cmd::publish(self.keys.channel(), message(invalidation));
+        let _: u64 = self.send(Request::Command(&publish), context).await?;
+        Ok(())
+    }
+}
