@@ -53,6 +53,53 @@ async fn changes_left(pool: &PgPool) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_announced_in_its_schema_whatever_the_search_path_is() {
+    let Some(server) = Server::postgres() else {
+        return servers::missing("PostgreSQL");
+    };
+    let owner = by_hand(&server).await;
+    let mut transaction = owner.begin().await.expect("begun");
+    let schema = "CREATE SCHEMA \"Our 100% auth\"; SET LOCAL search_path TO \"Our 100% auth\"";
+    run(&mut *transaction, schema).await;
+    for sql in PostgresStore::MIGRATIONS {
+        run(&mut *transaction, sql).await;
+    }
+    transaction.commit().await.expect("committed");
+    let store = PostgresStore::builder(peppers()).schema("Our 100% auth");
+    let store = store.connect(&server.url()).await.expect("connected");
+    let mut source = store.invalidations().await.expect("it listens");
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+
+    let other = "CREATE SCHEMA other; SET search_path TO other, pg_catalog; \
+         CREATE TABLE customer_session_changes (message text); \
+         CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS $$SELECT 'infinity'::timestamptz$$";
+    let mut client = PgConnection::connect(&server.url())
+        .await
+        .expect("connected");
+    run(&mut client, other).await;
+    for (change, table) in [
+        (
+            "UPDATE % SET email_verified = true",
+            "customer_session_customers",
+        ),
+        ("DELETE FROM %", "customer_sessions"),
+        ("UPDATE % SET epoch = epoch + 1", "customer_session_epochs"),
+    ] {
+        let session = inserted(&store).await;
+        let change = change.replace('%', &format!("\"Our 100% auth\".{table}"));
+        run(&mut client, &change).await;
+        receive_until(
+            &mut source,
+            match table {
+                "customer_sessions" => Invalidation::Session(session.id),
+                _ => Invalidation::Customer(session.customer_id),
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_heard_whatever_was_committed_before_it() {
     let Some((server, store)) = postgres().await else {
         return;

@@ -112,33 +112,35 @@ CREATE TABLE customer_session_pruning (
 INSERT INTO customer_session_pruning (pruned_below, next_below, next_since)
 SELECT xmin, xmin, now() FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin;
 
--- The functions find these tables whatever the search path of the client is that makes a change. What
--- concerns very many is announced as `all`.
+-- The functions find these tables whatever the search path of the client is that makes a change. The
+-- name of the schema is written into those that run with each revocation: to set a search path and to
+-- take it back costs as much as the row that they write. `changed` has each id once. What concerns very
+-- many is announced as `all`.
 --
 -- The store sets customer_session.silent for a statement after which no session ends that was live:
 -- purging, and keeping a session under another pepper.
 
+DO $do$
+BEGIN
+    EXECUTE format($functions$
 CREATE FUNCTION customer_session_announce_sessions() RETURNS trigger LANGUAGE plpgsql
-SET search_path FROM CURRENT AS $$
+AS $$
 DECLARE
     -- What has long expired cannot authenticate, whatever is cached. A day, since the clocks of the
-    -- nodes may be behind.
-    since timestamptz := now() - interval '1 day';
+    -- nodes may be behind. Tests of an application may put a `now()` of their own before the server's.
+    since timestamptz := pg_catalog.now() - interval '1 day';
     announced bigint;
 BEGIN
-    IF current_setting('customer_session.silent', true) = 'on' THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO customer_session_changes (message)
-        SELECT DISTINCT 'session:' || id FROM changed WHERE expires_at > since LIMIT 101;
+    INSERT INTO %1$I.customer_session_changes (message)
+        SELECT 'session:' || id FROM changed WHERE expires_at > since LIMIT 101;
     GET DIAGNOSTICS announced = ROW_COUNT;
     IF announced > 100 THEN
-        INSERT INTO customer_session_changes (message)
+        INSERT INTO %1$I.customer_session_changes (message)
             SELECT DISTINCT 'customer:' || customer_id FROM changed
             WHERE expires_at > since LIMIT 101;
         GET DIAGNOSTICS announced = ROW_COUNT;
         IF announced > 100 THEN
-            INSERT INTO customer_session_changes (message) VALUES ('all');
+            INSERT INTO %1$I.customer_session_changes (message) VALUES ('all');
         END IF;
     END IF;
     RETURN NULL;
@@ -146,29 +148,29 @@ END
 $$;
 
 CREATE FUNCTION customer_session_announce_epochs() RETURNS trigger LANGUAGE plpgsql
-SET search_path FROM CURRENT AS $$
+AS $$
 DECLARE
     announced bigint;
 BEGIN
-    IF current_setting('customer_session.silent', true) = 'on' THEN
-        RETURN NULL;
-    END IF;
     IF TG_OP = 'DELETE' THEN
-        INSERT INTO customer_session_changes (message)
-            SELECT DISTINCT 'customer:' || customer_id FROM changed LIMIT 101;
+        INSERT INTO %1$I.customer_session_changes (message)
+            SELECT 'customer:' || customer_id FROM changed LIMIT 101;
     ELSE
-        INSERT INTO customer_session_changes (message)
-            SELECT DISTINCT 'customer:' || o.customer_id
+        INSERT INTO %1$I.customer_session_changes (message)
+            SELECT 'customer:' || o.customer_id
             FROM changed o LEFT JOIN changed_to n ON n.customer_id = o.customer_id
             WHERE n.epoch IS DISTINCT FROM o.epoch LIMIT 101;
     END IF;
     GET DIAGNOSTICS announced = ROW_COUNT;
     IF announced > 100 THEN
-        INSERT INTO customer_session_changes (message) VALUES ('all');
+        INSERT INTO %1$I.customer_session_changes (message) VALUES ('all');
     END IF;
     RETURN NULL;
 END
 $$;
+$functions$, current_schema());
+END
+$do$;
 
 CREATE FUNCTION customer_session_announce_all() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
@@ -180,18 +182,22 @@ $$;
 
 CREATE TRIGGER customer_sessions_deleted AFTER DELETE ON customer_sessions
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_sessions();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_sessions();
 CREATE TRIGGER customer_sessions_updated AFTER UPDATE ON customer_sessions
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_sessions();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_sessions();
 CREATE TRIGGER customer_sessions_truncated AFTER TRUNCATE ON customer_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
 CREATE TRIGGER customer_session_epochs_deleted AFTER DELETE ON customer_session_epochs
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_epochs();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_epochs();
 CREATE TRIGGER customer_session_epochs_updated AFTER UPDATE ON customer_session_epochs
     REFERENCING OLD TABLE AS changed NEW TABLE AS changed_to
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_epochs();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_epochs();
 CREATE TRIGGER customer_session_epochs_truncated AFTER TRUNCATE ON customer_session_epochs
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
 CREATE TRIGGER customer_session_changes_truncated AFTER TRUNCATE ON customer_session_changes

@@ -29,29 +29,34 @@ CREATE TABLE customer_session_customers (
 ALTER TABLE customer_session_epochs
     ADD FOREIGN KEY (customer_id) REFERENCES customer_session_customers (id) ON DELETE CASCADE;
 
+DO $do$
+BEGIN
+    EXECUTE format($functions$
 CREATE FUNCTION customer_session_announce_customers() RETURNS trigger LANGUAGE plpgsql
-SET search_path FROM CURRENT AS $$
+AS $$
 DECLARE
     announced bigint;
 BEGIN
-    IF current_setting('customer_session.silent', true) = 'on' THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO customer_session_changes (message)
-        SELECT DISTINCT 'customer:' || id FROM changed LIMIT 101;
+    INSERT INTO %1$I.customer_session_changes (message)
+        SELECT 'customer:' || id FROM changed LIMIT 101;
     GET DIAGNOSTICS announced = ROW_COUNT;
     IF announced > 100 THEN
-        INSERT INTO customer_session_changes (message) VALUES ('all');
+        INSERT INTO %1$I.customer_session_changes (message) VALUES ('all');
     END IF;
     RETURN NULL;
 END
 $$;
+$functions$, current_schema());
+END
+$do$;
 
 CREATE TRIGGER customer_session_customers_deleted AFTER DELETE ON customer_session_customers
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_customers();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_customers();
 CREATE TRIGGER customer_session_customers_updated AFTER UPDATE ON customer_session_customers
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_customers();
+    FOR EACH STATEMENT WHEN (current_setting('customer_session.silent', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION customer_session_announce_customers();
 CREATE TRIGGER customer_session_customers_truncated AFTER TRUNCATE ON customer_session_customers
     FOR EACH STATEMENT EXECUTE FUNCTION customer_session_announce_all();
