@@ -27,6 +27,8 @@ mod portal;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_connections;
 #[cfg(feature = "redis")]

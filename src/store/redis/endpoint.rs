@@ -1,6 +1,10 @@
 //! Where the servers are, and how connections to them are opened.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisResult, Value,
@@ -37,6 +41,9 @@ const CLUSTER_PAUSES: [u64; 2] = [10, 200];
 /// Time limit of an answer from a cluster, with all attempts.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(2);
 
+const NODES: &str =
+    "asking the Redis cluster for its nodes (this takes the right to run CLUSTER SLOTS)";
+
 /// A server, a cluster, or a server that sentinels watch over.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -44,10 +51,20 @@ pub(super) struct Endpoint {
     clients: Arc<[Client]>,
     /// The name by which sentinels know the primary.
     watched_as: Option<Arc<str>>,
+    /// Nodes of the cluster that were named by another one, for when those that were given are down.
+    /// Guards a plain value. Never held across an await.
+    learnt: Arc<Mutex<Vec<Client>>>,
 }
 
 /// Hosts and ports.
 type Addresses = BTreeSet<(String, u16)>;
+
+/// The nodes of a cluster.
+#[derive(Default)]
+struct Nodes {
+    primaries: Addresses,
+    replicas: Addresses,
+}
 
 /// The servers that accept changes.
 pub(super) struct Primaries {
@@ -64,9 +81,7 @@ impl Primaries {
     ) -> Result<bool, StoreError> {
         match &self.of_cluster {
             None => Ok(true),
-            Some((client, addresses)) => {
-                Ok(addresses_of_primaries(node, client).await? == *addresses)
-            }
+            Some((client, addresses)) => Ok(nodes(node, client).await?.primaries == *addresses),
         }
     }
 }
@@ -87,6 +102,7 @@ impl Endpoint {
         Ok(Self {
             clients: clients.into(),
             watched_as: watched_as.map(Into::into),
+            learnt: Arc::default(),
         })
     }
 
@@ -98,12 +114,13 @@ impl Endpoint {
 
     /// Opens a connection to a server that is fit for use, or to a cluster.
     pub(super) async fn open(&self) -> Result<(Link, Server), StoreError> {
-        let (mut connection, _client) = self.connect().await?;
+        let (mut connection, client) = self.connect().await?;
         let server = check_server(&mut connection).await?;
         if server != Server::NodeOfCluster {
             return Ok((Link::Server(connection), server));
         }
-        let nodes = self.clients.iter();
+        self.learn(&mut connection, &client).await?;
+        let nodes = self.seeds().into_iter();
         let nodes: Vec<_> = nodes
             .map(|client| client.get_connection_info().clone())
             .collect();
@@ -133,28 +150,33 @@ impl Endpoint {
                 of_cluster: None,
             });
         }
-        let addresses = addresses_of_primaries(&mut connection, &client).await?;
-        let mut clients = Vec::new();
-        for (host, port) in addresses.clone() {
-            let info = client.get_connection_info().clone();
-            let mut addr = info.addr().clone();
-            match &mut addr {
-                ConnectionAddr::Tcp(to_host, to_port)
-                | ConnectionAddr::TcpTls {
-                    host: to_host,
-                    port: to_port,
-                    ..
-                } => (*to_host, *to_port) = (host, port),
-                _ => {}
-            }
-            let node = Client::open(info.set_addr(addr));
-            let context = "reading the nodes of the Redis cluster";
-            clients.push(node.map_err(|error| store_error(context, error))?);
-        }
+        let nodes = self.learn(&mut connection, &client).await?;
+        let clients: RedisResult<_> = nodes.primaries.iter().map(|at| node(&client, at)).collect();
+        let clients = clients.map_err(|error| store_error(NODES, error));
         Ok(Primaries {
-            clients,
-            of_cluster: Some((client, addresses)),
+            clients: clients?,
+            of_cluster: Some((client, nodes.primaries)),
         })
+    }
+
+    /// Asks a node of a cluster for the others.
+    async fn learn(
+        &self,
+        connection: &mut MultiplexedConnection,
+        client: &Client,
+    ) -> Result<Nodes, StoreError> {
+        let nodes = nodes(connection, client).await?;
+        let all = nodes.primaries.union(&nodes.replicas);
+        let learnt: RedisResult<_> = all.map(|at| node(client, at)).collect();
+        let learnt = learnt.map_err(|error| store_error(NODES, error));
+        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = learnt?;
+        Ok(nodes)
+    }
+
+    /// Returns the servers that may be asked first.
+    fn seeds(&self) -> Vec<Client> {
+        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        self.clients.iter().chain(&*learnt).cloned().collect()
     }
 
     /// Opens a connection to one node of a cluster.
@@ -169,10 +191,10 @@ impl Endpoint {
     async fn connect(&self) -> Result<(MultiplexedConnection, Client), StoreError> {
         let context = || format!("connecting to Redis at {}", self.address());
         let mut failure = None;
-        for client in self.clients.iter() {
+        for client in self.seeds() {
             let client = match &self.watched_as {
-                None => Ok(client.clone()),
-                Some(name) => watched_by(client, name).await,
+                None => Ok(client),
+                Some(name) => watched_by(&client, name).await,
             };
             let connected = match client {
                 Ok(client) => connect(&client)
@@ -238,55 +260,55 @@ async fn watched_by(sentinel: &Client, name: &str) -> RedisResult<Client> {
         let text = "the sentinel does not know a primary with this name";
         return Err((redis::ErrorKind::Client, text, name.to_owned()).into());
     };
-    let addr = match info.addr() {
-        ConnectionAddr::TcpTls { .. } => {
-            let mut addr = info.addr().clone();
-            if let ConnectionAddr::TcpTls {
-                host: to_host,
-                port: to_port,
-                ..
-            } = &mut addr
-            {
-                (*to_host, *to_port) = (host, port);
-            }
-            addr
-        }
-        _ => ConnectionAddr::Tcp(host, port),
-    };
+    node(sentinel, &(host, port))
+}
+
+/// Returns what opens connections to another node.
+fn node(client: &Client, (host, port): &(String, u16)) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let mut addr = info.addr().clone();
+    if let ConnectionAddr::Tcp(to_host, to_port)
+    | ConnectionAddr::TcpTls {
+        host: to_host,
+        port: to_port,
+        ..
+    } = &mut addr
+    {
+        (*to_host, *to_port) = (host.clone(), *port);
+    }
     Client::open(info.set_addr(addr))
 }
 
-/// Returns hosts and ports of the primaries that have slots, as a node of the cluster says.
-async fn addresses_of_primaries(
-    connection: &mut impl ConnectionLike,
-    node: &Client,
-) -> Result<Addresses, StoreError> {
-    let context =
-        "asking the Redis cluster for its nodes (this takes the right to run CLUSTER SLOTS)";
+/// Returns the nodes that have slots, as one of the cluster says.
+async fn nodes(connection: &mut impl ConnectionLike, client: &Client) -> Result<Nodes, StoreError> {
     let slots = cmd("CLUSTER")
         .arg("SLOTS")
         .query_async::<Vec<Vec<Value>>>(connection)
         .await;
-    let slots = slots.map_err(|error| store_error(context, error))?;
-    let own_host = match node.get_connection_info().addr() {
+    let slots = slots.map_err(|error| store_error(NODES, error))?;
+    let own_host = match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
         _ => "",
     };
-    let mut primaries = BTreeSet::new();
+    let mut nodes = Nodes::default();
     for range in slots {
         // The first and the last slot, the primary, its replicas.
-        let Some(Value::Array(primary)) = range.into_iter().nth(2) else {
-            continue;
-        };
-        let mut fields = primary.into_iter();
-        let (Some(host), Some(port)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        // An unknown host is that of the node that answers.
-        let host: Option<String> = from_redis_value(host).unwrap_or_default();
-        let host = host.filter(|host| !host.is_empty() && host != "?");
-        let port = from_redis_value(port).map_err(|error| store_error(context, error.into()))?;
-        primaries.insert((host.unwrap_or_else(|| own_host.to_owned()), port));
+        for (place, node) in range.into_iter().skip(2).enumerate() {
+            let Value::Array(fields) = node else { continue };
+            let mut fields = fields.into_iter();
+            let (Some(host), Some(port)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            // An unknown host is that of the node that answers.
+            let host: Option<String> = from_redis_value(host).unwrap_or_default();
+            let host = host.filter(|host| !host.is_empty() && host != "?");
+            let port = from_redis_value(port).map_err(|error| store_error(NODES, error.into()))?;
+            let at = (host.unwrap_or_else(|| own_host.to_owned()), port);
+            match place {
+                0 => nodes.primaries.insert(at),
+                _ => nodes.replicas.insert(at),
+            };
+        }
     }
-    Ok(primaries)
+    Ok(nodes)
 }
