@@ -32,6 +32,8 @@ mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_connections;
 #[cfg(feature = "redis")]
+mod redis_interleavings;
+#[cfg(feature = "redis")]
 mod redis_topologies;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod refused_at_connect;

@@ -261,8 +261,8 @@ async fn purging_goes_by_the_servers_clock_and_ends_with_families() {
     assert!(!store.end(&next.id).await.expect("an answer"));
     for key in keys.keys_of_sessions().await {
         let key = String::from_utf8_lossy(&key).into_owned();
+        // The ids of a family lead to it until it ends, which the sources of these lists say.
         let of_old = key.starts_with("i:") || key.starts_with("f:");
-        // The list of what expires is purged when that is due.
         assert!(of_old || key.starts_with("e:"), "{key} is left");
     }
 }
@@ -387,10 +387,7 @@ async fn a_damaged_record_is_named() {
     for (kind, says) in [("t:", "its record is corrupt"), ("i:", "leads nowhere")] {
         let key = keys.keys_of(kind).await.remove(0);
         let value: Vec<u8> = raw.get(&key).await.expect("there");
-        let _: () = raw
-            .set(&key, &value[..value.len() - 1])
-            .await
-            .expect("damaged");
+        let _: () = raw.set(&key, &value[..20]).await.expect("damaged");
         match kind {
             "t:" => assert_error(store.find(&session.token).await, corrupt, &[says]),
             _ => assert_error(store.end(&session.id).await, corrupt, &[says]),

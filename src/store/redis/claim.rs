@@ -23,6 +23,13 @@ pub(super) struct Claimed {
     token: bool,
 }
 
+impl Claimed {
+    /// Returns `true` if this call has written all that leads to the session.
+    pub(super) fn is_whole(self) -> bool {
+        self.id && self.token
+    }
+}
+
 impl RedisStore {
     /// Writes what leads to a session.
     ///
@@ -34,7 +41,7 @@ impl RedisStore {
             let context = new.context;
             StoreError::conflict(format!("{context}: its {what} is taken"))
         };
-        let pointer = Pointer::Session(new.hash).to_bytes();
+        let pointer = Pointer::new(&new.record, new.hash).to_bytes();
         let mut claimed = Claimed::default();
         match self
             .claim_key(new, self.keys.id(&new.record.id), &pointer)
@@ -51,10 +58,8 @@ impl RedisStore {
                 return other.and(Err(taken("token")));
             }
         }
-        if let Err(error) = self.schedule_expiry(new).await {
-            self.undo(new, claimed).await;
-            return Err(error);
-        }
+        // If this fails, the keys expire.
+        let _ = self.schedule_expiry(new).await;
         Ok(claimed)
     }
 
@@ -67,7 +72,7 @@ impl RedisStore {
         value: &[u8],
     ) -> Result<Option<bool>, StoreError> {
         let mut claim = self.scripts.claim.key(key.as_slice());
-        claim.arg(value).arg(new.life);
+        claim.arg(value).arg(life(new.record.family_end().0));
         for _ in 0..MAX_ATTEMPTS {
             let there = self.send(Request::Script(&claim), new.context).await?;
             let there: Vec<u8> = match there {
@@ -75,12 +80,18 @@ impl RedisStore {
                 Some(there) if there == value => return Ok(Some(false)),
                 Some(there) => there,
             };
-            if self.is_in_use(&there, new).await? {
+            if self.is_in_use(&new.record.id, &there, new).await? {
                 return Ok(None);
             }
             // It led to a session that has ended.
             if self
-                .swap(key.clone(), &there, value, new.life, new.context)
+                .swap(
+                    key.clone(),
+                    &there,
+                    value,
+                    life(new.record.family_end().0),
+                    new.context,
+                )
                 .await?
             {
                 return Ok(Some(true));
@@ -90,14 +101,30 @@ impl RedisStore {
     }
 
     /// Returns `true` if a key with this value leads to a live session or to a family.
-    async fn is_in_use(&self, value: &[u8], new: &New<'_>) -> Result<bool, StoreError> {
-        let hash = match Pointer::from_bytes(value) {
-            Some(Pointer::Session(hash)) => hash,
-            Some(Pointer::Replaced { .. }) => return Ok(true),
-            // The record of the session that the token opens.
-            None => new.hash,
+    async fn is_in_use(
+        &self,
+        id: &Packed,
+        value: &[u8],
+        new: &New<'_>,
+    ) -> Result<bool, StoreError> {
+        let (customer, member, family) = match Record::from_bytes(value) {
+            // The session that the token opens.
+            Some(record) => (record.customer.clone(), record.member(), None),
+            None => match Pointer::from_bytes(value) {
+                Some(pointer) => {
+                    let family = self.keys.family(&pointer.customer, pointer.family(id));
+                    (pointer.customer.clone(), pointer.member(id), Some(family))
+                }
+                None => return Ok(true),
+            },
         };
-        Ok(self.find_by(&[hash], new.context).await?.is_some())
+        let mut found = self.scripts.found.key(self.keys.customer(&customer));
+        found.key(self.keys.sessions(&customer)).arg(member);
+        let is_there: Option<Vec<u8>> = self.send(Request::Script(&found), new.context).await?;
+        if let (None, Some(family)) = (&is_there, family) {
+            return Ok(self.get(family, new.context).await?.is_some());
+        }
+        Ok(is_there.is_some())
     }
 
     async fn schedule_expiry(&self, new: &New<'_>) -> Result<(), StoreError> {
@@ -134,7 +161,9 @@ impl RedisStore {
         life: i64,
         context: &str,
     ) -> Result<(), StoreError> {
+        let minute = minute.to_string();
         let mut schedule = self.scripts.schedule.key(self.keys.expiry(shard));
+        schedule.key(self.keys.listed(shard, &minute));
         // A list is kept until the last of its sessions may go, and those of an hour share one.
         schedule
             .arg(minute)
@@ -151,17 +180,16 @@ impl RedisStore {
         life: i64,
         context: &str,
     ) {
-        let mut schedule = self
-            .scripts
-            .schedule
-            .key(self.keys.expiry(customer.shard()));
+        let shard = customer.shard();
+        let mut schedule = self.scripts.schedule.key(self.keys.expiry(shard));
+        schedule.key(self.keys.listed(shard, "g"));
         schedule.arg("g").arg(entry).arg(life);
         let _: Result<u64, _> = self.send(Request::Script(&schedule), context).await;
     }
 
     /// Removes what was written of a session that did not become live.
     pub(super) async fn undo(&self, new: &New<'_>, claimed: Claimed) {
-        let pointer = Pointer::Session(new.hash).to_bytes();
+        let pointer = Pointer::new(&new.record, new.hash).to_bytes();
         if claimed.id {
             let key = self.keys.id(&new.record.id);
             let _ = self.swap(key, &pointer, b"", 0, new.context).await;
@@ -174,7 +202,8 @@ impl RedisStore {
         }
     }
 
-    /// Removes what leads to a session that was ended. Returns what a list showed of it.
+    /// Removes what leads to a session that was ended, unless its id must lead to its family. Returns what a
+    /// list showed of it.
     pub(super) async fn forget_ended(
         &self,
         customer: &Packed,
@@ -185,20 +214,26 @@ impl RedisStore {
             return Ok(None);
         };
         let key = self.keys.id(&id);
-        let Some(pointer) = self.get(key.clone(), context).await? else {
+        let Some(value) = self.get(key.clone(), context).await? else {
             return Ok(None);
         };
-        let Some(found) = Pointer::from_bytes(&pointer) else {
+        let pointer = Pointer::from_bytes(&value);
+        let is_own =
+            |pointer: &Pointer| pointer.customer == *customer && pointer.member(&id) == member;
+        let Some(pointer) = pointer.filter(is_own) else {
             return Ok(None);
         };
-        let record = self.record(found.hash(), context).await?;
-        let record =
-            record.filter(|record| record.member() == member && record.customer == *customer);
+        let token = self.keys.token(&pointer.hash);
+        let record = self.record(&pointer.hash, context).await?;
+        let record = record.filter(|record| record.member() == member);
         if let Some(record) = &record {
-            if matches!(found, Pointer::Session(_)) && record.family() == &record.id {
-                let _ = self.swap(key, &pointer, b"", 0, context).await?;
-            }
-            self.delete(self.keys.token(found.hash()), context).await;
+            let _ = self
+                .swap(token, &record.to_bytes(), b"", 0, context)
+                .await?;
+        }
+        let family = self.keys.family(customer, pointer.family(&id));
+        if self.get(family, context).await?.is_none() {
+            let _ = self.swap(key, &value, b"", 0, context).await?;
         }
         record.as_ref().map(Record::summary).transpose()
     }

@@ -136,22 +136,24 @@ impl Connection {
 
     /// Begins to walk over the keys that match a pattern, on all servers.
     pub(super) async fn scan(&self, pattern: Vec<u8>, context: &str) -> Result<Scan, StoreError> {
-        let links = match &self.endpoint {
-            Some(endpoint) if self.is_cluster() => {
-                let mut links = Vec::new();
-                for client in endpoint.primaries().await?.clients {
-                    links.push(Endpoint::link(&client, context).await?);
-                }
-                links
-            }
-            None if self.is_cluster() => {
-                return Err(StoreError::unavailable(format!(
-                    "{context}: the store must know the nodes of the cluster; connect it by their URLs"
-                )));
-            }
-            _ => vec![self.get().await?.link],
+        if !self.is_cluster() {
+            return Ok(Scan::new(vec![self.get().await?.link], pattern, None));
+        }
+        let Some(endpoint) = &self.endpoint else {
+            return Err(StoreError::unavailable(format!(
+                "{context}: the store must know the nodes of the cluster; connect it by their URLs"
+            )));
         };
-        Ok(Scan::new(links, pattern))
+        let primaries = endpoint.primaries().await?;
+        let mut links = Vec::new();
+        for client in &primaries.clients {
+            links.push(Endpoint::link(client, context).await?);
+        }
+        Ok(Scan::new(
+            links,
+            pattern,
+            Some((endpoint.clone(), primaries)),
+        ))
     }
 
     /// Returns the connection, and opens one if there is none. Calls that wait share the outcome.

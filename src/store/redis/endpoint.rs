@@ -56,21 +56,24 @@ pub(super) struct Endpoint {
     learnt: Arc<Mutex<Vec<Client>>>,
 }
 
-/// Hosts and ports.
-type Addresses = BTreeSet<(String, u16)>;
+/// Host and port.
+type Address = (String, u16);
+type Addresses = BTreeSet<Address>;
 
 /// The nodes of a cluster.
 #[derive(Default)]
 struct Nodes {
     primaries: Addresses,
     replicas: Addresses,
+    /// The first and the last slot of each range, and its primary.
+    slots: BTreeSet<(u16, u16, Address)>,
 }
 
 /// The servers that accept changes.
 pub(super) struct Primaries {
     pub(super) clients: Vec<Client>,
     /// The node of a cluster that was asked for them, and its answer.
-    of_cluster: Option<(Client, Addresses)>,
+    of_cluster: Option<(Client, Nodes)>,
 }
 
 impl Primaries {
@@ -81,8 +84,19 @@ impl Primaries {
     ) -> Result<bool, StoreError> {
         match &self.of_cluster {
             None => Ok(true),
-            Some((client, addresses)) => Ok(nodes(node, client).await?.primaries == *addresses),
+            Some((client, before)) => Ok(nodes(node, client).await?.primaries == before.primaries),
         }
+    }
+}
+
+impl Primaries {
+    /// Returns `true` if each slot is where it was.
+    pub(super) fn have_slots_of(&self, before: &Self) -> bool {
+        let slots = |primaries: &Self| {
+            let nodes = primaries.of_cluster.as_ref();
+            nodes.map(|(_, nodes)| nodes.slots.clone())
+        };
+        slots(self) == slots(before)
     }
 }
 
@@ -155,7 +169,7 @@ impl Endpoint {
         let clients = clients.map_err(|error| store_error(NODES, error));
         Ok(Primaries {
             clients: clients?,
-            of_cluster: Some((client, nodes.primaries)),
+            of_cluster: Some((client, nodes)),
         })
     }
 
@@ -293,7 +307,10 @@ async fn nodes(connection: &mut impl ConnectionLike, client: &Client) -> Result<
     let mut nodes = Nodes::default();
     for range in slots {
         // The first and the last slot, the primary, its replicas.
-        for (place, node) in range.into_iter().skip(2).enumerate() {
+        let mut range = range.into_iter();
+        let mut slot = || range.next().and_then(|slot| from_redis_value(slot).ok());
+        let ends = (slot().unwrap_or_default(), slot().unwrap_or_default());
+        for (place, node) in range.enumerate() {
             let Value::Array(fields) = node else { continue };
             let mut fields = fields.into_iter();
             let (Some(host), Some(port)) = (fields.next(), fields.next()) else {
@@ -305,7 +322,10 @@ async fn nodes(connection: &mut impl ConnectionLike, client: &Client) -> Result<
             let port = from_redis_value(port).map_err(|error| store_error(NODES, error.into()))?;
             let at = (host.unwrap_or_else(|| own_host.to_owned()), port);
             match place {
-                0 => nodes.primaries.insert(at),
+                0 => {
+                    nodes.slots.insert((ends.0, ends.1, at.clone()));
+                    nodes.primaries.insert(at)
+                }
                 _ => nodes.replicas.insert(at),
             };
         }

@@ -4,21 +4,23 @@
 //! its customer's set, and it is live. Whatever interrupts this leaves keys that open nothing, and that
 //! expire.
 
+use chrono::DateTime;
+
 use super::{
     RedisStore,
     connection::Request,
     either::both,
+    keys::{ShortHash, short_hash},
     lookup::{life, read_json, write_json},
-    record::Record,
+    record::{Pointer, Record, read_member},
 };
 use crate::{
     customer::Customer,
     random::random,
     registry::{Inserted, SessionLimit, WhenFull},
-    session::CustomerSession,
+    session::{CustomerSession, SessionSummary},
     store::{
         error::{StoreError, customer_is_deleted, limit_is_reached},
-        pepper::TokenHash,
         validation::check_session,
     },
 };
@@ -36,9 +38,17 @@ pub(super) const MAX_SCORE: i64 = 1 << 53;
 pub(super) struct New<'a> {
     pub(super) session: &'a CustomerSession,
     pub(super) record: Record,
-    pub(super) hash: TokenHash,
+    pub(super) hash: ShortHash,
     pub(super) life: i64,
     pub(super) context: &'a str,
+}
+
+/// The outcome of making a session live.
+enum Committed {
+    /// With its customer as JSON.
+    Done(String),
+    /// It was live already.
+    WasThere,
 }
 
 impl RedisStore {
@@ -58,13 +68,30 @@ impl RedisStore {
             Ok(epoch) => self.commit(&new, limit, epoch, &mut ended).await,
             Err(error) => Err(error),
         };
-        if inserted.as_ref().is_err_and(is_certain) {
-            self.undo(&new, claimed).await;
-        }
-        let mut inserted = Inserted::new(self.stored(&new, inserted?)?);
-        for member in ended {
-            let ended = self.forget_ended(&new.record.customer, &member, context);
-            inserted.ended.extend(ended.await?);
+        let customer = match inserted {
+            Ok(Committed::Done(customer)) => customer,
+            // A call of ours whose answer was lost, or one that inserts the same.
+            Ok(Committed::WasThere) if claimed.is_whole() => write_json(&session.customer)?,
+            Ok(Committed::WasThere) => {
+                return Err(StoreError::conflict(format!("{context}: its id is taken")));
+            }
+            Err(error) => {
+                if is_certain(&error) {
+                    self.undo(&new, claimed).await;
+                }
+                return Err(error);
+            }
+        };
+        self.check_pointer(&new).await?;
+        let mut inserted = Inserted::new(self.stored(&new, customer)?);
+        for (member, created_at) in ended {
+            let shown = self
+                .forget_ended(&new.record.customer, &member, context)
+                .await;
+            // Its record may be gone, and it has been ended all the same.
+            let shown = shown.ok().flatten();
+            let shown = shown.or_else(|| summary_of(session, &member, created_at));
+            inserted.ended.extend(shown);
         }
         inserted
             .ended
@@ -87,7 +114,7 @@ impl RedisStore {
         let record = Record::new(session);
         Ok(New {
             session,
-            hash: self.peppers.hash(&session.token),
+            hash: short_hash(&self.peppers, &session.token),
             life: life(record.expires_at()),
             record,
             context,
@@ -114,8 +141,8 @@ impl RedisStore {
         new: &New<'_>,
         limit: Option<&SessionLimit>,
         mut epoch: [u8; 8],
-        ended: &mut Vec<Vec<u8>>,
-    ) -> Result<String, StoreError> {
+        ended: &mut Vec<(Vec<u8>, i64)>,
+    ) -> Result<Committed, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let json = write_json(&new.session.customer)?;
         let max = limit.map(|limit| limit.max.to_string()).unwrap_or_default();
@@ -124,9 +151,8 @@ impl RedisStore {
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         // Of very many sessions beyond the limit, each attempt ends some.
         for _ in 0..1 << 16 {
-            let (garbage, entry) = self.keys.ended(customer, random());
             let mut insert = self.scripts.insert.key(self.keys.customer(customer));
-            insert.key(self.keys.sessions(customer)).key(garbage);
+            insert.key(self.keys.sessions(customer));
             insert.arg(new.record.member());
             insert.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
             insert.arg(epoch.as_slice()).arg(&json).arg(new.life);
@@ -140,9 +166,7 @@ impl RedisStore {
             match (outcome.as_slice(), rest) {
                 (b"deleted", _) => return Err(customer_is_deleted(&new.session.id)),
                 (b"full", _) => return Err(limit_is_reached(&new.session.id)),
-                (b"id", _) => {
-                    return Err(StoreError::conflict(format!("{context}: its id is taken")));
-                }
+                (b"id", _) => return Ok(Committed::WasThere),
                 // All sessions may have been ended in between.
                 (b"epoch", [found]) => {
                     let current = self.epoch_of(customer.shard(), context).await?;
@@ -152,14 +176,11 @@ impl RedisStore {
                     }
                     epoch = current;
                 }
-                (b"done" | b"more", [stored, ended_before, more @ ..]) => {
-                    ended.extend(more.iter().cloned());
-                    if ended_before.as_slice() == b"1" {
-                        self.schedule_removal(customer, &entry, new.life, context)
-                            .await;
-                    }
+                (b"done" | b"more", [stored, more @ ..]) => {
+                    ended.extend(more.chunks_exact(2).map(read_ended));
                     if outcome == b"done" {
-                        return String::from_utf8(stored.clone()).map_err(|_| corrupt());
+                        let stored = String::from_utf8(stored.clone());
+                        return stored.map(Committed::Done).map_err(|_| corrupt());
                     }
                 }
                 _ => return Err(corrupt()),
@@ -168,6 +189,22 @@ impl RedisStore {
         Err(StoreError::unavailable(format!(
             "{context}: it keeps changing"
         )))
+    }
+
+    /// Takes a session back if its id leads to another one, which was added by another call at the same
+    /// time.
+    async fn check_pointer(&self, new: &New<'_>) -> Result<(), StoreError> {
+        let (context, customer) = (new.context, &new.record.customer);
+        let pointer = self.get(self.keys.id(&new.record.id), context).await?;
+        if pointer.is_some_and(|found| found == Pointer::new(&new.record, new.hash).to_bytes()) {
+            return Ok(());
+        }
+        let mut remove = self.scripts.remove.key(self.keys.customer(customer));
+        remove
+            .key(self.keys.sessions(customer))
+            .arg(new.record.member());
+        let _: u64 = self.send(Request::Script(&remove), context).await?;
+        Err(StoreError::conflict(format!("{context}: its id is taken")))
     }
 
     /// Returns a session as it was stored, with its customer.
@@ -184,6 +221,26 @@ impl RedisStore {
         let summary = new.record.summary()?;
         Ok(summary.into_session(new.session.token.clone(), customer))
     }
+}
+
+/// Reads a session that a limit has ended, and the time of its creation.
+fn read_ended(pair: &[Vec<u8>]) -> (Vec<u8>, i64) {
+    let created_at = std::str::from_utf8(&pair[1]).ok();
+    let created_at = created_at.and_then(|micros| micros.parse().ok());
+    (pair[0].clone(), created_at.unwrap_or(0))
+}
+
+/// Returns what is known of an ended session without its record.
+fn summary_of(new: &CustomerSession, member: &[u8], created_at: i64) -> Option<SessionSummary> {
+    let (id, expires_at) = read_member(member)?;
+    let [created_at, expires_at] = [created_at, expires_at].map(DateTime::from_timestamp_micros);
+    let customer = new.customer_id.clone();
+    Some(SessionSummary::new(
+        id.text(),
+        customer,
+        created_at?,
+        expires_at?,
+    ))
 }
 
 fn when_full(limit: &SessionLimit) -> &'static str {

@@ -1,13 +1,37 @@
 //! The names of keys, and identifiers as they are kept. `lua/common.lua` says what lies where.
 
-use crate::{customer::CustomerId, session::SessionId, store::pepper::TokenHash};
+use crate::{
+    customer::CustomerId,
+    session::SessionId,
+    store::pepper::{Peppers, TokenHash},
+    token::SessionToken,
+};
 
 /// Shards of what has no customer to go by. Their number is part of the names of keys.
 pub(super) const SHARDS: [u8; 16] = *b"0123456789abcdef";
 
-/// An identifier in few bytes: `u` and the 16 bytes of a UUID, or `=` and the text.
+/// An identifier in few bytes. Many end in a UUID, or in 32 hexadecimal digits: then it is `u` or `h`, 16
+/// bytes, and the text before them. Any other is `=` and the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Packed(Vec<u8>);
+
+/// As much of the hash of a token as is kept: 128 bits of it, the least that RFC 2104, section 5 allows.
+/// Each session has it in two keys.
+pub(super) type ShortHash = [u8; 16];
+
+/// Returns the hash under which `token` is kept from now on.
+pub(super) fn short_hash(peppers: &Peppers, token: &SessionToken) -> ShortHash {
+    shortened(peppers.hash(token))
+}
+
+/// Returns all hashes under which `token` may be kept, the current one first.
+pub(super) fn short_hashes(peppers: &Peppers, token: &SessionToken) -> Vec<ShortHash> {
+    peppers.hashes(token).map(shortened).collect()
+}
+
+fn shortened(hash: TokenHash) -> ShortHash {
+    hash.first_chunk().copied().unwrap_or_default()
+}
 
 /// The prefix of all keys.
 #[derive(Clone, Debug)]
@@ -17,40 +41,31 @@ pub(super) struct Keys {
 
 impl Packed {
     fn new(id: &str) -> Self {
-        let packed = match uuid::Uuid::try_parse(id) {
-            // Other spellings of a UUID are other identifiers.
-            Ok(uuid) if uuid.hyphenated().to_string() == id => {
-                [b"u".as_slice(), uuid.as_bytes()].concat()
-            }
-            _ => [b"=", id.as_bytes()].concat(),
-        };
-        Self(packed)
+        let compact = [(b'u', 36), (b'h', 32)]
+            .into_iter()
+            .find_map(|(kind, len)| {
+                let (prefix, digits) = id.split_at_checked(id.len().checked_sub(len)?)?;
+                let uuid = uuid::Uuid::try_parse(digits).ok()?;
+                let packed = [&[kind], uuid.as_bytes().as_slice(), prefix.as_bytes()].concat();
+                // Other spellings are other identifiers.
+                unpack(&packed).filter(|text| text == id).map(|_| packed)
+            });
+        Self(compact.unwrap_or_else(|| [b"=", id.as_bytes()].concat()))
     }
 
     /// Reads packed bytes; `None` if they are damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let packed = Self(bytes.to_vec());
-        packed.unpack().is_some().then_some(packed)
+        unpack(&packed.0).is_some().then_some(packed)
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    fn unpack(&self) -> Option<String> {
-        match self.0.split_first()? {
-            (b'u', bytes) => {
-                let uuid = uuid::Uuid::from_slice(bytes).ok()?;
-                Some(uuid.hyphenated().to_string())
-            }
-            (b'=', text) => String::from_utf8(text.to_vec()).ok(),
-            _ => None,
-        }
-    }
-
     /// Returns the text.
     pub(super) fn text(&self) -> String {
-        self.unpack().unwrap_or_default()
+        unpack(&self.0).unwrap_or_default()
     }
 
     /// Returns the shard that a customer belongs to.
@@ -91,7 +106,7 @@ impl Keys {
         self.key("peppers", &[])
     }
 
-    pub(super) fn token(&self, hash: &TokenHash) -> Vec<u8> {
+    pub(super) fn token(&self, hash: &ShortHash) -> Vec<u8> {
         self.key("t:", hash)
     }
 
@@ -130,6 +145,11 @@ impl Keys {
         self.tagged("e:", &[shard], &[])
     }
 
+    /// Returns the list of a minute, or of what was ended (`g`).
+    pub(super) fn listed(&self, shard: u8, minute: &str) -> Vec<u8> {
+        self.tagged("e:", &[shard], minute.as_bytes())
+    }
+
     /// Returns the packed id of the customer whose set of sessions a key is.
     pub(super) fn customer_of(&self, sessions: &[u8]) -> Option<Packed> {
         let tagged = sessions.strip_prefix(self.key("s:{", &[]).as_slice())?;
@@ -164,6 +184,22 @@ impl Keys {
     }
 }
 
+/// Returns the text of a packed identifier; `None` if it is damaged.
+fn unpack(packed: &[u8]) -> Option<String> {
+    let (kind, bytes) = packed.split_first()?;
+    if *kind == b'=' {
+        return String::from_utf8(bytes.to_vec()).ok();
+    }
+    let (bytes, prefix) = bytes.split_first_chunk()?;
+    let uuid = uuid::Uuid::from_bytes(*bytes);
+    let prefix = std::str::from_utf8(prefix).ok()?;
+    match kind {
+        b'u' => Some(format!("{prefix}{}", uuid.hyphenated())),
+        b'h' => Some(format!("{prefix}{}", uuid.simple())),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,20 +207,24 @@ mod tests {
     #[test]
     fn identifiers_are_read_as_they_were_packed() {
         let uuid = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
-        for id in [
-            uuid,
-            &uuid.to_uppercase(),
-            "",
-            "u",
-            "=x",
-            "a}b{",
-            "ä",
-            &uuid.replace('-', ""),
+        let digits = uuid.replace('-', "");
+        let upper = uuid.to_uppercase();
+        for (id, len) in [
+            (uuid, 17),
+            (&format!("cus_{uuid}"), 21),
+            (&digits, 17),
+            (&format!("ä{digits}"), 19),
+            (&upper, 37),
+            (&format!("{{{uuid}}}"), 39),
+            ("", 1),
+            ("u", 2),
+            ("=x", 3),
+            ("a}b{", 5),
         ] {
             let packed = Packed::from(&SessionId::from(id));
             assert_eq!(packed.text(), id);
             assert_eq!(Packed::from_bytes(packed.as_bytes()), Some(packed.clone()));
-            assert_eq!(packed.as_bytes().len() == 17, id == uuid, "{id}");
+            assert_eq!(packed.as_bytes().len(), len, "{id}");
         }
         for damaged in [b"".as_slice(), b"u123", b"x", b"=\xff"] {
             assert_eq!(Packed::from_bytes(damaged), None, "{damaged:?}");

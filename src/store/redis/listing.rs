@@ -57,7 +57,8 @@ impl RedisStore {
         if !customer.as_ref().is_some_and(is_current) {
             sessions.clear();
         }
-        sessions.sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
+        // As the set is ordered, so that the next page follows.
+        sessions.sort_by_cached_key(|session| (session.created_at, Packed::from(&session.id)));
         Ok(SessionPage::cut(sessions, page))
     }
 
@@ -102,7 +103,7 @@ impl RedisStore {
         let mut tokens = Vec::new();
         for pointer in pointers.into_iter().flatten() {
             let pointer = Pointer::from_bytes(&pointer).ok_or_else(corrupt)?;
-            tokens.push(self.keys.token(pointer.hash()));
+            tokens.push(self.keys.token(&pointer.hash));
         }
         let mut records = Vec::new();
         for record in self.get_many(&tokens, context).await?.into_iter().flatten() {

@@ -10,15 +10,14 @@ use super::{
     RedisStore,
     connection::Request,
     either::both,
-    keys::Packed,
+    keys::{Packed, ShortHash, short_hashes},
     record::{Pointer, Record},
 };
 use crate::{
-    customer::Customer,
+    customer::{Customer, CustomerData},
     session::{CustomerSession, SessionId},
     store::{
         error::StoreError,
-        pepper::TokenHash,
         validation::{from_json, to_json},
     },
     token::SessionToken,
@@ -43,15 +42,20 @@ pub(super) struct LiveSession {
 /// The session that an id leads to, live or not.
 #[derive(Debug)]
 pub(super) struct Followed {
-    pub(super) customer: Packed,
-    /// The session as the member of its customer's set, unless another has taken its place.
-    pub(super) member: Vec<u8>,
-    /// The first session of the family.
-    pub(super) family: Packed,
-    pub(super) hash: TokenHash,
-    /// `None` if the session was to be replaced.
-    pub(super) record: Option<Record>,
+    pub(super) id: Packed,
     pub(super) pointer: Pointer,
+}
+
+impl Followed {
+    /// Returns the session as the member of its customer's set, unless another has taken its place.
+    pub(super) fn member(&self) -> Vec<u8> {
+        self.pointer.member(&self.id)
+    }
+
+    /// Returns the first session of the family.
+    pub(super) fn family(&self) -> &Packed {
+        self.pointer.family(&self.id)
+    }
 }
 
 /// Returns the time in milliseconds until keys about a session that ends at `end` may expire. By this
@@ -69,7 +73,7 @@ impl RedisStore {
         token: &SessionToken,
     ) -> Result<Option<CustomerSession>, StoreError> {
         self.ready().await?;
-        let hashes: Vec<_> = self.peppers.hashes(token).collect();
+        let hashes = short_hashes(&self.peppers, token);
         let Some(found) = self.find_by(&hashes, "looking up a session").await? else {
             return Ok(None);
         };
@@ -85,7 +89,7 @@ impl RedisStore {
     /// Finds a live session by the hashes of its token.
     pub(super) async fn find_by(
         &self,
-        hashes: &[TokenHash],
+        hashes: &[ShortHash],
         context: &str,
     ) -> Result<Option<LiveSession>, StoreError> {
         let found = match self.connection.is_cluster() {
@@ -114,7 +118,7 @@ impl RedisStore {
     /// Finds what `find.lua` does, in two steps: a cluster's scripts see the keys of one slot.
     async fn find_on_cluster(
         &self,
-        hashes: &[TokenHash],
+        hashes: &[ShortHash],
         context: &str,
     ) -> Result<Option<(usize, Vec<u8>, Vec<u8>)>, StoreError> {
         for (hash, place) in hashes.iter().zip(1..) {
@@ -128,8 +132,14 @@ impl RedisStore {
             found.arg(record.member());
             let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
             let found = self.read::<Option<Vec<u8>>>(Request::Script(&found), context);
-            let (found, epoch) = both(found, epoch).await;
-            let (found, epoch) = (found?, epoch?);
+            // A failover may have lost what the session is revoked by.
+            let pointer = self.get(self.keys.id(&record.id), context);
+            let ((found, epoch), pointer) = both(both(found, epoch), pointer).await;
+            let (found, epoch, pointer) = (found?, epoch?, pointer?);
+            let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
+            if pointer.is_none_or(|pointer| pointer.member(&record.id) != record.member()) {
+                continue;
+            }
             if let Some(customer) = found.filter(|customer| customer.get(1..9) == epoch.as_deref())
                 && epoch.is_some()
             {
@@ -156,7 +166,7 @@ impl RedisStore {
         let _: Result<u64, _> = self.send(Request::Command(&delete), context).await;
     }
 
-    /// Follows an id to its session, or to the family of one that was replaced.
+    /// Follows an id to its session and its family.
     pub(super) async fn follow(
         &self,
         id: &SessionId,
@@ -168,40 +178,13 @@ impl RedisStore {
         };
         let corrupt = || StoreError::corrupt(format!("{context}: a key `i:` leads nowhere"));
         let pointer = Pointer::from_bytes(&pointer).ok_or_else(corrupt)?;
-        if let Pointer::Replaced {
-            hash,
-            customer,
-            member,
-            family,
-        } = pointer.clone()
-        {
-            return Ok(Some(Followed {
-                customer,
-                member,
-                family,
-                hash,
-                record: None,
-                pointer,
-            }));
-        }
-        let hash = *pointer.hash();
-        let record = self.record(&hash, context).await?;
-        Ok(record
-            .filter(|record| record.id == id)
-            .map(|record| Followed {
-                customer: record.customer.clone(),
-                member: record.member(),
-                family: record.family().clone(),
-                hash,
-                record: Some(record),
-                pointer,
-            }))
+        Ok(Some(Followed { id, pointer }))
     }
 
     /// Reads the record of the session that a token opens, live or not.
     pub(super) async fn record(
         &self,
-        hash: &TokenHash,
+        hash: &ShortHash,
         context: &str,
     ) -> Result<Option<Record>, StoreError> {
         let Some(bytes) = self.get(self.keys.token(hash), context).await? else {
@@ -212,14 +195,14 @@ impl RedisStore {
     }
 
     /// Keeps a session under the hash of the current pepper. Announces nothing: no session ends.
-    async fn rehash(&self, found: &LiveSession, hashes: &[TokenHash]) -> Result<(), StoreError> {
+    async fn rehash(&self, found: &LiveSession, hashes: &[ShortHash]) -> Result<(), StoreError> {
         let context = "keeping a session under the current pepper";
         let (new, old) = (&hashes[0], &hashes[found.place]);
-        let life = life(found.record.expires_at());
+        let life = life(found.record.family_end().0);
         let mut claim = self.scripts.claim.key(self.keys.token(new));
         claim.arg(&found.bytes).arg(life);
         let _: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
-        let pointers = [old, new].map(|hash| Pointer::Session(*hash).to_bytes());
+        let pointers = [old, new].map(|hash| Pointer::new(&found.record, *hash).to_bytes());
         let key = self.keys.id(&found.record.id);
         if self
             .swap(key, &pointers[0], &pointers[1], life, context)
@@ -258,14 +241,18 @@ fn read_customer(record: &Record, value: &[u8]) -> Result<Customer, StoreError> 
     read_json(&record.customer, json).map_err(|why| corrupt(&why))
 }
 
-/// Writes a customer as JSON, without the id, and without what is null: each session may have one.
+/// Writes a customer as JSON, without the id, and without what a new customer has: each session may have
+/// one.
 pub(super) fn write_json(customer: &Customer) -> Result<String, StoreError> {
-    let mut fields = serde_json::to_value(customer).map_err(StoreError::corrupt)?;
-    if let Some(fields) = fields.as_object_mut() {
-        fields.remove("id");
-        fields.retain(|_, value| !value.is_null());
+    let fields = |customer: &Customer| serde_json::to_value(customer).map_err(StoreError::corrupt);
+    let mut written = fields(customer)?;
+    let default = fields(&CustomerData::new("", "").into())?;
+    if let Some(written) = written.as_object_mut() {
+        written.remove("id");
+        let is_needed = |name: &str| matches!(name, "organization_id" | "created_at");
+        written.retain(|name, value| is_needed(name) || default.get(name) != Some(value));
     }
-    to_json(&fields)
+    to_json(&written)
 }
 
 /// Reads what [`write_json`] has written. The error says where it is corrupt, never what stands there.
@@ -279,7 +266,7 @@ pub(super) fn read_json(id: &Packed, json: &str) -> Result<Customer, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::customer::{CustomerData, CustomerId};
+    use crate::customer::CustomerId;
 
     #[test]
     fn a_customer_is_read_as_it_was_written() {
@@ -292,6 +279,7 @@ mod tests {
         let customer = Customer::from(data);
         let json = write_json(&customer).expect("JSON");
         assert!(!json.contains("null,") && !json.contains("cus_1"), "{json}");
+        assert!(!json.contains("email_verified"), "{json}");
         assert_eq!(read_json(&id, &json), Ok(customer));
         for damaged in ["", "{", "{}", "[]", r#"{"organization_id": 1}"#] {
             let why = read_json(&id, damaged).expect_err(damaged);

@@ -74,6 +74,7 @@ impl RedisStore {
         Ok(purged)
     }
 
+    /// Reads some entries of the next list that is due, after the list of the minute `done`.
     async fn due(
         &self,
         shard: u8,
@@ -81,19 +82,30 @@ impl RedisStore {
         at_most: u64,
         done: Option<&str>,
     ) -> Result<Option<Due>, StoreError> {
-        let mut due = self.scripts.due.key(self.keys.expiry(shard));
-        due.arg(minute_of(before)).arg(at_most);
-        if let Some(done) = done {
-            due.arg(done);
-        }
-        let answer: Vec<Vec<u8>> = self.send(Request::Script(&due), CONTEXT).await?;
-        let Some(([minute, count], entries)) = answer.split_first_chunk() else {
+        let from = done.map_or_else(|| "-inf".to_owned(), |done| format!("({done}"));
+        let mut next = cmd("ZRANGEBYSCORE");
+        next.arg(self.keys.expiry(shard))
+            .arg(from)
+            .arg(minute_of(before));
+        next.arg("LIMIT").arg(0).arg(1);
+        let minutes: Vec<String> = self.send(Request::Command(&next), CONTEXT).await?;
+        let Some(minute) = minutes.into_iter().next() else {
             return Ok(None);
         };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut due = self.scripts.due.key(self.keys.listed(shard, &minute));
+        due.arg(at_most);
+        let answer: Vec<Vec<u8>> = self.send(Request::Script(&due), CONTEXT).await?;
+        let (count, entries) = answer.split_first().unwrap_or((const { &Vec::new() }, &[]));
+        let count = std::str::from_utf8(count)
+            .ok()
+            .and_then(|count| count.parse().ok());
+        let count = count.unwrap_or(0);
+        if count == 0 {
+            self.unlist(shard, &minute, None).await?;
+        }
         Ok(Some(Due {
-            minute: text(minute),
-            count: text(count).parse().unwrap_or(0),
+            minute,
+            count,
             entries: entries.to_vec(),
         }))
     }
@@ -116,38 +128,48 @@ impl RedisStore {
                 self.schedule(shard, minute, entry, life(expires_at), CONTEXT)
                     .await?;
             } else {
-                was_there = self.purge_session(&id, entry).await?;
+                was_there = self.purge_session(shard, &id, entry).await?;
             }
         }
-        self.unlist(shard, listed, entry).await?;
+        self.unlist(shard, listed, Some(entry)).await?;
         Ok(was_there)
     }
 
-    async fn purge_session(&self, id: &Packed, member: &[u8]) -> Result<bool, StoreError> {
+    async fn purge_session(
+        &self,
+        shard: u8,
+        id: &Packed,
+        member: &[u8],
+    ) -> Result<bool, StoreError> {
         let Some(pointer) = self.get(self.keys.id(id), CONTEXT).await? else {
             return Ok(false);
         };
-        let hash = Pointer::from_bytes(&pointer).map(|pointer| *pointer.hash());
-        let record = match hash {
-            Some(hash) => self.record(&hash, CONTEXT).await?,
-            None => None,
-        };
-        let Some(record) = record.filter(|record| record.member() == member) else {
+        let pointer = Pointer::from_bytes(&pointer);
+        let Some(pointer) = pointer.filter(|pointer| pointer.member(id) == member) else {
             return Ok(false);
         };
-        let mut remove = self
-            .scripts
-            .remove
-            .key(self.keys.customer(&record.customer));
-        remove.key(self.keys.sessions(&record.customer)).arg(member);
+        let customer = &pointer.customer;
+        let mut remove = self.scripts.remove.key(self.keys.customer(customer));
+        remove.key(self.keys.sessions(customer)).arg(member);
         let was_there: u64 = self.send(Request::Script(&remove), CONTEXT).await?;
-        self.forget_ended(&record.customer, member, CONTEXT).await?;
+        self.forget_ended(customer, member, CONTEXT).await?;
+        // An id leads to its family until that is over.
+        let mut left = cmd("PTTL");
+        left.arg(self.keys.family(customer, pointer.family(id)));
+        let left: i64 = self.send(Request::Command(&left), CONTEXT).await?;
+        if left > 0 {
+            let end = Utc::now()
+                .timestamp_micros()
+                .saturating_add(left.saturating_mul(1000));
+            self.schedule(shard, minute_of(end), member, life(end), CONTEXT)
+                .await?;
+        }
         Ok(was_there > 0)
     }
 
     /// Removes what leads to sessions that a revocation has ended.
     async fn purge_ended(&self, shard: u8, limit: u64) -> Result<u64, StoreError> {
-        let list = [self.keys.expiry(shard).as_slice(), b"g"].concat();
+        let list = self.keys.listed(shard, "g");
         let mut purged = 0;
         while purged < limit {
             let mut first = cmd("LINDEX");
@@ -159,27 +181,28 @@ impl RedisStore {
             let removed = self
                 .purge_ended_by(&entry, BATCH.min(limit - purged))
                 .await?;
-            purged += removed;
-            if removed == 0 {
-                self.unlist(shard, "g", &entry).await?;
+            match removed {
+                Some(removed) => purged += removed,
+                None => self.unlist(shard, "g", Some(&entry)).await?,
             }
         }
         Ok(purged)
     }
 
-    async fn purge_ended_by(&self, entry: &[u8], limit: u64) -> Result<u64, StoreError> {
+    /// Removes some of what an entry names; `None` if nothing is left of it.
+    async fn purge_ended_by(&self, entry: &[u8], limit: u64) -> Result<Option<u64>, StoreError> {
         let ended = self.keys.ended_by(entry);
         let tag = entry
             .strip_prefix(b"{")
             .and_then(|entry| entry.len().checked_sub(9).map(|len| &entry[..len]));
         let Some(customer) = tag.and_then(Packed::from_bytes) else {
-            return Ok(0);
+            return Ok(None);
         };
         let mut range = cmd("ZRANGE");
         range.arg(&ended).arg(0).arg(limit.saturating_sub(1));
         let members: Vec<Vec<u8>> = self.send(Request::Command(&range), CONTEXT).await?;
         if members.is_empty() {
-            return Ok(0);
+            return Ok(None);
         }
         for member in &members {
             let mut score = cmd("ZSCORE");
@@ -192,13 +215,17 @@ impl RedisStore {
         }
         let mut remove = cmd("ZREM");
         remove.arg(&ended).arg(&members);
-        self.send(Request::Command(&remove), CONTEXT).await
+        let removed = self.send(Request::Command(&remove), CONTEXT).await?;
+        Ok(Some(removed))
     }
 
-    /// Removes an entry from a list.
-    async fn unlist(&self, shard: u8, list: &str, entry: &[u8]) -> Result<(), StoreError> {
+    /// Removes an entry from a list, and the list if it is empty.
+    async fn unlist(&self, shard: u8, list: &str, entry: Option<&[u8]>) -> Result<(), StoreError> {
         let mut unlist = self.scripts.unlist.key(self.keys.expiry(shard));
-        unlist.arg(list).arg(entry);
+        unlist.key(self.keys.listed(shard, list)).arg(list);
+        if let Some(entry) = entry {
+            unlist.arg(entry);
+        }
         self.send(Request::Script(&unlist), CONTEXT).await
     }
 }

@@ -2,15 +2,18 @@
 
 use chrono::{DateTime, Utc};
 
-use super::keys::Packed;
+use super::keys::{Packed, ShortHash};
 use crate::{
     customer::CustomerId,
     session::{CustomerSession, SessionSummary},
-    store::{error::StoreError, pepper::TokenHash},
+    store::error::StoreError,
 };
 
 /// The first byte of a record. Another one is another layout.
 const LAYOUT: u8 = b'1';
+
+/// The first byte of a pointer to a session that has taken the place of another.
+const LAYOUT_OF_MEMBER: u8 = b'2';
 
 const HAS_MODIFIED: u8 = 1;
 const HAS_END: u8 = 2;
@@ -29,18 +32,15 @@ pub(super) struct Record {
     family: Option<Packed>,
 }
 
-/// Where an id leads: the value of a key `i:`.
+/// Where an id leads: the value of a key `i:`. It leads to the session, and to the one that has taken its
+/// place, for as long as either is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Pointer {
-    /// To a session, by the hash of its token.
-    Session(TokenHash),
-    /// To a session that another was about to take the place of.
-    Replaced {
-        hash: TokenHash,
-        customer: Packed,
-        member: Vec<u8>,
-        family: Packed,
-    },
+pub(super) struct Pointer {
+    pub(super) hash: ShortHash,
+    pub(super) customer: Packed,
+    expires_at: i64,
+    /// The first session of the family, if it is not this one.
+    family: Option<Packed>,
 }
 
 /// A reader of bytes.
@@ -67,11 +67,6 @@ impl Record {
         self
     }
 
-    /// Returns the first session of the family.
-    pub(super) fn family(&self) -> &Packed {
-        self.family.as_ref().unwrap_or(&self.id)
-    }
-
     /// Returns the session as the member of a set.
     pub(super) fn member(&self) -> Vec<u8> {
         [self.id.as_bytes(), &self.expires_at.to_be_bytes()].concat()
@@ -83,6 +78,13 @@ impl Record {
 
     pub(super) fn expires_at(&self) -> i64 {
         self.expires_at
+    }
+
+    /// Returns the time until which the ids of the family must lead to it, and whether the session says so
+    /// itself.
+    pub(super) fn family_end(&self) -> (i64, bool) {
+        let end = self.ends_at.unwrap_or(self.expires_at);
+        (end.max(self.expires_at), self.ends_at.is_some())
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -160,45 +162,55 @@ impl Record {
 }
 
 impl Pointer {
-    pub(super) fn hash(&self) -> &TokenHash {
-        match self {
-            Self::Session(hash) | Self::Replaced { hash, .. } => hash,
+    pub(super) fn new(record: &Record, hash: ShortHash) -> Self {
+        Self {
+            hash,
+            customer: record.customer.clone(),
+            expires_at: record.expires_at,
+            family: record.family.clone(),
         }
     }
 
+    /// Returns the session, by its id, as the member of a set.
+    pub(super) fn member(&self, id: &Packed) -> Vec<u8> {
+        [id.as_bytes(), &self.expires_at.to_be_bytes()].concat()
+    }
+
+    /// Returns the first session of the family.
+    pub(super) fn family<'a>(&'a self, id: &'a Packed) -> &'a Packed {
+        self.family.as_ref().unwrap_or(id)
+    }
+
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Session(hash) => [b"h".as_slice(), hash].concat(),
-            Self::Replaced {
-                hash,
-                customer,
-                member,
-                family,
-            } => {
-                let mut bytes = [b"r".as_slice(), hash].concat();
-                for part in [customer.as_bytes(), member, family.as_bytes()] {
-                    put(&mut bytes, part);
-                }
-                bytes
-            }
+        let layout = self.family.as_ref().map_or(LAYOUT, |_| LAYOUT_OF_MEMBER);
+        let mut bytes = vec![layout];
+        bytes.extend(self.hash);
+        bytes.extend(self.expires_at.to_be_bytes());
+        if let Some(family) = &self.family {
+            put(&mut bytes, family.as_bytes());
         }
+        bytes.extend(self.customer.as_bytes());
+        bytes
     }
 
     /// Reads a pointer; `None` if it is damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let kind = reader.byte()?;
-        let hash = reader.take(32)?.try_into().ok()?;
-        match kind {
-            b'h' => Some(Self::Session(hash)),
-            b'r' => Some(Self::Replaced {
-                hash,
-                customer: Packed::from_bytes(reader.text()?)?,
-                member: reader.text()?.to_vec(),
-                family: Packed::from_bytes(reader.text()?)?,
-            }),
-            _ => None,
-        }
+        let layout = reader.byte()?;
+        let hash = *reader.take(size_of::<ShortHash>())?.first_chunk()?;
+        let expires_at = reader.number()?;
+        let family = match layout {
+            LAYOUT => None,
+            LAYOUT_OF_MEMBER => Some(Packed::from_bytes(reader.text()?)?),
+            _ => return None,
+        };
+        let customer = Packed::from_bytes(reader.0)?;
+        Some(Self {
+            hash,
+            customer,
+            expires_at,
+            family,
+        })
     }
 }
 
@@ -267,7 +279,6 @@ mod tests {
             session.modified_at = modified;
             session.details.ends_at = end;
             let mut record = Record::new(&session);
-            assert_eq!(record.family(), &record.id);
             assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
             record = record.with_family(Packed::from(&SessionId::from("first")));
             let bytes = record.to_bytes();
@@ -281,16 +292,17 @@ mod tests {
     #[test]
     fn a_pointer_is_read_as_it_was_kept() {
         let record = Record::new(&session());
-        let replaced = Pointer::Replaced {
-            hash: [7; 32],
-            customer: record.customer.clone(),
-            member: record.member(),
-            family: record.id.clone(),
-        };
-        for pointer in [Pointer::Session([0; 32]), replaced] {
+        let first = Packed::from(&SessionId::from("first"));
+        for record in [record.clone(), record.with_family(first)] {
+            let pointer = Pointer::new(&record, [7; 16]);
+            assert_eq!(pointer.member(&record.id), record.member());
+            let first = record.family.as_ref().unwrap_or(&record.id);
+            assert_eq!(pointer.family(&record.id), first);
             let bytes = pointer.to_bytes();
             assert_eq!(Pointer::from_bytes(&bytes), Some(pointer));
-            assert_eq!(Pointer::from_bytes(&bytes[..bytes.len() - 1]), None);
+            for len in 0..25 {
+                assert_eq!(Pointer::from_bytes(&bytes[..len]), None, "{len}");
+            }
         }
     }
 }

@@ -5,10 +5,10 @@ use redis::{Cmd, cmd};
 use super::{
     RedisStore,
     connection::Request,
-    either::both,
     insertion::MAX_SCORE,
     keys::{Packed, SHARDS},
-    record::{Pointer, Record, read_member},
+    lookup::{Followed, life},
+    record::read_member,
 };
 use crate::{
     customer::CustomerId,
@@ -60,48 +60,25 @@ impl RedisStore {
         let Some(place) = self.follow(session, context).await? else {
             return Ok(Revoked::of_session(session, None, None));
         };
-        let customer = &place.customer;
+        let (customer, member) = (&place.pointer.customer, place.member());
         if owner.is_some_and(|owner| Packed::from(owner) != *customer) {
             return Ok(Revoked::default());
         }
         let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
         let mut revoke = self.scripts.revoke.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
-        revoke.key(self.keys.family(customer, &place.family));
-        revoke.arg(&place.member).arg(epoch.unwrap_or_default());
+        revoke.key(self.keys.family(customer, place.family()));
+        revoke.arg(&member).arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(session.as_str());
-        let (was_live, current): (u64, Vec<u8>) =
+        let (was_live, current, is_family): (u64, Vec<u8>, u64) =
             self.send(Request::Script(&revoke), context).await?;
         // It is over. What still leads to it leads nowhere, and expires.
-        if current == place.member {
-            self.forget_one(session, place.record.as_ref(), &place.pointer, context)
-                .await;
-        } else {
-            let _ = self.forget_ended(customer, &current, context).await;
-        }
+        let _ = self.forget_ended(customer, &current, context).await;
         let ended = read_member(&current).filter(|_| was_live > 0);
         let ended = ended.map(|(id, _)| SessionId::from(id.text()));
-        let is_replaced = place.record.is_none();
+        let is_replaced = is_family > 0 && current != member;
         let customer = is_replaced.then(|| CustomerId::from(customer.text()));
         Ok(Revoked::of_session(session, ended, customer))
-    }
-
-    /// Removes what leads to a session that was ended by its own id.
-    async fn forget_one(
-        &self,
-        session: &SessionId,
-        record: Option<&Record>,
-        pointer: &Pointer,
-        context: &str,
-    ) {
-        let Some(record) = record else { return };
-        let token = self.delete(self.keys.token(pointer.hash()), context);
-        if record.family() == &record.id {
-            let id = self.delete(self.keys.id(&session.into()), context);
-            both(token, id).await;
-        } else {
-            token.await;
-        }
     }
 
     /// Ends all sessions of a customer by one script, however many there are.
@@ -116,7 +93,7 @@ impl RedisStore {
             Some(keep) => self.follow(keep, context).await?,
             None => None,
         };
-        let kept = kept.filter(|kept| kept.customer == *customer);
+        let kept = kept.filter(|kept| kept.pointer.customer == *customer);
         let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
         let (ended, entry) = self.keys.ended(customer, random());
         let mut revoke = self
@@ -124,19 +101,19 @@ impl RedisStore {
             .revoke_customer
             .key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer)).key(ended);
-        let family = kept.as_ref().map_or(customer, |kept| &kept.family);
+        let family = kept.as_ref().map_or(customer, Followed::family);
         revoke.key(self.keys.family(customer, family));
         revoke
             .arg(epoch.unwrap_or_default())
             .arg(self.keys.channel())
             .arg(id.as_str());
         if let Some(kept) = &kept {
-            revoke.arg(&kept.member);
+            revoke.arg(kept.member());
         }
         let (were_live, are_left): (u64, u64) =
             self.send(Request::Script(&revoke), context).await?;
         if are_left > 0 {
-            self.schedule_removal(customer, &entry, super::lookup::life(0), context)
+            self.schedule_removal(customer, &entry, life(0), context)
                 .await;
         }
         Ok(were_live > 0)
@@ -163,13 +140,17 @@ impl RedisStore {
     async fn end_older(&self, micros: i64) -> Result<bool, StoreError> {
         let context = "revoking sessions by the time of their creation";
         let mut any = false;
-        let mut cursor = self
-            .connection
-            .scan(self.keys.sessions_pattern(), context)
-            .await?;
-        while let Some(keys) = cursor.next(context).await? {
-            for customer in keys.iter().filter_map(|key| self.keys.customer_of(key)) {
-                any |= self.end_older_of(&customer, micros, context).await?;
+        loop {
+            let pattern = self.keys.sessions_pattern();
+            let mut keys = self.connection.scan(pattern, context).await?;
+            while let Some(batch) = keys.next(context).await? {
+                for customer in batch.iter().filter_map(|key| self.keys.customer_of(key)) {
+                    any |= self.end_older_of(&customer, micros, context).await?;
+                }
+            }
+            // A key that moved from one node to another meanwhile may have been missed on both.
+            if keys.is_complete().await? {
+                break;
             }
         }
         self.publish(&Invalidation::All, context).await?;
@@ -186,6 +167,7 @@ impl RedisStore {
         let mut revoke = self.scripts.revoke_older.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
         revoke.arg(micros).arg(epoch.unwrap_or_default());
+        revoke.arg(self.keys.channel()).arg(customer.text());
         let mut any = false;
         loop {
             let (more, were_live): (u64, u64) =

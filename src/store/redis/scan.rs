@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 
 use redis::cmd;
 
-use super::{link::Link, server::store_error};
+use super::{
+    endpoint::{Endpoint, Primaries},
+    link::Link,
+    server::store_error,
+};
 use crate::store::error::StoreError;
 
 /// Keys that a server looks at for one answer.
@@ -16,14 +20,29 @@ pub(super) struct Scan {
     links: VecDeque<Link>,
     pattern: Vec<u8>,
     cursor: u64,
+    /// The servers, if they are those of a cluster.
+    primaries: Option<(Endpoint, Primaries)>,
 }
 
 impl Scan {
-    pub(super) fn new(links: Vec<Link>, pattern: Vec<u8>) -> Self {
+    pub(super) fn new(
+        links: Vec<Link>,
+        pattern: Vec<u8>,
+        primaries: Option<(Endpoint, Primaries)>,
+    ) -> Self {
         Self {
             links: links.into(),
             pattern,
             cursor: 0,
+            primaries,
+        }
+    }
+
+    /// Returns `true` if each slot is still where it was at the beginning.
+    pub(super) async fn is_complete(&self) -> Result<bool, StoreError> {
+        match &self.primaries {
+            None => Ok(true),
+            Some((endpoint, before)) => Ok(endpoint.primaries().await?.have_slots_of(before)),
         }
     }
 

@@ -26,6 +26,7 @@ scripts!(
     find,
     found,
     insert,
+    keep,
     peppers,
     remove,
     replace,

@@ -31,13 +31,14 @@ const FILL: &str = "local epoch = redis.call('GET', KEYS[1] .. 'a:{0}') \
      if not epoch then epoch = '12345678' redis.call('SET', KEYS[1] .. 'a:{0}', epoch) end \
      for n = ARGV[1], ARGV[2] do \
      local expires = (n % 10 == 0) and 1000000 or 4102444800000000 \
-     local hash = string.sub(redis.sha1hex(n), 1, 32) \
+     local hash = string.sub(redis.sha1hex(n), 1, 16) \
      local id, customer = '=s' .. n, '=c' .. n \
      local member = id .. struct.pack('>l', expires) \
      local record = '10' .. struct.pack('>H', #customer) .. customer \
      .. struct.pack('>H', #member) .. member .. struct.pack('>l', 1) .. '\\0' \
      redis.call('SET', KEYS[1] .. 't:' .. hash, record, 'PX', 86400000) \
-     redis.call('SET', KEYS[1] .. 'i:' .. id, 'h' .. hash, 'PX', 86400000) \
+     redis.call('SET', KEYS[1] .. 'i:' .. id, '1' .. hash .. struct.pack('>l', expires) .. customer, \
+     'PX', 86400000) \
      redis.call('SET', KEYS[1] .. 'c:{' .. customer .. '}', 'c' .. epoch .. ARGV[3], 'PX', 86400000) \
      redis.call('ZADD', KEYS[1] .. 's:{' .. customer .. '}', 1, member) \
      local minute = math.floor(expires / 60000000) \
@@ -115,7 +116,7 @@ fn raw_find<'a>(
         let script = Arc::clone(&script);
         async move {
             let mut call = script.key(PREFIX);
-            call.arg(&hash);
+            call.arg(&hash[..16]);
             let row: (u64, Vec<u8>, Vec<u8>) = call
                 .invoke_async(&mut connection.clone())
                 .await
@@ -157,16 +158,30 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
             record.extend(session.created_at.timestamp_micros().to_be_bytes());
             record.push(0);
             let json = serde_json::to_string(&session.customer).expect("JSON");
-            let keys = ["c", "s", "g"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
+            let keys = ["c", "s"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
             let life = 90_000_000;
             let raw = async {
                 let mut claim = scripts.claim.key(format!("{PREFIX}i:={id}"));
-                claim.arg([b"h".as_slice(), &hash].concat()).arg(life);
+                claim
+                    .arg(
+                        [
+                            b"1".as_slice(),
+                            &hash[..16],
+                            &expires.to_be_bytes(),
+                            format!("={customer}").as_bytes(),
+                        ]
+                        .concat(),
+                    )
+                    .arg(life);
                 let _: Option<Vec<u8>> = claim.invoke_async(to).await?;
-                let mut claim = scripts.claim.key([b"cs:t:".as_slice(), &hash].concat());
+                let mut claim = scripts
+                    .claim
+                    .key([b"cs:t:".as_slice(), &hash[..16]].concat());
                 claim.arg(record).arg(life);
                 let _: Option<Vec<u8>> = claim.invoke_async(to).await?;
-                let mut schedule = scripts.schedule.key(format!("{PREFIX}e:{{0}}"));
+                let list = format!("{PREFIX}e:{{0}}");
+                let mut schedule = scripts.schedule.key(&list);
+                schedule.key(format!("{list}{}", expires / 60_000_000));
                 schedule.arg(expires / 60_000_000).arg(&member).arg(life);
                 let _: u64 = schedule.invoke_async(to).await?;
                 let mut epoch = scripts.epoch.key(format!("{PREFIX}a:{{0}}"));
@@ -177,7 +192,10 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
                     .arg(session.created_at.timestamp_micros());
                 insert.arg(epoch).arg(json).arg(life).arg("cs:changes");
                 insert.arg("").arg("").arg("");
-                insert.invoke_async::<Vec<Vec<u8>>>(to).await
+                let answer: Vec<Vec<u8>> = insert.invoke_async(to).await?;
+                let pointer = redis::cmd("GET").arg(format!("{PREFIX}i:={id}")).to_owned();
+                let _: Vec<u8> = pointer.query_async(to).await?;
+                redis::RedisResult::Ok(answer)
             };
             let answer = raw.await.expect("inserted");
             assert_eq!(answer[0], b"done");

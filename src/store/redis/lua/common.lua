@@ -1,8 +1,8 @@
 -- The keys, and what several scripts do. It stands in front of each of them.
 --
 --   <prefix>t:<hash>                the session that a token opens: where it is kept, and its record
---   <prefix>i:<id>                  the hash of the session's token; of a session that was replaced, also
---                                   the family that it belongs to
+--   <prefix>i:<id>                  the customer, the expiry and the family of a session, and the hash of
+--                                   its token. It stays when another session takes its place
 --   <prefix>c:{<customer>}          the customer: `c` or, deleted, `d`; the epoch; JSON. `t` and the
 --                                   epoch alone is what stays of a deleted customer without sessions
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
@@ -20,7 +20,7 @@
 -- shard. All other keys only lead there: one that is left behind opens nothing. What is in braces tells a
 -- cluster which keys belong together.
 --
--- Identifiers are packed: `u` and 16 bytes, or `=` and the text. Times are microseconds since 1970.
+-- Identifiers are packed: `u` or `h`, 16 bytes and the text before them, or `=` and the text. Times are microseconds since 1970.
 -- Keys expire a day after the sessions do. That decides nothing, and is for a service that never purges.
 
 -- When a member of a set of sessions expires.
@@ -33,14 +33,18 @@ end
 
 -- The text of a packed identifier.
 local function unpack_id(packed)
-  if string.sub(packed, 1, 1) == '=' then return string.sub(packed, 2) end
-  local hex = string.gsub(string.sub(packed, 2), '.', function(byte)
+  local kind = string.sub(packed, 1, 1)
+  if kind == '=' then return string.sub(packed, 2) end
+  local hex = string.gsub(string.sub(packed, 2, 17), '.', function(byte)
     return string.format('%02x', string.byte(byte))
   end)
-  return table.concat({
-    string.sub(hex, 1, 8), string.sub(hex, 9, 12), string.sub(hex, 13, 16), string.sub(hex, 17, 20),
-    string.sub(hex, 21, 32),
-  }, '-')
+  if kind == 'u' then
+    hex = table.concat({
+      string.sub(hex, 1, 8), string.sub(hex, 9, 12), string.sub(hex, 13, 16), string.sub(hex, 17, 20),
+      string.sub(hex, 21, 32),
+    }, '-')
+  end
+  return string.sub(packed, 18) .. hex
 end
 
 local function id_of(member) return unpack_id(string.sub(member, 1, -9)) end

@@ -5,8 +5,8 @@ for place = 1, #ARGV do
   if record then
     -- The shard, and two texts with their length before them.
     local shard = string.sub(record, 2, 2)
-    local customer, at = struct.unpack('>Hc0', record, 3)
-    local member = struct.unpack('>Hc0', record, at)
+    local is_whole, customer, member = pcall(struct.unpack, '>Hc0Hc0', record, 3)
+    if not is_whole then return redis.error_reply('CORRUPT its record is corrupt') end
     local key = KEYS[1] .. 'c:{' .. customer .. '}'
     local found = redis.call('GET', key)
     if found and redis.call('ZSCORE', KEYS[1] .. 's:{' .. customer .. '}', member)

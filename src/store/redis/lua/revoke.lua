@@ -1,7 +1,8 @@
 -- KEYS: c:, s:, f:. ARGV: a session, epoch, channel, the id that was asked for. Ends the session, or that
--- which has taken its place. Answers 1 if it was live, and the one that was ended.
+-- which has taken its place. Answers 1 if it was live, the one that was ended, and 1 if there is a family.
 local session, epoch, channel, asked_for = unpack(ARGV)
-local current = redis.call('GET', KEYS[3]) or session
+local family = redis.call('GET', KEYS[3])
+local current = family or session
 local customer = redis.call('GET', KEYS[1])
 local was_there = redis.call('ZREM', KEYS[2], current) == 1
 if was_there then
@@ -10,4 +11,4 @@ if was_there then
   forget(KEYS[1], KEYS[2])
 end
 local was_live = was_there and customer and epoch_of(customer) == epoch
-return { was_live and 1 or 0, current }
+return { was_live and 1 or 0, current, family and 1 or 0 }

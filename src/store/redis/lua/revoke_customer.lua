@@ -14,7 +14,7 @@ redis.call('RENAME', KEYS[2], KEYS[3])
 if kept then
   redis.call('ZREM', KEYS[3], keep)
   redis.call('ZADD', KEYS[2], kept, keep)
-  redis.call('PEXPIRE', KEYS[2], left)
+  if left >= 0 then redis.call('PEXPIRE', KEYS[2], left) end
 else
   forget(KEYS[1], KEYS[2])
 end

@@ -1,0 +1,280 @@
+//! What happens in Redis when calls meet, and when keys are missing.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use customer_session::{
+    CustomerSession, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
+    SessionStore as _, SessionToken, store::RedisStore,
+};
+use redis::{AsyncCommands as _, aio::MultiplexedConnection};
+
+use crate::persistent_store::{inserted, peppers, session, unique};
+use test_support::{
+    RegistryExt as _,
+    servers::{self, Server},
+};
+
+async fn redis() -> Option<(Server, RedisStore, MultiplexedConnection)> {
+    let Some(server) = Server::redis() else {
+        servers::missing("Redis");
+        return None;
+    };
+    let store = RedisStore::connect(&server.url(), peppers()).await;
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let by_hand = client.get_multiplexed_async_connection().await;
+    Some((
+        server,
+        store.expect("connected"),
+        by_hand.expect("connected"),
+    ))
+}
+
+async fn is_found(store: &RedisStore, session: &CustomerSession) -> bool {
+    let found = store.find(&session.token).await;
+    found.expect("an answer").is_some()
+}
+
+async fn keys(by_hand: &mut MultiplexedConnection, pattern: &str) -> Vec<Vec<u8>> {
+    by_hand.keys(pattern).await.expect("keys")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_leads_to_the_session_that_took_its_place_whatever_rotations_meet() {
+    let Some((_server, store, _)) = redis().await else {
+        return;
+    };
+    let store = Arc::new(store);
+    for _ in 0..30 {
+        let first = inserted(&*store).await;
+        let rotations = (0..4).map(|_| {
+            let (store, old) = (Arc::clone(&store), first.id.clone());
+            let new = session(&*store, first.customer_id.as_str());
+            tokio::spawn(async move { store.replace(&old, &new).await.expect("an answer") })
+        });
+        let mut replaced = Vec::new();
+        for rotation in rotations.collect::<Vec<_>>() {
+            replaced.extend(rotation.await.expect("no panic"));
+        }
+        assert_eq!(replaced.len(), 1, "one of them takes the place");
+        let late = session(&*store, first.customer_id.as_str());
+        assert!(
+            store
+                .replace(&first.id, &late)
+                .await
+                .expect("an answer")
+                .is_none()
+        );
+        assert!(store.end(&first.id).await.expect("an answer"));
+        assert!(!is_found(&store, &replaced[0]).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_revocation_by_an_id_misses_a_rotation_that_is_under_way() {
+    let Some((_server, store, _)) = redis().await else {
+        return;
+    };
+    for _ in 0..100 {
+        let first = inserted(&store).await;
+        let second = session(&store, first.customer_id.as_str());
+        let third = session(&store, first.customer_id.as_str());
+        let rotating = {
+            let (store, second, third) = (store.clone(), second.clone(), third.clone());
+            let old = first.id.clone();
+            tokio::spawn(async move {
+                if store
+                    .replace(&old, &second)
+                    .await
+                    .expect("an answer")
+                    .is_some()
+                {
+                    store.replace(&second.id, &third).await.expect("an answer");
+                }
+            })
+        };
+        assert!(
+            store.end(&first.id).await.expect("an answer"),
+            "it was live all the time"
+        );
+        rotating.await.expect("no panic");
+        for session in [&first, &second, &third] {
+            assert!(!is_found(&store, session).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn ids_lead_to_a_family_whose_end_was_postponed() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let mut family = vec![inserted(&store).await];
+    for days in [2, 4, 30] {
+        let mut next = session(&store, family[0].customer_id.as_str());
+        next.expires_at = Utc::now() + TimeDelta::days(days);
+        let old = family[family.len() - 1].id.clone();
+        assert!(
+            store
+                .replace(&old, &next)
+                .await
+                .expect("an answer")
+                .is_some()
+        );
+        family.push(next);
+    }
+    for one in &family {
+        let key = format!("cs:i:={}", one.id);
+        let left: i64 = by_hand.pttl(&key).await.expect("an answer");
+        let needed = TimeDelta::days(30).num_milliseconds();
+        assert!(
+            left == -1 || left > needed,
+            "{left} ms are left of {}",
+            one.id
+        );
+    }
+    assert!(store.end(&family[1].id).await.expect("an answer"));
+    assert!(!is_found(&store, &family[3]).await);
+}
+
+#[tokio::test]
+async fn a_limit_names_what_it_ended_even_without_its_record() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let first = inserted(&store).await;
+    let lost = keys(&mut by_hand, "cs:t:*").await;
+    let _: u64 = by_hand.del(lost).await.expect("lost");
+    let second = session(&store, first.customer_id.as_str());
+    let limit = SessionLimit::end_oldest(1);
+    let inserted = store.insert(&second, Some(&limit)).await.expect("inserted");
+    let [ended] = inserted.ended.as_slice() else {
+        panic!("{:?} was ended", inserted.ended);
+    };
+    assert_eq!((&ended.id, ended.expires_at), (&first.id, first.expires_at));
+    assert!(is_found(&store, &second).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_purges_at_once_leave_nothing_of_a_revoked_customer() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let customer = unique("cus");
+    for _ in 0..300 {
+        store
+            .add(&session(&store, &customer))
+            .await
+            .expect("inserted");
+    }
+    store
+        .end_customer(&customer.as_str().into())
+        .await
+        .expect("revoked");
+    let purges = (0..2).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.purge_expired(Utc::now(), 1000).await.expect("purged") })
+    });
+    let mut purged = 0;
+    for purge in purges.collect::<Vec<_>>() {
+        purged += purge.await.expect("no panic");
+    }
+    purged += store.purge_expired(Utc::now(), 1000).await.expect("purged");
+    assert_eq!(purged, 300);
+    for pattern in [
+        "cs:t:*",
+        "cs:i:*",
+        "cs:s:*",
+        "cs:g:*",
+        "cs:c:*",
+        "cs:e:{?}g",
+    ] {
+        assert!(keys(&mut by_hand, pattern).await.is_empty(), "{pattern}");
+    }
+}
+
+#[tokio::test]
+async fn pages_lose_no_session_of_one_moment() {
+    let Some((_server, store, _)) = redis().await else {
+        return;
+    };
+    let customer = unique("cus");
+    let at = Utc::now();
+    let mut ids: Vec<SessionId> = Vec::new();
+    for id in [
+        "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
+        "zzz",
+        "ses_00000000000000000000000000000001",
+        "Z",
+    ] {
+        let mut one = session(&store, &customer);
+        one.id = id.into();
+        one.created_at = DateTime::from_timestamp_micros(at.timestamp_micros()).expect("a time");
+        store.add(&one).await.expect("inserted");
+        ids.push(one.id);
+    }
+    let (mut listed, mut page) = (Vec::new(), Page::default().with_size(1));
+    loop {
+        let found = store
+            .list(&customer.as_str().into(), &page)
+            .await
+            .expect("a page");
+        listed.extend(found.sessions.into_iter().map(|session| session.id));
+        let Some(next) = found.next else { break };
+        page = Page::after(next).with_size(1);
+    }
+    listed.sort();
+    ids.sort();
+    assert_eq!(listed, ids);
+}
+
+#[tokio::test]
+async fn sign_ins_clear_what_a_service_that_never_purges_leaves() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let customer = unique("cus");
+    for number in 0..130 {
+        let mut old = session(&store, &customer);
+        old.created_at = DateTime::UNIX_EPOCH + TimeDelta::seconds(number);
+        old.expires_at = old.created_at + TimeDelta::hours(1);
+        store.add(&old).await.expect("inserted");
+    }
+    for _ in 0..4 {
+        store
+            .add(&session(&store, &customer))
+            .await
+            .expect("inserted");
+    }
+    let sessions = format!("cs:s:{{={customer}}}");
+    let count: u64 = by_hand.zcard(&sessions).await.expect("a number");
+    assert!(count <= 101, "{count} are left");
+    // Every key goes by itself.
+    for key in keys(&mut by_hand, "cs:*").await {
+        let left: i64 = by_hand.pttl(&key).await.expect("an answer");
+        let stays = key == b"cs:peppers" || key.starts_with(b"cs:a:");
+        assert_eq!(left < 0, stays, "{}", String::from_utf8_lossy(&key));
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_an_epoch_that_is_over_do_not_come_back() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let one = inserted(&store).await;
+    store.revoke(&Revocation::All).await.expect("revoked");
+    assert!(!is_found(&store, &one).await);
+    let another = session(&store, one.customer_id.as_str());
+    store.add(&another).await.expect("inserted");
+    assert!(is_found(&store, &another).await && !is_found(&store, &one).await);
+    // Without an epoch, nothing is let in, and a sign-in begins another one.
+    let lost = keys(&mut by_hand, "cs:a:*").await;
+    let _: u64 = by_hand.del(lost).await.expect("lost");
+    assert!(!is_found(&store, &another).await);
+    let third = session(&store, one.customer_id.as_str());
+    store.add(&third).await.expect("inserted");
+    assert!(is_found(&store, &third).await && !is_found(&store, &another).await);
+    let unknown = SessionToken::new("cst_unknown");
+    assert!(store.find(&unknown).await.expect("an answer").is_none());
+}
