@@ -27,6 +27,9 @@ impl Certificates {
         fs::create_dir_all(&folder).expect("a folder");
         let names = format!("subjectAltName={names}\n");
         fs::write(folder.join("names"), names).expect("written");
+        // Without an extension OpenSSL makes a certificate of version 1, which rustls refuses.
+        let extension = "basicConstraints=CA:FALSE\n";
+        fs::write(folder.join("extension"), extension).expect("written");
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         for command in [
             format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=tests"),
@@ -36,7 +39,7 @@ impl Certificates {
                 .to_owned(),
             format!("req {key} -keyout client.key -out client.csr -subj /CN=client"),
             "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-             -out client.pem"
+             -out client.pem -extfile extension"
                 .to_owned(),
         ] {
             let mut openssl = Command::new("openssl");
