@@ -106,6 +106,7 @@
 //! | `postgres` | `PostgresStore`, `PostgresInvalidations`: sessions that several machines share; needs Rust 1.94 |
 //! | `postgres-rustls` | TLS by rustls for the connections to PostgreSQL |
 //! | `redis` | `RedisStore`, `RedisInvalidations`: sessions in Redis or Valkey |
+//! | `redis-rustls` | TLS by rustls for the connections to Redis |
 //! | `polar` | `PolarStore` and the module `polar`: the customer sessions that Polar issues |
 //! | `rustls` (default) | TLS for the client that `PolarStore` makes itself; nothing without `polar` |
 //! | `testing` | the module `testing`: `ManualClock`, `conformance` and `conformance_of_lookups`, `FaultyStore`, `SignedIn`, `assert_protected` |
@@ -120,7 +121,7 @@ mod details;
 mod engine;
 mod family;
 mod invalidation;
-#[cfg(any(feature = "polar", feature = "postgres"))]
+#[cfg(any(feature = "polar", feature = "postgres", feature = "redis"))]
 mod loopback;
 mod metadata;
 mod middleware;

@@ -14,6 +14,11 @@ mod pepper;
 mod reconnect;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "redis", feature = "redis-rustls"))]
+mod redis_tls;
+#[cfg(all(feature = "redis", not(feature = "redis-rustls")))]
+#[path = "redis_tls_missing.rs"]
+mod redis_tls;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 pub(crate) mod traits;
@@ -29,7 +34,7 @@ pub use self::memory::MemoryStore;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub use self::pepper::Peppers;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisStore, invalidations::RedisInvalidations};
+pub use self::redis::{RedisStore, builder::RedisStoreBuilder, invalidations::RedisInvalidations};
 #[cfg(feature = "postgres")]
 pub use self::sql::postgres::{
     PostgresStore, builder::PostgresStoreBuilder, invalidations::PostgresInvalidations,

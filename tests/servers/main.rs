@@ -27,12 +27,17 @@ mod portal;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_acl;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_connections;
 #[cfg(feature = "redis")]
 mod redis_interleavings;
+mod redis_sentinel;
+#[cfg(feature = "redis")]
+mod redis_tls;
 #[cfg(feature = "redis")]
 mod redis_topologies;
 #[cfg(all(feature = "postgres", feature = "redis"))]

@@ -6,9 +6,10 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, Server
 
 use super::{
     endpoint::Endpoint,
+    keys::Keys,
     link::{GivenConnection, Link},
     scan::Scan,
-    server::{Server, check_server, store_error},
+    server::{Server, check_channel, check_server, store_error},
 };
 use crate::store::error::StoreError;
 
@@ -108,20 +109,19 @@ impl Connection {
         })
     }
 
-    /// Checks whether the server is fit for use. A new connection is checked as it is opened.
-    pub(super) async fn check(&self) -> Result<(), StoreError> {
+    /// Checks whether the server is fit for use, and whether the user may announce changes. A new
+    /// connection is checked as it is opened.
+    pub(super) async fn check(&self, keys: &Keys) -> Result<(), StoreError> {
         let Numbered { mut link, number } = self.get().await?;
         match check_server(&mut link).await {
-            Ok(server) => {
-                self.lock().server = Some(server);
-                Ok(())
-            }
+            Ok(server) => self.lock().server = Some(server),
             Err(_) if self.endpoint.is_some() => {
                 self.discard(number);
-                self.get().await.map(drop)
+                link = self.get().await?.link;
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        check_channel(&mut link, keys).await
     }
 
     /// Returns `true` if the keys are spread over several servers.
@@ -147,7 +147,7 @@ impl Connection {
         let primaries = endpoint.primaries().await?;
         let mut links = Vec::new();
         for client in &primaries.clients {
-            links.push(Endpoint::link(client, context).await?);
+            links.push(endpoint.link(client, context).await?);
         }
         Ok(Scan::new(
             links,

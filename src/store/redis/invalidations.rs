@@ -16,10 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisError, Value,
-    aio::MultiplexedConnection,
-};
+use redis::{Client, Cmd, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     time::{timeout, timeout_at},
@@ -29,7 +26,8 @@ use super::{
     either::{Either, either},
     endpoint::{Endpoint, Primaries, address},
     keys::Keys,
-    server::{PREFIX, check_server, store_error},
+    options::ConnectionOptions,
+    server::{PREFIX, check_channel, check_server, store_error},
 };
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
@@ -115,14 +113,16 @@ enum Received {
 impl RedisInvalidations {
     /// Begins to listen on the server at `url`, which is as for
     /// [`RedisStore::connect`](super::RedisStore::connect).
-    /// [`RedisStore::invalidations`](super::RedisStore::invalidations) repeats nothing.
+    /// [`RedisStore::invalidations`](super::RedisStore::invalidations) repeats nothing, and is the way to
+    /// one with the settings of a builder.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
     /// server cannot be reached or refuses.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        Self::listening(Endpoint::new(&[url], None)?, Keys::new(PREFIX)).await
+        let endpoint = Endpoint::new(&[url], ConnectionOptions::default())?;
+        Self::listening(endpoint, Keys::new(PREFIX)).await
     }
 
     /// Sets the prefix of all keys, as [`RedisStore::key_prefix`](super::RedisStore::key_prefix) does,
@@ -171,9 +171,7 @@ impl Listener {
         for client in &primaries.clients {
             let place = connections.len();
             let queue = queue_or_overflow(sender.clone(), place, Arc::clone(&overflowed));
-            let connection = subscribe(client, keys, queue).await;
-            let context = || format!("listening to Redis at {}", address(client));
-            connections.push(connection.map_err(|error| store_error(context(), error))?);
+            connections.push(subscribe(endpoint, client, keys, queue).await?);
         }
         Ok(Self {
             connections,
@@ -317,18 +315,18 @@ async fn answered(question: &mut Option<Question<Result<(), StoreError>>>) -> bo
 
 /// Opens a connection on which a server sends changes.
 async fn subscribe(
+    endpoint: &Endpoint,
     client: &Client,
     keys: &Keys,
     queue: impl Fn(PushInfo) -> Result<(), RedisError> + Send + Sync + 'static,
-) -> Result<MultiplexedConnection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(TIME_LIMIT))
-        .set_response_timeout(Some(TIME_LIMIT))
-        .set_push_sender(queue);
-    let mut connection = client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
-    connection.subscribe(keys.channel()).await?;
+) -> Result<MultiplexedConnection, StoreError> {
+    let context = format!("listening to Redis at {}", address(client));
+    let config = endpoint.options().config().set_push_sender(queue);
+    let mut connection = endpoint.open_with(client, config, &context).await?;
+    let channel = keys.channel();
+    let subscribed = connection.subscribe(&channel).await;
+    let context = || format!("{context} (this takes the right to run SUBSCRIBE on {channel})");
+    subscribed.map_err(|error| store_error(context(), error))?;
     Ok(connection)
 }
 
@@ -341,10 +339,11 @@ async fn connect(endpoint: &Endpoint, keys: &Keys) -> Result<(Listener, Instant)
         let asked_at = Instant::now();
         for connection in &mut listener.connections {
             check_server(connection).await?;
+            check_channel(connection, keys).await?;
         }
         Ok((listener, asked_at))
     };
-    timeout(2 * TIME_LIMIT, connecting)
+    timeout(endpoint.options().opening_timeout(), connecting)
         .await
         .unwrap_or_else(|elapsed| Err(StoreError::timeout(ContextError::new(context(), elapsed))))
 }

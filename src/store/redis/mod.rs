@@ -1,5 +1,7 @@
 //! Sessions in Redis or Valkey.
 
+pub(super) mod builder;
+pub(super) mod certificates;
 mod claim;
 mod connection;
 mod either;
@@ -10,6 +12,7 @@ mod keys;
 mod link;
 mod listing;
 mod lookup;
+mod options;
 mod purge;
 mod record;
 mod registry;
@@ -17,20 +20,20 @@ mod replacement;
 mod revocation;
 mod scan;
 mod scripts;
+mod sentinel;
 mod server;
+mod transport;
 
 use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use redis::{FromRedisValue, aio::ConnectionLike};
+use redis::FromRedisValue;
 
 use self::{
     connection::{Connection, Failure, Request},
-    endpoint::Endpoint,
     invalidations::RedisInvalidations,
     keys::Keys,
     scripts::Scripts,
-    server::PREFIX,
 };
 use crate::{
     shared_caches::SharedCaches,
@@ -73,39 +76,8 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects to `url`: `redis://:password@host:port/database`.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the URL is not one of Redis, or if the
-    /// server cannot be reached or refuses.
-    pub async fn connect(url: &str, peppers: Peppers) -> Result<Self, StoreError> {
-        let connection = Connection::open(Endpoint::new(&[url], None)?).await?;
-        Ok(Self::with(connection, peppers))
-    }
-
-    /// Uses `connection`, which must reconnect by itself and should have a response timeout, such as a
-    /// `redis::aio::ConnectionManager`.
-    pub fn new<C>(connection: C, peppers: Peppers) -> Self
-    where
-        C: ConnectionLike + Clone + Send + Sync + 'static,
-    {
-        Self::with(Connection::given(Arc::new(connection)), peppers)
-    }
-
-    fn with(connection: Connection, peppers: Peppers) -> Self {
-        Self {
-            connection: connection.into(),
-            keys: Keys::new(PREFIX).into(),
-            peppers: peppers.into(),
-            scripts: Scripts::new().into(),
-            health_check: Arc::default(),
-            caches: SharedCaches::new(),
-        }
-    }
-
-    /// Sets the prefix of all keys; `cs:` by default. On a cluster, a prefix with a part in braces would
-    /// keep all keys on one node.
+    /// Sets the prefix of all keys, as [`RedisStoreBuilder::key_prefix`](builder::RedisStoreBuilder::key_prefix)
+    /// does.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.keys = Keys::new(prefix).into();
@@ -139,14 +111,19 @@ impl RedisStore {
     }
 
     async fn run_check(&self) -> Result<(), StoreError> {
-        self.connection.check().await?;
+        self.connection.check(&self.keys).await?;
         self.check_peppers().await
     }
 
     /// Refuses peppers that lack the one in use, and puts a new first one in use. Its time is that
     /// of this machine's clock.
     async fn check_peppers(&self) -> Result<(), StoreError> {
-        let context = "reading the fingerprints of the peppers";
+        let context = format!(
+            "reading the fingerprints of the peppers (this takes the rights to run EVALSHA and SCRIPT \
+             LOAD, and to the keys {}*)",
+            self.keys.prefix()
+        );
+        let context = context.as_str();
         let mut call = self.scripts.peppers.key(self.keys.peppers());
         for _ in 0..MAX_ROTATIONS {
             // It adds the same pepper once.

@@ -1,7 +1,8 @@
 //! Checks whether a Redis server is fit for use, and what its errors mean.
 
-use redis::{RedisError, Value, aio::ConnectionLike, cmd, from_redis_value};
+use redis::{Cmd, RedisError, Value, aio::ConnectionLike, cmd, from_redis_value};
 
+use super::keys::Keys;
 use crate::store::error::{ContextError, StoreError};
 
 /// Oldest supported server. Valkey reports that it is Redis 7.2.
@@ -61,6 +62,25 @@ pub(super) async fn check_server(
         check_state(&state.map_err(|error| store_error(context, error))?)?;
     }
     Ok(server)
+}
+
+/// Refuses a user who may not announce changes: a script that fails to do so has made the change.
+pub(super) async fn check_channel(
+    connection: &mut impl ConnectionLike,
+    keys: &Keys,
+) -> Result<(), StoreError> {
+    let channel = keys.channel();
+    // A source of invalidations skips it.
+    let published = Cmd::publish(&channel, "probe:")
+        .query_async::<u64>(connection)
+        .await;
+    let context = || {
+        format!(
+            "publishing on the channel {channel} (this takes the right to run PUBLISH, and to it)"
+        )
+    };
+    published.map_err(|error| store_error(context(), error))?;
+    Ok(())
 }
 
 /// Returns a line of an answer to `INFO`.
