@@ -124,7 +124,13 @@ async fn the_store_keeps_the_contract() {
                 "nothing of the customer"
             );
         } else {
-            assert!(left > 0, "{} stays for ever", String::from_utf8_lossy(&key));
+            // An id leads to a family whose end is not known; purging removes it.
+            let is_id = left == -1 && key.starts_with(b"i:");
+            assert!(
+                left > 0 || is_id,
+                "{} stays for ever",
+                String::from_utf8_lossy(&key)
+            );
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     registry::{Inserted, SessionLimit, WhenFull},
     session::{CustomerSession, SessionSummary},
     store::{
-        error::{StoreError, customer_is_deleted, limit_is_reached},
+        error::{StoreError, StoreErrorKind, customer_is_deleted, limit_is_reached},
         validation::check_session,
     },
 };
@@ -252,5 +252,5 @@ fn when_full(limit: &SessionLimit) -> &'static str {
 
 /// Returns `true` if an error says that nothing was changed.
 pub(super) fn is_certain(error: &StoreError) -> bool {
-    error.kind() == crate::StoreErrorKind::Conflict
+    error.kind() == StoreErrorKind::Conflict
 }

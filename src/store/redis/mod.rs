@@ -46,8 +46,9 @@ use crate::{
 
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey, for several machines.
 ///
-/// Every method is one script, which the server runs as a whole. Before its first answer, and every
-/// ten seconds, the store checks the server and the [`Peppers`]; while something is wrong with them,
+/// It works on a single server, on a cluster, which it notices by itself, and behind sentinels. Every change
+/// takes effect by one script, which the server runs as a whole, but for the revocation of all sessions, and
+/// of those created before a time, on a cluster. Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`]; while something is wrong with them,
 /// every method fails and says what to do. [`check`](Self::check) checks at once. Clones share their
 /// connection, which reconnects by itself.
 ///
