@@ -35,6 +35,7 @@ mod redis_cluster;
 mod redis_connections;
 #[cfg(feature = "redis")]
 mod redis_interleavings;
+#[cfg(feature = "redis")]
 mod redis_sentinel;
 #[cfg(feature = "redis")]
 mod redis_tls;
