@@ -8,6 +8,8 @@ pub(crate) mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod health_check;
 mod memory;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod messages;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
 #[cfg(any(feature = "postgres", feature = "redis"))]

@@ -1,4 +1,4 @@
-//! What stands in place of `redis_tls.rs` without the feature `redis-rustls`.
+//! The stand-in for `redis_tls.rs` without the feature `redis-rustls`.
 
 use redis::{Client, ConnectionInfo, cluster::ClusterClientBuilder};
 

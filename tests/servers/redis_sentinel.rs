@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::persistent_store::{assert_error, inserted, keeps_the_contract, peppers};
 use test_support::{
     RegistryExt as _,
-    servers::{self, RedisSentinel},
+    servers::{self, RedisSentinel, Server},
 };
 
 const NAME: &str = "mymaster";
@@ -74,6 +74,43 @@ async fn the_store_and_its_source_follow_the_primary() {
     within_ten_seconds(async { while source.recv().await.expect("it goes on") != expected {} })
         .await;
     drop(topology);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_the_sentinels_do_not_name_any_more_is_left() {
+    let (Some(topology), Some(other)) = (started(RedisSentinel::new()), Server::redis()) else {
+        return;
+    };
+    let store = builder().connect_any(topology.sentinel_urls()).await;
+    let store = store.expect("connected");
+    let mut source = store.invalidations().await.expect("it listens");
+    let session = inserted(&store).await;
+    let found = store.find(&session.token).await;
+    assert!(found.expect("an answer").is_some());
+    // The primary goes on as it was, as one does that is cut off.
+    for sentinel in 0..3 {
+        let sentinel = topology.sentinel(sentinel);
+        assert_eq!(sentinel.redis_cli(&["SENTINEL", "REMOVE", NAME]), "OK");
+        let port = other.port.to_string();
+        let monitor = ["SENTINEL", "MONITOR", NAME, "127.0.0.1", &port, "2"];
+        assert_eq!(sentinel.redis_cli(&monitor), "OK");
+    }
+    within_ten_seconds(async {
+        while source.recv().await.expect("it goes on") != SourceEvent::Disconnected {}
+        let all = Invalidation::All.into();
+        while source.recv().await.expect("it goes on") != all {}
+    })
+    .await;
+    store.check().await.expect("the other one is fit for use");
+    let found = store.find(&session.token).await;
+    assert!(
+        found.expect("an answer").is_none(),
+        "the other one has it not"
+    );
+    let session = inserted(&store).await;
+    assert!(store.end(&session.id).await.expect("revoked"));
+    let ended = Invalidation::Session(session.id).into();
+    within_ten_seconds(async { while source.recv().await.expect("it goes on") != ended {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

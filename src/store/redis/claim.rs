@@ -1,4 +1,4 @@
-//! How what leads to a session is written in Redis, before it is live, and removed when it is over.
+//! Keys that lead to a session in Redis: written before it is live, and removed when it has ended.
 
 use chrono::Utc;
 
@@ -7,7 +7,6 @@ use super::{
     connection::Request,
     insertion::{MAX_ATTEMPTS, New},
     keys::Packed,
-    lookup::life,
     record::{Pointer, Record, read_member},
 };
 use crate::{session::SessionSummary, store::error::StoreError};
@@ -16,7 +15,7 @@ use crate::{session::SessionSummary, store::error::StoreError};
 /// then listed by the minute.
 const BY_THE_HOUR: i64 = 24 * 60 * 60;
 
-/// What was written of a session before it is live.
+/// The keys that a call has written for a session that is not live yet.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Claimed {
     id: bool,
@@ -44,14 +43,15 @@ impl RedisStore {
         let pointer = Pointer::new(&new.record, new.hash).to_bytes();
         let mut claimed = Claimed::default();
         match self
-            .claim_key(new, self.keys.id(&new.record.id), &pointer)
+            .claim_key(new, self.keys.id(&new.record.id), &pointer, new.id_life)
             .await?
         {
             Some(was_free) => claimed.id = was_free,
             None => return Err(taken("id")),
         }
         let token = self.keys.token(&new.hash);
-        match self.claim_key(new, token, &new.record.to_bytes()).await {
+        let record = new.record.to_bytes();
+        match self.claim_key(new, token, &record, new.life).await {
             Ok(Some(was_free)) => claimed.token = was_free,
             other => {
                 self.undo(new, claimed).await;
@@ -70,9 +70,10 @@ impl RedisStore {
         new: &New<'_>,
         key: Vec<u8>,
         value: &[u8],
+        life: i64,
     ) -> Result<Option<bool>, StoreError> {
         let mut claim = self.scripts.claim.key(key.as_slice());
-        claim.arg(value).arg(life(new.record.family_end().0));
+        claim.arg(value).arg(life);
         for _ in 0..MAX_ATTEMPTS {
             let there = self.send(Request::Script(&claim), new.context).await?;
             let there: Vec<u8> = match there {
@@ -85,13 +86,7 @@ impl RedisStore {
             }
             // It led to a session that has ended.
             if self
-                .swap(
-                    key.clone(),
-                    &there,
-                    value,
-                    life(new.record.family_end().0),
-                    new.context,
-                )
+                .swap(key.clone(), &there, value, life, new.context)
                 .await?
             {
                 return Ok(Some(true));
@@ -128,13 +123,13 @@ impl RedisStore {
     }
 
     async fn schedule_expiry(&self, new: &New<'_>) -> Result<(), StoreError> {
-        let (minute, expires_at) = (self.minute(&new.record), new.record.expires_at());
+        let minute = self.minute(&new.record);
         let entry = new.record.member();
         self.schedule(
             new.record.customer.shard(),
             minute,
             &entry,
-            life(expires_at),
+            new.life,
             new.context,
         )
         .await
@@ -192,13 +187,12 @@ impl RedisStore {
         let pointer = Pointer::new(&new.record, new.hash).to_bytes();
         if claimed.id {
             let key = self.keys.id(&new.record.id);
-            let _ = self.swap(key, &pointer, b"", 0, new.context).await;
+            let _ = self.delete_if(key, &pointer, new.context).await;
         }
         if claimed.token {
             let record = new.record.to_bytes();
-            let _ = self
-                .swap(self.keys.token(&new.hash), &record, b"", 0, new.context)
-                .await;
+            let key = self.keys.token(&new.hash);
+            let _ = self.delete_if(key, &record, new.context).await;
         }
     }
 
@@ -227,13 +221,11 @@ impl RedisStore {
         let record = self.record(&pointer.hash, context).await?;
         let record = record.filter(|record| record.member() == member);
         if let Some(record) = &record {
-            let _ = self
-                .swap(token, &record.to_bytes(), b"", 0, context)
-                .await?;
+            self.delete_if(token, &record.to_bytes(), context).await?;
         }
         let family = self.keys.family(customer, pointer.family(&id));
         if self.get(family, context).await?.is_none() {
-            let _ = self.swap(key, &value, b"", 0, context).await?;
+            self.delete_if(key, &value, context).await?;
         }
         record.as_ref().map(Record::summary).transpose()
     }

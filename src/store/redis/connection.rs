@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Opened},
     keys::Keys,
     link::{GivenConnection, Link},
     scan::Scan,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::store::error::StoreError;
 
-/// What is sent.
+/// A command, or a call of a script.
 #[derive(Clone, Copy)]
 pub(super) enum Request<'a> {
     Command(&'a Cmd),
@@ -36,8 +36,9 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     link: Option<Link>,
-    /// The kind of server that the last connection led to.
+    /// The server that the last connection led to: its kind, and its host and port.
     server: Option<Server>,
+    address: String,
     /// The number of connections that were opened.
     opened: u64,
     /// The number of attempts to open one that failed, and the error of the last.
@@ -113,7 +114,7 @@ impl Connection {
     /// connection is checked as it is opened.
     pub(super) async fn check(&self, keys: &Keys) -> Result<(), StoreError> {
         let Numbered { mut link, number } = self.get().await?;
-        match check_server(&mut link).await {
+        match self.check_link(&mut link).await {
             Ok(server) => self.lock().server = Some(server),
             Err(_) if self.endpoint.is_some() => {
                 self.discard(number);
@@ -122,6 +123,15 @@ impl Connection {
             Err(error) => return Err(error),
         }
         check_channel(&mut link, keys).await
+    }
+
+    async fn check_link(&self, link: &mut Link) -> Result<Server, StoreError> {
+        let server = check_server(link).await?;
+        if let Some(endpoint) = &self.endpoint {
+            let address = self.lock().address.clone();
+            endpoint.check_sentinels(&address).await?;
+        }
+        Ok(server)
     }
 
     /// Returns `true` if the keys are spread over several servers.
@@ -175,8 +185,13 @@ impl Connection {
         let opened = endpoint.open().await;
         let mut state = self.lock();
         match opened {
-            Ok((link, server)) => {
+            Ok(Opened {
+                link,
+                server,
+                address,
+            }) => {
                 state.server = Some(server);
+                state.address = address;
                 state.opened += 1;
                 let number = state.opened;
                 state.link = Some(link.clone());

@@ -1,10 +1,11 @@
-//! Where the servers are, and how connections to them are opened.
+//! The servers of a store, and connections to them.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures_util::future::join_all;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -38,6 +39,14 @@ struct Connected {
     server: Server,
 }
 
+/// A connection that a store may use.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) link: Link,
+    pub(super) server: Server,
+    pub(super) address: String,
+}
+
 /// Host and port.
 type Address = (String, u16);
 
@@ -55,17 +64,32 @@ pub(super) struct Primaries {
     pub(super) clients: Vec<Client>,
     /// The node of a cluster that was asked for them, and its answer.
     of_cluster: Option<(Client, Nodes)>,
+    /// The server and the sentinels that watch over it.
+    watched: Option<(String, Endpoint)>,
 }
 
 impl Primaries {
-    /// Returns `true` if a node of the cluster still names the same ones.
-    pub(super) async fn are_current(
+    /// Refuses a node of a cluster that names other primaries.
+    pub(super) async fn check_slots(
         &self,
         node: &mut impl ConnectionLike,
-    ) -> Result<bool, StoreError> {
-        match &self.of_cluster {
-            None => Ok(true),
-            Some((client, before)) => Ok(nodes(node, client).await?.primaries == before.primaries),
+    ) -> Result<(), StoreError> {
+        let Some((client, before)) = &self.of_cluster else {
+            return Ok(());
+        };
+        match nodes(node, client).await?.primaries == before.primaries {
+            true => Ok(()),
+            false => Err(StoreError::unavailable(
+                "the primaries are others than before",
+            )),
+        }
+    }
+
+    /// Refuses a primary that sentinels do not name any more.
+    pub(super) async fn check_sentinels(&self) -> Result<(), StoreError> {
+        match &self.watched {
+            None => Ok(()),
+            Some((address, endpoint)) => endpoint.check_sentinels(address).await,
         }
     }
 
@@ -113,12 +137,45 @@ impl Endpoint {
         addresses.collect::<Vec<_>>().join(", ")
     }
 
+    /// Refuses the server at `address` unless most of the sentinels name it as the primary: one that is cut
+    /// off together with some of them has been replaced without a word.
+    pub(super) async fn check_sentinels(&self, address: &str) -> Result<(), StoreError> {
+        let Some(name) = &self.options.sentinel else {
+            return Ok(());
+        };
+        let named = self.clients.iter();
+        let named = named.map(|sentinel| primary_named_by(sentinel, name, &self.options));
+        let (mut confirmations, mut failures) = (0, Vec::new());
+        for primary in join_all(named).await {
+            match primary {
+                Ok(primary) => confirmations += usize::from(self::address(&primary) == address),
+                Err(error) => failures.push(error),
+            }
+        }
+        let needed = self.clients.len() / 2 + 1;
+        if confirmations >= needed {
+            return Ok(());
+        }
+        let failure = failures
+            .pop()
+            .filter(|_| confirmations + failures.len() + 1 >= needed);
+        Err(failure.unwrap_or_else(|| {
+            StoreError::unavailable(format!(
+                "the sentinels name another primary than {address} for `{name}`"
+            ))
+        }))
+    }
+
     /// Opens a connection to a server that is fit for use, or to a cluster.
-    pub(super) async fn open(&self) -> Result<(Link, Server), StoreError> {
+    pub(super) async fn open(&self) -> Result<Opened, StoreError> {
         let mut connected = self.connect().await?;
         let server = connected.server;
         if server != Server::NodeOfCluster {
-            return Ok((Link::Server(connected.connection), server));
+            return Ok(Opened {
+                link: Link::Server(connected.connection),
+                server,
+                address: address(&connected.client),
+            });
         }
         // The driver connects to whatever nodes there are.
         self.primaries_of(&mut connected).await?;
@@ -131,7 +188,11 @@ impl Endpoint {
         let link = opened
             .await
             .map_err(|error| connection_error(context(), addr, error))?;
-        Ok((Link::Cluster(link), server))
+        Ok(Opened {
+            link: Link::Cluster(link),
+            server,
+            address: self.address(),
+        })
     }
 
     /// Returns what opens connections to each primary.
@@ -141,6 +202,7 @@ impl Endpoint {
             return self.primaries_of(&mut connected).await;
         }
         Ok(Primaries {
+            watched: Some((address(&connected.client), self.clone())),
             clients: vec![connected.client],
             of_cluster: None,
         })
@@ -161,6 +223,7 @@ impl Endpoint {
         Ok(Primaries {
             clients: primaries,
             of_cluster: Some((node.client.clone(), nodes)),
+            watched: None,
         })
     }
 
@@ -211,6 +274,7 @@ impl Endpoint {
         let config = self.options.config();
         let mut connection = self.open_with(&client, config, &context).await?;
         let server = check_server(&mut connection).await?;
+        self.check_sentinels(&address(&client)).await?;
         Ok(Connected {
             connection,
             client,

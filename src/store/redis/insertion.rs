@@ -1,15 +1,14 @@
-//! How sessions are added to Redis.
+//! Insertion of sessions into Redis.
 //!
-//! What leads to a session is written first: it leads nowhere yet. Then one script adds the session to
-//! its customer's set, and it is live. Whatever interrupts this leaves keys that open nothing, and that
-//! expire.
+//! Keys that lead to a session are written first, and lead nowhere yet. Then one script adds the session to
+//! its customer's set, and it is live. Any interruption leaves keys that open nothing, and that expire.
 
 use chrono::DateTime;
+use futures_util::future::join;
 
 use super::{
     RedisStore,
     connection::Request,
-    either::both,
     keys::{ShortHash, short_hash},
     lookup::{life, read_json, write_json},
     record::{Pointer, Record, read_member},
@@ -39,7 +38,9 @@ pub(super) struct New<'a> {
     pub(super) session: &'a CustomerSession,
     pub(super) record: Record,
     pub(super) hash: ShortHash,
+    /// Life of its keys in milliseconds, and of the key of its id.
     pub(super) life: i64,
+    pub(super) id_life: i64,
     pub(super) context: &'a str,
 }
 
@@ -47,8 +48,8 @@ pub(super) struct New<'a> {
 enum Committed {
     /// With its customer as JSON.
     Done(String),
-    /// It was live already.
-    WasThere,
+    /// It was live already, with this customer.
+    WasThere(String),
 }
 
 impl RedisStore {
@@ -61,7 +62,7 @@ impl RedisStore {
     ) -> Result<Inserted, StoreError> {
         let new = self.new_session(session, context)?;
         self.ready().await?;
-        let (epoch, claimed) = both(self.epoch(&new), self.claim(&new)).await;
+        let (epoch, claimed) = join(self.epoch(&new), self.claim(&new)).await;
         let claimed = claimed?;
         let mut ended = Vec::new();
         let inserted = match epoch {
@@ -71,8 +72,8 @@ impl RedisStore {
         let customer = match inserted {
             Ok(Committed::Done(customer)) => customer,
             // A call of ours whose answer was lost, or one that inserts the same.
-            Ok(Committed::WasThere) if claimed.is_whole() => write_json(&session.customer)?,
-            Ok(Committed::WasThere) => {
+            Ok(Committed::WasThere(customer)) if claimed.is_whole() => customer,
+            Ok(Committed::WasThere(_)) => {
                 return Err(StoreError::conflict(format!("{context}: its id is taken")));
             }
             Err(error) => {
@@ -116,6 +117,7 @@ impl RedisStore {
             session,
             hash: short_hash(&self.peppers, &session.token),
             life: life(record.expires_at()),
+            id_life: life(record.family_end()),
             record,
             context,
         })
@@ -166,7 +168,10 @@ impl RedisStore {
             match (outcome.as_slice(), rest) {
                 (b"deleted", _) => return Err(customer_is_deleted(&new.session.id)),
                 (b"full", _) => return Err(limit_is_reached(&new.session.id)),
-                (b"id", _) => return Ok(Committed::WasThere),
+                (b"id", [stored]) => {
+                    let stored = String::from_utf8(stored.clone());
+                    return stored.map(Committed::WasThere).map_err(|_| corrupt());
+                }
                 // All sessions may have been ended in between.
                 (b"epoch", [found]) => {
                     let current = self.epoch_of(customer.shard(), context).await?;

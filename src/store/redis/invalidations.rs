@@ -5,9 +5,9 @@
 //! itself, as a message takes its time from one node to another.
 
 use std::{
-    collections::HashSet,
     fmt,
     future::pending,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,6 +16,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{
+    FutureExt as _,
+    future::{select, try_join_all},
+};
 use redis::{Client, Cmd, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -23,17 +27,17 @@ use tokio::{
 };
 
 use super::{
-    either::{Either, either},
     endpoint::{Endpoint, Primaries, address},
     keys::Keys,
     options::ConnectionOptions,
+    probe::Probe,
     server::{PREFIX, check_channel, check_server, store_error},
 };
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
-    random::random,
     store::{
         error::{ContextError, StoreError},
+        messages::event,
         reconnect::{Heartbeat, Question, TIME_LIMIT},
     },
 };
@@ -89,14 +93,11 @@ struct Message {
     push: PushInfo,
 }
 
-/// A message that was published on each connection, to see whether it comes back.
-struct Probe {
-    text: String,
-    asked_at: Instant,
-    /// Places of the connections by which it has not come back.
-    missing: HashSet<usize>,
-    /// All servers were found fit for use.
-    is_answered: bool,
+/// The first that comes to a [`Listener`].
+enum Next {
+    /// `false` if the question was not answered well.
+    Answer(bool),
+    Message(Option<Message>),
 }
 
 /// Something that has come over a [`Listener`].
@@ -166,13 +167,12 @@ impl Listener {
     async fn new(endpoint: &Endpoint, keys: &Keys) -> Result<Self, StoreError> {
         let (sender, messages) = channel(MAX_QUEUED);
         let overflowed = Arc::new(AtomicBool::new(false));
-        let mut connections = Vec::new();
         let primaries = endpoint.primaries().await?;
-        for client in &primaries.clients {
-            let place = connections.len();
+        let connections = primaries.clients.iter().enumerate().map(|(place, client)| {
             let queue = queue_or_overflow(sender.clone(), place, Arc::clone(&overflowed));
-            connections.push(subscribe(endpoint, client, keys, queue).await?);
-        }
+            subscribe(endpoint, client, keys, queue)
+        });
+        let connections = try_join_all(connections).await?;
         Ok(Self {
             connections,
             primaries: primaries.into(),
@@ -186,30 +186,27 @@ impl Listener {
     /// Publishes a message on each connection, and asks the servers whether they are fit for use. A
     /// replica that has lost its primary answers other questions too, and hears no changes.
     fn start_question(&mut self, keys: &Keys) {
-        let text = format!("probe:{:016x}", random());
-        self.probe = Some(Probe {
-            missing: (0..self.connections.len()).collect(),
-            asked_at: Instant::now(),
-            is_answered: false,
-            text: text.clone(),
-        });
+        let probe = self.probe.insert(Probe::new(self.connections.len()));
+        let text = probe.text.clone();
         let (connections, channel) = (self.connections.clone(), keys.channel());
         let primaries = Arc::clone(&self.primaries);
         self.question = Some(Question::new(async move {
-            for (mut connection, place) in connections.iter().cloned().zip(0_usize..) {
-                let publish = Cmd::publish(&channel, format!("{text}:{place}"));
-                let published = publish.query_async::<()>(&mut connection).await;
-                let context = "publishing on the channel of changes";
-                published.map_err(|error| store_error(context, error))?;
-                check_server(&mut connection).await?;
-            }
-            for mut connection in connections {
-                if !primaries.are_current(&mut connection).await? {
-                    let text = "the primaries are others than before";
-                    return Err(StoreError::unavailable(text));
-                }
-            }
-            Ok(())
+            let asked = connections
+                .into_iter()
+                .enumerate()
+                .map(|(place, mut node)| {
+                    let publish = Cmd::publish(&channel, format!("{text}:{place}"));
+                    let primaries = &primaries;
+                    async move {
+                        let published = publish.query_async::<()>(&mut node).await;
+                        let context = "publishing on the channel of changes";
+                        published.map_err(|error| store_error(context, error))?;
+                        check_server(&mut node).await?;
+                        primaries.check_slots(&mut node).await
+                    }
+                });
+            try_join_all(asked).await?;
+            primaries.check_sentinels().await
         }));
     }
 
@@ -228,15 +225,13 @@ impl Listener {
                 Some(probe) => tokio::time::Instant::from_std(probe.asked_at + TIME_LIMIT),
                 None => ask_at,
             };
-            let answered = answered(&mut self.question);
-            let next = either(answered, self.messages.recv());
-            match timeout_at(deadline, next).await {
-                Ok(Either::First(true)) => {
+            match timeout_at(deadline, self.next()).await {
+                Ok(Next::Answer(true)) => {
                     if let Some(probe) = &mut self.probe {
                         probe.is_answered = true;
                     }
                 }
-                Ok(Either::Second(Some(message)))
+                Ok(Next::Message(Some(message)))
                     if message.push.kind != PushKind::Disconnection =>
                 {
                     if let Some(event) = self.read(&message) {
@@ -248,6 +243,13 @@ impl Listener {
                 Err(_elapsed) => return Received::Nothing,
             }
         }
+    }
+
+    /// Waits for the answer to the question, or a message. Cancel-safe.
+    async fn next(&mut self) -> Next {
+        let answer = pin!(answered(&mut self.question).map(Next::Answer));
+        let message = pin!(self.messages.recv().map(Next::Message));
+        select(answer, message).await.factor_first().0
     }
 
     /// Reads a message; `None` if it says nothing of a change.
@@ -273,33 +275,6 @@ impl Listener {
             }
         }
     }
-}
-
-impl Probe {
-    fn note(&mut self, text: &str, place: usize) {
-        let own = text
-            .strip_prefix(&*self.text)
-            .and_then(|text| text.strip_prefix(':'));
-        // A cluster passes it on to the other connections, too.
-        if own.is_some_and(|own| own == place.to_string()) {
-            self.missing.remove(&place);
-        }
-    }
-
-    fn has_come_back(&self) -> bool {
-        self.is_answered && self.missing.is_empty()
-    }
-}
-
-/// Returns what a message says; `None` for that of a probe.
-fn event(message: &str) -> Option<SourceEvent> {
-    Some(match message.split_once(':') {
-        Some(("session", id)) => Invalidation::Session(id.into()).into(),
-        Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
-        Some(("probe", _)) => return None,
-        None if message == "all" => Invalidation::All.into(),
-        _ => SourceEvent::Malformed,
-    })
 }
 
 /// Waits for the answer to a question. Returns `false` if it is a bad one, or does not come in time. Never
@@ -337,10 +312,11 @@ async fn connect(endpoint: &Endpoint, keys: &Keys) -> Result<(Listener, Instant)
     let connecting = async {
         let mut listener = Listener::new(endpoint, keys).await?;
         let asked_at = Instant::now();
-        for connection in &mut listener.connections {
+        let checks = listener.connections.iter_mut().map(async |connection| {
             check_server(connection).await?;
-            check_channel(connection, keys).await?;
-        }
+            check_channel(connection, keys).await
+        });
+        try_join_all(checks).await?;
         Ok((listener, asked_at))
     };
     timeout(endpoint.options().opening_timeout(), connecting)

@@ -126,6 +126,11 @@ impl Keys {
         self.tagged("f:", &customer.0, &first.0)
     }
 
+    /// Returns the list of the ids in a family that others have replaced.
+    pub(super) fn members(&self, customer: &Packed, first: &Packed) -> Vec<u8> {
+        self.tagged("m:", &customer.0, &first.0)
+    }
+
     /// Returns the key of ended sessions, and what it is listed by.
     pub(super) fn ended(&self, customer: &Packed, number: u64) -> (Vec<u8>, Vec<u8>) {
         let entry = self.entry(&customer.0, &number.to_be_bytes());

@@ -1,11 +1,11 @@
-//! How Redis lists the sessions of a customer.
+//! Lists of a customer's sessions in Redis.
 
+use futures_util::future::join;
 use redis::cmd;
 
 use super::{
     RedisStore,
     connection::Request,
-    either::both,
     insertion::MAX_SCORE,
     keys::Packed,
     record::{Pointer, Record, read_member},
@@ -45,7 +45,7 @@ impl RedisStore {
             }
         }
         let (key, shard) = (self.keys.customer(&customer), customer.shard());
-        let (customer, epoch) = both(
+        let (customer, epoch) = join(
             self.get(key, context),
             self.get(self.keys.epoch(shard), context),
         )

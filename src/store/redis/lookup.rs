@@ -1,7 +1,8 @@
-//! How sessions are found in Redis.
+//! Lookups in Redis, by token and by id.
 
 use std::time::Duration;
 
+use futures_util::future::join3;
 use redis::{Cmd, cmd};
 use serde::Deserialize as _;
 use tokio::time::timeout;
@@ -9,7 +10,6 @@ use tokio::time::timeout;
 use super::{
     RedisStore,
     connection::Request,
-    either::both,
     keys::{Packed, ShortHash, short_hashes},
     record::{Pointer, Record},
 };
@@ -41,12 +41,12 @@ pub(super) struct LiveSession {
 
 /// The session that an id leads to, live or not.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct Location {
     pub(super) id: Packed,
     pub(super) pointer: Pointer,
 }
 
-impl Followed {
+impl Location {
     /// Returns the session as the member of its customer's set, unless another has taken its place.
     pub(super) fn member(&self) -> Vec<u8> {
         self.pointer.member(&self.id)
@@ -134,7 +134,7 @@ impl RedisStore {
             let found = self.read::<Option<Vec<u8>>>(Request::Script(&found), context);
             // A failover may have lost what the session is revoked by.
             let pointer = self.get(self.keys.id(&record.id), context);
-            let ((found, epoch), pointer) = both(both(found, epoch), pointer).await;
+            let (found, epoch, pointer) = join3(found, epoch, pointer).await;
             let (found, epoch, pointer) = (found?, epoch?, pointer?);
             let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
             if pointer.is_none_or(|pointer| pointer.member(&record.id) != record.member()) {
@@ -166,19 +166,19 @@ impl RedisStore {
         let _: Result<u64, _> = self.send(Request::Command(&delete), context).await;
     }
 
-    /// Follows an id to its session and its family.
-    pub(super) async fn follow(
+    /// Finds the session and the family that an id leads to.
+    pub(super) async fn locate(
         &self,
         id: &SessionId,
         context: &str,
-    ) -> Result<Option<Followed>, StoreError> {
+    ) -> Result<Option<Location>, StoreError> {
         let id = Packed::from(id);
         let Some(pointer) = self.get(self.keys.id(&id), context).await? else {
             return Ok(None);
         };
         let corrupt = || StoreError::corrupt(format!("{context}: a key `i:` leads nowhere"));
         let pointer = Pointer::from_bytes(&pointer).ok_or_else(corrupt)?;
-        Ok(Some(Followed { id, pointer }))
+        Ok(Some(Location { id, pointer }))
     }
 
     /// Reads the record of the session that a token opens, live or not.
@@ -198,12 +198,12 @@ impl RedisStore {
     async fn rehash(&self, found: &LiveSession, hashes: &[ShortHash]) -> Result<(), StoreError> {
         let context = "keeping a session under the current pepper";
         let (new, old) = (&hashes[0], &hashes[found.place]);
-        let life = life(found.record.family_end().0);
         let mut claim = self.scripts.claim.key(self.keys.token(new));
-        claim.arg(&found.bytes).arg(life);
+        claim.arg(&found.bytes).arg(life(found.record.expires_at()));
         let _: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
         let pointers = [old, new].map(|hash| Pointer::new(&found.record, *hash).to_bytes());
         let key = self.keys.id(&found.record.id);
+        let life = life(found.record.family_end());
         if self
             .swap(key, &pointers[0], &pointers[1], life, context)
             .await?
@@ -211,6 +211,16 @@ impl RedisStore {
             self.delete(self.keys.token(old), context).await;
         }
         Ok(())
+    }
+
+    /// Deletes a key if its value is `old`.
+    pub(super) async fn delete_if(
+        &self,
+        key: Vec<u8>,
+        old: &[u8],
+        context: &str,
+    ) -> Result<(), StoreError> {
+        self.swap(key, old, b"", 0, context).await.map(drop)
     }
 
     /// Replaces the value of a key, or deletes the key if the new one is empty. Returns `false` if the

@@ -4,7 +4,6 @@ pub(super) mod builder;
 pub(super) mod certificates;
 mod claim;
 mod connection;
-mod either;
 mod endpoint;
 mod insertion;
 pub(super) mod invalidations;
@@ -13,6 +12,7 @@ mod link;
 mod listing;
 mod lookup;
 mod options;
+mod probe;
 mod purge;
 mod record;
 mod registry;
@@ -46,11 +46,14 @@ use crate::{
 
 /// Keeps sessions in Redis 6.2 or newer, or in Valkey, for several machines.
 ///
-/// It works on a single server, on a cluster, which it notices by itself, and behind sentinels. Every change
-/// takes effect by one script, which the server runs as a whole, but for the revocation of all sessions, and
-/// of those created before a time, on a cluster. Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`]; while something is wrong with them,
-/// every method fails and says what to do. [`check`](Self::check) checks at once. Clones share their
-/// connection, which reconnects by itself.
+/// It works on a single server, behind sentinels, and on a cluster, which it notices by itself. Every change
+/// takes effect by one script, which the server runs as a whole. There are two exceptions: sessions that were
+/// created before a time are ended customer by customer, and on a cluster a revocation of all sessions
+/// takes effect shard by shard.
+///
+/// Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`]; while
+/// something is wrong with them, every method fails and says what to do. [`check`](Self::check) checks at
+/// once. Clones share their connection, which reconnects by itself.
 ///
 /// The server decides how much survives a crash. With `appendonly yes` and
 /// `appendfsync always` every revocation that has returned does, with `everysec` those of the

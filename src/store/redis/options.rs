@@ -1,4 +1,4 @@
-//! How connections are opened: time limits, TLS and the primary that sentinels name.
+//! Settings of connections: time limits, TLS and the primary that sentinels name.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(5);
 const CLUSTER_RETRIES: u32 = 5;
 const CLUSTER_PAUSES: [u64; 2] = [10, 200];
 
-/// How connections are opened.
+/// Settings of connections.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionOptions {
     pub(super) connection_timeout: Duration,

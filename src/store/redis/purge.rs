@@ -1,4 +1,4 @@
-//! How what has expired is removed from Redis.
+//! Removal of what has expired from Redis.
 
 use chrono::{DateTime, Utc};
 use redis::cmd;
@@ -128,19 +128,14 @@ impl RedisStore {
                 self.schedule(shard, minute, entry, life(expires_at), CONTEXT)
                     .await?;
             } else {
-                was_there = self.purge_session(shard, &id, entry).await?;
+                was_there = self.purge_session(&id, entry).await?;
             }
         }
         self.unlist(shard, listed, Some(entry)).await?;
         Ok(was_there)
     }
 
-    async fn purge_session(
-        &self,
-        shard: u8,
-        id: &Packed,
-        member: &[u8],
-    ) -> Result<bool, StoreError> {
+    async fn purge_session(&self, id: &Packed, member: &[u8]) -> Result<bool, StoreError> {
         let Some(pointer) = self.get(self.keys.id(id), CONTEXT).await? else {
             return Ok(false);
         };
@@ -153,17 +148,6 @@ impl RedisStore {
         remove.key(self.keys.sessions(customer)).arg(member);
         let was_there: u64 = self.send(Request::Script(&remove), CONTEXT).await?;
         self.forget_ended(customer, member, CONTEXT).await?;
-        // An id leads to its family until that is over.
-        let mut left = cmd("PTTL");
-        left.arg(self.keys.family(customer, pointer.family(id)));
-        let left: i64 = self.send(Request::Command(&left), CONTEXT).await?;
-        if left > 0 {
-            let end = Utc::now()
-                .timestamp_micros()
-                .saturating_add(left.saturating_mul(1000));
-            self.schedule(shard, minute_of(end), member, life(end), CONTEXT)
-                .await?;
-        }
         Ok(was_there > 0)
     }
 

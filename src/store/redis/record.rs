@@ -32,7 +32,7 @@ pub(super) struct Record {
     family: Option<Packed>,
 }
 
-/// Where an id leads: the value of a key `i:`. It leads to the session, and to the one that has taken its
+/// The value of a key `i:`, by which an id leads to its session. It leads to the session, and to the one that has taken its
 /// place, for as long as either is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pointer {
@@ -80,11 +80,10 @@ impl Record {
         self.expires_at
     }
 
-    /// Returns the time until which the ids of the family must lead to it, and whether the session says so
-    /// itself.
-    pub(super) fn family_end(&self) -> (i64, bool) {
+    /// Returns the time until which the ids of the family must lead to it.
+    pub(super) fn family_end(&self) -> i64 {
         let end = self.ends_at.unwrap_or(self.expires_at);
-        (end.max(self.expires_at), self.ends_at.is_some())
+        end.max(self.expires_at)
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {

@@ -1,10 +1,13 @@
-//! How a session takes the place of another in Redis.
+//! Replacement of sessions in Redis.
+
+use redis::cmd;
 
 use super::{
     RedisStore,
     connection::Request,
     insertion::{MAX_SCORE, New},
-    lookup::{Followed, life},
+    keys::Packed,
+    lookup::Location,
 };
 use crate::{
     session::{CustomerSession, SessionId},
@@ -21,7 +24,7 @@ impl RedisStore {
     ) -> Result<Option<CustomerSession>, StoreError> {
         self.ready().await?;
         let new = self.new_session(session, context)?;
-        let Some(place) = self.follow(old, context).await? else {
+        let Some(place) = self.locate(old, context).await? else {
             return Ok(None);
         };
         if place.pointer.customer != new.record.customer {
@@ -52,30 +55,57 @@ impl RedisStore {
     async fn commit_replacement(
         &self,
         new: &New<'_>,
-        place: &Followed,
+        place: &Location,
         old: &SessionId,
     ) -> Result<Option<String>, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
             return Ok(None);
         };
-        let (family_end, is_known) = new.record.family_end();
-        let family_life = life(family_end);
-        // The old id must lead to the family until that ends. If the end is not known from the beginning,
-        // a later rotation may postpone it.
-        let mut keep = self.scripts.keep.key(self.keys.id(&place.id));
-        keep.arg(if is_known { family_life } else { -1 });
-        let kept: u64 = self.send(Request::Script(&keep), context).await?;
-        if kept == 0 {
+        let members = self.keys.members(customer, place.family());
+        if !self.keep_ids(new, place, &members).await? {
             return Ok(None);
         }
         let mut replace = self.scripts.replace.key(self.keys.customer(customer));
         replace.key(self.keys.sessions(customer));
         replace.key(self.keys.family(customer, place.family()));
+        replace.key(members);
         replace.arg(place.member()).arg(new.record.member());
         replace.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
-        replace.arg(epoch).arg(new.life).arg(family_life);
-        replace.arg(self.keys.channel()).arg(old.as_str());
+        replace.arg(epoch).arg(new.life).arg(new.id_life);
+        replace
+            .arg(self.keys.channel())
+            .arg(old.as_str())
+            .arg(place.id.as_bytes());
         self.send(Request::Script(&replace), context).await
+    }
+    /// Has the old id lead to the family until that ends, and all earlier ids too if the end was postponed.
+    /// Returns `false` if the old id is gone.
+    async fn keep_ids(
+        &self,
+        new: &New<'_>,
+        place: &Location,
+        members: &[u8],
+    ) -> Result<bool, StoreError> {
+        let mut left = cmd("PTTL");
+        left.arg(members);
+        let left: i64 = self.read(Request::Command(&left), new.context).await?;
+        // The end is reckoned from the present, and may seem a moment later each time.
+        if left >= 0 && new.id_life > left + 60_000 {
+            let mut earlier = cmd("LRANGE");
+            earlier.arg(members).arg(0).arg(-1);
+            let earlier: Vec<Vec<u8>> = self.read(Request::Command(&earlier), new.context).await?;
+            for id in earlier.iter().filter_map(|id| Packed::from_bytes(id)) {
+                self.keep_id(new, &id).await?;
+            }
+        }
+        self.keep_id(new, &place.id).await
+    }
+
+    async fn keep_id(&self, new: &New<'_>, id: &Packed) -> Result<bool, StoreError> {
+        let mut keep = self.scripts.keep.key(self.keys.id(id));
+        keep.arg(new.id_life);
+        let kept: u64 = self.send(Request::Script(&keep), new.context).await?;
+        Ok(kept > 0)
     }
 }

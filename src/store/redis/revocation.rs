@@ -1,4 +1,4 @@
-//! How Redis ends sessions.
+//! Revocation of sessions in Redis.
 
 use redis::{Cmd, cmd};
 
@@ -7,7 +7,7 @@ use super::{
     connection::Request,
     insertion::MAX_SCORE,
     keys::{Packed, SHARDS},
-    lookup::{Followed, life},
+    lookup::{Location, life},
     record::read_member,
 };
 use crate::{
@@ -16,17 +16,8 @@ use crate::{
     random::random,
     registry::{Revocation, Revoked},
     session::SessionId,
-    store::error::StoreError,
+    store::{error::StoreError, messages::message},
 };
-
-/// Returns the message that [`event`](super::invalidations) reads.
-pub(super) fn message(invalidation: &Invalidation) -> String {
-    match invalidation {
-        Invalidation::Session(id) => format!("session:{id}"),
-        Invalidation::Customer(id) => format!("customer:{id}"),
-        Invalidation::All => "all".to_owned(),
-    }
-}
 
 impl RedisStore {
     /// Ends the sessions that `what` describes.
@@ -57,7 +48,7 @@ impl RedisStore {
         owner: Option<&CustomerId>,
     ) -> Result<Revoked, StoreError> {
         let context = &format!("revoking session {session}");
-        let Some(place) = self.follow(session, context).await? else {
+        let Some(place) = self.locate(session, context).await? else {
             return Ok(Revoked::of_session(session, None, None));
         };
         let (customer, member) = (&place.pointer.customer, place.member());
@@ -90,7 +81,7 @@ impl RedisStore {
         let context = &format!("revoking customer {id}");
         let customer = &Packed::from(id);
         let kept = match keep {
-            Some(keep) => self.follow(keep, context).await?,
+            Some(keep) => self.locate(keep, context).await?,
             None => None,
         };
         let kept = kept.filter(|kept| kept.pointer.customer == *customer);
@@ -101,7 +92,7 @@ impl RedisStore {
             .revoke_customer
             .key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer)).key(ended);
-        let family = kept.as_ref().map_or(customer, Followed::family);
+        let family = kept.as_ref().map_or(customer, Location::family);
         revoke.key(self.keys.family(customer, family));
         revoke
             .arg(epoch.unwrap_or_default())

@@ -1,4 +1,4 @@
-//! Whether what is sent to a server is encrypted, and what the errors of a new connection mean.
+//! Refusal of plain text over a network, and errors of new connections.
 
 use redis::{ConnectionAddr, ErrorKind, RedisError};
 

@@ -170,30 +170,42 @@ impl Client {
     }
 }
 
-/// Returns how many sessions the clients end in a second.
-async fn rate(server: &Server, ids: &Arc<Ids>) -> f64 {
-    let mut clients = JoinSet::new();
-    let window = Duration::from_millis(full_or_quick(1000, 200));
-    let mut connections = Vec::new();
-    for _ in 0..CLIENTS {
-        connections.push(connect(server).await);
-    }
-    let before = ids.next.load(Relaxed);
+/// Returns how many sessions the clients end in a second. They keep their connections from one window to
+/// the next, as a pool does: the first calls of a connection load and plan what the trigger runs.
+async fn rate(clients: &mut Vec<Client>, window: Duration) -> f64 {
     let begun = Instant::now();
-    for connection in connections {
-        let done = move || begun.elapsed() > window;
-        clients.spawn(Client::new(connection, ids).revoke_until(done));
+    let revoking = clients.drain(..).map(|mut client| async move {
+        let mut ended = 0;
+        while begun.elapsed() < window {
+            client.revoke().await;
+            ended += 1;
+        }
+        (client, ended)
+    });
+    let revoked = revoking.collect::<JoinSet<_>>().join_all().await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let mut ended = 0;
+    for (client, number) in revoked {
+        clients.push(client);
+        ended += number;
     }
-    clients.join_all().await;
-    (ids.next.load(Relaxed) - before) as f64 / begun.elapsed().as_secs_f64()
+    f64::from(ended) / elapsed
 }
 
 async fn revocations(server: &Server, sides: &[Arc<Ids>; 2]) {
+    let window = Duration::from_millis(full_or_quick(1000, 200));
+    let mut clients = [Vec::new(), Vec::new()];
+    for (clients, ids) in clients.iter_mut().zip(sides) {
+        for _ in 0..CLIENTS {
+            clients.push(Client::new(connect(server).await, ids));
+        }
+        rate(clients, window).await;
+    }
     let mut rates = [Vec::new(), Vec::new()];
     for round in 0..full_or_quick(15, 3) {
         for turn in 0..2 {
             let side = (round + turn) % 2;
-            rates[side].push(rate(server, &sides[side]).await);
+            rates[side].push(rate(&mut clients[side], window).await);
         }
     }
     println!(

@@ -8,6 +8,7 @@
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
 --                                   the id, and the time at which it expires
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
+--   <prefix>m:{<customer>}<id>      a list of the ids in a family that others have replaced
 --   <prefix>g:{<customer>}<number>  sessions that a revocation has ended, to be removed in steps
 --   <prefix>a:{<shard>}             the epoch of all customers of a shard
 --   <prefix>e:{<shard>}             a sorted set of the minutes in which sessions expire; for each of them

@@ -14,7 +14,7 @@ if not customer or epoch_of(customer) ~= epoch then
   customer = 'c' .. epoch .. data
   redis.call('SET', KEYS[1], customer, 'PX', life)
 end
-if redis.call('ZSCORE', KEYS[2], session) then return { 'id' } end
+if redis.call('ZSCORE', KEYS[2], session) then return { 'id', string.sub(customer, 10) } end
 
 -- For a service that never purges: of many sessions, some that expired over a day ago go at each sign-in.
 if redis.call('ZCARD', KEYS[2]) > 100 then

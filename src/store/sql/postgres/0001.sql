@@ -113,9 +113,9 @@ INSERT INTO customer_session_pruning (pruned_below, next_below, next_since)
 SELECT xmin, xmin, now() FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin;
 
 -- The functions find these tables whatever the search path of the client is that makes a change. The
--- name of the schema is written into those that run with each revocation: to set a search path and to
--- take it back costs as much as the row that they write. `changed` has each id once. What concerns very
--- many is announced as `all`.
+-- name of the schema is written into those that run with each revocation: setting a search path, and
+-- taking it back, made each revocation slower. `changed` has each id once. What concerns very many is
+-- announced as `all`.
 --
 -- The store sets customer_session.silent for a statement after which no session ends that was live:
 -- purging, and keeping a session under another pepper.

@@ -9,11 +9,7 @@ use std::{fmt::Write as _, num::ParseIntError, str::FromStr, time::Instant};
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row as _, postgres::PgRow};
 
 use super::triggers;
-use crate::{
-    invalidation::{Invalidation, SourceEvent},
-    random::random,
-    store::sql::schema_name::SchemaName,
-};
+use crate::{random::random, store::sql::schema_name::SchemaName};
 
 /// Changes that are read at once. Of more, the reader only learns that they are more.
 const MAX_CHANGES: usize = 10_000;
@@ -233,26 +229,6 @@ impl Probe {
     }
 }
 
-/// Returns the message that [`event`] reads.
-pub(super) fn message(invalidation: &Invalidation) -> String {
-    match invalidation {
-        Invalidation::Session(id) => format!("session:{id}"),
-        Invalidation::Customer(id) => format!("customer:{id}"),
-        Invalidation::All => "all".to_owned(),
-    }
-}
-
-/// Returns what a message says; `None` for that of a probe.
-pub(super) fn event(message: &str) -> Option<SourceEvent> {
-    Some(match message.split_once(':') {
-        Some(("session", id)) => Invalidation::Session(id.into()).into(),
-        Some(("customer", id)) => Invalidation::Customer(id.into()).into(),
-        Some(("probe", _)) => return None,
-        None if message == "all" => Invalidation::All.into(),
-        _ => SourceEvent::Malformed,
-    })
-}
-
 /// Marks what may be deleted, once a minute. Returns the transactions before which it was marked before,
 /// for the one reader that has to delete it.
 pub(super) async fn mark_prunable(
@@ -350,25 +326,5 @@ mod tests {
         };
         assert!(!now.leads_to(&crashed, 0) && !crashed.leads_to(&now, 0));
         assert!(!crashed.leads_to(&crashed, 0), "how many crashes ago?");
-    }
-
-    #[test]
-    fn messages_are_events_and_probes_are_none() {
-        for (text, invalidation) in [
-            ("session:a:b", Invalidation::Session("a:b".into())),
-            ("customer:", Invalidation::Customer("".into())),
-            ("all", Invalidation::All),
-        ] {
-            assert_eq!(message(&invalidation), text);
-            assert_eq!(event(text), Some(invalidation.into()));
-        }
-        assert_eq!(event("probe:0"), None);
-        for malformed in ["", "session", "sessions:x", "ALL", "all:", "{}"] {
-            assert_eq!(
-                event(malformed),
-                Some(SourceEvent::Malformed),
-                "{malformed}"
-            );
-        }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     PostgresStore,
-    changes::{self, Position, Probe, Reading},
+    changes::{Position, Probe, Reading},
     connector::Connector,
     questions::{PruneFrom, answer, prune, read},
     server,
@@ -22,6 +22,7 @@ use crate::{
     random::random,
     store::{
         error::StoreError,
+        messages::event,
         reconnect::{Heartbeat, Question, TIME_LIMIT},
         sql::schema_name::SchemaName,
     },
@@ -234,7 +235,7 @@ impl PostgresInvalidations {
             }
             return Ok(());
         };
-        let events = changes.iter().filter_map(|message| changes::event(message));
+        let events = changes.iter().filter_map(|message| event(message));
         self.events.extend(events);
         let Some(probe) = &link.probe else {
             return Ok(());

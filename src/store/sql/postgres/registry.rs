@@ -9,7 +9,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{
-    PostgresStore, changes,
+    PostgresStore,
     statements::{
         ADD_EPOCH, ANNOUNCE, INSERT, INSERT_CUSTOMER_IF_NEW, INSERT_FOR_EXTERNAL, LOCK_CUSTOMER,
         REHASH, REPLACE, UPDATE_CUSTOMER,
@@ -23,6 +23,7 @@ use crate::{
     shared_caches::SharedCaches,
     store::{
         error::{StoreError, customer_is_deleted, id_is_taken},
+        messages::message,
         sql::{
             self,
             error::store_error,
@@ -301,7 +302,7 @@ impl SessionRegistry for PostgresStore {
 
     async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
         let context = || "announcing a change".to_owned();
-        let message = rows::text_params(&[&changes::message(invalidation)]);
+        let message = rows::text_params(&[&message(invalidation)]);
         self.execute(ANNOUNCE, message, context).await?;
         Ok(())
     }
