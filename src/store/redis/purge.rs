@@ -1,6 +1,9 @@
 //! Removal of what has expired from Redis.
 
+use std::future::ready;
+
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use redis::cmd;
 
 use super::{
@@ -15,6 +18,9 @@ use crate::store::error::StoreError;
 
 /// Entries that are read at once.
 const BATCH: u64 = 100;
+
+/// Entries that are removed at once. Each waits for several answers, and few keep the server busy.
+const AT_ONCE: usize = 16;
 
 const CONTEXT: &str = "purging expired sessions";
 
@@ -63,9 +69,9 @@ impl RedisStore {
                 Some((minute, left)) if minute == due.minute => left,
                 _ => due.count,
             };
-            for entry in &due.entries {
-                purged += u64::from(self.purge_entry(shard, &due.minute, entry, before).await?);
-            }
+            let entries = due.entries.iter();
+            let removals = entries.map(|entry| self.purge_entry(shard, &due.minute, entry, before));
+            purged += some_at_once(removals.collect()).await?;
             match left.saturating_sub(read) {
                 0 => done = Some(due.minute),
                 left => list = Some((due.minute, left)),
@@ -188,19 +194,25 @@ impl RedisStore {
         if members.is_empty() {
             return Ok(None);
         }
-        for member in &members {
-            let mut score = cmd("ZSCORE");
-            score.arg(self.keys.sessions(&customer)).arg(member);
-            // The same session was added again.
-            let again: Option<f64> = self.send(Request::Command(&score), CONTEXT).await?;
-            if again.is_none() {
-                self.forget_ended(&customer, member, CONTEXT).await?;
-            }
-        }
+        let removals = members
+            .iter()
+            .map(|member| self.forget_if_ended(&customer, member));
+        some_at_once(removals.collect()).await?;
         let mut remove = cmd("ZREM");
         remove.arg(&ended).arg(&members);
         let removed = self.send(Request::Command(&remove), CONTEXT).await?;
         Ok(Some(removed))
+    }
+
+    /// Removes what leads to a session, unless the same session was added again. Returns `true` if it was.
+    async fn forget_if_ended(&self, customer: &Packed, member: &[u8]) -> Result<bool, StoreError> {
+        let mut score = cmd("ZSCORE");
+        score.arg(self.keys.sessions(customer)).arg(member);
+        let again: Option<f64> = self.send(Request::Command(&score), CONTEXT).await?;
+        if again.is_none() {
+            self.forget_ended(customer, member, CONTEXT).await?;
+        }
+        Ok(again.is_none())
     }
 
     /// Removes an entry from a list, and the list if it is empty.
@@ -212,4 +224,13 @@ impl RedisStore {
         }
         self.send(Request::Script(&unlist), CONTEXT).await
     }
+}
+
+/// Waits for removals, some of them at once, and returns how many removed something.
+async fn some_at_once(
+    removals: Vec<impl Future<Output = Result<bool, StoreError>>>,
+) -> Result<u64, StoreError> {
+    let removals = stream::iter(removals).buffer_unordered(AT_ONCE);
+    let removed = removals.try_fold(0, |sum, removed| ready(Ok(sum + u64::from(removed))));
+    removed.await
 }
