@@ -199,7 +199,7 @@ pub use self::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
-    details::{NewSession, SessionDetails},
+    details::{Actor, Device, InsufficientScope, InvalidDetails, Scopes, SessionDetails},
     engine::{AuthenticateError, CacheStatus, SessionEnd},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},
@@ -208,13 +208,13 @@ pub use self::{
         ResponseBody, ResponseFuture, SessionCookie,
     },
     registry::{
-        Inserted, InvalidCursor, Page, PageCursor, Revocation, Revoked, SessionLimit, SessionPage,
-        WhenFull,
+        Inserted, InvalidCursor, Keeps, Page, PageCursor, Revocation, Revoked, SessionLimit,
+        SessionPage, WhenFull,
     },
     session::{CustomerSession, SessionId, SessionSummary},
     sessions::{
         CurrentSession, CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions,
-        LimitedStream, SessionLifetime,
+        LimitedStream, NewSession, SessionLifetime,
     },
     shared_caches::SharedCaches,
     store::{

@@ -104,6 +104,23 @@ impl Revoked {
     }
 }
 
+/// What a registry keeps of a session beyond its identity and its times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Keeps {
+    /// `true` if all [`SessionDetails`](crate::SessionDetails) are kept, found, listed, and replaced
+    /// with the session. If not, sessions with more than times in them are not issued: losing an
+    /// [`actor`](crate::SessionDetails::actor), for example, would open doors.
+    pub details: bool,
+}
+
+impl Keeps {
+    /// Creates what a registry keeps that keeps all details.
+    pub fn details() -> Self {
+        Self { details: true }
+    }
+}
+
 /// A bound on the sessions that one customer may have at a time.
 ///
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the

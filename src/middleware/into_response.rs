@@ -24,8 +24,9 @@ use crate::{
 /// The responses of a layer with default settings.
 static RESPONSES: LazyLock<RejectionResponses> = LazyLock::new(RejectionResponses::default);
 
-/// Responds as the layer does: 503 with `Retry-After`, or 409 for a
-/// [`Conflict`](StoreErrorKind::Conflict). The error itself goes to the log, never to the client.
+/// Responds as the layer does: 503 with `Retry-After`; 409 for a
+/// [`Conflict`](StoreErrorKind::Conflict), and 500 for what is [`Invalid`](StoreErrorKind::Invalid).
+/// The error itself goes to the log, never to the client.
 ///
 /// ```
 /// use axum::extract::State;
@@ -49,6 +50,10 @@ impl IntoResponse for StoreError {
             StoreErrorKind::Conflict => problem(
                 StatusCode::CONFLICT,
                 r#"{"type":"about:blank","title":"Conflict","status":409}"#,
+            ),
+            StoreErrorKind::Invalid => problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                r#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
             ),
             _ => reject(AuthenticateError::Store(self)),
         }

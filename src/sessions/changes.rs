@@ -1,20 +1,16 @@
-//! What an application does with sessions: it issues, rotates, lists and ends them.
+//! What an application does with sessions that are open: it lists and ends them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use zeroize::Zeroizing;
+use chrono::{DateTime, Utc};
 
-use super::{CurrentSession, CustomerSessions, DynCustomerSessions, settle::Settled};
+use super::{CustomerSessions, DynCustomerSessions, settle::Settled};
 use crate::{
-    clock::END_OF_TIME,
     customer::{Customer, CustomerId},
-    details::NewSession,
     engine::AuthenticateError,
-    family::FamilyKey,
     invalidation::Invalidation,
     registry::{Page, Revocation, SessionPage},
-    session::{CustomerSession, SessionId, SessionSummary},
+    session::{SessionId, SessionSummary},
     store::{SessionRegistry, StoreError},
     token::SessionToken,
 };
@@ -27,110 +23,6 @@ use crate::{
 /// around them, the change goes on in the background. If the store fails in the middle, the cache
 /// assumes that the change happened.
 impl<S: SessionRegistry> CustomerSessions<S> {
-    /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
-    /// the year 9999 at the latest). Rotations do not extend it; [`issue_with`](Self::issue_with)
-    /// opens sessions that they do extend.
-    ///
-    /// The answer holds the token; the store keeps only a hash of it, so this is the one
-    /// chance to hand it to the customer. A customer that the store knows stays as it is, and the
-    /// answer holds the customer as stored: [`update_customer`](Self::update_customer) changes
-    /// them.
-    ///
-    /// # Errors
-    ///
-    /// The store's; [`Conflict`](crate::StoreErrorKind::Conflict) if the customer is deleted, and
-    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the operating system has no
-    /// randomness.
-    pub fn issue(
-        &self,
-        customer: impl Into<Customer>,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        self.issue_with(customer, NewSession::new(ttl))
-    }
-
-    /// Opens a session as [`issue`](Self::issue) does, with more to say about it: for example how
-    /// long rotations may extend it, which is never beyond its
-    /// [`ends_at`](crate::SessionDetails::ends_at).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`issue`](Self::issue).
-    pub fn issue_with(
-        &self,
-        customer: impl Into<Customer>,
-        new: NewSession,
-    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        let end = new.max_lifetime;
-        let session = self.new_session(customer.into(), new.ttl, None, |now| {
-            end.map(|lifetime| after(now, lifetime))
-        });
-        async move {
-            let (store, session) = (Arc::clone(&self.store), session?);
-            let inserted = self
-                .settle(None, async move {
-                    let inserted = store.insert(&session, None).await;
-                    let inserted = inserted.map_err(|error| error.without(&session.token))?;
-                    let ended = inserted.ended.into_iter();
-                    Ok(Settled {
-                        answer: inserted.session,
-                        invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
-                    })
-                })
-                .await?;
-            self.engine.on_issued(&inserted.token);
-            Ok(inserted)
-        }
-    }
-
-    /// Exchanges a live session for a new one of the same customer, with a new id and token,
-    /// for `ttl` from now, but never beyond its end: the
-    /// [`ends_at`](crate::SessionDetails::ends_at) of the old session, or its `expires_at` if it
-    /// has none. So a stolen token cannot be rotated without end; give sessions that should live
-    /// longer an end with [`issue_with`](Self::issue_with). The old token is refused from then on.
-    ///
-    /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
-    /// any id that it had ends it. The ids of both begin alike, which tells the cache that they belong
-    /// together. The answer holds the customer as the store knows them. `None`
-    /// means that the token opens no live session, or that another request rotated it first.
-    ///
-    /// # Errors
-    ///
-    /// The store's. If the outcome is unknown, the cache forgets the old session.
-    pub async fn rotate(
-        &self,
-        token: &SessionToken,
-        ttl: Duration,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        if !self.engine.token_format().matches(token.expose()) {
-            return Ok(None);
-        }
-        // From the store: what is cached may be older than another node's rotation.
-        let old = match self.engine.lookup_uncached(token).await {
-            Ok(Some(old)) => CurrentSession::new(old),
-            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
-            Err(error) => return Err(into_store_error(error)),
-        };
-        let end = old.details.ends_at.unwrap_or(old.expires_at);
-        let new = self.new_session(old.customer.clone(), ttl, Some(&old.id), |_| Some(end))?;
-        let change = Invalidation::Session(old.id.clone());
-        let store = Arc::clone(&self.store);
-        let rotated = self.settle(Some(change.clone()), async move {
-            let replaced = store.replace(&old.id, &new).await;
-            let answer = replaced.map_err(|error| error.without(&new.token))?;
-            let invalidations = vec![change];
-            Ok(Settled {
-                answer,
-                invalidations,
-            })
-        });
-        let rotated = rotated.await?;
-        if let Some(new) = &rotated {
-            self.engine.on_issued(&new.token);
-        }
-        Ok(rotated)
-    }
-
     /// Ends a session. Once this has returned, no request that starts later is let in by it.
     ///
     /// **For staff, and for the session of the request itself:** it ends any customer's session.
@@ -351,49 +243,14 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         })
         .await
     }
-
-    /// Creates a session that expires after `ttl`, or at the end that `end` returns for the
-    /// present time if that is earlier. It belongs to the family of `rotated`.
-    fn new_session(
-        &self,
-        customer: Customer,
-        ttl: Duration,
-        rotated: Option<&SessionId>,
-        end: impl FnOnce(DateTime<Utc>) -> Option<DateTime<Utc>>,
-    ) -> Result<CustomerSession, StoreError> {
-        let mut random = Zeroizing::new([0; 16]);
-        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
-        let id = FamilyKey::new_id(rotated.map(SessionId::as_str), *random);
-        let token = self.engine.token_format().try_generate();
-        let token = token.map_err(StoreError::unavailable)?;
-        // Databases keep microseconds; what is stored must read back equal.
-        let now = self.engine.now().trunc_subsecs(6);
-        let customer = customer.detached();
-        let expires_at = after(now, ttl);
-        let ends_at = end(now).unwrap_or(expires_at);
-        let expires_at = expires_at.min(ends_at);
-        let mut session = CustomerSession::new(id, token, customer, expires_at);
-        // The engine's clock, which a test may hold by hand.
-        session.created_at = now;
-        session.details.ends_at = Some(ends_at);
-        Ok(session)
-    }
 }
 
 /// Returns the error of a lookup that is part of a change.
-fn into_store_error(error: AuthenticateError) -> StoreError {
+pub(super) fn into_store_error(error: AuthenticateError) -> StoreError {
     match error {
         AuthenticateError::Store(error) => error,
         AuthenticateError::Overloaded | AuthenticateError::InvalidToken => {
             StoreError::unavailable("too many lookups are under way; nothing was changed")
         }
     }
-}
-
-/// Returns `now` and `ttl`, but no later than a time can be written down.
-fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
-    TimeDelta::from_std(ttl)
-        .ok()
-        .and_then(|ttl| now.checked_add_signed(ttl))
-        .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
 }

@@ -7,8 +7,10 @@
 mod builder;
 mod changes;
 mod current;
+mod issuing;
 mod lifetime;
 pub(crate) mod listener;
+mod new_session;
 mod purge;
 mod settle;
 
@@ -21,6 +23,7 @@ pub use self::{
     builder::CustomerSessionsBuilder,
     current::CurrentSession,
     lifetime::{LimitedStream, SessionLifetime},
+    new_session::NewSession,
 };
 use crate::{
     engine::{AuthenticateError, CacheLookup, Engine},

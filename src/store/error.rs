@@ -32,6 +32,8 @@ pub enum StoreErrorKind {
     Conflict,
     /// A record in the store cannot be read.
     Corrupt,
+    /// What the store was asked to keep is not valid, or is more than it can keep. Nothing was changed.
+    Invalid,
     /// The store did not answer in time; a write may have happened or not.
     Timeout,
     /// The store cannot be reached or refuses to work.
@@ -49,6 +51,12 @@ impl StoreError {
     /// its token.
     pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of_kind(StoreErrorKind::Corrupt, source.into())
+    }
+
+    /// Creates an [`Invalid`](StoreErrorKind::Invalid): the store cannot keep what it was asked to.
+    /// Say what is wrong, and what to do.
+    pub fn invalid(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of_kind(StoreErrorKind::Invalid, source.into())
     }
 
     /// Creates the error of a store that did not answer in time.
@@ -115,6 +123,7 @@ impl fmt::Display for StoreError {
         f.write_str(match self.kind {
             StoreErrorKind::Conflict => "the session conflicts with what the store holds",
             StoreErrorKind::Corrupt => "the session store holds a record that cannot be read",
+            StoreErrorKind::Invalid => "the session store cannot keep the session",
             StoreErrorKind::Timeout => "the session store did not answer in time",
             StoreErrorKind::Unavailable => "the session store is unavailable",
         })

@@ -9,7 +9,7 @@ use super::error::StoreError;
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
@@ -121,7 +121,9 @@ pub trait SessionStore: Send + Sync + 'static {
 ///   [`update_customer`](SessionRegistry::update_customer) changes them. A store may forget a
 ///   customer once the last of their sessions is gone, but not that a customer is deleted: such a
 ///   customer gets no session until an update says that it is not deleted any more.
-/// - A session's [`ends_at`](crate::SessionDetails::ends_at) is kept like its times.
+/// - A session's [`ends_at`](crate::SessionDetails::ends_at) is kept like its times. A registry that
+///   says so ([`keeps`](SessionRegistry::keeps)) keeps all its details; others are not asked to, and get
+///   no session that has more of them than times.
 /// - A session and those that took its place by [`replace`](SessionRegistry::replace) are a family.
 ///   A replaced id leads to the live session of its family until the family has ended: until the
 ///   `ends_at` of its last session, or `expires_at` if it has none. Revoking or keeping a replaced
@@ -233,6 +235,15 @@ pub trait SessionRegistry: SessionStore {
         Ok(None)
     }
 
+    /// Returns what is kept of a session beyond its identity and its times. It is asked once for each new
+    /// session.
+    ///
+    /// The default is nothing, for stores written before there were details. A store around another one
+    /// passes on what that one says.
+    fn keeps(&self) -> Keeps {
+        Keeps::default()
+    }
+
     /// Tells the other nodes of a change that was not made through this store.
     ///
     /// The default does nothing: there are no other nodes to tell.
@@ -332,6 +343,10 @@ macro_rules! through_pointer {
                 limit: u32,
             ) -> Result<Option<CustomerId>, StoreError> {
                 (**self).purge_customers(after, limit).await
+            }
+
+            fn keeps(&self) -> Keeps {
+                (**self).keeps()
             }
 
             async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {

@@ -2,9 +2,10 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::error::StoreError;
+use super::error::{ContextError, StoreError};
 use crate::{
     customer::Customer,
+    details::SessionDetails,
     metadata::{Metadata, MetadataValue},
     session::CustomerSession,
 };
@@ -24,7 +25,21 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     if session.customer_id != session.customer.id {
         return Err(refuse("customer_id is not the customer's id".to_owned()));
     }
+    let context = || format!("session {}: its details are not valid", session.id);
+    let details = session.details.check();
+    details.map_err(|error| StoreError::invalid(ContextError::new(context(), error)))?;
     check_fields(&session.customer).map_err(refuse)
+}
+
+/// Returns the details that have no column of their own, as JSON: all but the times. `None` if there
+/// are none.
+pub(super) fn details_to_json(details: &SessionDetails) -> Result<Option<String>, StoreError> {
+    if !details.has_more_than_times() {
+        return Ok(None);
+    }
+    let mut details = details.clone();
+    (details.ends_at, details.authenticated_at) = (None, None);
+    to_json(&details).map(Some)
 }
 
 /// Refuses a customer that would not come back as it is; the error names the field.

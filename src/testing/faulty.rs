@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{SessionRegistry, SessionStore, StoreError},
@@ -164,6 +164,10 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
         limit: u32,
     ) -> Result<Option<CustomerId>, StoreError> {
         self.inner().await?.purge_customers(after, limit).await
+    }
+
+    fn keeps(&self) -> Keeps {
+        self.inner.keeps()
     }
 
     async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {

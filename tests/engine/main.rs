@@ -1,5 +1,6 @@
 //! The promises of the engine. `scripts/mutants` shows that they fail if a guard is taken out.
 
+mod details;
 mod expiry;
 mod fixture;
 mod late_changes;

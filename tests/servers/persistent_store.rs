@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, MetadataValue,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, Device, MetadataValue,
     Revocation, SessionRegistry, SessionStore as _, SessionToken, StoreError, StoreErrorKind,
     store::Peppers, testing::conformance,
 };
@@ -79,6 +79,7 @@ pub(crate) fn assert_says(error: &StoreError, part: &str) {
 
 pub(crate) async fn keeps_the_contract(store: impl SessionRegistry + Clone) {
     reaches_the_caches_of_its_clones(store.clone()).await;
+    refuses_invalid_details(&store).await;
     let report = conformance(store).await;
     println!("{report}");
     report.assert_passed();
@@ -92,6 +93,19 @@ async fn reaches_the_caches_of_its_clones(store: impl SessionRegistry + Clone) {
     layer.authenticate(&session.token).await.expect("live");
     assert!(sessions.revoke(&session.id).await.expect("an answer"));
     assert!(layer.authenticate(&session.token).await.is_err());
+}
+
+/// Details out of bounds are refused by name, and nothing is kept of them.
+async fn refuses_invalid_details(store: &impl SessionRegistry) {
+    let mut session = session(store, &unique("cus"));
+    session.details.device = Some(Device::new("phone\u{1b}[2J"));
+    assert_error(
+        store.insert(&session, None).await,
+        StoreErrorKind::Invalid,
+        &[session.id.as_str(), "label of a device"],
+    );
+    let found = store.find(&session.token).await.expect("an answer");
+    assert!(found.is_none());
 }
 
 /// Floats keep every bit, and a value that cannot be kept is refused by name.

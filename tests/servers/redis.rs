@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use customer_session::{
-    CustomerData, CustomerId, CustomerSession, Invalidation, Revocation, SessionId,
+    CustomerData, CustomerId, CustomerSession, Device, Invalidation, Revocation, SessionId,
     SessionRegistry as _, SessionStore as _, StoreErrorKind,
     store::{Peppers, RedisStore},
 };
@@ -398,6 +398,22 @@ async fn a_damaged_record_is_named() {
     }
     let found = store.find(&session.token).await.expect("an answer");
     assert_eq!(found, Some(session.clone()));
+
+    // Details of a later release, and perhaps a restriction.
+    let mut detailed = persistent_store::session(&store, "cus_detailed");
+    detailed.details.device = Some(Device::new("a phone"));
+    store.add(&detailed).await.expect("inserted");
+    for key in keys.keys_of("t:").await {
+        let value: Vec<u8> = raw.get(&key).await.expect("there");
+        let text = b"\"device\"";
+        let at = value.windows(text.len()).position(|part| part == text);
+        if let Some(at) = at {
+            let changed = [&value[..at], b"\"tenant\"", &value[at + text.len()..]].concat();
+            let _: () = raw.set(&key, changed).await.expect("damaged");
+        }
+    }
+    let says = [detailed.id.as_str(), "details are corrupt"];
+    assert_error(store.find(&detailed.token).await, corrupt, &says);
     let _: () = raw.del(&key).await.expect("deleted");
     let _: () = raw.lpush(&key, "a list").await.expect("damaged");
     assert_error(store.find(&session.token).await, corrupt, &["WRONGTYPE"]);

@@ -357,7 +357,16 @@ async fn a_damaged_row_is_named() {
             &says,
         );
     }
-    let damage = "UPDATE customer_sessions SET expires_at = 9223372036854775807";
+    // Written by a later release, and perhaps a restriction.
+    let damage = "UPDATE customer_sessions SET details = '{\"tenant\": \"x\"}'";
+    sqlx::query(damage).execute(&pool).await.expect("damaged");
+    let says = [session.id.as_str(), "details"];
+    assert_error(
+        store.summaries(&session.customer_id).await,
+        StoreErrorKind::Corrupt,
+        &says,
+    );
+    let damage = "UPDATE customer_sessions SET details = NULL, expires_at = 9223372036854775807";
     sqlx::query(damage).execute(&pool).await.expect("damaged");
     let says = [session.id.as_str(), "expires_at"];
     assert_error(

@@ -37,7 +37,7 @@ pub(crate) const QUORUM: usize = 3;
 pub(crate) fn is_outage(error: &StoreError) -> bool {
     match error.kind() {
         StoreErrorKind::Timeout | StoreErrorKind::Unavailable => true,
-        StoreErrorKind::Conflict | StoreErrorKind::Corrupt => false,
+        StoreErrorKind::Conflict | StoreErrorKind::Corrupt | StoreErrorKind::Invalid => false,
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerId},
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
@@ -84,6 +84,10 @@ impl SessionStore for MemoryStore {
 
 #[async_trait]
 impl SessionRegistry for MemoryStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::details()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,

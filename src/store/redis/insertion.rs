@@ -112,7 +112,7 @@ impl RedisStore {
                 return Err(StoreError::corrupt(why));
             }
         }
-        let record = Record::new(session);
+        let record = Record::new(session)?;
         Ok(New {
             session,
             hash: short_hash(&self.peppers, &session.token),

@@ -20,7 +20,7 @@ use crate::store::error::StoreError;
 const BATCH: u64 = 100;
 
 /// Entries that are removed at once. Each waits for several answers, and few keep the server busy.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_REMOVALS: usize = 16;
 
 const CONTEXT: &str = "purging expired sessions";
 
@@ -230,7 +230,7 @@ impl RedisStore {
 async fn some_at_once(
     removals: Vec<impl Future<Output = Result<bool, StoreError>>>,
 ) -> Result<u64, StoreError> {
-    let removals = stream::iter(removals).buffer_unordered(AT_ONCE);
+    let removals = stream::iter(removals).buffer_unordered(MAX_CONCURRENT_REMOVALS);
     let removed = removals.try_fold(0, |sum, removed| ready(Ok(sum + u64::from(removed))));
     removed.await
 }

@@ -6,7 +6,10 @@ use super::keys::{Packed, ShortHash};
 use crate::{
     customer::CustomerId,
     session::{CustomerSession, SessionSummary},
-    store::error::StoreError,
+    store::{
+        error::StoreError,
+        validation::{details_to_json, from_json},
+    },
 };
 
 /// The first byte of a record. Another one is another layout.
@@ -18,6 +21,11 @@ const LAYOUT_OF_MEMBER: u8 = b'2';
 const HAS_MODIFIED: u8 = 1;
 const HAS_END: u8 = 2;
 const HAS_FAMILY: u8 = 4;
+/// The customer proved who they are when the session was created, as most do.
+const AUTHENTICATED_AT_CREATION: u8 = 8;
+const HAS_AUTHENTICATED: u8 = 16;
+const HAS_DETAILS: u8 = 32;
+const KNOWN_FLAGS: u8 = 63;
 
 /// A session without its token and its customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +36,9 @@ pub(super) struct Record {
     expires_at: i64,
     modified_at: Option<i64>,
     ends_at: Option<i64>,
+    authenticated_at: Option<i64>,
+    /// The other details, as JSON.
+    details: Option<String>,
     /// The first session of the family, if it is not this one.
     family: Option<Packed>,
 }
@@ -48,17 +59,23 @@ struct Reader<'a>(&'a [u8]);
 
 impl Record {
     /// Takes what is kept of a session.
-    pub(super) fn new(session: &CustomerSession) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::StoreErrorKind::Corrupt) if the details cannot be written as JSON.
+    pub(super) fn new(session: &CustomerSession) -> Result<Self, StoreError> {
         let micros = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_micros());
-        Self {
+        Ok(Self {
             customer: (&session.customer_id).into(),
             id: (&session.id).into(),
             created_at: session.created_at.timestamp_micros(),
             expires_at: session.expires_at.timestamp_micros(),
             modified_at: micros(session.modified_at),
             ends_at: micros(session.details.ends_at),
+            authenticated_at: micros(session.details.authenticated_at),
+            details: details_to_json(&session.details)?,
             family: None,
-        }
+        })
     }
 
     /// Makes it a member of a family.
@@ -91,20 +108,29 @@ impl Record {
         put(&mut bytes, self.customer.as_bytes());
         put(&mut bytes, &self.member());
         bytes.extend(self.created_at.to_be_bytes());
+        let at_creation = self.authenticated_at == Some(self.created_at);
+        let authenticated_at = self.authenticated_at.filter(|_| !at_creation);
         let mut flags = 0;
         for (flag, is_set) in [
             (HAS_MODIFIED, self.modified_at.is_some()),
             (HAS_END, self.ends_at.is_some()),
             (HAS_FAMILY, self.family.is_some()),
+            (AUTHENTICATED_AT_CREATION, at_creation),
+            (HAS_AUTHENTICATED, authenticated_at.is_some()),
+            (HAS_DETAILS, self.details.is_some()),
         ] {
             flags |= if is_set { flag } else { 0 };
         }
         bytes.push(flags);
-        for time in [self.modified_at, self.ends_at].into_iter().flatten() {
+        let times = [self.modified_at, self.ends_at, authenticated_at];
+        for time in times.into_iter().flatten() {
             bytes.extend(time.to_be_bytes());
         }
         if let Some(family) = &self.family {
             put(&mut bytes, family.as_bytes());
+        }
+        if let Some(details) = &self.details {
+            put(&mut bytes, details.as_bytes());
         }
         bytes
     }
@@ -120,14 +146,24 @@ impl Record {
         let (id, expires_at) = read_member(reader.text()?)?;
         let created_at = reader.number()?;
         let flags = reader.byte()?;
+        if flags & !KNOWN_FLAGS != 0 {
+            return None;
+        }
         let mut optional = |flag| match flags & flag {
             0 => Some(None),
             _ => reader.number().map(Some),
         };
         let (modified_at, ends_at) = (optional(HAS_MODIFIED)?, optional(HAS_END)?);
+        let authenticated_at = optional(HAS_AUTHENTICATED)?;
+        let at_creation = flags & AUTHENTICATED_AT_CREATION != 0;
+        let authenticated_at = authenticated_at.or(at_creation.then_some(created_at));
         let family = match flags & HAS_FAMILY {
             0 => None,
             _ => Some(Packed::from_bytes(reader.text()?)?),
+        };
+        let details = match flags & HAS_DETAILS {
+            0 => None,
+            _ => Some(String::from_utf8(reader.text()?.to_vec()).ok()?),
         };
         Some(Self {
             customer,
@@ -136,6 +172,8 @@ impl Record {
             expires_at,
             modified_at,
             ends_at,
+            authenticated_at,
+            details,
             family,
         })
     }
@@ -144,7 +182,8 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::StoreErrorKind::Corrupt) if a time is out of range.
+    /// [`Corrupt`](crate::StoreErrorKind::Corrupt) if a time is out of range, or if the details are
+    /// damaged.
     pub(super) fn summary(&self) -> Result<SessionSummary, StoreError> {
         let id = self.id.text();
         let time = |micros| {
@@ -155,7 +194,14 @@ impl Record {
         let (created_at, expires_at) = (time(self.created_at)?, time(self.expires_at)?);
         let mut summary = SessionSummary::new(&*id, customer, created_at, expires_at);
         summary.modified_at = self.modified_at.map(time).transpose()?;
+        if let Some(details) = &self.details {
+            let corrupt = |error| {
+                StoreError::corrupt(format!("session {id}: its details are corrupt: {error}"))
+            };
+            summary.details = from_json(details).map_err(corrupt)?;
+        }
         summary.details.ends_at = self.ends_at.map(time).transpose()?;
+        summary.details.authenticated_at = self.authenticated_at.map(time).transpose()?;
         Ok(summary)
     }
 }
@@ -255,6 +301,7 @@ mod tests {
     use super::*;
     use crate::{
         customer::{Customer, CustomerData},
+        details::Device,
         session::SessionId,
         token::SessionToken,
     };
@@ -277,7 +324,11 @@ mod tests {
         for (modified, end) in [(None, None), (time, None), (None, time), (time, time)] {
             session.modified_at = modified;
             session.details.ends_at = end;
-            let mut record = Record::new(&session);
+            session.details.authenticated_at = end.or(Some(session.created_at));
+            session.details.device = end.map(|_| Device::new("Jane's phone"));
+            let mut record = Record::new(&session).expect("valid");
+            let details = record.summary().expect("valid").details;
+            assert_eq!(details, session.details);
             assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
             record = record.with_family(Packed::from(&SessionId::from("first")));
             let bytes = record.to_bytes();
@@ -290,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_pointer_is_read_as_it_was_kept() {
-        let record = Record::new(&session());
+        let record = Record::new(&session()).expect("valid");
         let first = Packed::from(&SessionId::from("first"));
         for record in [record.clone(), record.with_family(first)] {
             let pointer = Pointer::new(&record, [7; 16]);

@@ -7,7 +7,7 @@ use super::{RedisStore, connection::Request, keys::Packed, lookup::write_json};
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
@@ -39,6 +39,10 @@ impl SessionStore for RedisStore {
 
 #[async_trait]
 impl SessionRegistry for RedisStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::details()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,

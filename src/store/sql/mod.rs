@@ -21,7 +21,8 @@ macro_rules! session_columns {
          c.id, c.organization_id, c.created_at, c.modified_at, \
          CAST(c.metadata AS text), c.external_id, c.email, c.email_verified, c.kind, c.name, \
          c.billing_name, CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
-         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url, s.ends_at"
+         c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url, \
+         s.ends_at, s.authenticated_at, s.details"
     };
 }
 
@@ -113,8 +114,8 @@ macro_rules! epoch_of_customer {
 macro_rules! sessions_of_customer {
     () => {
         concat!(
-            "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at \
-             FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
+            "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at, \
+             authenticated_at, details FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
             epoch_of_customer!()
         )
     };

@@ -5,12 +5,13 @@ use sqlx::Error;
 
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
+    details::SessionDetails,
     registry::{Page, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::{ContextError, StoreError},
         pepper::TokenHash,
-        validation::{from_json, to_json},
+        validation::{details_to_json, from_json, to_json},
     },
     token::SessionToken,
 };
@@ -103,18 +104,21 @@ pub(super) fn bind_customer(
     Ok(())
 }
 
-/// Appends the next six: id, hash, and the four times of a session.
+/// Appends the next eight: id, hash, the five times of a session, and its other details.
 pub(super) fn bind_session(
     parameters: &mut impl Parameters,
     session: &CustomerSession,
     hash: &TokenHash,
-) {
+) -> Result<(), StoreError> {
     parameters.text(Some(session.id.as_str()));
     parameters.bytes(hash);
     parameters.time(Some(session.created_at));
     parameters.time(session.modified_at);
     parameters.time(Some(session.expires_at));
     parameters.time(session.details.ends_at);
+    parameters.time(session.details.authenticated_at);
+    parameters.text(details_to_json(&session.details)?.as_deref());
+    Ok(())
 }
 
 /// Reads a row of [`find_statement`](super::find_statement): the session, and the hash under which
@@ -129,7 +133,7 @@ pub(super) fn session(
     let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
     let mut summary = SessionSummary::new(id, customer.id.clone(), created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
-    summary.details.ends_at = reader.optional_time(23, "ends_at")?;
+    summary.details = reader.details(23)?;
     let hash = reader.hash(1, "token_hash")?;
     Ok((summary.into_session(token.clone(), customer), hash))
 }
@@ -148,7 +152,7 @@ pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> 
     let (created_at, expires_at) = (reader.time(2, "created_at")?, reader.time(4, "expires_at")?);
     let mut summary = SessionSummary::new(id, customer_id, created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
-    summary.details.ends_at = reader.optional_time(5, "ends_at")?;
+    summary.details = reader.details(5)?;
     Ok(summary)
 }
 
@@ -245,6 +249,15 @@ impl<'a, R: Columns> Reader<'a, R> {
     ) -> Result<Option<T>, StoreError> {
         let text = self.optional_text(index, name)?;
         text.map(|text| self.json(&text, name)).transpose()
+    }
+
+    /// Reads three columns, of which the first is that of `ends_at`.
+    fn details(&self, first: usize) -> Result<SessionDetails, StoreError> {
+        let details = self.optional_json(first + 2, "details")?;
+        let mut details: SessionDetails = details.unwrap_or_default();
+        details.ends_at = self.optional_time(first, "ends_at")?;
+        details.authenticated_at = self.optional_time(first + 1, "authenticated_at")?;
+        Ok(details)
     }
 
     fn corrupt(&self, name: &str, error: Error) -> StoreError {

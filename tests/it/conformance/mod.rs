@@ -87,6 +87,15 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (HidesWhatItEnded, "a revocation names what it ended"),
         (IgnoresTheLimit, "a limit ends the oldest sessions"),
         (IgnoresTheLimit, "a limit refuses a new session"),
+        (LosesDetails, "details are kept"),
+        (
+            ReplacesWithoutDetails,
+            "details stay with a session that replaces another",
+        ),
+        (
+            KeepsTheOldDetails,
+            "details stay with a session that replaces another",
+        ),
         (
             CountsBeforeItWaits,
             "a limit holds for concurrent insertions",

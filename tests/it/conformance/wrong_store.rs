@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked,
-    SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary,
-    SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    Customer, CustomerData, CustomerId, CustomerSession, Inserted, Keeps, Page, Revocation,
+    Revoked, Scopes, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
+    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
 };
 
 /// Ways to get a store wrong.
@@ -36,6 +36,9 @@ pub(crate) enum Mistake {
     RevokesTooMuchByTime,
     HidesWhatItEnded,
     IgnoresTheLimit,
+    LosesDetails,
+    ReplacesWithoutDetails,
+    KeepsTheOldDetails,
     CountsBeforeItWaits,
     RepeatsItself,
     ChangesTheCustomer,
@@ -290,6 +293,10 @@ impl Wrong {
 
 #[async_trait]
 impl SessionRegistry for Wrong {
+    fn keeps(&self) -> Keeps {
+        self.inner.keeps()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,
@@ -300,6 +307,9 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         let limit = limit.filter(|_| !self.is(Mistake::IgnoresTheLimit));
+        if self.is(Mistake::LosesDetails) {
+            session.details.actor = None;
+        }
         if self.is(Mistake::ReusesReplacedIds) && self.was_replaced(&session.id) {
             return Ok(Inserted::new(session));
         }
@@ -335,6 +345,17 @@ impl SessionRegistry for Wrong {
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
         let old = &self.session_like(old, Method::Replace);
+        let mut changed = new.clone();
+        if self.is(Mistake::ReplacesWithoutDetails) {
+            changed.details.scopes = Scopes::default();
+        }
+        if self.is(Mistake::KeepsTheOldDetails) {
+            let list = self.of(&new.customer_id).await?;
+            if let Some(old) = list.into_iter().find(|session| session.id == *old) {
+                changed.details = old.details;
+            }
+        }
+        let new = &changed;
         self.all.lock().expect("no panic").push(new.clone());
         let all = self.all.lock().expect("no panic").clone();
         let replaced = all.into_iter().find(|session| session.id == *old);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use customer_session::{
-    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, Inserted, Page,
+    Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, Inserted, Keeps, Page,
     Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
     SessionSummary, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
     testing::ManualClock,
@@ -165,6 +165,10 @@ impl SessionStore for ProbeStore {
 
 #[async_trait]
 impl SessionRegistry for ProbeStore {
+    fn keeps(&self) -> Keeps {
+        self.inner.keeps()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,

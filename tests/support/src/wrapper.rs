@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
 use customer_session::{
-    Customer, CustomerId, CustomerSession, Inserted, Page, Revocation, Revoked, SessionId,
+    Customer, CustomerId, CustomerSession, Inserted, Keeps, Page, Revocation, Revoked, SessionId,
     SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, StoreError,
     TokenFormat, async_trait,
 };
@@ -14,6 +14,10 @@ use customer_session::{
 pub trait StoreWrapper: Send + Sync + 'static {
     /// Returns the store that calls are passed on to.
     fn inner(&self) -> &dyn SessionRegistry;
+
+    fn keeps(&self) -> Keeps {
+        self.inner().keeps()
+    }
 
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         self.inner().find(token).await
@@ -76,6 +80,10 @@ impl<W: StoreWrapper> SessionStore for Wrapped<W> {
 
 #[async_trait]
 impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
+    fn keeps(&self) -> Keeps {
+        self.0.keeps()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,

@@ -31,17 +31,20 @@ CREATE TABLE customer_sessions (
     expires_at  timestamptz NOT NULL,  -- the first moment at which it is no longer accepted
     ends_at     timestamptz,           -- the end that no rotation passes; if null, expires_at
     modified_at timestamptz,
+    authenticated_at timestamptz,      -- when the customer last proved who they are
     epoch       integer NOT NULL DEFAULT 1,
     id          text COLLATE "C" PRIMARY KEY,
     token_hash  bytea NOT NULL UNIQUE, -- HMAC-SHA256(pepper, token)
     customer_id text COLLATE "C" NOT NULL
                 REFERENCES customer_session_epochs (customer_id) ON DELETE CASCADE,
     family      text COLLATE "C",
+    details     text COLLATE "C",      -- JSON: scopes, device, actor; null if there are none
     CHECK (octet_length(token_hash) = 32),
     CHECK (created_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND modified_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND expires_at BETWEEN '0001-01-01' AND '262000-01-01'
-           AND ends_at BETWEEN '0001-01-01' AND '262000-01-01')
+           AND ends_at BETWEEN '0001-01-01' AND '262000-01-01'
+           AND authenticated_at BETWEEN '0001-01-01' AND '262000-01-01')
 ) WITH (
     -- Rows are added and deleted, and seldom changed: pages are filled to the last byte. By default
     -- a fifth of the table would have to be dead before it is vacuumed: of 100 million rows, 20

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
@@ -100,12 +100,12 @@ impl SessionStore for PostgresStore {
 const MAX_ATTEMPTS: u32 = 3;
 
 impl PostgresStore {
-    /// Returns `$1` to `$7`: the customer's id, and a session.
-    fn session_params(&self, session: &CustomerSession) -> PgArguments {
+    /// Returns `$1` to `$9`: the customer's id, and a session.
+    fn session_params(&self, session: &CustomerSession) -> Result<PgArguments, StoreError> {
         let hash = self.sql.peppers.hash(&session.token);
         let mut parameters = rows::text_params(&[session.customer_id.as_str()]);
-        rows::bind_session(&mut parameters, session, &hash);
-        parameters
+        rows::bind_session(&mut parameters, session, &hash)?;
+        Ok(parameters)
     }
 
     /// Returns the statement that adds a session, and its parameters.
@@ -113,7 +113,7 @@ impl PostgresStore {
         &self,
         session: &CustomerSession,
     ) -> Result<(&'static str, PgArguments), StoreError> {
-        let mut parameters = self.session_params(session);
+        let mut parameters = self.session_params(session)?;
         if self.external_customers {
             return Ok((INSERT_FOR_EXTERNAL, parameters));
         }
@@ -189,7 +189,7 @@ impl PostgresStore {
         if row.text(0)?.is_some() {
             return Ok(None);
         }
-        Ok(Some(if row.flag(24)? {
+        Ok(Some(if row.flag(26)? {
             Refusal::IdIsTaken
         } else if row.time(20)?.is_some() {
             Refusal::CustomerIsDeleted
@@ -221,6 +221,10 @@ impl PostgresStore {
 
 #[async_trait]
 impl SessionRegistry for PostgresStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::details()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,
@@ -254,7 +258,7 @@ impl SessionRegistry for PostgresStore {
             return Ok(None);
         }
         let context = || format!("replacing session {old} with {}", new.id);
-        let mut parameters = self.session_params(new);
+        let mut parameters = self.session_params(new)?;
         parameters.text(Some(old.as_str()));
         let rows = self.fetch_all(REPLACE, parameters, context).await?;
         let Some(row) = rows.first() else {

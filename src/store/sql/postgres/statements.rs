@@ -13,7 +13,7 @@ macro_rules! customer_values {
     };
 }
 
-/// Begins a statement that adds the session `$2` to `$7` of the customer `$1`. An id that leads to a
+/// Begins a statement that adds the session `$2` to `$9` of the customer `$1`. An id that leads to a
 /// family leads to no other session.
 macro_rules! adding_session {
     () => {
@@ -28,12 +28,14 @@ macro_rules! insert_session {
     ($epoch_and_family:literal, $from:literal) => {
         concat!(
             "INSERT INTO customer_sessions (customer_id, id, token_hash, created_at, \
-             modified_at, expires_at, ends_at, epoch, family) SELECT $1, $2, $3, $4, $5, $6, $7, ",
+             modified_at, expires_at, ends_at, authenticated_at, details, epoch, family) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, ",
             $epoch_and_family,
             " FROM ",
             $from,
             " WHERE NOT EXISTS (SELECT 1 FROM taken) \
-             RETURNING id, token_hash, created_at, modified_at, expires_at, ends_at"
+             RETURNING id, token_hash, created_at, modified_at, expires_at, ends_at, \
+             authenticated_at, details"
         )
     };
 }
@@ -56,7 +58,7 @@ macro_rules! in_current_epoch {
 }
 
 /// Returns the session and the customer, and `true` if the id is that of a session that was replaced.
-/// The customer `$8` to `$25` is added if there is none.
+/// The customer `$10` to `$27` is added if there is none.
 ///
 /// A customer whose epoch is locked cannot be forgotten meanwhile. One without an epoch is locked
 /// instead.
@@ -71,10 +73,10 @@ pub(super) const INSERT: &str = concat!(
      FOR KEY SHARE), \
      fresh AS (INSERT INTO customer_session_customers (",
     customer_columns!(),
-    ") SELECT $8, $9, $10, $11, CAST($12 AS json), $13, $14, $15, $16, $17, $18, \
-     CAST($19 AS json), CAST($20 AS json), $21, $22, $23, $24, $25 \
+    ") SELECT $10, $11, $12, $13, CAST($14 AS json), $15, $16, $17, $18, $19, $20, \
+     CAST($21 AS json), CAST($22 AS json), $23, $24, $25, $26, $27 \
      WHERE NOT EXISTS (SELECT 1 FROM known) AND NOT EXISTS (SELECT 1 FROM without_epoch) \
-     AND NOT EXISTS (SELECT 1 FROM taken) AND $23 IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM taken) AND $25 IS NULL \
      ON CONFLICT (id) DO NOTHING RETURNING ",
     customer_columns!(),
     "), c AS (SELECT * FROM known UNION ALL SELECT * FROM without_epoch \
@@ -98,13 +100,13 @@ pub(super) const INSERT_FOR_EXTERNAL: &str = concat!(
     in_current_epoch!()
 );
 
-/// Returns what [`INSERT`] does, or no row if the old session `$8` is gone or is not of the current
+/// Returns what [`INSERT`] does, or no row if the old session `$10` is gone or is not of the current
 /// epoch. The new session has the epoch of the old one, which is judged behind the lock: a rotation
 /// that a revocation has overtaken must not come out with the new epoch.
 pub(super) const REPLACE: &str = concat!(
     adding_session!(),
     "locked AS MATERIALIZED (SELECT id, coalesce(family, id) AS family, epoch \
-     FROM customer_sessions WHERE id = $8 AND customer_id = $1 \
+     FROM customer_sessions WHERE id = $10 AND customer_id = $1 \
      AND (SELECT count(*) FROM epoch) >= 0 FOR UPDATE), \
      old AS MATERIALIZED (SELECT l.id, l.family, l.epoch FROM locked l \
      JOIN epoch ON epoch.epoch = l.epoch), \
@@ -114,7 +116,7 @@ pub(super) const REPLACE: &str = concat!(
     insert_session!("old.epoch, old.family", "old CROSS JOIN c"),
     "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT old.id, old.family, $1, greatest($6, $7) FROM old CROSS JOIN s), \
-     gone AS (DELETE FROM customer_sessions WHERE id = $8 AND EXISTS (SELECT 1 FROM s)) SELECT ",
+     gone AS (DELETE FROM customer_sessions WHERE id = $10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
     ", EXISTS (SELECT 1 FROM taken) FROM old CROSS JOIN c LEFT JOIN s ON true"
 );

@@ -49,7 +49,9 @@ CREATE TABLE customer_sessions (
     modified_at INTEGER,
     expires_at  INTEGER NOT NULL,      -- the first moment at which it is no longer accepted
     ends_at     INTEGER,               -- the end that no rotation passes; if null, expires_at
-    family      TEXT
+    authenticated_at INTEGER,          -- when the customer last proved who they are
+    family      TEXT,
+    details     TEXT                   -- JSON: scopes, device, actor; null if there are none
 ) STRICT;
 
 CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at, id);

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{SqliteStore, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
-    registry::{Inserted, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{
@@ -49,8 +49,8 @@ pub(super) const UPDATE_CUSTOMER: &str = concat!(
 );
 
 pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
-     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, family, epoch) \
-     SELECT $1, $2, $3, $4, $5, $6, $7, $8, epoch FROM customer_session_epochs \
+     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, authenticated_at, \
+     details, family, epoch) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, epoch FROM customer_session_epochs \
      WHERE customer_id = $1";
 
 /// Returns the family of a live session, if it is the customer's. While the transaction lasts, the
@@ -143,7 +143,7 @@ impl WriteTransaction<'_> {
             return Err(id_is_taken(&session.id));
         }
         let mut parameters: SqliteArguments = rows::text_params(&[session.customer_id.as_str()]);
-        rows::bind_session(&mut parameters, session, hash);
+        rows::bind_session(&mut parameters, session, hash)?;
         parameters.text(family);
         self.execute(INSERT, parameters).await?;
         Ok(())
@@ -230,6 +230,10 @@ impl SessionStore for SqliteStore {
 
 #[async_trait]
 impl SessionRegistry for SqliteStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::details()
+    }
+
     async fn insert(
         &self,
         session: &CustomerSession,

@@ -1,0 +1,230 @@
+//! How sessions are opened, and exchanged for others.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use zeroize::Zeroizing;
+
+use super::{
+    CurrentSession, CustomerSessions, NewSession, changes::into_store_error, settle::Settled,
+};
+use crate::{
+    clock::END_OF_TIME,
+    customer::Customer,
+    details::SessionDetails,
+    engine::AuthenticateError,
+    family::FamilyKey,
+    invalidation::Invalidation,
+    session::{CustomerSession, SessionId},
+    store::{SessionRegistry, StoreError},
+    token::SessionToken,
+};
+
+/// Methods that open sessions, which need a store that keeps them. They finish even if their future is
+/// dropped half-way.
+impl<S: SessionRegistry> CustomerSessions<S> {
+    /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
+    /// the year 9999 at the latest). Rotations do not extend it; [`issue_with`](Self::issue_with)
+    /// opens sessions that they do extend.
+    ///
+    /// The answer holds the token; the store keeps only a hash of it, so this is the one
+    /// chance to hand it to the customer. A customer that the store knows stays as it is, and the
+    /// answer holds the customer as stored: [`update_customer`](Self::update_customer) changes
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// The store's; [`Conflict`](crate::StoreErrorKind::Conflict) if the customer is deleted, and
+    /// [`Unavailable`](crate::StoreErrorKind::Unavailable) also when the operating system has no
+    /// randomness.
+    pub fn issue(
+        &self,
+        customer: impl Into<Customer>,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
+        self.issue_with(customer, NewSession::new(ttl))
+    }
+
+    /// Opens a session as [`issue`](Self::issue) does, with more to say about it: for example how
+    /// long rotations may extend it, which is never beyond its
+    /// [`ends_at`](crate::SessionDetails::ends_at), and how many sessions the customer may have.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`issue`](Self::issue); [`Conflict`](crate::StoreErrorKind::Conflict) also if the
+    /// customer has as many sessions as [`at_most`](NewSession::at_most) allows, and
+    /// [`Invalid`](crate::StoreErrorKind::Invalid) if a scope or another detail is not valid, or if
+    /// there are details and the store does not [keep](SessionRegistry::keeps) any.
+    pub fn issue_with(
+        &self,
+        customer: impl Into<Customer>,
+        new: NewSession,
+    ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
+        let session = self.opened_session(customer.into(), &new);
+        async move {
+            let (store, session) = (Arc::clone(&self.store), session?);
+            let inserted = self
+                .settle(None, async move {
+                    let inserted = store.insert(&session, new.limit.as_ref()).await;
+                    let inserted = inserted.map_err(|error| error.without(&session.token))?;
+                    let ended = inserted.ended.into_iter();
+                    Ok(Settled {
+                        answer: inserted.session,
+                        invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
+                    })
+                })
+                .await?;
+            self.engine.on_issued(&inserted.token);
+            Ok(inserted)
+        }
+    }
+
+    /// Exchanges a live session for a new one of the same customer, with a new id and token,
+    /// for `ttl` from now, but never beyond its end: the
+    /// [`ends_at`](crate::SessionDetails::ends_at) of the old session, or its `expires_at` if it
+    /// has none. So a stolen token cannot be rotated without end; give sessions that should live
+    /// longer an end with [`issue_with`](Self::issue_with). The old token is refused from then on.
+    ///
+    /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
+    /// any id that it had ends it. The ids of both begin alike, which tells the cache that they belong
+    /// together. The answer holds the customer as the store knows them. `None`
+    /// means that the token opens no live session, or that another request rotated it first.
+    ///
+    /// # Errors
+    ///
+    /// The store's. If the outcome is unknown, the cache forgets the old session.
+    pub async fn rotate(
+        &self,
+        token: &SessionToken,
+        ttl: Duration,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.exchange(token, ttl, |_, _| ()).await
+    }
+
+    /// Exchanges a live session as [`rotate`](Self::rotate) does, and records that the customer has just
+    /// proved who they are ([`authenticated_at`](crate::SessionDetails::authenticated_at)). Call it
+    /// after you have checked the customer's password or passkey again, for routes that
+    /// demand a recent sign-in. The new token is part of it (OWASP ASVS 5.0, 7.2.4).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`rotate`](Self::rotate), and [`Invalid`](crate::StoreErrorKind::Invalid) if the store
+    /// does not [keep](SessionRegistry::keeps) details.
+    #[doc(alias = "step_up")]
+    pub async fn reauthenticated(
+        &self,
+        token: &SessionToken,
+        ttl: Duration,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        if !self.store.keeps().details {
+            return Err(keeps_no_details());
+        }
+        let now = |details: &mut SessionDetails, now| details.authenticated_at = Some(now);
+        self.exchange(token, ttl, now).await
+    }
+
+    /// Exchanges a live session for a new one with the same details, after `change`, which gets the
+    /// present time too.
+    async fn exchange(
+        &self,
+        token: &SessionToken,
+        ttl: Duration,
+        change: impl FnOnce(&mut SessionDetails, DateTime<Utc>),
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        if !self.engine.token_format().matches(token.expose()) {
+            return Ok(None);
+        }
+        // From the store: what is cached may be older than another node's rotation.
+        let old = match self.engine.lookup_uncached(token).await {
+            Ok(Some(old)) => CurrentSession::new(old),
+            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
+            Err(error) => return Err(into_store_error(error)),
+        };
+        let now = self.present();
+        let mut details = old.details.clone();
+        details.ends_at = Some(details.ends_at.unwrap_or(old.expires_at));
+        change(&mut details, now);
+        let new = self.new_session(old.customer.clone(), now, ttl, details, Some(&old.id))?;
+        let change = Invalidation::Session(old.id.clone());
+        let store = Arc::clone(&self.store);
+        let rotated = self.settle(Some(change.clone()), async move {
+            let replaced = store.replace(&old.id, &new).await;
+            let answer = replaced.map_err(|error| error.without(&new.token))?;
+            let invalidations = vec![change];
+            Ok(Settled {
+                answer,
+                invalidations,
+            })
+        });
+        let rotated = rotated.await?;
+        if let Some(new) = &rotated {
+            self.engine.on_issued(&new.token);
+        }
+        Ok(rotated)
+    }
+
+    /// Creates the session that a sign-in opens.
+    fn opened_session(
+        &self,
+        customer: Customer,
+        new: &NewSession,
+    ) -> Result<CustomerSession, StoreError> {
+        let keeps_details = self.store.keeps().details;
+        let mut details = new.details().map_err(StoreError::invalid)?;
+        if details.has_more_than_times() && !keeps_details {
+            return Err(keeps_no_details());
+        }
+        let now = self.present();
+        details.ends_at = Some(after(now, new.max_lifetime.unwrap_or(new.ttl)));
+        details.authenticated_at = keeps_details.then_some(now);
+        self.new_session(customer, now, new.ttl, details, None)
+    }
+
+    /// Creates a session that expires after `ttl`, or at the end that the details have if that is
+    /// earlier. It belongs to the family of `rotated`.
+    fn new_session(
+        &self,
+        customer: Customer,
+        now: DateTime<Utc>,
+        ttl: Duration,
+        details: SessionDetails,
+        rotated: Option<&SessionId>,
+    ) -> Result<CustomerSession, StoreError> {
+        let mut random = Zeroizing::new([0; 16]);
+        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
+        let id = FamilyKey::new_id(rotated.map(SessionId::as_str), *random);
+        let token = self.engine.token_format().try_generate();
+        let token = token.map_err(StoreError::unavailable)?;
+        let expires_at = after(now, ttl);
+        let expires_at = details
+            .ends_at
+            .map_or(expires_at, |end| expires_at.min(end));
+        let mut session = CustomerSession::new(id, token, customer.detached(), expires_at);
+        // The engine's clock, which a test may hold by hand.
+        session.created_at = now;
+        session.details = details;
+        Ok(session)
+    }
+
+    /// Returns the present time as databases keep it, in microseconds: what is stored must read back
+    /// equal.
+    fn present(&self) -> DateTime<Utc> {
+        self.engine.now().trunc_subsecs(6)
+    }
+}
+
+/// Returns the error of a store that would lose details.
+fn keeps_no_details() -> StoreError {
+    StoreError::invalid(
+        "this store keeps no details of sessions, such as scopes; use one that does, or let it keep \
+         them and say so in `SessionRegistry::keeps`",
+    )
+}
+
+/// Returns `now` and `ttl`, but no later than a time can be written down.
+fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(ttl)
+        .ok()
+        .and_then(|ttl| now.checked_add_signed(ttl))
+        .map_or(END_OF_TIME, |end| end.trunc_subsecs(6).min(END_OF_TIME))
+}
