@@ -91,6 +91,7 @@
 //! | choosing a store, setting it up, looking after it | [`guide::operations`] |
 //! | what a revocation promises, on one machine and on several | [`guide::revocation`] |
 //! | what is defended against what | [`guide::security`] |
+//! | how long a session should live, and what the standards demand | [`guide::session_lifetime`] |
 //! | tests of your service | [`guide::testing`] |
 //! | use outside HTTP | [`CustomerSessions::authenticate`] |
 //!
@@ -125,6 +126,7 @@ mod invalidation;
 mod loopback;
 mod metadata;
 mod middleware;
+mod page;
 #[cfg(feature = "polar")]
 pub mod polar;
 mod random;
@@ -183,6 +185,9 @@ pub mod guide {
     #[doc = include_str!("guide/security.md")]
     pub mod security {}
 
+    #[doc = include_str!("guide/session_lifetime.md")]
+    pub mod session_lifetime {}
+
     #[doc = include_str!("guide/testing.md")]
     pub mod testing {}
 }
@@ -207,10 +212,8 @@ pub use self::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
         ResponseBody, ResponseFuture, SessionCookie,
     },
-    registry::{
-        Inserted, InvalidCursor, Keeps, Page, PageCursor, Revocation, Revoked, SessionLimit,
-        SessionPage, WhenFull,
-    },
+    page::{InvalidCursor, Page, PageCursor, SessionPage},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, WhenFull},
     session::{CustomerSession, SessionId, SessionSummary},
     sessions::{
         CurrentSession, CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions,

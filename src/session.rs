@@ -83,8 +83,14 @@ impl CustomerSession {
     }
 
     /// Returns `true` if the session authenticates its customer at `now`: it has not expired
-    /// (`now < expires_at`), and the customer has not been deleted.
+    /// (`now < expires_at`), the customer has not been deleted, and it is not a
+    /// [one-time link](SessionDetails::is_link).
     pub fn is_live_at(&self, now: DateTime<Utc>) -> bool {
+        self.may_be_exchanged_at(now) && !self.details.is_link
+    }
+
+    /// Returns `true` if the session or the link has neither expired nor lost its customer.
+    pub(crate) fn may_be_exchanged_at(&self, now: DateTime<Utc>) -> bool {
         now < self.expires_at && self.customer.deleted_at.is_none()
     }
 }

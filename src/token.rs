@@ -78,12 +78,18 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// The prefix of the tokens that this crate's own stores issue.
 const OWN_PREFIX: &str = "cst_";
 
+/// The prefix of one-time links, which no format accepts.
+const LINK_PREFIX: &str = "cst_link_";
+
 /// The format of the tokens of a store. A token that does not match is refused without asking the
 /// store.
 ///
 /// A token made by [`generate`](TokenFormat::generate) consists of a prefix, 37 random characters of
 /// `[0-9A-Za-z]` (220 bits from the operating system), and 6 characters that are the base62 of the
 /// CRC-32 of those 37. Polar uses this format, and secret scanners recognize it by its prefix.
+///
+/// No format accepts a token that begins with `cst_link_`: these are
+/// [one-time links](crate::CustomerSessions::link), which open nothing by themselves.
 ///
 /// ```
 /// use customer_session::TokenFormat;
@@ -146,13 +152,14 @@ impl TokenFormat {
 
     /// Returns `true` if the bytes of a header have this format. They are ASCII then.
     pub(crate) fn accepts(&self, token: &[u8]) -> bool {
-        match &self.prefixes {
+        let is_accepted = match &self.prefixes {
             None => self.has_shape(token) && is_b64token(token),
             Some(prefixes) => prefixes
                 .iter()
                 .filter_map(|prefix| without_prefix(token, prefix))
                 .any(is_checked_random),
-        }
+        };
+        is_accepted && !token.starts_with(LINK_PREFIX.as_bytes())
     }
 
     /// Checks the part of [`accepts`](Self::accepts) that is cheap: length and prefix.
@@ -178,25 +185,38 @@ impl TokenFormat {
 
     /// Generates a token, for callers that can report an error.
     pub(crate) fn try_generate(&self) -> Result<SessionToken, getrandom::Error> {
-        let prefix = match &self.prefixes {
-            Some(prefixes) => &*prefixes[0],
+        generate(match &self.prefixes {
+            Some(prefixes) => &prefixes[0],
             None => OWN_PREFIX,
-        };
-        // Full capacity at once: growing would leave a copy of the secret behind.
-        let mut token = String::with_capacity(prefix.len() + RANDOM_LEN + CHECKSUM_LEN);
-        token.push_str(prefix);
-        let mut bytes = Zeroizing::new([0; 64]);
-        while token.len() < prefix.len() + RANDOM_LEN {
-            getrandom::fill(bytes.as_mut_slice())?;
-            let missing = prefix.len() + RANDOM_LEN - token.len();
-            // 248 is the largest multiple of 62 in a byte: above it characters would be uneven.
-            let fair = bytes.iter().filter(|byte| **byte < 248).take(missing);
-            token.extend(fair.map(|byte| char::from(BASE62[usize::from(byte % 62)])));
-        }
-        let checksum = base62(crc32fast::hash(&token.as_bytes()[prefix.len()..]));
-        token.extend(checksum.map(char::from));
-        Ok(SessionToken::new(token))
+        })
     }
+}
+
+/// Generates the token of a one-time link.
+pub(crate) fn generate_link() -> Result<SessionToken, getrandom::Error> {
+    generate(LINK_PREFIX)
+}
+
+/// Returns `true` if `token` may be that of a one-time link.
+pub(crate) fn is_link(token: &SessionToken) -> bool {
+    without_prefix(token.expose().as_bytes(), LINK_PREFIX).is_some_and(is_checked_random)
+}
+
+fn generate(prefix: &str) -> Result<SessionToken, getrandom::Error> {
+    // Full capacity at once: growing would leave a copy of the secret behind.
+    let mut token = String::with_capacity(prefix.len() + RANDOM_LEN + CHECKSUM_LEN);
+    token.push_str(prefix);
+    let mut bytes = Zeroizing::new([0; 64]);
+    while token.len() < prefix.len() + RANDOM_LEN {
+        getrandom::fill(bytes.as_mut_slice())?;
+        let missing = prefix.len() + RANDOM_LEN - token.len();
+        // 248 is the largest multiple of 62 in a byte: above it characters would be uneven.
+        let fair = bytes.iter().filter(|byte| **byte < 248).take(missing);
+        token.extend(fair.map(|byte| char::from(BASE62[usize::from(byte % 62)])));
+    }
+    let checksum = base62(crc32fast::hash(&token.as_bytes()[prefix.len()..]));
+    token.extend(checksum.map(char::from));
+    Ok(SessionToken::new(token))
 }
 
 /// RFC 6750, section 2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -281,6 +301,26 @@ mod tests {
         let random = token.expose().strip_prefix("one_").expect("first prefix");
         assert!(format.matches(&format!("two_{random}")));
         assert!(!format.matches(&format!("six_{random}")));
+    }
+
+    #[test]
+    fn no_format_accepts_a_link() {
+        let link = generate_link().expect("random bytes");
+        assert!(is_link(&link));
+        for format in [
+            TokenFormat::any(),
+            TokenFormat::new("cst_"),
+            TokenFormat::new("cst_link_"),
+            TokenFormat::polar().or("cst_link_"),
+        ] {
+            assert!(!format.matches(link.expose()), "{format:?}");
+        }
+        let session = TokenFormat::any().generate();
+        assert!(!is_link(&session));
+        let (_, random) = session.expose().split_at(OWN_PREFIX.len());
+        assert!(is_link(&SessionToken::new(format!("cst_link_{random}"))));
+        assert!(!is_link(&SessionToken::new(format!("cst_link_{random}0"))));
+        assert!(!is_link(&SessionToken::new("cst_link_")));
     }
 
     #[test]

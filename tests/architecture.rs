@@ -35,6 +35,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "invalidation",
             "shared_caches",
             "polar",
+            "page",
             "registry",
             "store",
             "testing/clock",

@@ -64,6 +64,15 @@ pub struct SessionDetails {
     /// Who acts in the customer's place, such as a member of the staff. `None` if it is the customer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
+    /// `true` for a [one-time link](crate::CustomerSessions::link). It authenticates no request, whatever
+    /// its token looks like.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_link: bool,
+}
+
+/// For serde, which hands in a reference.
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl SessionDetails {
@@ -101,7 +110,8 @@ impl SessionDetails {
 
     /// Returns `true` if there is more than times.
     pub(crate) fn has_more_than_times(&self) -> bool {
-        !self.scopes.is_empty() || self.device.is_some() || self.actor.is_some()
+        let is_restricted = self.actor.is_some() || self.is_link;
+        is_restricted || !self.scopes.is_empty() || self.device.is_some()
     }
 }
 

@@ -9,7 +9,8 @@ use crate::{
     customer::{Customer, CustomerId},
     engine::AuthenticateError,
     invalidation::Invalidation,
-    registry::{Page, Revocation, SessionPage},
+    page::{Page, SessionPage},
+    registry::Revocation,
     session::{SessionId, SessionSummary},
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -174,11 +175,11 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         .await
     }
 
-    /// Returns all sessions of a customer, oldest first, expired ones included, without their
-    /// tokens.
+    /// Returns all live sessions of a customer, oldest first, without their tokens. The one of a request
+    /// is the one with the id of its [`CurrentSession`](crate::CurrentSession).
     ///
     /// It reads page after page. Sessions that are added or ended meanwhile may be missing or
-    /// listed.
+    /// listed. For a customer who may have very many, use [`list_page`](Self::list_page).
     ///
     /// # Errors
     ///
@@ -187,7 +188,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let mut sessions = Vec::new();
         let mut page = Page::default().with_size(Page::MAX_SIZE);
         loop {
-            let read = self.store.list(customer, &page).await?;
+            let read = self.list_page(customer, &page).await?;
             sessions.extend(read.sessions);
             match read.next {
                 Some(cursor) => page = Page::after(cursor).with_size(Page::MAX_SIZE),
@@ -196,7 +197,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         }
     }
 
-    /// Returns one page of a customer's sessions, as [`list`](Self::list) does all of them.
+    /// Returns one page of a customer's sessions, as [`list`](Self::list) does all of them; also the
+    /// expired ones if the page is one [with them](Page::with_expired).
     ///
     /// # Errors
     ///
@@ -206,7 +208,22 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         customer: &CustomerId,
         page: &Page,
     ) -> Result<SessionPage, StoreError> {
-        self.store.list(customer, page).await
+        let now = self.engine.now();
+        let is_shown = |session: &SessionSummary| {
+            !session.details.is_link && (page.has_expired() || now < session.expires_at)
+        };
+        let size = usize::try_from(page.size()).unwrap_or(usize::MAX);
+        let (mut shown, mut next) = (Vec::new(), page.clone());
+        // One more than the page holds tells that another page follows.
+        while shown.len() <= size {
+            let read = self.store.list(customer, &next).await?;
+            shown.extend(read.sessions.into_iter().filter(is_shown));
+            match read.next {
+                Some(cursor) => next = Page::after(cursor).with_size(Page::MAX_SIZE),
+                None => break,
+            }
+        }
+        Ok(SessionPage::cut(shown, page))
     }
 
     /// Forgets the type of the store. The result shares the cache with all clones.

@@ -15,6 +15,7 @@ use crate::{
     engine::AuthenticateError,
     family::FamilyKey,
     invalidation::Invalidation,
+    registry::SessionLimit,
     session::{CustomerSession, SessionId},
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -60,23 +61,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         customer: impl Into<Customer>,
         new: NewSession,
     ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        let session = self.opened_session(customer.into(), &new);
-        async move {
-            let (store, session) = (Arc::clone(&self.store), session?);
-            let inserted = self
-                .settle(None, async move {
-                    let inserted = store.insert(&session, new.limit.as_ref()).await;
-                    let inserted = inserted.map_err(|error| error.without(&session.token))?;
-                    let ended = inserted.ended.into_iter();
-                    Ok(Settled {
-                        answer: inserted.session,
-                        invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
-                    })
-                })
-                .await?;
-            self.engine.on_issued(&inserted.token);
-            Ok(inserted)
-        }
+        let token = self.engine.token_format().try_generate();
+        let session = self.opened_session(customer.into(), token, &new);
+        async move { self.insert(session?, new.limit).await }
     }
 
     /// Exchanges a live session for a new one of the same customer, with a new id and token,
@@ -98,7 +85,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         token: &SessionToken,
         ttl: Duration,
     ) -> Result<Option<CustomerSession>, StoreError> {
-        self.exchange(token, ttl, |_, _| ()).await
+        self.renew(token, ttl, |_, _| ()).await
     }
 
     /// Exchanges a live session as [`rotate`](Self::rotate) does, and records that the customer has just
@@ -120,12 +107,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             return Err(keeps_no_details());
         }
         let now = |details: &mut SessionDetails, now| details.authenticated_at = Some(now);
-        self.exchange(token, ttl, now).await
+        self.renew(token, ttl, now).await
     }
 
     /// Exchanges a live session for a new one with the same details, after `change`, which gets the
     /// present time too.
-    async fn exchange(
+    async fn renew(
         &self,
         token: &SessionToken,
         ttl: Duration,
@@ -144,11 +131,44 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let mut details = old.details.clone();
         details.ends_at = Some(details.ends_at.unwrap_or(old.expires_at));
         change(&mut details, now);
-        let new = self.new_session(old.customer.clone(), now, ttl, details, Some(&old.id))?;
-        let change = Invalidation::Session(old.id.clone());
+        let token = self.engine.token_format().try_generate();
+        let new = self.new_session(old.customer.clone(), token, now, ttl, details)?;
+        self.replace(old.id.clone(), new).await
+    }
+
+    /// Adds a session.
+    pub(super) async fn insert(
+        &self,
+        session: CustomerSession,
+        limit: Option<SessionLimit>,
+    ) -> Result<CustomerSession, StoreError> {
         let store = Arc::clone(&self.store);
-        let rotated = self.settle(Some(change.clone()), async move {
-            let replaced = store.replace(&old.id, &new).await;
+        let inserting = self.settle(None, async move {
+            let inserted = store.insert(&session, limit.as_ref()).await;
+            let inserted = inserted.map_err(|error| error.without(&session.token))?;
+            let ended = inserted.ended.into_iter();
+            Ok(Settled {
+                answer: inserted.session,
+                invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
+            })
+        });
+        let inserted = inserting.await?;
+        self.engine.on_issued(&inserted.token);
+        Ok(inserted)
+    }
+
+    /// Puts `new` in the place of `old`, with an id that begins like the old one. `None` if another call
+    /// was first.
+    pub(super) async fn replace(
+        &self,
+        old: SessionId,
+        mut new: CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        new.id = new_id(Some(&old))?;
+        let change = Invalidation::Session(old.clone());
+        let store = Arc::clone(&self.store);
+        let replacing = self.settle(Some(change.clone()), async move {
+            let replaced = store.replace(&old, &new).await;
             let answer = replaced.map_err(|error| error.without(&new.token))?;
             let invalidations = vec![change];
             Ok(Settled {
@@ -156,17 +176,18 @@ impl<S: SessionRegistry> CustomerSessions<S> {
                 invalidations,
             })
         });
-        let rotated = rotated.await?;
-        if let Some(new) = &rotated {
+        let replaced = replacing.await?;
+        if let Some(new) = &replaced {
             self.engine.on_issued(&new.token);
         }
-        Ok(rotated)
+        Ok(replaced)
     }
 
     /// Creates the session that a sign-in opens.
-    fn opened_session(
+    pub(super) fn opened_session(
         &self,
         customer: Customer,
+        token: Result<SessionToken, getrandom::Error>,
         new: &NewSession,
     ) -> Result<CustomerSession, StoreError> {
         let keeps_details = self.store.keeps().details;
@@ -177,24 +198,21 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let now = self.present();
         details.ends_at = Some(after(now, new.max_lifetime.unwrap_or(new.ttl)));
         details.authenticated_at = keeps_details.then_some(now);
-        self.new_session(customer, now, new.ttl, details, None)
+        self.new_session(customer, token, now, new.ttl, details)
     }
 
     /// Creates a session that expires after `ttl`, or at the end that the details have if that is
-    /// earlier. It belongs to the family of `rotated`.
+    /// earlier.
     fn new_session(
         &self,
         customer: Customer,
+        token: Result<SessionToken, getrandom::Error>,
         now: DateTime<Utc>,
         ttl: Duration,
         details: SessionDetails,
-        rotated: Option<&SessionId>,
     ) -> Result<CustomerSession, StoreError> {
-        let mut random = Zeroizing::new([0; 16]);
-        getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
-        let id = FamilyKey::new_id(rotated.map(SessionId::as_str), *random);
-        let token = self.engine.token_format().try_generate();
         let token = token.map_err(StoreError::unavailable)?;
+        let id = new_id(None)?;
         let expires_at = after(now, ttl);
         let expires_at = details
             .ends_at
@@ -208,13 +226,20 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
     /// Returns the present time as databases keep it, in microseconds: what is stored must read back
     /// equal.
-    fn present(&self) -> DateTime<Utc> {
+    pub(super) fn present(&self) -> DateTime<Utc> {
         self.engine.now().trunc_subsecs(6)
     }
 }
 
+/// Creates the id of a session that takes the place of `replaced`, if there is one.
+fn new_id(replaced: Option<&SessionId>) -> Result<SessionId, StoreError> {
+    let mut random = Zeroizing::new([0; 16]);
+    getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
+    Ok(FamilyKey::new_id(replaced.map(SessionId::as_str), *random).into())
+}
+
 /// Returns the error of a store that would lose details.
-fn keeps_no_details() -> StoreError {
+pub(super) fn keeps_no_details() -> StoreError {
     StoreError::invalid(
         "this store keeps no details of sessions, such as scopes; use one that does, or let it keep \
          them and say so in `SessionRegistry::keeps`",

@@ -9,6 +9,7 @@ mod changes;
 mod current;
 mod issuing;
 mod lifetime;
+mod links;
 pub(crate) mod listener;
 mod new_session;
 mod purge;

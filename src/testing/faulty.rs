@@ -11,7 +11,8 @@ use chrono::{DateTime, Utc};
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    page::{Page, SessionPage},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{SessionRegistry, SessionStore, StoreError},

@@ -5,6 +5,8 @@ mod expiry;
 mod fixture;
 mod late_changes;
 mod lifetime;
+mod links;
+mod listing;
 mod outage_policy;
 mod revocation;
 mod rotation;

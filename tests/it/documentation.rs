@@ -73,6 +73,22 @@ fn files_that_the_documentation_names_exist() {
     }
 }
 
+/// That the test is there is checked above.
+#[test]
+fn each_demand_of_a_standard_that_the_crate_meets_has_a_test() {
+    let page = fs::read_to_string("src/guide/session_lifetime.md").expect("the page");
+    let met: Vec<_> = page
+        .lines()
+        .filter(|row| row.contains("| crate |"))
+        .collect();
+    assert!(met.len() > 10, "{met:?}");
+    for row in met {
+        let (_, test) = row.split_once("| crate | `").expect("a test");
+        assert!(test.contains("` in `"), "{row}");
+        assert!(test.ends_with(".rs` |"), "{row}");
+    }
+}
+
 #[test]
 fn a_file_that_does_not_exist_is_noticed() {
     let text = "see `src/nope.rs`, [the map](NOWHERE.md#layers), `is_nowhere` in `src/token.rs`; \

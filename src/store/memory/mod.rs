@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerId},
-    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    page::{Page, SessionPage},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},

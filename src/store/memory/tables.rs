@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use super::families::Families;
 use crate::{
     customer::{Customer, CustomerData, CustomerId},
-    registry::{Page, Revocation, Revoked, SessionLimit},
+    page::Page,
+    registry::{Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId, SessionSummary},
     store::error::{StoreError, id_is_taken, limit_is_reached},
 };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     customer::CustomerId,
-    registry::{Page, SessionPage},
+    page::{Page, SessionPage},
     store::error::StoreError,
 };
 

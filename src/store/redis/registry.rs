@@ -7,7 +7,8 @@ use super::{RedisStore, connection::Request, keys::Packed, lookup::write_json};
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
-    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    page::{Page, SessionPage},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{

@@ -99,7 +99,8 @@ use self::{
 use super::error::{StoreError, limit_is_reached};
 use crate::{
     customer::CustomerId,
-    registry::{Page, Revocation, SessionLimit},
+    page::Page,
+    registry::{Revocation, SessionLimit},
     session::{CustomerSession, SessionId, SessionSummary},
 };
 

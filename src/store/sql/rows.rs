@@ -6,7 +6,7 @@ use sqlx::Error;
 use crate::{
     customer::{Customer, CustomerData, CustomerKind},
     details::SessionDetails,
-    registry::{Page, SessionPage},
+    page::{Page, SessionPage},
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::{ContextError, StoreError},

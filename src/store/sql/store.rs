@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     customer::CustomerId,
-    registry::{Page, SessionPage},
+    page::{Page, SessionPage},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     customer::{CustomerData, CustomerId},
-    registry::{Page, Revocation, SessionLimit},
+    page::Page,
+    registry::{Revocation, SessionLimit},
     session::SessionSummary,
     store::{SessionRegistry, StoreError, StoreErrorKind},
 };

@@ -50,7 +50,7 @@ impl<S: SessionRegistry> Harness<S> {
         let all = self.detailed_session(&customer)?;
         let mut kept = Vec::new();
         // Each detail alone, none, and all.
-        for number in 0..7 {
+        for number in 0..8 {
             let mut session = self.session(&customer);
             let details = &mut session.details;
             match number {
@@ -60,6 +60,7 @@ impl<S: SessionRegistry> Harness<S> {
                 3 => details.device = all.details.device.clone(),
                 4 => details.actor = all.details.actor.clone(),
                 5 => *details = all.details.clone(),
+                6 => details.is_link = true,
                 _ => {}
             }
             let inserted = self.insert(&session).await?.session;

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::{SqliteStore, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
-    registry::{Inserted, Keeps, Page, Revocation, Revoked, SessionLimit, SessionPage},
+    page::{Page, SessionPage},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{

@@ -1,0 +1,180 @@
+//! One-time links: what opens nothing by itself, and is exchanged once.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use customer_session::{
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Keeps, NewSession,
+    SessionRegistry, SessionStore as _, StoreError, StoreErrorKind, WhenFull, async_trait,
+    store::MemoryStore,
+};
+use tokio::task::JoinSet;
+
+use crate::fixture::Fixture;
+use test_support::{HOUR, RegistryExt as _, Sessions, StoreWrapper, Wrapped, customer};
+
+const QUARTER: Duration = Duration::from_secs(900);
+
+async fn link(fixture: &Fixture) -> CustomerSession {
+    let link = fixture.sessions.link(customer("cus_2"), QUARTER).await;
+    link.expect("made")
+}
+
+async fn exchange(sessions: &Sessions, link: &CustomerSession) -> Option<CustomerSession> {
+    let new = NewSession::new(HOUR).scopes(["orders:read"]);
+    let session = sessions.exchange(&link.token, new).await;
+    session.expect("an answer")
+}
+
+fn is_invalid<T: std::fmt::Debug>(answer: Result<T, AuthenticateError>) -> bool {
+    matches!(answer, Err(AuthenticateError::InvalidToken))
+}
+
+#[tokio::test]
+async fn a_link_opens_nothing_and_the_store_is_not_asked() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    assert!(link.token.expose().starts_with("cst_link_"));
+    let before = fixture.statistics();
+    assert!(is_invalid(fixture.sessions.authenticate(&link.token).await));
+    let after = fixture.statistics();
+    assert_eq!(after.lookups, before.lookups);
+    assert_eq!(after.screened, before.screened + 1);
+    let rotated = fixture.sessions.rotate(&link.token, HOUR).await;
+    assert_eq!(rotated.expect("an answer"), None);
+    let again = fixture.sessions.reauthenticated(&link.token, HOUR).await;
+    assert_eq!(again.expect("an answer"), None);
+    assert!(exchange(&fixture.sessions, &link).await.is_some());
+}
+
+/// The second lock: it does not rely on the token.
+#[tokio::test]
+async fn a_record_of_a_link_opens_nothing_whatever_its_token() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let mut link = link(&fixture).await;
+    link.id = "ses_other".into();
+    link.token = fixture.store.token_format().generate();
+    fixture.store.inner.add(&link).await.expect("inserted");
+    assert!(is_invalid(fixture.sessions.authenticate(&link.token).await));
+    let rotated = fixture.sessions.rotate(&link.token, HOUR).await;
+    assert_eq!(rotated.expect("an answer"), None);
+    assert_eq!(exchange(&fixture.sessions, &link).await, None);
+}
+
+#[tokio::test]
+async fn a_link_is_exchanged_for_a_session_as_a_sign_in_opens_it() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    assert_eq!(link.details.authenticated_at, None);
+    fixture.clock.advance(QUARTER / 2);
+    let session = exchange(&fixture.sessions, &link).await.expect("unused");
+    let now = link.created_at + TimeDelta::from_std(QUARTER / 2).expect("short");
+    assert_eq!(session.customer_id, link.customer_id);
+    assert_eq!(session.expires_at, now + TimeDelta::hours(1));
+    assert_eq!(session.details.ends_at, Some(session.expires_at));
+    assert_eq!(session.details.authenticated_at, Some(now));
+    assert_eq!(session.details.scopes.to_string(), "orders:read");
+    assert!(!session.details.is_link);
+    let authenticated = fixture.sessions.authenticate(&session.token).await;
+    assert_eq!(authenticated.expect("live").id, session.id);
+}
+
+#[tokio::test]
+async fn of_many_exchanges_one_gets_a_session() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = Arc::new(link(&fixture).await);
+    let exchanges = (0..100).map(|_| {
+        let (sessions, link) = (fixture.sessions.clone(), Arc::clone(&link));
+        async move { exchange(&sessions, &link).await.is_some() }
+    });
+    let winners = exchanges.collect::<JoinSet<_>>().join_all().await;
+    assert_eq!(winners.iter().filter(|is_winner| **is_winner).count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_a_usable_link_is_not_exchanged() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let sessions = &fixture.sessions;
+    assert_eq!(exchange(sessions, &fixture.session).await, None);
+    let unknown = link(&fixture).await;
+    assert!(sessions.revoke(&unknown.id).await.expect("revoked"));
+    assert_eq!(exchange(sessions, &unknown).await, None);
+    let of_deleted = link(&fixture).await;
+    let mut data = CustomerData::clone(&of_deleted.customer);
+    data.deleted_at = Some(of_deleted.created_at);
+    let updated = sessions.update_customer(&data.into()).await;
+    assert!(updated.expect("updated"));
+    assert_eq!(exchange(sessions, &of_deleted).await, None);
+    let expired = sessions.link(customer("cus_3"), QUARTER).await;
+    fixture.clock.advance(QUARTER);
+    assert_eq!(exchange(sessions, &expired.expect("made")).await, None);
+}
+
+#[tokio::test]
+async fn revoking_a_link_ends_the_session_that_it_became() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    let session = exchange(&fixture.sessions, &link).await.expect("unused");
+    let authenticated = fixture.sessions.authenticate(&session.token).await;
+    assert!(authenticated.is_ok());
+    let revoked = fixture.sessions.revoke(&link.id).await;
+    assert!(revoked.expect("an answer"));
+    assert!(is_invalid(
+        fixture.sessions.authenticate(&session.token).await
+    ));
+}
+
+#[tokio::test]
+async fn a_list_shows_no_links() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    let list = async || {
+        fixture
+            .sessions
+            .list(&link.customer_id)
+            .await
+            .expect("list")
+    };
+    assert_eq!(list().await, []);
+    let session = exchange(&fixture.sessions, &link).await.expect("unused");
+    let ids: Vec<_> = list().await.into_iter().map(|session| session.id).collect();
+    assert_eq!(ids, [session.id]);
+}
+
+#[tokio::test]
+async fn a_limit_is_refused_and_uses_no_link_up() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    let new = NewSession::new(HOUR).at_most(5, WhenFull::EndOldest);
+    let refused = fixture.sessions.exchange(&link.token, new).await;
+    assert_eq!(
+        refused.expect_err("a limit").kind(),
+        StoreErrorKind::Invalid
+    );
+    assert!(exchange(&fixture.sessions, &link).await.is_some());
+}
+
+/// A store that would lose what tells a link from a session.
+struct WithoutDetails(MemoryStore);
+
+#[async_trait]
+impl StoreWrapper for WithoutDetails {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.0
+    }
+
+    fn keeps(&self) -> Keeps {
+        Keeps::default()
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_keeps_no_details_makes_no_links() {
+    let store = Arc::new(Wrapped(WithoutDetails(MemoryStore::new())));
+    let sessions = CustomerSessions::builder(store).build();
+    let refused: Result<_, StoreError> = sessions.link(customer("cus_1"), QUARTER).await;
+    assert_eq!(
+        refused.expect_err("it would open a door").kind(),
+        StoreErrorKind::Invalid
+    );
+}
