@@ -10,6 +10,8 @@ mod health_check;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod messages;
+#[cfg(feature = "postgres")]
+mod password;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
 #[cfg(any(feature = "postgres", feature = "redis"))]

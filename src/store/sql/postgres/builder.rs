@@ -18,12 +18,13 @@ use super::{
     PostgresStore,
     connector::Connector,
     own_pool::OwnPool,
-    password::PasswordProvider,
+    password::with_password,
     pooler::PoolerCheck,
     server::{self, IS_REPLICA, KIND, check_kind},
 };
 use crate::store::{
     error::{ContextError, StoreError},
+    password::PasswordProvider,
     pepper::Peppers,
     sql::{
         error::store_error,
@@ -42,6 +43,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time the first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The method that takes a provider, for errors.
+const PASSWORD_PROVIDER: &str = "PostgresStoreBuilder::password_provider";
 
 /// The error of a provider for a pool that gets its password from the application.
 const PROVIDER_OF_POOL: &str = "`password_provider` is for the pool that `connect` makes; give new options \
@@ -146,7 +150,7 @@ impl PostgresStoreBuilder {
         A: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.password = Some(PasswordProvider::new(provider));
+        self.password = Some(PasswordProvider::new(PASSWORD_PROVIDER, provider));
         self
     }
 
@@ -222,9 +226,9 @@ impl PostgresStoreBuilder {
         if let Some(provider) = &self.password {
             let password = async {
                 let password = provider.current().await;
-                password.map_err(|error| store_error(context(&options), error))
+                password.map_err(|error| store_error(context(&options), error.into()))
             };
-            options = timed(&options, password).await?.set(&options);
+            options = with_password(&options, &timed(&options, password).await?);
         }
         try_connecting(&options).await?;
         let pooler = PoolerCheck::default();

@@ -4,8 +4,8 @@ use sqlx::{
     ConnectOptions as _, Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions,
 };
 
-use super::{password::PasswordProvider, transport::check_transport};
-use crate::store::error::StoreError;
+use super::{password::connect, transport::check_transport};
+use crate::store::{error::StoreError, password::PasswordProvider};
 
 /// Opens single connections, such as that of a source of invalidations. Not `Debug`: the driver shows
 /// the password in its options.
@@ -73,7 +73,7 @@ impl Connector {
         let password = self.password.clone();
         Ok(async move {
             match password {
-                Some(password) => password.connect(&options).await,
+                Some(provider) => connect(&provider, &options).await,
                 None => PgConnection::connect_with(&options).await,
             }
         })

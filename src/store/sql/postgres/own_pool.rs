@@ -12,10 +12,13 @@ use sqlx::{Error, PgPool, Postgres, pool::PoolConnection};
 use tokio::time::Instant;
 
 use super::{
-    password::{Password, PasswordProvider, is_refused},
+    password::{is_refused, with_password},
     server::IS_REPLICA,
 };
-use crate::store::sql::idle_connections::Acquire;
+use crate::store::{
+    password::{Password, PasswordProvider},
+    sql::idle_connections::Acquire,
+};
 
 /// Takes connections from a store's own pool.
 pub(super) struct OwnPool {
@@ -69,7 +72,7 @@ impl OwnPool {
         let given = self.given_password.lock();
         let mut given = given.unwrap_or_else(PoisonError::into_inner);
         if *given != Some(last.asked_at) {
-            pool.set_connect_options(last.set(&pool.connect_options()));
+            pool.set_connect_options(with_password(&pool.connect_options(), &last));
             *given = Some(last.asked_at);
         }
         Some(last)
