@@ -10,7 +10,7 @@ mod health_check;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod messages;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod password;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;

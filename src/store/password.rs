@@ -20,7 +20,7 @@ use crate::telemetry::with_causes;
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Time limit of an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time for which it is not asked again because of a refusal, if that has brought no other password.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,7 +88,16 @@ impl PasswordProvider {
     /// Returns the password for a new connection. Asks if the last answer is too old. If there is no
     /// new one, the last is returned: whether it is still right is for the server to say.
     pub(super) async fn current(&self) -> Result<Password, PasswordError> {
-        let is_fresh = |password: &Password| password.asked_at.elapsed() < MAX_AGE;
+        self.current_within(MAX_AGE).await
+    }
+
+    /// Returns the password for a new connection, as [`current`](Self::current) does. Asks if the last answer
+    /// is of this age or older.
+    pub(super) async fn current_within(
+        &self,
+        max_age: Duration,
+    ) -> Result<Password, PasswordError> {
+        let is_fresh = |password: &Password| password.asked_at.elapsed() < max_age;
         let (last, failures) = {
             let state = self.lock();
             (state.answer.clone(), state.failures)
@@ -282,8 +291,16 @@ mod tests {
             assert_eq!(one.await.expect("no panic"), format!("{SECRET}-0"));
         }
         assert_eq!(asked.load(Relaxed), 1);
-        tokio::time::advance(MAX_AGE).await;
-        assert_eq!(text(provider.current().await), format!("{SECRET}-1"));
+        let short = Duration::from_secs(2);
+        assert_eq!(
+            text(provider.current_within(short).await),
+            format!("{SECRET}-0")
+        );
+        tokio::time::advance(short).await;
+        assert_eq!(text(provider.current().await), format!("{SECRET}-0"));
+        assert_eq!(asked.load(Relaxed), 1);
+        let answer = provider.current_within(short).await;
+        assert_eq!(text(answer), format!("{SECRET}-1"));
         // From now on it fails, and the last answer may still be right.
         tokio::time::advance(MAX_AGE).await;
         assert_eq!(text(provider.current().await), format!("{SECRET}-1"));

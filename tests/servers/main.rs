@@ -35,6 +35,8 @@ mod redis_cluster;
 mod redis_connections;
 #[cfg(feature = "redis")]
 mod redis_interleavings;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod redis_passwords;
 #[cfg(feature = "redis")]
 mod redis_sentinel;
 #[cfg(feature = "redis")]

@@ -3,7 +3,10 @@
 use std::{
     error::Error,
     future::{Ready, pending, ready},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,9 +25,9 @@ use test_support::{
     servers::{self, Server},
 };
 
-const UNAVAILABLE: StoreErrorKind = StoreErrorKind::Unavailable;
-const FIRST: &str = "first-hunter2";
-const SECOND: &str = "second-hunter2";
+pub(crate) const UNAVAILABLE: StoreErrorKind = StoreErrorKind::Unavailable;
+pub(crate) const FIRST: &str = "first-hunter2";
+pub(crate) const SECOND: &str = "second-hunter2";
 
 /// A server that asks the role `service` for a password, and an administrator.
 struct Guarded {
@@ -70,29 +73,45 @@ impl Guarded {
 
 /// What a provider returns: a password, or an error.
 #[derive(Clone)]
-struct Vault(Arc<Mutex<Result<String, String>>>);
+pub(crate) struct Vault {
+    answer: Arc<Mutex<Result<String, String>>>,
+    questions: Arc<AtomicUsize>,
+}
 
 impl Vault {
-    fn new(password: &str) -> Self {
-        Self(Arc::new(Mutex::new(Ok(password.to_owned()))))
+    pub(crate) fn new(password: &str) -> Self {
+        Self {
+            answer: Arc::new(Mutex::new(Ok(password.to_owned()))),
+            questions: Arc::default(),
+        }
     }
 
-    fn set(&self, answer: Result<&str, &str>) {
+    pub(crate) fn set(&self, answer: Result<&str, &str>) {
         let answer = answer.map(str::to_owned).map_err(str::to_owned);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+
+    /// Returns the number of questions so far.
+    pub(crate) fn questions(&self) -> usize {
+        self.questions.load(Relaxed)
+    }
+
+    pub(crate) fn provider(&self) -> impl Fn() -> Ready<Result<String, String>> + use<> {
+        let vault = self.clone();
+        move || {
+            vault.questions.fetch_add(1, Relaxed);
+            let answer = vault.answer.lock().unwrap_or_else(PoisonError::into_inner);
+            ready(answer.clone())
+        }
     }
 
     fn builder(&self) -> PostgresStoreBuilder {
-        let answer = Arc::clone(&self.0);
-        PostgresStore::builder(peppers()).password_provider(move || {
-            let answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
-            ready(answer.clone())
-        })
+        PostgresStore::builder(peppers()).password_provider(self.provider())
     }
 }
 
 /// Fails if an error, in whatever way it is shown, has a password.
-fn assert_shows_no_password(error: &StoreError) {
+pub(crate) fn assert_shows_no_password(error: &StoreError) {
     let mut shown = format!("{error} {error:?} {}", text(error));
     let mut source = error.source();
     while let Some(error) = source {

@@ -10,8 +10,11 @@ use super::{
 };
 use crate::{
     shared_caches::SharedCaches,
-    store::{error::StoreError, pepper::Peppers},
+    store::{error::StoreError, password::PasswordProvider, pepper::Peppers},
 };
+
+/// The method that takes a provider, for errors.
+const PASSWORD_PROVIDER: &str = "RedisStoreBuilder::password_provider";
 
 /// Builds a [`RedisStore`].
 ///
@@ -81,6 +84,43 @@ impl RedisStoreBuilder {
     /// failover, the store and its source of invalidations ask the sentinels again.
     pub fn sentinel(mut self, name: impl Into<String>) -> Self {
         self.options.sentinel = Some(name.into());
+        self
+    }
+
+    /// Asks `provider` for the password of new connections, such as a token that a cloud gives for a
+    /// quarter of an hour. The user is that of the URL; a password in the URL is not used.
+    ///
+    /// It is asked before a connection is opened, if its last answer is older than a minute; and at once
+    /// if the server refuses that answer: the next answer is then tried, unless it is the same. If there is
+    /// no other password, it is asked again a second later at the earliest. One question at a time is
+    /// under way. Connections that are open are left as they are; when the server closes one, it is
+    /// replaced. A [source of invalidations](RedisStore::invalidations) asks it too. A sentinel that refuses
+    /// the answer is asked without a password. On a cluster it is asked for each connection to a node that
+    /// is replaced while the store runs, but not twice in a second.
+    ///
+    /// If it fails, panics, or has not answered within three seconds, the last password is tried. If there is
+    /// none, or the server refuses it, the error says why there is no other. It shows the text of your error,
+    /// which must not contain a secret; the last password that was returned is removed from it. The time
+    /// that it takes is not part of the [`connection_timeout`](Self::connection_timeout).
+    ///
+    /// ```no_run
+    /// use customer_session::store::{Peppers, RedisStore};
+    ///
+    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn start(peppers: Peppers) -> Result<(), Box<dyn std::error::Error>> {
+    /// // async fn token() -> Result<String, ...>
+    /// let builder = RedisStore::builder(peppers).password_provider(token);
+    /// let store = builder.connect("rediss://service@redis.example").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn password_provider<F, A, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.options.password = Some(PasswordProvider::new(PASSWORD_PROVIDER, provider));
         self
     }
 

@@ -10,6 +10,7 @@ use super::{
     link::{GivenConnection, Link},
     scan::Scan,
     server::{Server, check_channel, check_server, store_error},
+    transport::is_refused,
 };
 use crate::store::error::StoreError;
 
@@ -232,12 +233,13 @@ impl State {
     }
 }
 
-/// Returns `true` if another connection may do better: this one is lost or silent, or leads to a server
-/// that has become a replica.
+/// Returns `true` if another connection may do better: this one is lost or silent, leads to a server
+/// that has become a replica, or was refused when the driver of a cluster opened it.
 fn is_of_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
+        || is_refused(error)
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }

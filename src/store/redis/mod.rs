@@ -12,6 +12,7 @@ mod link;
 mod listing;
 mod lookup;
 mod options;
+mod password;
 mod probe;
 mod purge;
 mod record;

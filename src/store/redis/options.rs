@@ -12,10 +12,15 @@ use redis::{
 
 use super::{
     certificates::Certificates,
+    password::{ClusterCredentials, connect, without_password},
     server::store_error,
     transport::{check_scheme, check_transport},
 };
-use crate::store::{error::StoreError, redis_tls};
+use crate::store::{
+    error::StoreError,
+    password::{ANSWER_TIMEOUT, PasswordProvider},
+    redis_tls,
+};
 
 /// Time limit of opening a connection, unless it is told otherwise.
 pub(super) const CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,6 +53,8 @@ pub(super) struct ConnectionOptions {
     pub(super) certificates: Certificates,
     /// The name by which sentinels know the primary.
     pub(super) sentinel: Option<String>,
+    /// It takes the place of the password in the URL.
+    pub(super) password: Option<PasswordProvider>,
 }
 
 impl Default for ConnectionOptions {
@@ -58,6 +65,7 @@ impl Default for ConnectionOptions {
             allow_plaintext: false,
             certificates: Certificates::default(),
             sentinel: None,
+            password: None,
         }
     }
 }
@@ -90,6 +98,7 @@ impl ConnectionOptions {
                 self.connection_timeout != CONNECTION_TIMEOUT,
             ),
             ("sentinel", self.sentinel.is_some()),
+            ("password_provider", self.password.is_some()),
             ("allow_plaintext", self.allow_plaintext),
             ("root_certificate", self.certificates.root.is_some()),
             ("client_certificate", self.certificates.client.is_some()),
@@ -98,9 +107,11 @@ impl ConnectionOptions {
         set.next().map(|(name, _)| name)
     }
 
-    /// Returns the time limit of opening a connection and of what is asked first on it.
+    /// Returns the time limit of opening a connection and of what is asked first on it, after the question
+    /// for the password.
     pub(super) fn opening_timeout(&self) -> Duration {
-        self.connection_timeout + self.response_timeout
+        let answer = self.password.as_ref().map(|_| ANSWER_TIMEOUT);
+        answer.unwrap_or_default() + self.connection_timeout + self.response_timeout
     }
 
     /// Reads a URL.
@@ -116,7 +127,10 @@ impl ConnectionOptions {
         let info = info.map_err(|error| store_error(context, error))?;
         check_transport(info.addr(), self.allow_plaintext)?;
         // The third version of the protocol brings messages on the connection that asks.
-        let settings = info.redis_settings().clone();
+        let settings = match &self.password {
+            Some(_) => without_password(info.redis_settings()),
+            None => info.redis_settings().clone(),
+        };
         let settings = settings.set_protocol(redis::ProtocolVersion::RESP3);
         let info = info
             .set_redis_settings(settings)
@@ -148,20 +162,20 @@ impl ConnectionOptions {
         opened.map_err(|error| store_error(context(), error))
     }
 
-    /// Opens a connection.
-    pub(super) async fn open(&self, client: &Client) -> RedisResult<MultiplexedConnection> {
-        self.open_with(client, self.config()).await
-    }
-
     /// Opens a connection with a configuration that [`config`](Self::config) has begun.
     pub(super) async fn open_with(
         &self,
         client: &Client,
         config: AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        match &self.password {
+            Some(provider) => connect(provider, client, &config).await,
+            None => {
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+            }
+        }
     }
 
     /// Returns the driver's configuration of a connection.
@@ -176,6 +190,8 @@ impl ConnectionOptions {
         let has_tls = nodes
             .iter()
             .any(|node| matches!(node.addr(), ConnectionAddr::TcpTls { .. }));
+        let user = nodes.first().map(ConnectionInfo::redis_settings);
+        let user = user.and_then(|settings| settings.username().map(str::to_owned));
         let cluster = ClusterClient::builder(nodes)
             .connection_timeout(self.connection_timeout)
             .response_timeout(self.response_timeout)
@@ -185,6 +201,14 @@ impl ConnectionOptions {
             .min_retry_wait(CLUSTER_PAUSES[0])
             .max_retry_wait(CLUSTER_PAUSES[1])
             .tcp_settings(tcp_settings());
+        let cluster = match self.password.clone() {
+            Some(provider) => {
+                let timeout = self.connection_timeout;
+                let credentials = ClusterCredentials::new(provider, user.as_deref(), timeout);
+                cluster.set_credentials_provider(credentials)
+            }
+            None => cluster,
+        };
         // The driver takes certificates for the wish to have TLS, even if there are none.
         match has_tls {
             true => redis_tls::cluster(cluster, &self.certificates),

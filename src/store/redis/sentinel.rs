@@ -1,9 +1,10 @@
 //! Sentinels, which know the primary by a name.
 
-use redis::{Client, RedisConnectionInfo, cmd};
+use redis::{Client, RedisConnectionInfo, RedisResult, aio::MultiplexedConnection, cmd};
 
 use super::{
     options::ConnectionOptions,
+    password::with_password,
     server::store_error,
     transport::{connection_error, is_refused},
 };
@@ -16,21 +17,11 @@ pub(super) async fn primary_named_by(
     name: &str,
     options: &ConnectionOptions,
 ) -> Result<Client, StoreError> {
-    let info = sentinel.get_connection_info().clone();
-    let addr = info.addr().clone();
+    let addr = sentinel.get_connection_info().addr();
     let context = format!("asking the sentinel at {addr} for the primary `{name}`");
-    let settings = info.redis_settings().clone();
-    let anonymous = RedisConnectionInfo::default().set_protocol(redis::ProtocolVersion::RESP3);
-    let open = async |settings| {
-        let client = Client::open(info.clone().set_redis_settings(settings))?;
-        options.open(&client).await
-    };
-    let mut connection = open(settings.set_db(0)).await;
-    if connection.as_ref().is_err_and(is_refused) {
-        connection = open(anonymous).await;
-    }
+    let connection = open(sentinel, options).await;
     let mut connection =
-        connection.map_err(|error| connection_error(context.as_str(), &addr, error))?;
+        connection.map_err(|error| connection_error(context.as_str(), addr, error))?;
     let mut ask = cmd("SENTINEL");
     ask.arg("get-master-addr-by-name").arg(name);
     let primary: Option<(String, u16)> = ask
@@ -43,4 +34,39 @@ pub(super) async fn primary_named_by(
         )));
     };
     options.client_at(sentinel, host, port)
+}
+
+/// Opens a connection to a sentinel.
+async fn open(
+    sentinel: &Client,
+    options: &ConnectionOptions,
+) -> RedisResult<MultiplexedConnection> {
+    let info = sentinel.get_connection_info();
+    let open = async |settings| {
+        let client = Client::open(info.clone().set_redis_settings(settings))?;
+        let config = options.config();
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    };
+    let settings = info.redis_settings().clone().set_db(0);
+    let anonymous = RedisConnectionInfo::default().set_protocol(redis::ProtocolVersion::RESP3);
+    let Some(provider) = &options.password else {
+        return match open(settings).await {
+            Err(error) if is_refused(&error) => open(anonymous).await,
+            connection => connection,
+        };
+    };
+    let password = provider.current().await?;
+    let mut connection = open(with_password(settings.clone(), &password)).await;
+    // It may have no passwords, which is not a reason to ask for another one.
+    if connection.as_ref().is_err_and(is_refused) {
+        connection = open(anonymous).await;
+    }
+    if connection.as_ref().is_err_and(is_refused)
+        && let Some(password) = provider.after_refusal(Some(&password)).await?
+    {
+        connection = open(with_password(settings, &password)).await;
+    }
+    connection
 }

@@ -52,7 +52,8 @@ pub(super) fn connection_error(
 
 /// Returns `true` if the server refuses the user or the password.
 pub(super) fn is_refused(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
 /// Returns `true` if the server has ended a connection.
@@ -77,7 +78,8 @@ fn advice(addr: &ConnectionAddr, error: &RedisError) -> &'static str {
     } else if has_tls && error.is_timeout() {
         ": no answer; check host and port, and whether the server has TLS at this port"
     } else if is_refused(error) {
-        ": the server refuses the user or the password"
+        ": the server refuses the user or the password; check those of the URL, or what \
+         `RedisStoreBuilder::password_provider` returns"
     } else if !has_tls && is_closed(error) {
         ": the server has closed the connection; if it demands TLS, use rediss:// in the URL"
     } else {
