@@ -34,6 +34,8 @@ mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_connections;
 #[cfg(feature = "redis")]
+mod redis_history;
+#[cfg(feature = "redis")]
 mod redis_interleavings;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod redis_passwords;

@@ -1,31 +1,22 @@
 //! Sessions in a Redis cluster, while its slots move and its primaries fail.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
 
 use customer_session::{
     CustomerSession, Invalidation, InvalidationSource as _, Revocation, SessionRegistry as _,
-    SessionStore as _, SourceEvent, StoreError, store::RedisStore,
+    SessionStore as _, SourceEvent, store::RedisStore,
 };
 use tokio::time::timeout;
 
 use crate::{
     invalidations::{next, receive_until},
-    persistent_store::{self, inserted, peppers, session, unique},
+    persistent_store::{self, inserted, peppers, session},
+    redis_history::{DEADLINE, History},
 };
 use test_support::{
     RegistryExt as _,
     servers::{self, RedisCluster},
 };
-
-/// The time in which a failover must be over, on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 fn cluster() -> Option<RedisCluster> {
     let cluster = RedisCluster::new(3, 1);
@@ -136,76 +127,6 @@ async fn a_slot_that_moves_changes_no_answer() {
     assert!(!finds(&second).await && !finds(&third).await);
 }
 
-/// Counts what a client has done.
-#[derive(Default)]
-struct Counts {
-    answered: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Counts {
-    /// Tries until there is an answer.
-    async fn answer<T, F: Future<Output = Result<T, StoreError>>>(&self, ask: impl Fn() -> F) -> T {
-        let begun = Instant::now();
-        loop {
-            match ask().await {
-                Ok(answer) => {
-                    self.answered.fetch_add(1, Relaxed);
-                    return answer;
-                }
-                Err(error) => {
-                    self.failed.fetch_add(1, Relaxed);
-                    let error = persistent_store::text(&error);
-                    assert!(begun.elapsed() < DEADLINE, "it does not heal: {error}");
-                }
-            }
-        }
-    }
-}
-
-/// Signs a customer in and out, in every way, and checks each answer, until it is over.
-async fn sign_in_and_out(store: RedisStore, counts: Arc<Counts>, is_over: Arc<AtomicBool>) {
-    let customer = unique("cus");
-    let mut round = 0;
-    while !is_over.load(Relaxed) {
-        round += 1;
-        let new = session(&store, &customer);
-        // After an error it may be there or not.
-        if store.add(&new).await.is_err() {
-            counts.failed.fetch_add(1, Relaxed);
-            counts.answer(|| store.end_customer(&new.customer_id)).await;
-            let found = counts.answer(|| store.find(&new.token)).await;
-            assert_eq!(found, None, "its customer was revoked");
-            continue;
-        }
-        let found = counts.answer(|| store.find(&new.token)).await;
-        assert_eq!(found.as_ref(), Some(&new), "it was confirmed");
-        let next = session(&store, &customer);
-        let replaced = store.replace(&new.id, &next).await;
-        match round % 3 {
-            // By the first id, which leads to the second session.
-            0 => counts.answer(|| store.end(&new.id)).await,
-            1 => {
-                counts.answer(|| store.end_customer(&new.customer_id)).await;
-                true
-            }
-            _ => {
-                counts.answer(|| store.end(&next.id)).await;
-                counts.answer(|| store.end(&new.id)).await
-            }
-        };
-        if replaced.is_err() {
-            counts.failed.fetch_add(1, Relaxed);
-        }
-        for token in [&new.token, &next.token] {
-            let found = counts.answer(|| store.find(token)).await;
-            assert_eq!(found, None, "it was revoked");
-        }
-        let listed = counts.answer(|| store.summaries(&new.customer_id)).await;
-        assert_eq!(listed, []);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_and_a_slot_that_moves_change_no_answer() {
     let Some(cluster) = cluster() else { return };
@@ -213,27 +134,8 @@ async fn a_primary_that_is_killed_and_a_slot_that_moves_change_no_answer() {
     let mut source = store.invalidations().await.expect("it listens");
     receive_until(&mut source, Invalidation::All).await;
     let kept = inserted(&store).await;
-    let (counts, is_over) = (
-        Arc::new(Counts::default()),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            let client = sign_in_and_out(store.clone(), Arc::clone(&counts), Arc::clone(&is_over));
-            tokio::spawn(client)
-        })
-        .collect();
-    let progress = async |counts: &Counts| {
-        let before = counts.answered.load(Relaxed);
-        while counts.answered.load(Relaxed) < before + 300 {
-            assert!(
-                clients.iter().all(|client| !client.is_finished()),
-                "a client failed"
-            );
-            tokio::task::yield_now().await;
-        }
-    };
-    progress(&counts).await;
+    let mut history = History::start(&store, 8);
+    history.progress().await;
     let moved = slot(&cluster, &kept);
     let from = cluster.owner_of(moved);
     let to = (0..3).find(|node| *node != from).expect("another");
@@ -242,10 +144,10 @@ async fn a_primary_that_is_killed_and_a_slot_that_moves_change_no_answer() {
         cluster
     });
     let cluster = cluster.await.expect("moved");
-    progress(&counts).await;
+    history.progress().await;
     let killing = tokio::task::spawn_blocking(move || {
         let mut cluster = cluster;
-        cluster.kill_primary();
+        cluster.kill_replicated_primary();
         cluster
     });
     // The source says that it hears nothing, and hears again when another node has taken over.
@@ -258,14 +160,10 @@ async fn a_primary_that_is_killed_and_a_slot_that_moves_change_no_answer() {
     };
     timeout(DEADLINE, lost).await.expect("it resumes");
     let cluster = killing.await.expect("killed");
-    progress(&counts).await;
-    is_over.store(true, Relaxed);
-    for client in clients {
-        client.await.expect("no wrong answer");
-    }
-    let found = counts.answer(|| store.find(&kept.token)).await;
+    history.progress().await;
+    let (_, failed) = history.end().await;
+    assert!(failed > 0, "the clients have felt the failover");
+    let found = store.find(&kept.token).await.expect("an answer");
     assert_eq!(found.as_ref(), Some(&kept));
-    let (answered, failed) = (counts.answered.load(Relaxed), counts.failed.load(Relaxed));
-    println!("{answered} answers, {failed} errors during a failover");
     drop(cluster);
 }

@@ -6,7 +6,10 @@ use customer_session::{CustomerSession, SessionStore as _, StoreError, store::Re
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use crate::persistent_store::{inserted, peppers};
+use crate::{
+    persistent_store::{inserted, peppers},
+    redis_history::History,
+};
 use test_support::{
     RegistryExt as _,
     proxy::Proxy,
@@ -143,4 +146,30 @@ async fn a_server_that_went_silent_is_asked_by_one_call_at_a_time() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_closed_and_a_server_that_pauses_change_no_answer() {
+    let Some(Watched { server, store, .. }) = Watched::new().await else {
+        return;
+    };
+    let mut history = History::start(&store, 8);
+    for _ in 0..5 {
+        for disturbance in [
+            ["CLIENT", "KILL", "TYPE", "normal"].as_slice(),
+            &["SCRIPT", "FLUSH"],
+            &["CLIENT", "PAUSE", "100", "WRITE"],
+            &["CLIENT", "KILL", "TYPE", "normal"],
+            &["CLIENT", "PAUSE", "100", "ALL"],
+        ] {
+            let answer = server.redis_cli(disturbance);
+            assert!(!answer.starts_with('-'), "{disturbance:?}: {answer}");
+            history.progress().await;
+        }
+    }
+    let (_, failed) = history.end().await;
+    assert!(
+        failed > 0,
+        "the clients have felt that connections were closed"
+    );
 }

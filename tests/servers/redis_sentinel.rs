@@ -8,7 +8,10 @@ use customer_session::{
 };
 use tokio::time::timeout;
 
-use crate::persistent_store::{assert_error, inserted, keeps_the_contract, peppers};
+use crate::{
+    persistent_store::{assert_error, inserted, keeps_the_contract, peppers},
+    redis_history::History,
+};
 use test_support::{
     RegistryExt as _,
     servers::{self, RedisSentinel, Server},
@@ -73,6 +76,30 @@ async fn the_store_and_its_source_follow_the_primary() {
     let expected: SourceEvent = Invalidation::Session(session.id.clone()).into();
     within_ten_seconds(async { while source.recv().await.expect("it goes on") != expected {} })
         .await;
+    drop(topology);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_killed_behind_sentinels_changes_no_answer() {
+    let Some(mut topology) = started(RedisSentinel::new()) else {
+        return;
+    };
+    let store = builder().connect_any(topology.sentinel_urls()).await;
+    let store = store.expect("connected");
+    let kept = inserted(&store).await;
+    let mut history = History::start(&store, 8);
+    history.progress().await;
+    let topology = tokio::task::spawn_blocking(move || {
+        let killed = topology.kill_replicated_primary();
+        topology.restart(killed);
+        topology
+    });
+    let topology = topology.await.expect("replaced");
+    history.progress().await;
+    let (_, failed) = history.end().await;
+    assert!(failed > 0, "the clients have felt the failover");
+    let found = store.find(&kept.token).await.expect("an answer");
+    assert_eq!(found.as_ref(), Some(&kept));
     drop(topology);
 }
 

@@ -130,6 +130,39 @@ impl Server {
         answer.unwrap_or_else(|error| panic!("{} to {}: {error}", words[0], self.url()))
     }
 
+    /// Makes each change wait, so that a replica can receive all that were confirmed.
+    pub(super) fn hold_changes(&self) {
+        let answer = self.redis_cli(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+        assert_eq!(answer, "OK");
+    }
+
+    /// Refuses changes, as a primary does that has lost its replicas, instead of
+    /// [`hold_changes`](Self::hold_changes).
+    pub(super) fn refuse_changes(&self) {
+        for command in [
+            ["CONFIG", "SET", "min-replicas-to-write", "9"].as_slice(),
+            &["CLIENT", "UNPAUSE"],
+        ] {
+            assert_eq!(self.redis_cli(command), "OK", "{command:?}");
+        }
+    }
+
+    /// Waits until it is a replica, and ends [`refuse_changes`](Self::refuse_changes).
+    pub(super) fn accept_changes_as_replica(&self) {
+        let is_replica = || {
+            let info = self.redis_cli(&["INFO", "replication"]);
+            field(&info, "role") == Some("slave")
+        };
+        wait_until(|| format!("{} is a replica", self.url()), is_replica);
+        for command in [
+            ["CONFIG", "SET", "min-replicas-to-write", "0"].as_slice(),
+            // A sentinel has saved the other value.
+            &["CONFIG", "REWRITE"],
+        ] {
+            assert_eq!(self.redis_cli(command), "OK", "{command:?}");
+        }
+    }
+
     /// Waits until a replica has received what this primary has written so far.
     pub fn wait_until_replicated_to(&self, replica: &Self) {
         let offset = |server: &Self, name| {

@@ -181,7 +181,41 @@ impl RedisCluster {
     /// Kills the first primary, and waits until its replica has taken over. Returns the killed node.
     /// What the replica has not received is lost; [`Server::wait_until_replicated_to`] waits for it.
     pub fn kill_primary(&mut self) -> usize {
+        self.kill_and_wait(self.primaries()[0])
+    }
+
+    /// As [`kill_primary`](Self::kill_primary), of a primary that has confirmed nothing that its replicas
+    /// have not received.
+    pub fn kill_replicated_primary(&mut self) -> usize {
+        let primary = self.replicated_primary();
+        self.kill_and_wait(primary)
+    }
+
+    /// Pauses the first primary, which has confirmed nothing that its replica has not received, and lets
+    /// it go on when the replica has taken over. It answers as a primary until the other nodes tell it to
+    /// follow the other, and accepts no change meanwhile.
+    pub fn pause_replicated_primary(&self) {
+        let primary = self.replicated_primary();
+        self.nodes[primary].refuse_changes();
+        self.nodes[primary].pause();
+        self.wait_for_failover_of(primary);
+        self.nodes[primary].resume();
+        self.nodes[primary].accept_changes_as_replica();
+        self.wait_until_settled();
+    }
+
+    /// Makes changes wait, and returns the first primary when its replicas have received those that were
+    /// confirmed.
+    fn replicated_primary(&self) -> usize {
         let primary = self.primaries()[0];
+        self.nodes[primary].hold_changes();
+        for replica in self.replicas_of(primary) {
+            self.nodes[primary].wait_until_replicated_to(&self.nodes[replica]);
+        }
+        primary
+    }
+
+    fn kill_and_wait(&mut self, primary: usize) -> usize {
         self.nodes[primary].kill();
         self.wait_for_failover_of(primary);
         primary

@@ -91,7 +91,39 @@ impl RedisSentinel {
     /// [`Server::wait_until_replicated_to`] waits for it. Within six seconds of another failover, twice `failover-timeout`, the
     /// sentinels wait for the rest of that time first.
     pub fn kill_primary(&mut self) -> usize {
+        self.kill_and_wait(self.primary())
+    }
+
+    /// As [`kill_primary`](Self::kill_primary), of a primary that has confirmed nothing that its replica
+    /// has not received.
+    pub fn kill_replicated_primary(&mut self) -> usize {
+        let primary = self.replicated_primary();
+        self.kill_and_wait(primary)
+    }
+
+    /// Pauses a primary that has confirmed nothing that its replica has not received, and lets it go on
+    /// when the replica has taken over. It answers as a primary until the sentinels tell it to follow the
+    /// other, and accepts no change meanwhile.
+    pub fn pause_replicated_primary(&self) {
+        let primary = self.replicated_primary();
+        self.servers[primary].refuse_changes();
+        self.servers[primary].pause();
+        self.wait_for_failover_of(primary);
+        self.servers[primary].resume();
+        self.servers[primary].accept_changes_as_replica();
+        self.wait_until_settled();
+    }
+
+    /// Makes changes wait, and returns the primary when its replica has received those that were
+    /// confirmed.
+    fn replicated_primary(&self) -> usize {
         let primary = self.primary();
+        self.servers[primary].hold_changes();
+        self.servers[primary].wait_until_replicated_to(&self.servers[1 - primary]);
+        primary
+    }
+
+    fn kill_and_wait(&mut self, primary: usize) -> usize {
         self.servers[primary].kill();
         self.wait_for_failover_of(primary);
         primary
