@@ -42,6 +42,8 @@ struct State {
     address: String,
     /// The number of connections that were opened.
     opened: u64,
+    /// The number of losses that sources had recorded before the last connection was opened.
+    losses: u64,
     /// The number of attempts to open one that failed, and the error of the last.
     failures: u64,
     failure: Option<StoreError>,
@@ -183,6 +185,7 @@ impl Connection {
         if let Some(outcome) = self.lock().outcome_since(failures) {
             return outcome;
         }
+        let losses = endpoint.losses();
         let opened = endpoint.open().await;
         let mut state = self.lock();
         match opened {
@@ -194,6 +197,7 @@ impl Connection {
                 state.server = Some(server);
                 state.address = address;
                 state.opened += 1;
+                state.losses = losses;
                 let number = state.opened;
                 state.link = Some(link.clone());
                 Ok(Numbered { link, number })
@@ -204,6 +208,17 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// Forgets a connection that was opened before a source lost the primary. Returns `true` if it did.
+    pub(super) fn discard_after_loss(&self) -> bool {
+        let losses = self.endpoint.as_ref().map_or(0, Endpoint::losses);
+        let mut state = self.lock();
+        let is_lost = state.link.is_some() && state.losses != losses;
+        if is_lost {
+            state.link = None;
+        }
+        is_lost
     }
 
     /// Forgets a connection, unless it was replaced already.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use futures_util::future::join_all;
@@ -30,6 +33,8 @@ pub(super) struct Endpoint {
     /// Nodes of the cluster that were named by another one, for when those that were given are down.
     /// Guards a plain value. Never held across an await.
     learnt: Arc<Mutex<Vec<Client>>>,
+    /// The number of times that a source behind sentinels has lost the primary.
+    losses: Arc<AtomicU64>,
 }
 
 /// A connection to a server that is fit for use.
@@ -124,11 +129,25 @@ impl Endpoint {
             clients: clients.into(),
             options: options.into(),
             learnt: Arc::default(),
+            losses: Arc::default(),
         })
     }
 
     pub(super) fn options(&self) -> &ConnectionOptions {
         &self.options
+    }
+
+    /// Records that a source has lost the primary, or cannot find it. Sentinels may have named another, and
+    /// the one before may still answer, so a store must ask them again.
+    pub(super) fn record_loss(&self) {
+        if self.options.sentinel.is_some() {
+            self.losses.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Returns the number of losses that sources have recorded.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(SeqCst)
     }
 
     /// Returns hosts and ports, for errors.

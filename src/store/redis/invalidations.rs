@@ -153,12 +153,16 @@ impl RedisInvalidations {
                 self.listener = Some(listener);
                 self.heartbeat = Heartbeat::connected(Invalidation::All, asked_at);
             }
-            Err(_) => self.heartbeat.on_failed_attempt(),
+            Err(_) => {
+                self.endpoint.record_loss();
+                self.heartbeat.on_failed_attempt();
+            }
         }
     }
 
     fn disconnect(&mut self) {
         self.listener = None;
+        self.endpoint.record_loss();
         self.heartbeat.on_disconnect();
     }
 }

@@ -54,7 +54,8 @@ use crate::{
 ///
 /// Before its first answer, and every ten seconds, the store checks the server and the [`Peppers`]; while
 /// something is wrong with them, every method fails and says what to do. [`check`](Self::check) checks at
-/// once. Clones share their connection, which reconnects by itself.
+/// once. Behind sentinels the store asks them again as soon as a source of its
+/// [`invalidations`](Self::invalidations) has lost the primary. Clones share their connection, which reconnects by itself.
 ///
 /// The server decides how much survives a crash. With `appendonly yes` and
 /// `appendfsync always` every revocation that has returned does, with `everysec` those of the
@@ -164,6 +165,9 @@ impl RedisStore {
 
     /// Waits until the server and the peppers were found to be right.
     async fn ready(&self) -> Result<(), StoreError> {
+        if self.connection.discard_after_loss() {
+            self.health_check.invalidate();
+        }
         let check = || {
             let store = self.clone();
             async move { store.check_or_invalidate().await }
