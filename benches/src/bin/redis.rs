@@ -5,7 +5,7 @@
 //! customer, how soon other nodes hear of a change, and how a cluster of three shares the work.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     sync::{
         Arc,
@@ -123,26 +123,60 @@ async fn bytes(server: &Server, rows: u64, customers: u64) {
     );
 }
 
+/// The slow commands of a server. A machine that is busy otherwise may interrupt one for long.
+#[derive(Default)]
+struct Slow {
+    /// The number of commands that took more than a millisecond.
+    count: usize,
+    /// The microseconds that the slowest took, and its first words.
+    slowest: (u64, String),
+}
+
+impl Slow {
+    /// Adds what is in the log of slow commands.
+    fn note(&mut self, server: &Server) {
+        let log = server.redis_cli(&["SLOWLOG", "GET", "-1"]);
+        let lines: Vec<_> = log.lines().collect();
+        let now = Utc::now().timestamp();
+        // The number of the entry, the time, the microseconds, the words.
+        for (place, head) in lines.windows(3).enumerate() {
+            let [number, time, took] = [0, 1, 2].map(|line| head[line].parse::<i64>());
+            let (Ok(_), Ok(time), Ok(took)) = (number, time, took) else {
+                continue;
+            };
+            if (now - 3600..=now).contains(&time) {
+                let words = lines[place + 3..].iter().take(4).copied();
+                let words = words.collect::<Vec<_>>().join(" ");
+                self.count += 1;
+                let took = u64::try_from(took).expect("a time");
+                self.slowest = (took, words).max(std::mem::take(&mut self.slowest));
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        match &self.slowest {
+            (0, _) => "none took more than 1 ms".to_owned(),
+            (took, words) => format!(
+                "{} took more than 1 ms, and the slowest {:.1} ms: {}",
+                self.count,
+                *took as f64 / 1e3,
+                words.escape_debug()
+            ),
+        }
+    }
+}
+
 /// Measures the time to end all sessions of a customer, and that it holds no other command up.
 fn revoking(runtime: &Runtime, server: &Server) {
     let many = full_or_quick(100_000, 2_000);
     let store = runtime.block_on(connect(&server.url()));
     server.redis_cli(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
-    // In milliseconds. A machine that is busy otherwise may take a single command for long.
-    let slowest = || {
-        let log = server.redis_cli(&["SLOWLOG", "GET", "-1"]);
-        let log: Vec<_> = log.lines().collect();
-        let took = log.windows(2).filter_map(|pair| {
-            let (_at, took) = (pair[0].parse::<u64>().ok()?, pair[1].parse::<u64>().ok()?);
-            (took < 10_000_000).then_some(took)
-        });
-        took.max().unwrap_or(0) as f64 / 1e3
-    };
-    let slow = Cell::new(0_f64);
+    let slow = RefCell::new(Slow::default());
     // For each session.
     let purging = Cell::new(Duration::ZERO);
     let revoke = |sessions: u64| {
-        let (store, server, slow, slowest, purging) = (&store, &server, &slow, &slowest, &purging);
+        let (store, server, slow, purging) = (&store, &server, &slow, &purging);
         move || {
             runtime.block_on(fill(store, sessions, 1));
             server.redis_cli(&["SLOWLOG", "RESET"]);
@@ -157,7 +191,7 @@ fn revoking(runtime: &Runtime, server: &Server) {
                 while store.purge_expired(Utc::now(), 1000).await.expect("purged") >= 1000 {}
             });
             purging.set(begun.elapsed() / u32::try_from(sessions).expect("few"));
-            slow.set(slow.get().max(slowest()));
+            slow.borrow_mut().note(server);
             took
         }
     };
@@ -165,12 +199,12 @@ fn revoking(runtime: &Runtime, server: &Server) {
     let took = medians(tasks, full_or_quick(5, 3));
     println!(
         "ending the only session of a customer takes {:.0} µs, ending {many} takes {:.0} µs: {:.2} x; \
-         the slowest command of all, purging too, took {:.1} ms; {:.0} sessions are purged a second",
+         {:.0} sessions are purged a second; of all commands, {}",
         took("one"),
         took("many"),
         took("many") / took("one"),
-        slow.get(),
-        1.0 / purging.get().as_secs_f64()
+        1.0 / purging.get().as_secs_f64(),
+        slow.into_inner().describe()
     );
 }
 
