@@ -113,7 +113,9 @@ fn check_info(info: &str) -> Result<Server, StoreError> {
             )));
         }
     }
-    if field(info, "redis_mode") == Some("sentinel") {
+    // Valkey has another name for it.
+    let mode = field(info, "redis_mode").or_else(|| field(info, "server_mode"));
+    if mode == Some("sentinel") {
         return Err(StoreError::unavailable(
             "this is a sentinel; say which primary it watches over by \
              `RedisStore::builder(peppers).sentinel(name)`",
@@ -160,6 +162,7 @@ mod tests {
             ("noeviction", "allkeys-lru"),
             ("noeviction", "volatile-lru"),
             ("standalone", "sentinel"),
+            ("redis_mode:standalone", "server_mode:sentinel"),
         ] {
             let info = good.replace(good_part, bad_part);
             assert!(check_info(&info).is_err(), "{bad_part}");
