@@ -64,7 +64,7 @@ async fn a_rotation_keeps_the_details_and_is_no_new_sign_in() {
 }
 
 #[tokio::test]
-async fn proving_again_who_one_is_moves_the_time_of_it_and_nothing_else() {
+async fn reauthentication_moves_the_time_of_the_last_sign_in_and_nothing_else() {
     let fixture = Fixture::new(|builder| builder).await;
     let first = issued(&fixture, detailed()).await;
     fixture.clock.advance(HOUR / 2);
