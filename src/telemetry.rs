@@ -29,6 +29,10 @@ pub struct Statistics {
     pub screened: u64,
     /// Requests refused for an invalid token, for any reason.
     pub rejected: u64,
+    /// Requests refused by a guard of a layer, such as
+    /// [`require_scope`](crate::CustomerSessionLayer::require_scope), after they were authenticated;
+    /// they are counted there too, and not as [`rejected`](Self::rejected).
+    pub refused_by_guards: u64,
     /// Lookups that failed, took too long or panicked.
     pub store_errors: u64,
     /// Requests refused because too many lookups were in flight.
@@ -77,6 +81,7 @@ pub(crate) struct Counters {
     pub(crate) lookups: Counter,
     pub(crate) screened: Counter,
     pub(crate) found_invalid: Counter,
+    pub(crate) refused_by_guards: Counter,
     pub(crate) store_errors: Counter,
     pub(crate) overloaded: Counter,
     pub(crate) superseded: Counter,
@@ -130,6 +135,7 @@ impl Counters {
             lookups: self.lookups.get(),
             screened: self.screened.get(),
             rejected: self.screened.get() + self.negative_hits.get() + self.found_invalid.get(),
+            refused_by_guards: self.refused_by_guards.get(),
             store_errors: self.store_errors.get(),
             overloaded: self.overloaded.get(),
             superseded: self.superseded.get(),

@@ -10,7 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use customer_session::{
-    Customer, CustomerSession, CustomerSessions, ResponseFuture, store::MemoryStore,
+    Customer, CustomerSession, CustomerSessionLayer, CustomerSessions, NewSession, ResponseFuture,
+    store::MemoryStore,
 };
 use http::{Extensions, HeaderValue, Request, Response};
 use http_body_util::Empty;
@@ -39,14 +40,35 @@ impl Service<Request<()>> for Nothing {
 
 #[tokio::test]
 async fn a_hit_allocates_nothing_but_the_extensions() {
+    allocates_only_extensions(|layer| layer).await;
+}
+
+#[tokio::test]
+async fn guards_allocate_nothing() {
+    allocates_only_extensions(|layer| layer.require_scope("orders:read")).await;
+    allocates_only_extensions(|layer| {
+        layer
+            .organization(|_| Some("org_1"))
+            .without_stale()
+            .require_recent(HOUR)
+            .require(|session, head| session.id.as_str() != head.uri.path())
+    })
+    .await;
+}
+
+/// Checks that a hit behind this layer allocates only what the extension of a request takes.
+async fn allocates_only_extensions(
+    configure: impl FnOnce(CustomerSessionLayer) -> CustomerSessionLayer,
+) {
     let sessions = CustomerSessions::builder(MemoryStore::new()).build();
     let mut data = (*customer("cus_1")).clone();
     for n in 0..50 {
         data.metadata.insert(format!("key {n}"), "value".into());
     }
-    let session = sessions.issue(data, HOUR).await.expect("issued");
+    let new = NewSession::new(HOUR).scopes(["orders:read", "orders:write"]);
+    let session = sessions.issue_with(data, new).await.expect("issued");
     sessions.authenticate(&session.token).await.expect("live");
-    let mut service = sessions.layer().layer(Nothing);
+    let mut service = configure(sessions.layer()).layer(Nothing);
     let bearer = format!("Bearer {}", session.token.expose());
     let bearer = HeaderValue::try_from(bearer).expect("a value");
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -34,6 +34,18 @@ const MAX_LOOKUP_ATTEMPTS: usize = 8;
 /// before the session is too old.
 const ATTEMPTS_IN_TTL: u32 = 20;
 
+/// The lookup that authenticates a request which the cache did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LookupPolicy {
+    /// A lookup for all requests with the token or, if the store fails, a stale session.
+    #[default]
+    OrStale,
+    /// A lookup for all requests with the token.
+    Shared,
+    /// A lookup that has begun after the request came, for this request alone.
+    Alone,
+}
+
 impl Engine {
     /// Returns `true` if neither a revocation nor the session's end has come since the session was
     /// admitted.
@@ -47,7 +59,20 @@ impl Engine {
         self: &Arc<Self>,
         token: SessionToken,
     ) -> Result<Authenticated, AuthenticateError> {
-        let result = self.lookup_or_stale(&token, &Purpose::REQUEST).await;
+        self.authenticate_by(LookupPolicy::OrStale, token).await
+    }
+
+    /// Authenticates `token` by asking the store as `policy` says.
+    pub(crate) async fn authenticate_by(
+        self: &Arc<Self>,
+        policy: LookupPolicy,
+        token: SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let result = match policy {
+            LookupPolicy::OrStale => self.lookup_or_stale(&token, &Purpose::REQUEST).await,
+            LookupPolicy::Shared => self.lookup(&token, &Purpose::REQUEST).await,
+            LookupPolicy::Alone => self.lookup_alone(&token).await,
+        };
         match &result {
             Ok(session) if session.cache_status == CacheStatus::Stale => {
                 self.counters.stale.add_one()
@@ -125,17 +150,63 @@ impl Engine {
                 }
             };
             if self.may_land(&result, token.expose().as_bytes()) {
-                let session = self.live(result).ok_or(AuthenticateError::InvalidToken)?;
-                return Ok(Authenticated {
-                    session,
-                    cache_status: CacheStatus::Miss,
-                });
+                return self.admit(result);
             }
             self.counters.superseded.add_one();
             deadline = limit;
         }
-        let error = StoreError::unavailable("the session changed faster than it could be read");
-        Err(error.into())
+        Err(superseded())
+    }
+
+    /// Authenticates by the result of a lookup, which may be used.
+    fn admit(&self, result: LookupResult) -> Result<Authenticated, AuthenticateError> {
+        let session = self.live(result).ok_or(AuthenticateError::InvalidToken)?;
+        Ok(Authenticated {
+            session,
+            cache_status: CacheStatus::Miss,
+        })
+    }
+
+    /// Returns the store's answer from a lookup that is not shared, and made again if a revocation
+    /// overtakes it. Its result is cached.
+    async fn lookup_alone(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let attempts = async {
+            for _ in 0..MAX_LOOKUP_ATTEMPTS {
+                let result = self.fetch_alone(token).await?;
+                if self.may_land(&result, token.expose().as_bytes()) {
+                    return self.admit(result);
+                }
+                self.counters.superseded.add_one();
+            }
+            Err(superseded())
+        };
+        let limit = self.config.wait_limit() + DEADLINE_SLACK;
+        timeout(limit, attempts).await.unwrap_or_else(|elapsed| {
+            self.counters.store_errors.add_one();
+            Err(StoreError::timeout(elapsed).into())
+        })
+    }
+
+    /// Asks the store, not together with others, and caches the result.
+    async fn fetch_alone(
+        self: &Arc<Self>,
+        token: &SessionToken,
+    ) -> Result<LookupResult, AuthenticateError> {
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let key = self.cache.key(token.expose().as_bytes());
+        let (class, prepared) = self.prepare_alone(key, token).await?;
+        let before = self.cached_entry(key, token.expose().as_bytes());
+        let (engine, token) = (Arc::clone(self), token.clone());
+        let lookup = runtime.spawn(telemetry::in_current_span(async move {
+            let result = engine.fetch(&token, class, prepared).await?;
+            let result = engine.land(before.as_ref(), key, &token, result);
+            engine.sweep_if_due();
+            Ok::<_, StoreError>(result)
+        }));
+        Ok(lookup.await.map_err(|_| shut_down())??)
     }
 
     /// Returns the live session that `token` opens according to the store, whatever is cached. The
@@ -227,4 +298,9 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+/// Returns the error of a request whose lookups were all overtaken by revocations.
+fn superseded() -> AuthenticateError {
+    StoreError::unavailable("the session changed faster than it could be read").into()
 }

@@ -116,7 +116,19 @@ impl Engine {
         };
         let before = self.cached_entry(key, token.expose().as_bytes());
         let result = self.fetch(token, class, prepared).await?;
-        let result = self.reconcile(before.as_ref(), key, result);
+        Ok(self.land(before.as_ref(), key, token, result))
+    }
+
+    /// Caches a result that may be used, and records a change that it shows of the session that was
+    /// cached *before* the store was asked. Returns the result such that it stays current.
+    pub(super) fn land(
+        &self,
+        before: Option<&Arc<CachedSession>>,
+        key: TokenHash128,
+        token: &SessionToken,
+        result: LookupResult,
+    ) -> LookupResult {
+        let result = self.reconcile(before, key, result);
         if self.may_land(&result, token.expose().as_bytes()) {
             match &result {
                 LookupResult::Session(_) => self.upstream.known.insert(key.half()),
@@ -124,7 +136,7 @@ impl Engine {
             }
             self.cache_unless_unconfirmed(key, &result);
         }
-        Ok(result)
+        result
     }
 
     /// Caches a result, unless a change of its session may happen at any time.

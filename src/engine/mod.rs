@@ -35,6 +35,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+pub(crate) use self::fetch::LookupPolicy;
 use self::{
     cache::{
         SessionCache,
@@ -152,6 +153,20 @@ impl Engine {
         CacheLookup::Miss
     }
 
+    /// Looks `token` up among those that open nothing, and in nothing else. Never waits.
+    pub(crate) fn lookup_negative(&self, token: &[u8]) -> CacheLookup {
+        let format = &self.config.token_format;
+        if !format.has_shape(token) || !format.accepts(token) {
+            return self.screen();
+        }
+        let now = self.clock.monotonic_now();
+        if self.opens_nothing(self.cache.key(token), token, now) {
+            self.counters.negative_hits.add_one();
+            return CacheLookup::NegativeHit;
+        }
+        CacheLookup::Miss
+    }
+
     /// Returns `true` if `token` is remembered to open nothing. This is relied on even while
     /// invalidations may be missed: they do not announce new sessions.
     fn opens_nothing(&self, key: TokenHash128, token: &[u8], now: MonotonicTime) -> bool {
@@ -163,6 +178,11 @@ impl Engine {
     pub(crate) fn screen(&self) -> CacheLookup {
         self.counters.screened.add_one();
         CacheLookup::NegativeHit
+    }
+
+    /// Counts a request that was authenticated and then refused by a guard.
+    pub(crate) fn on_refused_by_guard(&self) {
+        self.counters.refused_by_guards.add_one();
     }
 
     /// Notes that `token` opens a session now: it is known, and not remembered to open nothing.

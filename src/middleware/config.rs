@@ -3,21 +3,25 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    cache_headers::CacheHeaders, credentials::CredentialSources,
+    cache_headers::CacheHeaders, credentials::CredentialSources, guards::Guards,
     rejection_responses::RejectionResponses,
 };
-use crate::engine::{CacheStatus, Engine};
+use crate::engine::{CacheLookup, CacheStatus, Engine, LookupPolicy};
 
 /// The settings of a layer, and the engine that it asks.
 #[derive(Clone)]
 pub(super) struct LayerConfig {
     pub(super) engine: Arc<Engine>,
-    pub(super) optional: bool,
+    optional: bool,
+    /// Requests without a credential go on anonymously: `optional`, unless a guard needs a session.
+    pub(super) admits_anonymous: bool,
     /// CORS preflights go on anonymously, whatever they carry.
     pub(super) pass_preflights: bool,
     pub(super) cache_status_on_hits: bool,
     /// The sources of tokens other than `Authorization`. Most layers have none.
     pub(super) sources: Option<CredentialSources>,
+    /// What a request needs beyond a live session. Most layers have no guards.
+    pub(super) guards: Option<Guards>,
     /// The cache headers of every response, from `sources` and `optional`.
     pub(super) cache_headers: CacheHeaders,
     pub(super) responses: RejectionResponses,
@@ -28,9 +32,11 @@ impl LayerConfig {
         Self {
             engine,
             optional: false,
+            admits_anonymous: false,
             pass_preflights: false,
             cache_status_on_hits: false,
             sources: None,
+            guards: None,
             cache_headers: CacheHeaders::default(),
             responses: RejectionResponses::default(),
         }
@@ -38,6 +44,7 @@ impl LayerConfig {
 
     pub(super) fn set_optional(&mut self) {
         self.optional = true;
+        self.set_admits_anonymous();
         self.set_cache_headers();
     }
 
@@ -48,6 +55,33 @@ impl LayerConfig {
         let result = change(self.sources.get_or_insert_default());
         self.set_cache_headers();
         result
+    }
+
+    pub(super) fn change_guards<T>(&mut self, change: impl FnOnce(&mut Guards) -> T) -> T {
+        let guards = self.guards.get_or_insert_default();
+        let result = change(guards);
+        self.responses.set_guards(guards);
+        self.set_admits_anonymous();
+        result
+    }
+
+    fn set_admits_anonymous(&mut self) {
+        let require_session = self.guards.as_ref().is_some_and(Guards::require_session);
+        self.admits_anonymous = self.optional && !require_session;
+    }
+
+    /// Looks `token` up in the cache, as far as the guards let the cache decide.
+    #[inline]
+    pub(super) fn lookup_cached(&self, token: &[u8]) -> CacheLookup {
+        match &self.guards {
+            Some(guards) if guards.forbids_cached() => self.engine.lookup_negative(token),
+            _ => self.engine.lookup_cached(token),
+        }
+    }
+
+    /// Returns the lookup for requests that the cache does not decide.
+    pub(super) fn policy(&self) -> LookupPolicy {
+        self.guards.as_ref().map(Guards::policy).unwrap_or_default()
     }
 
     fn set_cache_headers(&mut self) {
@@ -70,6 +104,7 @@ impl fmt::Debug for LayerConfig {
             .field("optional", &self.optional)
             .field("pass_preflights", &self.pass_preflights)
             .field("sources", &self.sources)
+            .field("guards", &self.guards)
             .finish_non_exhaustive()
     }
 }

@@ -15,11 +15,12 @@ use super::{
     body::ResponseBody,
     cache_headers::CacheHeaders,
     config::LayerConfig,
+    credentials::RequestHead,
     identity,
     rejection::{Rejection, RejectionKind},
 };
 use crate::{
-    engine::{Authenticated, CacheStatus, Engine},
+    engine::{Authenticated, CacheStatus},
     sessions::CurrentSession,
     token::SessionToken,
 };
@@ -108,7 +109,7 @@ where
         Self {
             state: State::Waiting {
                 waiting: Some(Box::new(Waiting {
-                    lookup: lookup(Arc::clone(&config.engine), token),
+                    lookup: lookup(&config, token),
                     authenticated: None,
                     service,
                     request,
@@ -120,9 +121,10 @@ where
     }
 }
 
-fn lookup(engine: Arc<Engine>, token: SessionToken) -> Lookup {
+fn lookup(config: &LayerConfig, token: SessionToken) -> Lookup {
+    let (engine, policy) = (Arc::clone(&config.engine), config.policy());
     Box::pin(async move {
-        let result = engine.authenticate(token).await;
+        let result = engine.authenticate_by(policy, token).await;
         result.map_err(|error| Rejection::new(error, engine.retry_after()))
     })
 }
@@ -173,8 +175,8 @@ impl<S, ReqBody> Waiting<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    /// Waits for the lookup, and then until the inner service is ready. A session that has ended
-    /// while the service was not ready is looked up again.
+    /// Waits for the lookup, applies the guards, and then waits until the inner service is ready. A
+    /// session that has ended while the service was not ready is looked up again.
     fn poll_ready(
         &mut self,
         context: &mut Context<'_>,
@@ -182,21 +184,36 @@ where
         loop {
             let authenticated = match self.authenticated.take() {
                 Some(authenticated) => authenticated,
-                None => match ready!(self.lookup.as_mut().poll(context)) {
-                    Ok(authenticated) => authenticated,
-                    Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
-                },
+                None => {
+                    let result = ready!(self.lookup.as_mut().poll(context));
+                    match result.and_then(|authenticated| self.guarded(authenticated)) {
+                        Ok(authenticated) => authenticated,
+                        Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
+                    }
+                }
             };
             if self.service.poll_ready(context)?.is_pending() {
                 self.authenticated = Some(authenticated);
                 return Poll::Pending;
             }
-            let engine = &self.config.engine;
-            if engine.is_still_admitted(&authenticated.session) {
+            if self.config.engine.is_still_admitted(&authenticated.session) {
                 return Poll::Ready(Ok(Ok(authenticated)));
             }
             let token = authenticated.session.session.token.clone();
-            self.lookup = lookup(Arc::clone(engine), token);
+            self.lookup = lookup(&self.config, token);
+        }
+    }
+
+    /// Applies the guards to the result of the lookup.
+    fn guarded(&self, authenticated: Authenticated) -> Result<Authenticated, Rejection> {
+        let Some(guards) = &self.config.guards else {
+            return Ok(authenticated);
+        };
+        let engine = &self.config.engine;
+        let head = RequestHead::new(&self.request);
+        match guards.check(&authenticated, &head, engine) {
+            Ok(()) => Ok(authenticated),
+            Err(kind) => Err(Rejection::by_guard(kind, engine.retry_after())),
         }
     }
 

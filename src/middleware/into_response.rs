@@ -1,4 +1,4 @@
-//! Responses of handlers that fail because of the session store.
+//! Responses of handlers that fail because of the session or its store.
 //!
 //! They are what the layer itself answers, so that `?` works in a handler.
 
@@ -11,11 +11,15 @@ use axum_core::{
 use bytes::Bytes;
 use http::{
     HeaderValue, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
 
-use super::{rejection::Rejection, rejection_responses::RejectionResponses};
+use super::{
+    rejection::{Rejection, RejectionKind},
+    rejection_responses::{DEFAULT_REALM, RejectionResponses, challenge, insufficient_scope},
+};
 use crate::{
+    details::{InsufficientScope, Scopes},
     engine::AuthenticateError,
     store::{StoreError, StoreErrorKind},
     telemetry,
@@ -65,6 +69,34 @@ impl IntoResponse for StoreError {
 impl IntoResponse for AuthenticateError {
     fn into_response(self) -> Response {
         reject(self)
+    }
+}
+
+/// Responds as the layer does: 403 with a challenge that names the scope (RFC 6750, section 3.1). The
+/// challenge has the default realm. A text that is not a scope is not named.
+///
+/// ```
+/// use axum::extract::Path;
+/// use customer_session::{CurrentSession, InsufficientScope};
+///
+/// async fn export(
+///     Path(kind): Path<String>,
+///     session: CurrentSession,
+/// ) -> Result<String, InsufficientScope> {
+///     session.details.require(&format!("export:{kind}"))?;
+///     Ok(format!("all of {kind}"))
+/// }
+/// # axum::Router::<()>::new().route("/export/{kind}", axum::routing::get(export));
+/// ```
+impl IntoResponse for InsufficientScope {
+    fn into_response(self) -> Response {
+        let mut response = RESPONSES.respond(RejectionKind::InsufficientScope.into());
+        let scopes = Scopes::new([self.scope()]).unwrap_or_default();
+        let challenge = challenge(DEFAULT_REALM, &insufficient_scope(&scopes));
+        if let Ok(challenge) = HeaderValue::try_from(challenge) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response.map(Body::from)
     }
 }
 

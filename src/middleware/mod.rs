@@ -8,6 +8,7 @@ mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+mod guards;
 #[cfg_attr(
     not(all(feature = "axum", feature = "testing")),
     allow(

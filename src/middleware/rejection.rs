@@ -31,6 +31,16 @@ pub enum RejectionKind {
     /// cross-site request forgery. See
     /// [`token_from_cookie`](crate::CustomerSessionLayer::token_from_cookie).
     CrossSite,
+    /// The session lacks a scope that
+    /// [`require_scope`](crate::CustomerSessionLayer::require_scope) asks for.
+    InsufficientScope,
+    /// The customer's last sign-in is longer ago than
+    /// [`require_recent`](crate::CustomerSessionLayer::require_recent) allows, or its time is not
+    /// known.
+    NotRecent,
+    /// A function given to [`require`](crate::CustomerSessionLayer::require) did not allow the
+    /// request.
+    Forbidden,
     /// The store was not asked, since
     /// [`max_concurrent_lookups`](crate::CustomerSessionsBuilder::max_concurrent_lookups) were in
     /// flight.
@@ -57,6 +67,18 @@ impl Rejection {
         }
     }
 
+    /// Creates the reason from the refusal of a guard. `retry_after` is the wait that the engine
+    /// knows of, for a guard that answers as if the store had failed.
+    pub(super) fn by_guard(kind: RejectionKind, retry_after: Duration) -> Self {
+        match kind {
+            RejectionKind::StoreUnavailable => {
+                let error = StoreError::unavailable("the session is stale");
+                Self::new(error.into(), retry_after)
+            }
+            kind => kind.into(),
+        }
+    }
+
     /// Returns the kind of the rejection.
     pub fn kind(&self) -> RejectionKind {
         self.kind
@@ -66,9 +88,13 @@ impl Rejection {
     /// [`rejection_response`](crate::CustomerSessionLayer::rejection_response) chose another.
     pub fn status(&self) -> StatusCode {
         match self.kind {
-            RejectionKind::MissingToken | RejectionKind::InvalidToken => StatusCode::UNAUTHORIZED,
+            RejectionKind::MissingToken
+            | RejectionKind::InvalidToken
+            | RejectionKind::NotRecent => StatusCode::UNAUTHORIZED,
             RejectionKind::MultipleTokens => StatusCode::BAD_REQUEST,
-            RejectionKind::CrossSite => StatusCode::FORBIDDEN,
+            RejectionKind::CrossSite
+            | RejectionKind::InsufficientScope
+            | RejectionKind::Forbidden => StatusCode::FORBIDDEN,
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -109,6 +135,15 @@ impl Rejection {
             RejectionKind::CrossSite => {
                 r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request does not come from this site."}"#
             }
+            RejectionKind::InsufficientScope => {
+                r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The session does not have the required scope."}"#
+            }
+            RejectionKind::NotRecent => {
+                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A more recent sign-in is required."}"#
+            }
+            RejectionKind::Forbidden => {
+                r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request is not allowed."}"#
+            }
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
                 r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The token could not be checked. Try again."}"#
             }
@@ -142,6 +177,9 @@ impl fmt::Display for Rejection {
             RejectionKind::MultipleTokens => "more than one credential",
             RejectionKind::InvalidToken => "invalid token",
             RejectionKind::CrossSite => "a cookie in a request from another site",
+            RejectionKind::InsufficientScope => "the session lacks a scope",
+            RejectionKind::NotRecent => "the last sign-in is too long ago",
+            RejectionKind::Forbidden => "the request is not allowed",
             RejectionKind::Overloaded => "too many session lookups in flight",
             RejectionKind::StoreUnavailable => "the session could not be looked up",
         })

@@ -10,9 +10,13 @@ use http::{
 
 use super::{
     cache_headers::CacheHeaders,
+    guards::Guards,
     rejection::{Rejection, RejectionKind},
 };
-use crate::{config_error::ConfigError, telemetry};
+use crate::{config_error::ConfigError, details::Scopes, telemetry};
+
+/// The realm of a layer's challenges, unless it has another.
+pub(super) const DEFAULT_REALM: &str = "customer";
 
 /// A function of the application that makes the response to a refused request.
 pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
@@ -21,25 +25,35 @@ pub(super) type Responder = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
 #[derive(Clone)]
 pub(super) struct RejectionResponses {
     realm: String,
+    /// The scopes that the layer requires.
+    scopes: Scopes,
+    /// The greatest age of a sign-in that the layer accepts.
+    max_age: Option<Duration>,
     cache_headers: CacheHeaders,
     responder: Option<Arc<Responder>>,
     missing_token: HeaderMap,
     multiple_tokens: HeaderMap,
     invalid_token: HeaderMap,
-    cross_site: HeaderMap,
+    forbidden: HeaderMap,
+    insufficient_scope: HeaderMap,
+    not_recent: HeaderMap,
     unavailable: HeaderMap,
 }
 
 impl Default for RejectionResponses {
     fn default() -> Self {
         let mut responses = Self {
-            realm: "customer".to_owned(),
+            realm: DEFAULT_REALM.to_owned(),
+            scopes: Scopes::default(),
+            max_age: None,
             cache_headers: CacheHeaders::default(),
             responder: None,
             missing_token: HeaderMap::new(),
             multiple_tokens: HeaderMap::new(),
             invalid_token: HeaderMap::new(),
-            cross_site: HeaderMap::new(),
+            forbidden: HeaderMap::new(),
+            insufficient_scope: HeaderMap::new(),
+            not_recent: HeaderMap::new(),
             unavailable: HeaderMap::new(),
         };
         responses.build_headers();
@@ -66,6 +80,12 @@ impl RejectionResponses {
         self.build_headers();
     }
 
+    pub(super) fn set_guards(&mut self, guards: &Guards) {
+        self.scopes = guards.scopes().clone();
+        self.max_age = guards.max_age();
+        self.build_headers();
+    }
+
     pub(super) fn set_responder(&mut self, responder: Arc<Responder>) {
         self.responder = Some(responder);
     }
@@ -78,7 +98,9 @@ impl RejectionResponses {
             RejectionKind::MissingToken => &self.missing_token,
             RejectionKind::MultipleTokens => &self.multiple_tokens,
             RejectionKind::InvalidToken => &self.invalid_token,
-            RejectionKind::CrossSite => &self.cross_site,
+            RejectionKind::CrossSite | RejectionKind::Forbidden => &self.forbidden,
+            RejectionKind::InsufficientScope => &self.insufficient_scope,
+            RejectionKind::NotRecent => &self.not_recent,
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
                 match rejection.retry_after() {
                     Some(after) if after > Duration::from_secs(1) => {
@@ -146,7 +168,6 @@ impl RejectionResponses {
     /// RFC 6750, section 3, allows each attribute once, and an `error_description` of plain ASCII.
     fn build_headers(&mut self) {
         let cache_headers = self.cache_headers;
-        let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
         let problem = || {
             let mut headers = HeaderMap::with_capacity(4);
             let json = HeaderValue::from_static("application/problem+json");
@@ -161,17 +182,37 @@ impl RejectionResponses {
             headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
             headers
         };
-        let challenge = |error: &str| {
-            problem_with(WWW_AUTHENTICATE, format!("Bearer realm=\"{realm}\"{error}"))
-        };
+        let challenge = |error: &str| problem_with(WWW_AUTHENTICATE, challenge(&self.realm, error));
         self.missing_token = challenge("");
         self.multiple_tokens = challenge(
             r#", error="invalid_request", error_description="More than one credential was sent""#,
         );
         self.invalid_token =
             challenge(r#", error="invalid_token", error_description="The token is invalid""#);
-        self.cross_site = problem();
+        self.insufficient_scope = challenge(&insufficient_scope(&self.scopes));
+        // RFC 9470, section 3.
+        let max_age = self.max_age.map_or(0, |max_age| max_age.as_secs());
+        self.not_recent = challenge(&format!(
+            r#", error="insufficient_user_authentication", error_description="A more recent sign-in is required", max_age="{max_age}""#
+        ));
+        self.forbidden = problem();
         self.unavailable = problem_with(RETRY_AFTER, "1".to_owned());
+    }
+}
+
+/// Returns a challenge with these attributes beside the realm.
+pub(super) fn challenge(realm: &str, attributes: &str) -> String {
+    let realm = realm.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("Bearer realm=\"{realm}\"{attributes}")
+}
+
+/// Returns the attributes of a challenge that names the scopes required (RFC 6750, section 3.1). A
+/// scope has no character that would have to be escaped.
+pub(super) fn insufficient_scope(scopes: &Scopes) -> String {
+    let error = r#", error="insufficient_scope", error_description="The session does not have the required scope""#;
+    match scopes.is_empty() {
+        true => error.to_owned(),
+        false => format!("{error}, scope=\"{scopes}\""),
     }
 }
 

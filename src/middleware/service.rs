@@ -12,7 +12,7 @@ use super::{
     body::ResponseBody,
     cache_headers::CacheHeaders,
     config::LayerConfig,
-    credentials::{Credential, bearer_credential, is_preflight},
+    credentials::{Credential, RequestHead, bearer_credential, is_preflight},
     future::ResponseFuture,
     identity,
     rejection::RejectionKind,
@@ -77,7 +77,7 @@ where
         let config = &self.config;
         identity::remove(request.extensions_mut());
         let (decision, cache_headers) = decide(config, &mut request);
-        match decision {
+        match guarded(config, decision, &request) {
             Decision::Authenticated(authenticated) => {
                 let session = CurrentSession::new(authenticated.session);
                 identity::insert(request.extensions_mut(), session);
@@ -126,18 +126,33 @@ fn decide<B>(config: &LayerConfig, request: &mut Request<B>) -> (Decision, Cache
     }
 }
 
+/// Applies the guards to the decision about a request. A request that must be looked up meets them
+/// after its lookup.
+#[inline]
+fn guarded<B>(config: &LayerConfig, decision: Decision, request: &Request<B>) -> Decision {
+    match (&config.guards, &decision) {
+        (Some(guards), Decision::Authenticated(authenticated)) => {
+            let head = RequestHead::new(request);
+            match guards.check(authenticated, &head, &config.engine) {
+                Ok(()) => decision,
+                Err(kind) => Decision::Rejected(kind),
+            }
+        }
+        _ => decision,
+    }
+}
+
 #[inline]
 fn decide_by(config: &LayerConfig, credential: Credential<&[u8]>, is_passed_on: bool) -> Decision {
     if is_passed_on {
         return Decision::Anonymous;
     }
-    let engine = &config.engine;
     let (token, lookup) = match credential {
-        Credential::Token(token) => (token, engine.lookup_cached(token)),
-        Credential::Malformed => (&b""[..], engine.screen()),
+        Credential::Token(token) => (token, config.lookup_cached(token)),
+        Credential::Malformed => (&b""[..], config.engine.screen()),
         Credential::Multiple => return Decision::Rejected(RejectionKind::MultipleTokens),
         Credential::CrossSite => return Decision::Rejected(RejectionKind::CrossSite),
-        Credential::None if config.optional => return Decision::Anonymous,
+        Credential::None if config.admits_anonymous => return Decision::Anonymous,
         Credential::None => return Decision::Rejected(RejectionKind::MissingToken),
     };
     match lookup {

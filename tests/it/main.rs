@@ -7,6 +7,7 @@ mod conformance;
 mod cors;
 mod documentation;
 mod extractors;
+mod guards;
 mod json;
 mod log;
 mod memory_store;

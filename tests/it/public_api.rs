@@ -61,6 +61,10 @@ impl Clock for Fixed {
     }
 }
 
+fn of_header<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
+    head.headers.get("x-organization")?.to_str().ok()
+}
+
 #[test]
 fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
@@ -136,6 +140,18 @@ async fn every_public_call_has_its_signature() {
         .token_from_fn(|_: &RequestHead<'_>| -> Option<SessionToken> { None })
         .cache_status_on_hits()
         .trusted_origin("https://app.example.com");
+    let layer: Result<CustomerSessionLayer, ConfigError> = layer.map(|layer| {
+        layer
+            .require_scope("orders:read")
+            .require(|session: &CurrentSession, head: &RequestHead<'_>| {
+                head.method.is_safe() || session.details.actor.is_none()
+            })
+            .organization(|head: &RequestHead<'_>| head.uri.host())
+            .organization(of_header)
+            .require_recent(Duration::from_secs(300))
+            .without_stale()
+            .verified()
+    });
     let mut service: CustomerSessionService<u8> = layer.expect("an origin").layer(1);
     let _: (&u8, &mut u8) = (&1, service.get_mut());
     let _: &u8 = service.get_ref();

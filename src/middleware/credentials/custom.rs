@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use http::{Extensions, HeaderMap, Method, Uri};
+use http::{Extensions, HeaderMap, Method, Request, Uri};
 
 use crate::token::SessionToken;
 
-/// The head of a request, as a function given to
-/// [`token_from_fn`](crate::CustomerSessionLayer::token_from_fn) sees it.
+/// The head of a request, as a function sees it that was given to
+/// [`token_from_fn`](crate::CustomerSessionLayer::token_from_fn) or to a guard such as
+/// [`require`](crate::CustomerSessionLayer::require).
 ///
 /// It is what the services behind the layer will see, before a customer is put into it.
 #[derive(Clone, Copy)]
@@ -24,6 +25,18 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// The extensions that outer layers have added, for example the certificate of the peer.
     pub extensions: &'a Extensions,
+}
+
+impl<'a> RequestHead<'a> {
+    #[inline]
+    pub(crate) fn new<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
 }
 
 /// Leaves out the URI, the headers and the extensions, which may hold secrets.

@@ -122,12 +122,7 @@ impl CredentialSources {
             Credential::None
         };
         mark_sensitive(request.headers_mut(), self.cookie.is_some());
-        let head = RequestHead {
-            method: request.method(),
-            uri: request.uri(),
-            headers: request.headers(),
-            extensions: request.extensions(),
-        };
+        let head = RequestHead::new(request);
         let custom = match &self.custom {
             Some(find) if !is_preflight => find(&head),
             _ => None,

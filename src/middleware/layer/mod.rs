@@ -1,5 +1,7 @@
 //! The layer that authenticates requests.
 
+mod guards;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,7 +71,8 @@ impl CustomerSessionLayer {
     /// Lets requests without a credential through, without a customer.
     ///
     /// A bad token is still refused: a client that believes it is signed in must learn that it is
-    /// not. Responses carry `Vary: Authorization`.
+    /// not. Responses carry `Vary: Authorization`. A guard such as [`require`](Self::require) needs a
+    /// session, and refuses such a request with 401.
     pub fn optional(self) -> Self {
         self.with(LayerConfig::set_optional)
     }
@@ -143,8 +146,8 @@ impl CustomerSessionLayer {
     /// The status must stay in the class of [`Rejection::status`]: 4xx for a refused request, 5xx for
     /// an outage. Another one, such as the 200 of `Response::new`, is replaced by
     /// [`Rejection::status`]; to redirect, see [`guide::browsers`](crate::guide::browsers#sign-in-pages).
-    /// The layer still adds the challenge (to what is 401 or 400 by default, and to any 401) or
-    /// `Retry-After` (on 503), `Cache-Control: no-store`, and the [`Rejection`] in the extensions.
+    /// The layer still adds the challenge (to what has one by default, and to any 401) or `Retry-After`
+    /// (on 503), `Cache-Control: no-store`, and the [`Rejection`] in the extensions.
     ///
     /// ```
     /// # use customer_session::{CustomerSessionLayer, store::MemoryStore};
