@@ -11,13 +11,16 @@ use std::{
 use axum::{body::Body, extract::Request};
 use chrono::{TimeDelta, Utc};
 use customer_session::{
-    CustomerData, CustomerSession, CustomerSessions, MetadataValue, SessionStore, SessionToken,
-    StoreError, TokenFormat, async_trait,
+    CustomerData, CustomerSession, CustomerSessions, MetadataValue, Scopes, SessionStore,
+    SessionToken, StoreError, TokenFormat, async_trait,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// A time longer than any run, so that nothing that is cached is looked up again.
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The scope of all sessions.
+pub const SCOPE: &str = "orders:read";
 
 /// A store that knows every token but one. It makes sessions up from their tokens, so that a
 /// million of them take no memory but that of the cache.
@@ -25,6 +28,7 @@ pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct MadeUp {
     absent: Arc<str>,
     metadata: usize,
+    scopes: Scopes,
     lookups: Arc<AtomicU64>,
 }
 
@@ -56,12 +60,10 @@ impl MadeUp {
             .map(|n| (format!("key {n}"), MetadataValue::from("value")))
             .collect();
         let end = Utc::now() + TimeDelta::days(30);
-        Some(CustomerSession::new(
-            format!("ses_{id}"),
-            token.clone(),
-            customer,
-            end,
-        ))
+        let id = format!("ses_{id}");
+        let mut session = CustomerSession::new(id, token.clone(), customer, end);
+        session.details.scopes = self.scopes.clone();
+        Some(session)
     }
 }
 
@@ -99,6 +101,7 @@ impl Scene {
             store: MadeUp {
                 absent: absent.expose().into(),
                 metadata,
+                scopes: Scopes::new([SCOPE]).expect("a scope"),
                 lookups: Arc::default(),
             },
             tokens: (0..count).map(|_| format.generate()).collect(),

@@ -8,7 +8,7 @@ use customer_session_benches::{
     scene::{Scene, request},
     stacks::{
         Floor, Ours, Stack,
-        names::{FLOOR, OURS},
+        names::{FLOOR, OURS, OURS_WITH_SCOPE},
     },
 };
 
@@ -19,11 +19,17 @@ fn main() {
     let wanted = std::env::args().nth(1).expect("the name of a stack");
     let scene = Scene::new(100);
     let ours = Ours::new(&scene);
-    let mut stacks = vec![Floor::hit(&scene), ours.one_hit(OURS, &scene)];
+    let mut stacks = vec![
+        Floor::hit(&scene),
+        ours.one_hit(OURS, &scene),
+        ours.scope_hit(&scene),
+    ];
     stacks.extend(ours.refusals(&scene));
     let mut stacks = stacks.into_iter();
     let Some(mut chosen) = stacks.find(|stack| stack.name == wanted) else {
-        panic!("there is no {wanted:?}, but {FLOOR:?}, {OURS:?} and its refusals");
+        panic!(
+            "there is no {wanted:?}, but {FLOOR:?}, {OURS:?}, {OURS_WITH_SCOPE:?} and its refusals"
+        );
     };
     // The first calls fill the caches.
     for _ in 0..CALLS {

@@ -44,6 +44,7 @@ pub fn every_stack(scene: &Scene, many: &Scene) -> Vec<Contender> {
         Bare::hit(scene),
         Floor::hit(scene),
         ours.one_hit(OURS, scene),
+        ours.scope_hit(scene),
         Ours::new(many).one_hit(OURS_AMONG_MANY, many),
     ];
     all.extend(ours.refusals(scene));

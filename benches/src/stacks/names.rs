@@ -5,6 +5,7 @@ pub const FLOOR: &str = "floor: one `Arc` extension";
 /// Ours where not all requests are hits.
 pub const CUSTOMER_SESSION: &str = "ours";
 pub const OURS: &str = "ours: hit";
+pub const OURS_WITH_SCOPE: &str = "ours: hit, a scope required";
 pub const OURS_AMONG_MANY: &str = "ours: hit, a million cached";
 pub const PLAIN_MAP: &str = "plain sharded map";
 pub const QUICK_SERVICE: &str = "quick_cache, own Tower service (cannot revoke)";

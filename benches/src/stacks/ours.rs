@@ -7,9 +7,10 @@ use tower::Layer as _;
 
 use super::{
     contender::{Contender, Headers, Stack, always},
+    names::OURS_WITH_SCOPE,
     service::{reads_customer, served},
 };
-use crate::scene::{MadeUp, Scene, anonymous, with_bearer};
+use crate::scene::{MadeUp, SCOPE, Scene, anonymous, with_bearer};
 
 pub struct Ours {
     sessions: CustomerSessions<MadeUp>,
@@ -36,6 +37,17 @@ impl Ours {
 
     pub fn one_hit(&self, name: &str, scene: &Scene) -> Contender {
         self.hit(name, always(with_bearer(scene.hot().expose())))
+    }
+
+    /// Returns a hit behind a layer that requires a scope.
+    pub fn scope_hit(&self, scene: &Scene) -> Contender {
+        let layer = self.sessions.layer().require_scope(SCOPE);
+        let service = layer.layer(tower::service_fn(reads_customer));
+        Contender::new(
+            OURS_WITH_SCOPE,
+            served(service, StatusCode::OK),
+            always(with_bearer(scene.hot().expose())),
+        )
     }
 
     /// Returns the three kinds of request that are refused.
