@@ -94,7 +94,10 @@ impl Engine {
 
 /// Returns `true` if a session allows less than it did, or shows other data of its customer.
 fn allows_less(before: &CustomerSession, now: &CustomerSession) -> bool {
+    let (old, new) = (&before.details, &now.details);
     now.id != before.id
+        || !old.scopes.is_subset_of(&new.scopes)
+        || new.authenticated_at < old.authenticated_at
         || now.expires_at < before.expires_at
         || now.customer_id != before.customer_id
         || now.customer != before.customer

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
@@ -13,10 +13,11 @@ use std::{
 
 use axum::{Router, body::Body, response::IntoResponse as _, routing::get};
 use bytes::Bytes;
+use chrono::DateTime;
 use customer_session::{
     CurrentSession, CustomerSession, CustomerSessionLayer, CustomerSessions, InsufficientScope,
-    NewSession, OrganizationId, Rejection, RejectionKind, SessionDetails, TokenFormat,
-    testing::ManualClock,
+    NewSession, OrganizationId, Rejection, RejectionKind, Scopes, SessionDetails, SessionStore,
+    SessionToken, SharedCaches, StoreError, TokenFormat, async_trait, testing::ManualClock,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -594,6 +595,54 @@ async fn a_panic_of_a_function_reaches_the_caller_and_not_the_handler() {
         assert!(hit.is_err(), "a panic");
     }
     assert_eq!(reached.load(SeqCst), 0);
+}
+
+/// A store with one session, which changes without an announcement.
+struct Changing {
+    session: Mutex<CustomerSession>,
+    caches: SharedCaches,
+}
+
+#[async_trait]
+impl SessionStore for Changing {
+    async fn find(&self, _: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
+        Ok(Some(self.session.lock().expect("no panic").clone()))
+    }
+
+    fn shared_caches(&self) -> Option<&SharedCaches> {
+        Some(&self.caches)
+    }
+}
+
+#[tokio::test]
+async fn no_copy_of_a_session_is_used_that_allows_more_than_the_store_says() {
+    let narrow: [fn(&mut SessionDetails); 3] = [
+        |details| details.scopes = Scopes::default(),
+        |details| details.authenticated_at = None,
+        |details| details.authenticated_at = Some(DateTime::UNIX_EPOCH),
+    ];
+    for narrow in narrow {
+        let fixture = Fixture::new().await;
+        let store = Arc::new(Changing {
+            session: Mutex::new(fixture.session.clone()),
+            caches: SharedCaches::new(),
+        });
+        let sessions = || {
+            let builder = CustomerSessions::builder(Arc::clone(&store));
+            builder.clock(fixture.clock.clone()).build()
+        };
+        let guarded = |sessions: &CustomerSessions<Arc<Changing>>| {
+            let layer = sessions.layer().require_scope("orders:read");
+            layer.require_recent(HOUR)
+        };
+        let (one, other) = (sessions(), sessions());
+        assert_eq!(fixture.status(guarded(&one)).await, 200);
+        assert_eq!(fixture.status(guarded(&other)).await, 200);
+        narrow(&mut store.session.lock().expect("no panic").details);
+        assert_eq!(fixture.status(guarded(&one)).await, 200, "cached");
+        assert_ne!(fixture.status(guarded(&other).verified()).await, 200);
+        assert_ne!(fixture.status(guarded(&one)).await, 200);
+    }
 }
 
 /// A service that is never ready.
