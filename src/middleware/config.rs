@@ -2,11 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
+use http::Request;
+
 use super::{
-    cache_headers::CacheHeaders, credentials::CredentialSources, guards::Guards,
+    cache_headers::CacheHeaders,
+    credentials::{CredentialSources, RequestHead},
+    guards::Guards,
+    rejection::RejectionKind,
     rejection_responses::RejectionResponses,
 };
-use crate::engine::{CacheLookup, CacheStatus, Engine, LookupPolicy};
+use crate::engine::{Authenticated, CacheLookup, CacheStatus, Engine, LookupPolicy};
 
 /// The settings of a layer, and the engine that it asks.
 #[derive(Clone)]
@@ -21,7 +26,7 @@ pub(super) struct LayerConfig {
     /// The sources of tokens other than `Authorization`. Most layers have none.
     pub(super) sources: Option<CredentialSources>,
     /// What a request needs beyond a live session. Most layers have no guards.
-    pub(super) guards: Option<Guards>,
+    guards: Option<Guards>,
     /// The cache headers of every response, from `sources` and `optional`.
     pub(super) cache_headers: CacheHeaders,
     pub(super) responses: RejectionResponses,
@@ -76,6 +81,23 @@ impl LayerConfig {
         match &self.guards {
             Some(guards) if guards.forbids_cached() => self.engine.lookup_negative(token),
             _ => self.engine.lookup_cached(token),
+        }
+    }
+
+    /// Applies the guards to an authenticated request, whether its session was cached or looked up.
+    ///
+    /// # Errors
+    ///
+    /// The kind of the first guard that refuses.
+    #[inline]
+    pub(super) fn check_guards<B>(
+        &self,
+        authenticated: &Authenticated,
+        request: &Request<B>,
+    ) -> Result<(), RejectionKind> {
+        match &self.guards {
+            Some(guards) => guards.check(authenticated, &RequestHead::new(request), &self.engine),
+            None => Ok(()),
         }
     }
 

@@ -15,7 +15,6 @@ use super::{
     body::ResponseBody,
     cache_headers::CacheHeaders,
     config::LayerConfig,
-    credentials::RequestHead,
     identity,
     rejection::{Rejection, RejectionKind},
 };
@@ -206,14 +205,10 @@ where
 
     /// Applies the guards to the result of the lookup.
     fn guarded(&self, authenticated: Authenticated) -> Result<Authenticated, Rejection> {
-        let Some(guards) = &self.config.guards else {
-            return Ok(authenticated);
-        };
-        let engine = &self.config.engine;
-        let head = RequestHead::new(&self.request);
-        match guards.check(&authenticated, &head, engine) {
+        let config = &self.config;
+        match config.check_guards(&authenticated, &self.request) {
             Ok(()) => Ok(authenticated),
-            Err(kind) => Err(Rejection::by_guard(kind, engine.retry_after())),
+            Err(kind) => Err(Rejection::by_guard(kind, config.engine.retry_after())),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     body::ResponseBody,
     cache_headers::CacheHeaders,
     config::LayerConfig,
-    credentials::{Credential, RequestHead, bearer_credential, is_preflight},
+    credentials::{Credential, bearer_credential, is_preflight},
     future::ResponseFuture,
     identity,
     rejection::RejectionKind,
@@ -58,6 +58,15 @@ impl<S> CustomerSessionService<S> {
     pub fn into_inner(self) -> S {
         self.inner
     }
+
+    fn reject<B>(&mut self, kind: RejectionKind) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
+        // A clone is not ready, and holds no permit that others may wait for.
+        self.inner = self.inner.clone();
+        ResponseFuture::rejected(kind, Arc::clone(&self.config))
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CustomerSessionService<S>
@@ -77,8 +86,11 @@ where
         let config = &self.config;
         identity::remove(request.extensions_mut());
         let (decision, cache_headers) = decide(config, &mut request);
-        match guarded(config, decision, &request) {
+        match decision {
             Decision::Authenticated(authenticated) => {
+                if let Err(kind) = config.check_guards(&authenticated, &request) {
+                    return self.reject(kind);
+                }
                 let session = CurrentSession::new(authenticated.session);
                 identity::insert(request.extensions_mut(), session);
                 let status = config.reported(authenticated.cache_status);
@@ -88,12 +100,7 @@ where
                 identity::insert_anonymous(request.extensions_mut(), config);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, None)
             }
-            Decision::Rejected(kind) => {
-                let future = ResponseFuture::rejected(kind, Arc::clone(config));
-                // A clone is not ready, and holds no permit that others may wait for.
-                self.inner = self.inner.clone();
-                future
-            }
+            Decision::Rejected(kind) => self.reject(kind),
             Decision::LookUp(token) => {
                 // A service that was made ready may hold a permit, which a request that waits for a
                 // lookup must not keep from others. Clones are not ready.
@@ -123,22 +130,6 @@ fn decide<B>(config: &LayerConfig, request: &mut Request<B>) -> (Decision, Cache
             let decision = decide_by(config, extracted.combined(), is_passed_on);
             (decision, cache_headers)
         }
-    }
-}
-
-/// Applies the guards to the decision about a request. A request that must be looked up meets them
-/// after its lookup.
-#[inline]
-fn guarded<B>(config: &LayerConfig, decision: Decision, request: &Request<B>) -> Decision {
-    match (&config.guards, &decision) {
-        (Some(guards), Decision::Authenticated(authenticated)) => {
-            let head = RequestHead::new(request);
-            match guards.check(authenticated, &head, &config.engine) {
-                Ok(()) => decision,
-                Err(kind) => Decision::Rejected(kind),
-            }
-        }
-        _ => decision,
     }
 }
 
