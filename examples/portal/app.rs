@@ -5,21 +5,27 @@ use std::{error::Error, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header::USER_AGENT},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use customer_session::{
-    CurrentSession, Customer, CustomerData, DynCustomerSessions, NewSession, SessionId,
-    SessionSummary, StoreError,
+    CurrentSession, Customer, CustomerData, Device, DynCustomerSessions, NewSession, SessionId,
+    SessionSummary, StoreError, WhenFull,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, signal};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A session ends after a day, unless it is rotated; after a month in any case.
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A payout demands that the customer has typed the password within this time.
+const RECENT: Duration = Duration::from_secs(5 * 60);
+
+/// A customer is signed in on so many devices at most; signing in on another ends the oldest session.
+const MAX_DEVICES: u32 = 5;
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -30,14 +36,31 @@ struct Credentials {
 /// Opens a session. This is the only answer that holds the token.
 async fn sign_in(
     State(sessions): State<DynCustomerSessions>,
+    headers: HeaderMap,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, StoreError> {
     let Some(customer) = check(&credentials) else {
         return Ok(StatusCode::FORBIDDEN.into_response());
     };
-    let new = NewSession::new(DAY).max_lifetime(MONTH);
+    let new = new_session().device(device(&headers));
     let session = sessions.issue_with(customer, new).await?;
     Ok(Json(session).into_response())
+}
+
+fn new_session() -> NewSession {
+    NewSession::new(DAY)
+        .max_lifetime(MONTH)
+        .at_most(MAX_DEVICES, WhenFull::EndOldest)
+}
+
+/// Describes the device for the customer to recognize. Any client can claim anything, of any length.
+fn device(headers: &HeaderMap) -> Device {
+    let user_agent = headers
+        .get(USER_AGENT)
+        .and_then(|value| value.to_str().ok());
+    let user_agent = user_agent.unwrap_or("unknown").chars();
+    let user_agent = user_agent.take(Device::MAX_USER_AGENT_LEN);
+    Device::new("").user_agent(user_agent.collect::<String>())
 }
 
 /// Checks the password. Yours compares a hash, or verifies a passkey or an OAuth answer.
@@ -57,12 +80,28 @@ async fn me(customer: Customer) -> Json<Customer> {
     Json(customer)
 }
 
+/// A line of the page "where you are signed in".
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    session: SessionSummary,
+    device: Option<Device>,
+    /// `true` for the session of this request.
+    current: bool,
+}
+
 /// Lists where the customer is signed in. A summary holds no token.
 async fn list(
     State(sessions): State<DynCustomerSessions>,
-    customer: Customer,
-) -> Result<Json<Vec<SessionSummary>>, StoreError> {
-    Ok(Json(sessions.list(&customer.id).await?))
+    current: CurrentSession,
+) -> Result<Json<Vec<Line>>, StoreError> {
+    let sessions = sessions.list(&current.customer_id).await?;
+    let lines = sessions.into_iter().map(|session| Line {
+        current: session.id == current.id,
+        device: session.details.device.clone(),
+        session,
+    });
+    Ok(Json(lines.collect()))
 }
 
 /// Exchanges the token for a new one, for another day, but not past the session's month. The old
@@ -99,6 +138,38 @@ async fn sign_out_device(
     })
 }
 
+/// Signs all other devices out.
+async fn sign_out_others(
+    State(sessions): State<DynCustomerSessions>,
+    current: CurrentSession,
+) -> Result<StatusCode, StoreError> {
+    sessions
+        .revoke_others(&current.customer_id, &current.id)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Checks the password again, and answers with a new token for routes that demand a recent sign-in.
+async fn confirm_password(
+    State(sessions): State<DynCustomerSessions>,
+    current: CurrentSession,
+    Json(credentials): Json<Credentials>,
+) -> Result<Response, StoreError> {
+    // The password must be that of the customer who is signed in.
+    if check(&credentials).is_none_or(|customer| customer.id != current.customer_id) {
+        return Ok(StatusCode::FORBIDDEN.into_response());
+    }
+    let confirmed = sessions.reauthenticated(&current.token, DAY).await?;
+    Ok(match confirmed {
+        Some(new) => Json(new).into_response(),
+        None => StatusCode::UNAUTHORIZED.into_response(),
+    })
+}
+
+async fn payout(customer: Customer) -> String {
+    format!("{} is paid out\n", customer.id)
+}
+
 async fn sign_out_everywhere(
     State(sessions): State<DynCustomerSessions>,
     customer: Customer,
@@ -112,8 +183,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
 ) -> Result<(), Box<dyn Error>> {
     // So that the printed lines have a token.
-    let new = NewSession::new(DAY).max_lifetime(MONTH);
-    let session = sessions.issue_with(jane(), new).await?;
+    let session = sessions.issue_with(jane(), new_session()).await?;
+
+    let payouts = Router::new()
+        .route("/payout", post(payout))
+        .route_layer(sessions.layer().require_recent(RECENT));
 
     let app = Router::new()
         .route("/me", get(me))
@@ -121,8 +195,11 @@ pub(crate) async fn serve(
         .route("/sessions/{session}", delete(sign_out_device))
         .route("/rotate", post(rotate))
         .route("/sign-out", post(sign_out))
+        .route("/sign-out-others", post(sign_out_others))
         .route("/sign-out-everywhere", post(sign_out_everywhere))
+        .route("/confirm-password", post(confirm_password))
         .route_layer(sessions.layer()) // protects the routes above it
+        .merge(payouts)
         .route("/sign-in", post(sign_in))
         .with_state(sessions);
 

@@ -76,7 +76,9 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl SessionDetails {
-    /// Requires a scope, for a handler that learns only from the request which one it needs.
+    /// Requires a scope, for a handler that learns only from the request which one it needs. In front
+    /// of a handler, [`CustomerSessionLayer::require_scope`](crate::CustomerSessionLayer::require_scope)
+    /// does it.
     ///
     /// ```
     /// use customer_session::{Scopes, SessionDetails};
@@ -90,7 +92,8 @@ impl SessionDetails {
     ///
     /// # Errors
     ///
-    /// If the session does not have the scope.
+    /// If the session does not have the scope. In axum the error is a response: 403 with the challenge of
+    /// RFC 6750, section 3.1.
     pub fn require(&self, scope: &str) -> Result<(), InsufficientScope> {
         match self.scopes.contains(scope) {
             true => Ok(()),

@@ -91,7 +91,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Exchanges a live session as [`rotate`](Self::rotate) does, and records that the customer has just
     /// proved who they are ([`authenticated_at`](crate::SessionDetails::authenticated_at)). Call it
     /// after you have checked the customer's password or passkey again, for routes that
-    /// demand a recent sign-in. The new token is part of it (OWASP ASVS 5.0, 7.2.4).
+    /// demand a recent sign-in
+    /// ([`require_recent`](crate::CustomerSessionLayer::require_recent)). The new token is part of it (OWASP ASVS 5.0, 7.2.4).
     ///
     /// # Errors
     ///

@@ -68,12 +68,6 @@ const STATUSES: [u16; 7] = [401, 200, 200, 404, 204, 401, 200];
 
 /// Signs a device out by its id, which the list shows.
 fn sign_a_device_out(portal: &Portal) {
-    let text = |answer: &str, name: &str| {
-        let (_, rest) = answer
-            .split_once(&format!("\"{name}\":\""))
-            .expect("a field");
-        rest.split('"').next().expect("its end").to_owned()
-    };
     let signed_in = curl(&portal.curls[6]).1;
     let token = text(&signed_in, "token");
     let (_, printed) = portal.curls[1].split_once("Bearer ").expect("a token");
@@ -82,6 +76,54 @@ fn sign_a_device_out(portal: &Portal) {
     let sign_out = with_token(&portal.curls[3]).replace("ses_of_another", &text(&signed_in, "id"));
     assert_eq!(curl(&sign_out).0, 204);
     assert_eq!(curl(&with_token(&portal.curls[1])).0, 401);
+}
+
+/// Uses the page "where you are signed in": two devices, of which one signs the other out, and a payout,
+/// for which the password is typed again.
+fn use_the_page_of_devices(portal: &Portal) {
+    let sign_in = || text(&curl(&portal.curls[6]).1, "token");
+    let (first, second) = (sign_in(), sign_in());
+    let address = portal.address();
+    let send = |method: &str, path: &str, token: &str, body: &str| {
+        let headers =
+            format!("-H 'Authorization: Bearer {token}\r\ncontent-type: application/json'");
+        curl(&format!(
+            "curl -X {method} {headers} -d '{body}' http://{address}/{path}"
+        ))
+    };
+    let (status, list) = send("GET", "sessions", &first, "");
+    assert_eq!(status, 200);
+    assert_eq!(list.matches(r#""current":true"#).count(), 1, "{list}");
+    assert!(list.matches(r#""user_agent":"#).count() >= 2, "{list}");
+    let credentials = r#"{"email":"jane@example.com","password":"jane"}"#;
+    let wrong = r#"{"email":"jane@example.com","password":"wrong"}"#;
+    assert_eq!(send("POST", "payout", &first, "").0, 200, "just signed in");
+    assert_eq!(send("POST", "confirm-password", &first, wrong).0, 403);
+    let (status, confirmed) = send("POST", "confirm-password", &first, credentials);
+    assert_eq!(status, 200);
+    let confirmed = text(&confirmed, "token");
+    assert_eq!(
+        send("POST", "payout", &first, "").0,
+        401,
+        "it was exchanged"
+    );
+    assert_eq!(send("POST", "payout", &confirmed, "").0, 200);
+    assert_eq!(send("POST", "sign-out-others", &confirmed, "").0, 204);
+    assert_eq!(send("GET", "me", &second, "").0, 401);
+    assert_eq!(send("GET", "me", &confirmed, "").0, 200);
+    // The sixth device ends the oldest session.
+    let devices: Vec<_> = (0..5).map(|_| sign_in()).collect();
+    assert_eq!(send("GET", "me", &confirmed, "").0, 401);
+    for device in devices {
+        assert_eq!(send("GET", "me", &device, "").0, 200);
+    }
+}
+
+fn text(answer: &str, name: &str) -> String {
+    let (_, rest) = answer
+        .split_once(&format!("\"{name}\":\""))
+        .expect("a field");
+    rest.split('"').next().expect("its end").to_owned()
 }
 
 fn paste(portal: &Portal) {
@@ -129,6 +171,7 @@ fn customers_stay_signed_in_across_a_restart() {
         "it was signed out before"
     );
     paste(&restarted);
+    use_the_page_of_devices(&restarted);
 
     let mistaken = example("portal")
         .env("STORE", &store)
@@ -178,5 +221,6 @@ fn machines_share_their_sessions() {
         paste(&one);
         refused_soon(&one, &two);
         paste(&two);
+        use_the_page_of_devices(&two);
     }
 }
