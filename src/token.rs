@@ -121,20 +121,28 @@ impl TokenFormat {
     ///
     /// A prefix should be made of the characters that RFC 6750 allows in a token (letters,
     /// digits, `-._~+/`); with any other character a client cannot send the token.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the prefix begins with `cst_link_`, by which one-time links are known.
     pub fn new(prefix: impl Into<String>) -> Self {
         Self {
-            prefixes: Some(Arc::new([prefix.into().into_boxed_str()])),
+            prefixes: Some(Arc::new([checked_prefix(prefix)])),
         }
     }
 
     /// Accepts one more prefix. New tokens still get the first. Changes nothing on
     /// [`any`](TokenFormat::any), which accepts it already.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the prefix begins with `cst_link_`, by which one-time links are known.
     #[must_use]
     pub fn or(self, prefix: impl Into<String>) -> Self {
-        let prefixes = self.prefixes.map(|prefixes| {
-            let one_more = prefix.into().into_boxed_str();
-            prefixes.iter().cloned().chain([one_more]).collect()
-        });
+        let one_more = checked_prefix(prefix);
+        let prefixes = self
+            .prefixes
+            .map(|prefixes| prefixes.iter().cloned().chain([one_more]).collect());
         Self { prefixes }
     }
 
@@ -190,6 +198,16 @@ impl TokenFormat {
             None => OWN_PREFIX,
         })
     }
+}
+
+/// Refuses the prefix of one-time links.
+fn checked_prefix(prefix: impl Into<String>) -> Box<str> {
+    let prefix = prefix.into();
+    assert!(
+        !prefix.starts_with(LINK_PREFIX),
+        "tokens that begin with `{LINK_PREFIX}` are one-time links; choose another prefix"
+    );
+    prefix.into_boxed_str()
 }
 
 /// Generates the token of a one-time link.
@@ -310,8 +328,8 @@ mod tests {
         for format in [
             TokenFormat::any(),
             TokenFormat::new("cst_"),
-            TokenFormat::new("cst_link_"),
-            TokenFormat::polar().or("cst_link_"),
+            TokenFormat::new("").or("cst_"),
+            TokenFormat::polar(),
         ] {
             assert!(!format.matches(link.expose()), "{format:?}");
         }
@@ -321,6 +339,12 @@ mod tests {
         assert!(is_link(&SessionToken::new(format!("cst_link_{random}"))));
         assert!(!is_link(&SessionToken::new(format!("cst_link_{random}0"))));
         assert!(!is_link(&SessionToken::new("cst_link_")));
+    }
+
+    #[test]
+    #[should_panic(expected = "one-time links")]
+    fn a_format_with_the_prefix_of_links_is_refused_at_start_up() {
+        let _ = TokenFormat::new("other_").or("cst_link_2_");
     }
 
     #[test]

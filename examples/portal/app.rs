@@ -57,10 +57,8 @@ fn new_session() -> NewSession {
 fn device(headers: &HeaderMap) -> Device {
     let user_agent = headers
         .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok());
-    let user_agent = user_agent.unwrap_or("unknown").chars();
-    let user_agent = user_agent.take(Device::MAX_USER_AGENT_LEN);
-    Device::new("").user_agent(user_agent.collect::<String>())
+        .map_or(&b"unknown"[..], |value| value.as_bytes());
+    Device::default().user_agent_lossy(user_agent)
 }
 
 /// Checks the password. Yours compares a hash, or verifies a passkey or an OAuth answer.

@@ -15,7 +15,7 @@ use super::invalid::{InvalidDetails, is_short_line};
 /// assert_eq!(actor.reason.as_deref(), Some("ticket 71"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Fields")]
+#[serde(try_from = "ActorFields")]
 #[non_exhaustive]
 pub struct Actor {
     /// The id that the application knows them by.
@@ -28,7 +28,7 @@ pub struct Actor {
 /// The fields before they are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+struct ActorFields {
     id: String,
     reason: Option<String>,
 }
@@ -79,10 +79,10 @@ impl Actor {
     }
 }
 
-impl TryFrom<Fields> for Actor {
+impl TryFrom<ActorFields> for Actor {
     type Error = InvalidDetails;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidDetails> {
+    fn try_from(fields: ActorFields) -> Result<Self, InvalidDetails> {
         let actor = Self {
             id: fields.id,
             reason: fields.reason,

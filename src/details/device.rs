@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::invalid::{InvalidDetails, is_short_line};
+use super::invalid::{InvalidDetails, is_short_line, is_shown};
 
 /// A device as the application describes it, for the customer to recognize in a list of sessions.
 ///
@@ -20,7 +20,7 @@ use super::invalid::{InvalidDetails, is_short_line};
 /// assert_eq!(device.label, "Jane's phone");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Fields")]
+#[serde(try_from = "DeviceFields")]
 #[non_exhaustive]
 pub struct Device {
     /// The name that the customer knows it by, or an empty text.
@@ -37,7 +37,7 @@ pub struct Device {
 /// The fields before they are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+struct DeviceFields {
     #[serde(default)]
     label: String,
     user_agent: Option<String>,
@@ -65,12 +65,34 @@ impl Device {
     /// Sets the user agent, as the header `User-Agent` has it.
     ///
     /// One that is longer than [`MAX_USER_AGENT_LEN`](Self::MAX_USER_AGENT_LEN), or holds a control
-    /// character, is refused when the session is issued: a client with a longer one cannot sign in,
-    /// unless you cut it.
+    /// character, is refused when the session is issued. For what a client sends, there is
+    /// [`user_agent_lossy`](Self::user_agent_lossy).
     #[must_use]
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = Some(user_agent.into());
         self
+    }
+
+    /// Sets the user agent from the bytes of a header, which the client has written: what is not text,
+    /// control characters and what is too long are left out or replaced, so that no client is refused
+    /// for it.
+    ///
+    /// ```
+    /// use customer_session::Device;
+    ///
+    /// let device = Device::default().user_agent_lossy(b"curl/8\t\xff");
+    /// assert_eq!(device.user_agent.as_deref(), Some("curl/8\u{fffd}"));
+    /// ```
+    #[must_use]
+    pub fn user_agent_lossy(self, header: &[u8]) -> Self {
+        let mut text = String::new();
+        for character in String::from_utf8_lossy(header).chars() {
+            let fits = text.len() + character.len_utf8() <= Self::MAX_USER_AGENT_LEN;
+            if fits && is_shown(character) {
+                text.push(character);
+            }
+        }
+        self.user_agent(text)
     }
 
     /// Sets the address from which the customer signed in.
@@ -96,10 +118,10 @@ impl Device {
     }
 }
 
-impl TryFrom<Fields> for Device {
+impl TryFrom<DeviceFields> for Device {
     type Error = InvalidDetails;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidDetails> {
+    fn try_from(fields: DeviceFields) -> Result<Self, InvalidDetails> {
         let device = Self {
             label: fields.label,
             user_agent: fields.user_agent,
@@ -118,9 +140,14 @@ mod tests {
     fn a_device_has_bounds() {
         let at_most = Device::new("l".repeat(128)).user_agent("u".repeat(512));
         assert_eq!(at_most.check(), Ok(()));
+        let header = "é\u{202e}\n".repeat(1000).into_bytes();
+        let cut = Device::default().user_agent_lossy(&header);
+        assert_eq!(cut.check(), Ok(()));
+        assert_eq!(cut.user_agent, Some("é".repeat(256)));
         for (device, says) in [
             (Device::new("l".repeat(129)), "label"),
             (Device::new("a\u{1b}[2J"), "label"),
+            (Device::new("phone\u{202e}"), "label"),
             (Device::new("").user_agent("u".repeat(513)), "user agent"),
             (Device::new("").user_agent("a\r\nb"), "user agent"),
         ] {

@@ -25,5 +25,12 @@ impl Error for InvalidDetails {}
 
 /// Returns `true` if a text is short enough, and safe to show in one line.
 pub(super) fn is_short_line(text: &str, max_len: usize) -> bool {
-    text.len() <= max_len && !text.contains(char::is_control)
+    text.len() <= max_len && text.chars().all(is_shown)
+}
+
+/// Returns `true` if a character is shown in its place. Line separators and marks that change the
+/// direction of writing could make one line of a list look like another.
+pub(super) fn is_shown(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

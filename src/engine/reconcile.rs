@@ -98,6 +98,7 @@ fn allows_less(before: &CustomerSession, now: &CustomerSession) -> bool {
     now.id != before.id
         || !old.scopes.is_subset_of(&new.scopes)
         || new.authenticated_at < old.authenticated_at
+        || new.actor != old.actor
         || now.expires_at < before.expires_at
         || now.customer_id != before.customer_id
         || now.customer != before.customer

@@ -148,11 +148,15 @@ impl Guards {
     }
 }
 
+/// Difference between the clocks of two nodes up to which a sign-in may lie ahead.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(1);
+
 /// Returns `true` if the customer proved who they are at most `max_age` before `now`.
 fn is_recent(session: &CustomerSession, max_age: Duration, now: DateTime<Utc>) -> bool {
     let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
+    let age = |time| now.signed_duration_since(time);
     let authenticated_at = session.details.authenticated_at;
-    authenticated_at.is_some_and(|time| now.signed_duration_since(time) <= max_age)
+    authenticated_at.is_some_and(|time| (-MAX_CLOCK_SKEW..=max_age).contains(&age(time)))
 }
 
 impl fmt::Debug for Guards {

@@ -13,7 +13,7 @@ use crate::{
     registry::Revocation,
     session::{SessionId, SessionSummary},
     store::{SessionRegistry, StoreError},
-    token::SessionToken,
+    token::{self, SessionToken},
 };
 
 /// Methods that need a store that keeps sessions.
@@ -84,7 +84,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         Ok(())
     }
 
-    /// Ends the session that `token` opens, expired or not. `false` means that it opens none.
+    /// Ends the session that `token` opens, expired or not, or the [link](Self::link) that it is of.
+    /// `false` means that it opens none.
     ///
     /// A token that was rotated opens none, and leads to the session's new token only while this
     /// engine has the old one in its cache: for a minute or so. To end a session whatever its token is now, use
@@ -94,7 +95,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ///
     /// The store's; the session may then still exist.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<bool, StoreError> {
-        if !self.engine.token_format().matches(token.expose()) {
+        let may_be_known = self.engine.token_format().matches(token.expose());
+        if !may_be_known && !token::is_link(token) {
             return Ok(false);
         }
         let found = self.engine.find(token).await.map_err(into_store_error)?;
@@ -212,16 +214,19 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let is_shown = |session: &SessionSummary| {
             !session.details.is_link && (page.has_expired() || now < session.expires_at)
         };
-        let size = usize::try_from(page.size()).unwrap_or(usize::MAX);
-        let (mut shown, mut next) = (Vec::new(), page.clone());
         // One more than the page holds tells that another page follows.
-        while shown.len() <= size {
+        let wanted = usize::try_from(page.size())
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
+        let mut size = page.size().saturating_add(1);
+        let (mut shown, mut next) = (Vec::new(), page.clone().with_size(size));
+        while shown.len() < wanted {
             let read = self.store.list(customer, &next).await?;
             shown.extend(read.sessions.into_iter().filter(is_shown));
-            match read.next {
-                Some(cursor) => next = Page::after(cursor).with_size(Page::MAX_SIZE),
-                None => break,
-            }
+            let Some(cursor) = read.next else { break };
+            // Where many have expired, few reads find the others.
+            size = size.saturating_mul(2);
+            next = Page::after(cursor).with_size(size);
         }
         Ok(SessionPage::cut(shown, page))
     }

@@ -21,8 +21,8 @@ use crate::{
     token::SessionToken,
 };
 
-/// Methods that open sessions, which need a store that keeps them. They finish even if their future is
-/// dropped half-way.
+/// Methods that open sessions, which need a store that keeps them. Once the store has been asked for the
+/// change, they finish even if their future is dropped.
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Opens a session for a customer, with a new token, for `ttl` from now (until the end of
     /// the year 9999 at the latest). Rotations do not extend it; [`issue_with`](Self::issue_with)

@@ -10,8 +10,8 @@ use crate::{
     token::{self, SessionToken},
 };
 
-/// Methods for one-time links, which need a store that keeps sessions with their details. They finish
-/// even if their future is dropped half-way.
+/// Methods for one-time links, which need a store that keeps sessions with their details. Once
+/// the store has been asked for the change, they finish even if their future is dropped.
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Makes a one-time link for a customer, such as for an e-mail: its token opens nothing by itself,
     /// and can be [exchanged](Self::exchange) for a session once, within `ttl` from now.
@@ -20,9 +20,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// a button, and the POST of the button exchanges the token: programs that check mails follow links,
     /// and would use it up.
     ///
-    /// [`revoke`](Self::revoke) of the link's id ends it, and the session that it was exchanged for. Until
-    /// then it counts as one of the customer's sessions for [`at_most`](NewSession::at_most), but
+    /// [`revoke`](Self::revoke) of the link's id ends it, and the session that it was exchanged for.
     /// [`list`](Self::list) does not show it.
+    ///
+    /// A link counts as one of the customer's sessions for [`at_most`](NewSession::at_most), until it
+    /// expires. Anyone may be able to ask for a link to a customer's address: let few be made for one
+    /// customer in an hour, or they end the customer's sessions at the next sign-in.
     ///
     /// ```
     /// use std::time::Duration;

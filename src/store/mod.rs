@@ -7,6 +7,8 @@
 pub(crate) mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod health_check;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod json;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod messages;
@@ -26,7 +28,6 @@ mod redis_tls;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 pub(crate) mod traits;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod validation;
 
 pub(crate) use self::{

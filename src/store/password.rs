@@ -226,8 +226,8 @@ impl fmt::Display for PasswordError {
         let Self { setting, cause } = self;
         write!(
             f,
-            "the closure given to `{setting}` returns no password ({cause}); see to what it asks, and it \
-             is asked again"
+            "the closure given to `{setting}` returns no password ({cause}); once its source is \
+             mended, it is asked again"
         )
     }
 }

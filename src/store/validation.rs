@@ -1,11 +1,8 @@
-//! Checks of what no database can keep, and structured fields as JSON.
-
-use serde::{Serialize, de::DeserializeOwned};
+//! Checks of what no database can keep.
 
 use super::error::{ContextError, StoreError};
 use crate::{
     customer::Customer,
-    details::SessionDetails,
     metadata::{Metadata, MetadataValue},
     session::CustomerSession,
 };
@@ -19,9 +16,9 @@ pub(super) fn is_storable(text: &str) -> bool {
 /// Refuses a session that would not come back as it is; the error names the field.
 pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError> {
     if !is_storable(session.id.as_str()) {
-        return Err(StoreError::corrupt("a session id holds a NUL character"));
+        return Err(StoreError::invalid("a session id holds a NUL character"));
     }
-    let refuse = |why: String| StoreError::corrupt(format!("session {}: {why}", session.id));
+    let refuse = |why: String| StoreError::invalid(format!("session {}: {why}", session.id));
     if session.customer_id != session.customer.id {
         return Err(refuse("customer_id is not the customer's id".to_owned()));
     }
@@ -31,21 +28,10 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     check_fields(&session.customer).map_err(refuse)
 }
 
-/// Returns the details that have no column of their own, as JSON: all but the times. `None` if there
-/// are none.
-pub(super) fn details_to_json(details: &SessionDetails) -> Result<Option<String>, StoreError> {
-    if !details.has_more_than_times() {
-        return Ok(None);
-    }
-    let mut details = details.clone();
-    (details.ends_at, details.authenticated_at) = (None, None);
-    to_json(&details).map(Some)
-}
-
 /// Refuses a customer that would not come back as it is; the error names the field.
 pub(super) fn check_customer(customer: &Customer) -> Result<(), StoreError> {
     check_fields(customer)
-        .map_err(|why| StoreError::corrupt(format!("customer {:?}: {why}", customer.id.as_str())))
+        .map_err(|why| StoreError::invalid(format!("customer {:?}: {why}", customer.id.as_str())))
 }
 
 fn check_fields(customer: &Customer) -> Result<(), String> {
@@ -121,17 +107,4 @@ fn check_metadata(metadata: &Metadata) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Writes a structured field as JSON.
-pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(StoreError::corrupt)
-}
-
-/// Reads a structured field from JSON. The error says where it is corrupt, never what stands there.
-pub(super) fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
-    serde_json::from_str(json).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        format!("it is not valid JSON of its kind at line {line}, column {column}")
-    })
 }

@@ -96,9 +96,21 @@ async fn what_is_not_a_usable_link_is_not_exchanged() {
     let fixture = Fixture::new(|builder| builder).await;
     let sessions = &fixture.sessions;
     assert_eq!(exchange(sessions, &fixture.session).await, None);
-    let unknown = link(&fixture).await;
-    assert!(sessions.revoke(&unknown.id).await.expect("revoked"));
-    assert_eq!(exchange(sessions, &unknown).await, None);
+    for end in 0..4 {
+        let link = link(&fixture).await;
+        let (id, customer) = (&link.id, &link.customer_id);
+        match end {
+            0 => assert!(sessions.revoke(id).await.expect("revoked")),
+            1 => assert!(sessions.revoke_token(&link.token).await.expect("revoked")),
+            2 => sessions.revoke_customer(customer).await.expect("revoked"),
+            _ => {
+                let other = "ses_other".into();
+                let others = sessions.revoke_others(customer, &other).await;
+                others.expect("revoked");
+            }
+        }
+        assert_eq!(exchange(sessions, &link).await, None, "{end}");
+    }
     let of_deleted = link(&fixture).await;
     let mut data = CustomerData::clone(&of_deleted.customer);
     data.deleted_at = Some(of_deleted.created_at);

@@ -15,9 +15,10 @@ use axum::{Router, body::Body, response::IntoResponse as _, routing::get};
 use bytes::Bytes;
 use chrono::DateTime;
 use customer_session::{
-    CurrentSession, CustomerSession, CustomerSessionLayer, CustomerSessions, InsufficientScope,
-    NewSession, OrganizationId, Rejection, RejectionKind, Scopes, SessionDetails, SessionStore,
-    SessionToken, SharedCaches, StoreError, TokenFormat, async_trait, testing::ManualClock,
+    Actor, Clock as _, CurrentSession, CustomerSession, CustomerSessionLayer, CustomerSessions,
+    InsufficientScope, NewSession, OrganizationId, Rejection, RejectionKind, Scopes,
+    SessionDetails, SessionStore, SessionToken, SharedCaches, StoreError, TokenFormat, async_trait,
+    testing::ManualClock,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -164,6 +165,23 @@ async fn a_sign_in_too_long_ago_is_told_the_greatest_age() {
          {\"type\":\"about:blank\",\"title\":\"Unauthorized\",\"status\":401,\
          \"detail\":\"A more recent sign-in is required.\"}"
     );
+}
+
+#[tokio::test]
+async fn a_sign_in_ahead_of_the_clock_is_recent_for_a_minute_alone() {
+    for (seconds, status) in [(60, 200), (61, 401)] {
+        let fixture = Fixture::new().await;
+        let mut session = fixture.session.clone();
+        let ahead = chrono::TimeDelta::seconds(seconds);
+        session.details.authenticated_at = Some(fixture.clock.now() + ahead);
+        let store = Arc::new(Changing {
+            session: Mutex::new(session),
+            caches: SharedCaches::new(),
+        });
+        let sessions = CustomerSessions::builder(store).clock(fixture.clock.clone());
+        let layer = sessions.build().layer().require_recent(HOUR);
+        assert_eq!(fixture.status(layer).await, status, "{seconds}");
+    }
 }
 
 #[tokio::test]
@@ -616,7 +634,8 @@ impl SessionStore for Changing {
 
 #[tokio::test]
 async fn no_copy_of_a_session_is_used_that_allows_more_than_the_store_says() {
-    let narrow: [fn(&mut SessionDetails); 3] = [
+    let narrow: [fn(&mut SessionDetails); 4] = [
+        |details| details.actor = Some(Actor::new("staff:ann")),
         |details| details.scopes = Scopes::default(),
         |details| details.authenticated_at = None,
         |details| details.authenticated_at = Some(DateTime::UNIX_EPOCH),
@@ -633,7 +652,9 @@ async fn no_copy_of_a_session_is_used_that_allows_more_than_the_store_says() {
         };
         let guarded = |sessions: &CustomerSessions<Arc<Changing>>| {
             let layer = sessions.layer().require_scope("orders:read");
-            layer.require_recent(HOUR)
+            layer
+                .require(|session, _| session.details.actor.is_none())
+                .require_recent(HOUR)
         };
         let (one, other) = (sessions(), sessions());
         assert_eq!(fixture.status(guarded(&one)).await, 200);
@@ -667,7 +688,9 @@ impl Service<Request<Body>> for NeverReady {
 async fn a_refused_request_does_not_wait_for_the_service() {
     let fixture = Fixture::new().await;
     let mut service = fixture.layer().require(|_, _| false).layer(NeverReady);
-    let response = service.call(fixture.request()).await.expect("infallible");
+    let refused = service.call(fixture.request());
+    let refused = tokio::time::timeout(Duration::from_secs(10), refused).await;
+    let response = refused.expect("it does not wait").expect("infallible");
     assert_eq!(response.status(), 403);
 }
 

@@ -5,15 +5,16 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use customer_session::{
-    Address, AuthenticateError, CacheStatus, Clock, ConfigError, CurrentSession, Customer,
+    Actor, Address, AuthenticateError, CacheStatus, Clock, ConfigError, CurrentSession, Customer,
     CustomerData, CustomerId, CustomerKind, CustomerRejection, CustomerSession,
     CustomerSessionLayer, CustomerSessionService, CustomerSessions, CustomerSessionsBuilder,
-    DynCustomerSessions, Inserted, InvalidCursor, Invalidation, InvalidationSource, Metadata,
-    MetadataValue, NewSession, OrganizationId, Page, PageCursor, Rejection, RejectionKind,
-    RequestHead, ResponseBody, Revocation, Revoked, SessionCookie, SessionDetails, SessionId,
-    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
-    SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull,
-    async_trait, store::MemoryStore, testing::ManualClock,
+    Device, DynCustomerSessions, Inserted, InsufficientScope, InvalidCursor, InvalidDetails,
+    Invalidation, InvalidationSource, Keeps, Metadata, MetadataValue, NewSession, OrganizationId,
+    Page, PageCursor, Rejection, RejectionKind, RequestHead, ResponseBody, Revocation, Revoked,
+    Scopes, SessionCookie, SessionDetails, SessionId, SessionLimit, SessionPage, SessionRegistry,
+    SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics, StoreError,
+    StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull, async_trait, store::MemoryStore,
+    testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -68,7 +69,10 @@ fn of_header<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
 #[test]
 fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
-    plain::<(SessionDetails, NewSession)>();
+    plain::<(SessionDetails, NewSession, Keeps)>();
+    plain::<(Scopes, Device, Actor)>();
+    plain::<(InsufficientScope, InvalidDetails)>();
+    json::<(SessionDetails, Scopes, Device, Actor)>();
     plain::<(Revocation, Revoked, Inserted, SessionLimit, WhenFull)>();
     plain::<(Page, PageCursor, SessionPage, InvalidCursor)>();
     plain::<Customer>();
@@ -164,12 +168,32 @@ async fn every_public_call_has_its_signature() {
     let hour = Duration::from_secs(3600);
     let data = CustomerData::new("cus_1", "org_1");
     let session: CustomerSession = sent(sessions.issue(data, hour)).await.expect("issued");
-    let new = NewSession::new(hour).max_lifetime(24 * hour);
+    let new = NewSession::new(hour)
+        .max_lifetime(24 * hour)
+        .scopes(["orders:read"])
+        .device(Device::new("phone").user_agent("x").ip([127, 0, 0, 1]))
+        .actor(Actor::new("staff:ann").because("ticket 71"))
+        .at_most(5, WhenFull::EndOldest);
     let longer: Result<CustomerSession, StoreError> =
         sent(sessions.issue_with(session.customer.clone(), new)).await;
     let longer = longer.expect("issued");
     assert_eq!(longer.details.ends_at, Some(longer.created_at + 24 * hour));
+    let required: Result<(), InsufficientScope> = longer.details.require("orders:write");
+    assert_eq!(
+        required.expect_err("it has another").scope(),
+        "orders:write"
+    );
+    let proved: Result<Option<CustomerSession>, StoreError> =
+        sent(sessions.reauthenticated(&longer.token, hour)).await;
+    assert!(proved.expect("exchanged").is_some());
     assert!(sessions.revoke(&longer.id).await.expect("revoked"));
+    let link: Result<CustomerSession, StoreError> =
+        sent(sessions.link(session.customer.clone(), hour)).await;
+    let link = link.expect("made");
+    let opened: Result<Option<CustomerSession>, StoreError> =
+        sent(sessions.exchange(&link.token, NewSession::new(hour))).await;
+    assert!(opened.expect("exchanged").is_some());
+    assert!(sessions.revoke(&link.id).await.expect("revoked"));
     let found: Result<CurrentSession, AuthenticateError> =
         sent(sessions.authenticate(&session.token)).await;
     found.expect("live");

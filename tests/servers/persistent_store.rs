@@ -141,7 +141,7 @@ pub(crate) async fn keeps_or_refuses_metadata(store: &impl SessionRegistry) {
     ] {
         let refused = with(vec![("the key", value)]);
         let says = [says, "the key", refused.id.as_str()];
-        assert_error(store.add(&refused).await, StoreErrorKind::Corrupt, &says);
+        assert_error(store.add(&refused).await, StoreErrorKind::Invalid, &says);
         assert_eq!(store.find(&refused.token).await.expect("an answer"), None);
     }
 }
@@ -158,10 +158,10 @@ pub(crate) async fn refuses_nul(store: &impl SessionRegistry) {
     let mut data = CustomerData::new(unique("cus"), "org_1");
     data.email = Some("a\0b".to_owned());
     let outcome = refused(data.into()).await;
-    assert_error(outcome, StoreErrorKind::Corrupt, &["customer.email", "NUL"]);
+    assert_error(outcome, StoreErrorKind::Invalid, &["customer.email", "NUL"]);
 
     let outcome = refused(CustomerData::new("cus\0", "org_1").into()).await;
-    assert_error(outcome, StoreErrorKind::Corrupt, &["customer.id", "NUL"]);
+    assert_error(outcome, StoreErrorKind::Invalid, &["customer.id", "NUL"]);
     assert!(!store.end(&"ses\0".into()).await.expect("an answer"));
     let ended = store.end_customer(&"cus\0".into()).await;
     assert!(!ended.expect("an answer"));
@@ -182,7 +182,7 @@ pub(crate) async fn refuses_nul(store: &impl SessionRegistry) {
     let outcome = store.add(&stray).await;
     assert_error(
         outcome,
-        StoreErrorKind::Corrupt,
+        StoreErrorKind::Invalid,
         &[stray.id.as_str(), "customer_id"],
     );
 }

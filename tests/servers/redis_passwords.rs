@@ -180,13 +180,7 @@ async fn a_service_goes_on_when_the_password_of_a_cluster_changes() {
         service.vault.set(Ok(new));
         nodes().for_each(|node| change_password(node, new));
         assert!(end_connections(cluster.node(owner)) > 0);
-        let asked = Instant::now();
         service.finds().await;
-        eprintln!(
-            "MEASURED {:?}, questions {}",
-            asked.elapsed(),
-            service.vault.questions()
-        );
         service.goes_on().await;
     }
 }

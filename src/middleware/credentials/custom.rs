@@ -6,7 +6,7 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 
 use crate::token::SessionToken;
 
-/// The head of a request, as a function sees it that was given to
+/// The head of a request, as seen by a function given to
 /// [`token_from_fn`](crate::CustomerSessionLayer::token_from_fn) or to a guard such as
 /// [`require`](crate::CustomerSessionLayer::require).
 ///

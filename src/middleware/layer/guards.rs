@@ -41,7 +41,7 @@ use crate::sessions::CurrentSession;
 /// A request that was authenticated and then refused by a guard is counted as
 /// [`refused_by_guards`](crate::Statistics::refused_by_guards).
 impl CustomerSessionLayer {
-    /// Lets only sessions in that have this scope among their [`details`](crate::SessionDetails).
+    /// Admits only sessions that have this scope among their [`details`](crate::SessionDetails).
     ///
     /// Others are answered with 403 and a challenge with `error="insufficient_scope"` that names the
     /// scopes required (RFC 6750, section 3.1). Of several calls all scopes are required. A handler
@@ -90,7 +90,7 @@ impl CustomerSessionLayer {
         })
     }
 
-    /// Lets only requests in that `allows` returns `true` for.
+    /// Admits only requests for which `allows` returns `true`.
     ///
     /// Others are answered with 403, without a challenge. Of several functions all must allow the
     /// request. They run on the path of the request, must not block, and are not called for a
@@ -114,7 +114,7 @@ impl CustomerSessionLayer {
         self.with_guards(|guards| guards.add_predicate(Arc::new(allows)))
     }
 
-    /// Lets only sessions in whose customer belongs to the organization that `find` returns for the
+    /// Admits only sessions whose customer belongs to the organization that `find` returns for the
     /// request. The ids are compared byte for byte.
     ///
     /// The session of another organization is answered like an unknown token, byte for byte: a
@@ -137,8 +137,8 @@ impl CustomerSessionLayer {
     /// ```
     ///
     /// `find` runs on the path of the request and must not block. Timing may tell a token of another
-    /// organization from an unknown one, which is looked up. While the store fails, the answer is 503
-    /// for both.
+    /// organization from an unknown one, which is looked up. So may the answer while the store fails: a
+    /// token whose session is fresh in the cache gets 401, all others get 503.
     #[doc(alias("tenant"))]
     pub fn organization<F>(self, find: F) -> Self
     where
@@ -147,14 +147,15 @@ impl CustomerSessionLayer {
         self.with_guards(|guards| guards.add_organization(Arc::new(find)))
     }
 
-    /// Lets only sessions in whose customer has proved who they are within `max_age`: by a sign-in,
+    /// Admits only sessions whose customer has proved who they are within `max_age`: by a sign-in,
     /// or by [`reauthenticated`](crate::CustomerSessions::reauthenticated).
     ///
     /// Others are answered with 401 and a challenge with `error="insufficient_user_authentication"`
     /// and `max_age` (RFC 9470, section 3), in whole seconds, rounded down. The time is
     /// [`authenticated_at`](crate::SessionDetails::authenticated_at), by the clock of
     /// [`CustomerSessions`](crate::CustomerSessions). A session without it is refused, hence every
-    /// session of a store that keeps no details. Of several calls the shortest age counts.
+    /// session of a store that keeps no details, and one whose sign-in lies more than a minute ahead, as
+    /// far as the clocks of two nodes may differ. Of several calls the shortest age counts.
     ///
     /// ```
     /// use std::time::Duration;

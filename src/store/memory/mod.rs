@@ -16,6 +16,7 @@ use self::tables::{Tables, TokenHash};
 use super::{
     error::{StoreError, customer_is_deleted},
     traits::{SessionRegistry, SessionStore},
+    validation::{check_customer, check_session},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -94,6 +95,7 @@ impl SessionRegistry for MemoryStore {
         session: &CustomerSession,
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError> {
+        check_session(session)?;
         let hash = hash(&session.token);
         let mut tables = self.write();
         tables.check_new(session, &hash)?;
@@ -115,6 +117,7 @@ impl SessionRegistry for MemoryStore {
         old: &SessionId,
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
+        check_session(new)?;
         let hash = hash(&new.token);
         let mut tables = self.write();
         if !tables.sessions.contains_key(old) {
@@ -133,6 +136,7 @@ impl SessionRegistry for MemoryStore {
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
+        check_customer(customer)?;
         Ok(self.write().update_customer(customer))
     }
 

@@ -114,7 +114,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if they are not URLs of Redis, or if they and
-    /// the options do not go together.
+    /// the options contradict each other.
     pub(super) fn new(
         urls: &[impl AsRef<str>],
         options: ConnectionOptions,

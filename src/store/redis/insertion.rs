@@ -109,7 +109,7 @@ impl RedisStore {
         for id in [session.id.as_str(), session.customer_id.as_str()] {
             if id.len() > MAX_ID_LEN {
                 let why = format!("an identifier is longer than {MAX_ID_LEN} bytes");
-                return Err(StoreError::corrupt(why));
+                return Err(StoreError::invalid(why));
             }
         }
         let record = Record::new(session)?;

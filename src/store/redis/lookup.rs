@@ -18,7 +18,7 @@ use crate::{
     session::{CustomerSession, SessionId},
     store::{
         error::StoreError,
-        validation::{from_json, to_json},
+        json::{from_json, to_json},
     },
     token::SessionToken,
 };

@@ -119,7 +119,7 @@ impl ConnectionOptions {
     /// # Errors
     ///
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if it is not one of Redis, or if it and the
-    /// options do not go together.
+    /// options contradict each other.
     pub(super) fn client(&self, url: &str) -> Result<Client, StoreError> {
         check_scheme(url)?;
         let context = "this is not the URL of a Redis server, such as redis://host:6379";

@@ -8,7 +8,7 @@ use crate::{
     session::{CustomerSession, SessionSummary},
     store::{
         error::StoreError,
-        validation::{details_to_json, from_json},
+        json::{details_to_json, from_json},
     },
 };
 

@@ -10,8 +10,8 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::{ContextError, StoreError},
+        json::{details_to_json, from_json, to_json},
         pepper::TokenHash,
-        validation::{details_to_json, from_json, to_json},
     },
     token::SessionToken,
 };
