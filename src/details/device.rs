@@ -86,11 +86,14 @@ impl Device {
     #[must_use]
     pub fn user_agent_lossy(self, header: &[u8]) -> Self {
         let mut text = String::new();
-        for character in String::from_utf8_lossy(header).chars() {
-            let fits = text.len() + character.len_utf8() <= Self::MAX_USER_AGENT_LEN;
-            if fits && is_shown(character) {
-                text.push(character);
+        for character in String::from_utf8_lossy(header)
+            .chars()
+            .filter(|character| is_shown(*character))
+        {
+            if text.len() + character.len_utf8() > Self::MAX_USER_AGENT_LEN {
+                break;
             }
+            text.push(character);
         }
         self.user_agent(text)
     }

@@ -61,8 +61,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         customer: impl Into<Customer>,
         new: NewSession,
     ) -> impl Future<Output = Result<CustomerSession, StoreError>> + Send {
-        let token = self.engine.token_format().try_generate();
-        let session = self.opened_session(customer.into(), token, &new);
+        let token = self.new_token();
+        let session = token.and_then(|token| self.opened_session(customer.into(), token, &new));
         async move { self.insert(session?, new.limit).await }
     }
 
@@ -132,7 +132,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let mut details = old.details.clone();
         details.ends_at = Some(details.ends_at.unwrap_or(old.expires_at));
         change(&mut details, now);
-        let token = self.engine.token_format().try_generate();
+        let token = self.new_token()?;
         let new = self.new_session(old.customer.clone(), token, now, ttl, details)?;
         self.replace(old.id.clone(), new).await
     }
@@ -188,7 +188,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     pub(super) fn opened_session(
         &self,
         customer: Customer,
-        token: Result<SessionToken, getrandom::Error>,
+        token: SessionToken,
         new: &NewSession,
     ) -> Result<CustomerSession, StoreError> {
         let keeps_details = self.store.keeps().details;
@@ -207,12 +207,11 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     fn new_session(
         &self,
         customer: Customer,
-        token: Result<SessionToken, getrandom::Error>,
+        token: SessionToken,
         now: DateTime<Utc>,
         ttl: Duration,
         details: SessionDetails,
     ) -> Result<CustomerSession, StoreError> {
-        let token = token.map_err(StoreError::unavailable)?;
         let id = new_id(None)?;
         let expires_at = after(now, ttl);
         let expires_at = details
@@ -223,6 +222,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         session.created_at = now;
         session.details = details;
         Ok(session)
+    }
+
+    /// Creates a token in the format of the store's.
+    pub(super) fn new_token(&self) -> Result<SessionToken, StoreError> {
+        let token = self.engine.token_format().try_generate();
+        token.map_err(StoreError::unavailable)
     }
 
     /// Returns the present time as databases keep it, in microseconds: what is stored must read back

@@ -61,7 +61,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             return Err(keeps_no_details());
         }
         let new = NewSession::new(ttl);
-        let mut link = self.opened_session(customer.into(), token::generate_link(), &new)?;
+        let token = token::generate_link().map_err(StoreError::unavailable)?;
+        let mut link = self.opened_session(customer.into(), token, &new)?;
         link.details.is_link = true;
         // The customer has not proved anything yet.
         link.details.authenticated_at = None;
@@ -101,8 +102,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let Some(found) = found.filter(is_usable) else {
             return Ok(None);
         };
-        let token = self.engine.token_format().try_generate();
-        let session = self.opened_session(found.customer, token, &new)?;
+        let session = self.opened_session(found.customer, self.new_token()?, &new)?;
         self.replace(found.id, session).await
     }
 }

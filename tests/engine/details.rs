@@ -1,15 +1,13 @@
 //! Sessions with details: what they are issued with, and what becomes of it.
 
-use std::sync::Arc;
-
 use chrono::TimeDelta;
 use customer_session::{
-    Actor, AuthenticateError, CustomerSession, CustomerSessions, Device, Keeps, NewSession,
-    SessionDetails, SessionRegistry, StoreErrorKind, WhenFull, async_trait, store::MemoryStore,
+    Actor, AuthenticateError, CustomerSession, CustomerSessions, Device, NewSession,
+    SessionDetails, StoreErrorKind, WhenFull, store::MemoryStore,
 };
 
-use crate::fixture::Fixture;
-use test_support::{HOUR, RegistryExt as _, StoreWrapper, Wrapped, customer};
+use crate::fixture::{Fixture, without_details};
+use test_support::{HOUR, RegistryExt as _, customer};
 
 fn detailed() -> NewSession {
     NewSession::new(HOUR)
@@ -103,25 +101,10 @@ async fn details_out_of_bounds_open_no_session() {
     assert_eq!(kept.expect("a list"), []);
 }
 
-/// A store from before there were details: it keeps the times alone, and says nothing of `keeps`.
-struct WithoutDetails(MemoryStore);
-
-#[async_trait]
-impl StoreWrapper for WithoutDetails {
-    fn inner(&self) -> &dyn SessionRegistry {
-        &self.0
-    }
-
-    fn keeps(&self) -> Keeps {
-        Keeps::default()
-    }
-}
-
 #[tokio::test]
 async fn a_store_that_keeps_no_details_is_not_asked_to() {
     let store = MemoryStore::new();
-    let sessions = CustomerSessions::builder(Arc::new(Wrapped(WithoutDetails(store.clone()))));
-    let sessions = sessions.build();
+    let sessions = CustomerSessions::builder(without_details(store.clone())).build();
     let new = NewSession::new(HOUR);
     for new in [
         new.clone().scopes(["orders:read"]),

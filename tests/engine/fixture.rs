@@ -4,9 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use customer_session::{
     AuthenticateError, CurrentSession, CustomerSession, CustomerSessions, CustomerSessionsBuilder,
-    SourceEvent, Statistics, testing::ManualClock,
+    Keeps, SessionRegistry, SourceEvent, Statistics, async_trait, store::MemoryStore,
+    testing::ManualClock,
 };
-use test_support::{ChannelSource, HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
+use test_support::{
+    ChannelSource, HOUR, ProbeStore, RegistryExt as _, Sessions, StoreWrapper, Wrapped, clock,
+    customer,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// The lifetime of a cached answer.
@@ -82,4 +86,23 @@ pub(crate) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
+}
+
+/// A store from before there were details: it keeps the times alone, and says nothing of `keeps`.
+struct WithoutDetails(MemoryStore);
+
+#[async_trait]
+impl StoreWrapper for WithoutDetails {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.0
+    }
+
+    fn keeps(&self) -> Keeps {
+        Keeps::default()
+    }
+}
+
+/// Returns `store` such that it says that it keeps no details.
+pub(crate) fn without_details(store: MemoryStore) -> Arc<impl SessionRegistry> {
+    Arc::new(Wrapped(WithoutDetails(store)))
 }

@@ -4,14 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use customer_session::{
-    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, Keeps, NewSession,
-    SessionRegistry, SessionStore as _, StoreError, StoreErrorKind, WhenFull, async_trait,
-    store::MemoryStore,
+    AuthenticateError, CustomerData, CustomerSession, CustomerSessions, NewSession,
+    SessionStore as _, StoreError, StoreErrorKind, WhenFull, store::MemoryStore,
 };
 use tokio::task::JoinSet;
 
-use crate::fixture::Fixture;
-use test_support::{HOUR, RegistryExt as _, Sessions, StoreWrapper, Wrapped, customer};
+use crate::fixture::{Fixture, without_details};
+use test_support::{HOUR, RegistryExt as _, Sessions, customer};
 
 const QUARTER: Duration = Duration::from_secs(900);
 
@@ -166,23 +165,9 @@ async fn a_limit_is_refused_and_uses_no_link_up() {
     assert!(exchange(&fixture.sessions, &link).await.is_some());
 }
 
-/// A store that would lose what tells a link from a session.
-struct WithoutDetails(MemoryStore);
-
-#[async_trait]
-impl StoreWrapper for WithoutDetails {
-    fn inner(&self) -> &dyn SessionRegistry {
-        &self.0
-    }
-
-    fn keeps(&self) -> Keeps {
-        Keeps::default()
-    }
-}
-
 #[tokio::test]
 async fn a_store_that_keeps_no_details_makes_no_links() {
-    let store = Arc::new(Wrapped(WithoutDetails(MemoryStore::new())));
+    let store = without_details(MemoryStore::new());
     let sessions = CustomerSessions::builder(store).build();
     let refused: Result<_, StoreError> = sessions.link(customer("cus_1"), QUARTER).await;
     assert_eq!(

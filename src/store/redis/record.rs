@@ -7,7 +7,7 @@ use crate::{
     customer::CustomerId,
     session::{CustomerSession, SessionSummary},
     store::{
-        error::StoreError,
+        error::{ContextError, StoreError},
         json::{details_to_json, from_json},
     },
 };
@@ -196,7 +196,8 @@ impl Record {
         summary.modified_at = self.modified_at.map(time).transpose()?;
         if let Some(details) = &self.details {
             let corrupt = |error| {
-                StoreError::corrupt(format!("session {id}: its details are corrupt: {error}"))
+                let context = format!("session {id}: its details are corrupt");
+                StoreError::corrupt(ContextError::new(context, error))
             };
             summary.details = from_json(details).map_err(corrupt)?;
         }
