@@ -4,10 +4,14 @@ use std::{
     env,
     fmt::Write as _,
     fs::{self, Permissions},
-    io::{self, BufReader},
+    io::{
+        self, BufReader,
+        ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof},
+    },
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use super::{Kind, START_TIMEOUT, Server, new_folder, on_path, resp, wait_until};
@@ -117,7 +121,8 @@ impl Server {
     }
 
     /// Runs one command as a user that may do everything, and returns the answer as text: the
-    /// elements of an array are lines, and an error begins with `-`. It does not need TLS.
+    /// elements of an array are lines, and an error begins with `-`. It does not need TLS. The command is sent
+    /// again if the connection is closed before its answer.
     ///
     /// # Panics
     ///
@@ -126,7 +131,16 @@ impl Server {
         let Kind::Redis(redis) = &self.kind else {
             panic!("{} is not Redis", self.url());
         };
-        let answer = redis.says(&self.folder, words);
+        let asked = Instant::now();
+        let is_lost = |answer: &io::Result<String>| {
+            let kind = answer.as_ref().err().map(io::Error::kind);
+            matches!(kind, Some(ConnectionReset | BrokenPipe | UnexpectedEof))
+        };
+        let mut answer = redis.says(&self.folder, words);
+        // Sentinels close all connections of a server that they make a replica.
+        while is_lost(&answer) && asked.elapsed() < START_TIMEOUT {
+            answer = redis.says(&self.folder, words);
+        }
         answer.unwrap_or_else(|error| panic!("{} to {}: {error}", words[0], self.url()))
     }
 

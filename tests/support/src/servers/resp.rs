@@ -21,7 +21,9 @@ pub(super) fn receive(stream: &mut impl BufRead) -> io::Result<String> {
 
 fn receive_lines(stream: &mut impl BufRead, lines: &mut Vec<String>) -> io::Result<()> {
     let mut head = String::new();
-    stream.read_line(&mut head)?;
+    if stream.read_line(&mut head)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let head = head.strip_suffix("\r\n").ok_or_else(invalid)?;
     let (kind, rest) = head.split_at_checked(1).ok_or_else(invalid)?;
     match kind {
