@@ -213,7 +213,7 @@ pub use self::{
         ResponseBody, ResponseFuture, SessionCookie,
     },
     page::{InvalidCursor, Page, PageCursor, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, WhenFull},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse, WhenFull},
     session::{CustomerSession, SessionId, SessionSummary},
     sessions::{
         CurrentSession, CustomerSessions, CustomerSessionsBuilder, DynCustomerSessions,

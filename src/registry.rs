@@ -110,19 +110,60 @@ pub struct Keeps {
     /// with the session. If not, sessions with more than times in them are not issued: losing an
     /// [`actor`](crate::SessionDetails::actor), for example, would open doors.
     pub details: bool,
+    /// `true` if [`touch`](crate::SessionRegistry::touch) records when a session was last used. If not,
+    /// sessions cannot end by idleness.
+    pub uses: bool,
 }
 
 impl Keeps {
-    /// Creates what a registry keeps that keeps all details.
+    /// Creates what a registry keeps that keeps all details, and not when sessions were last used.
     pub fn details() -> Self {
-        Self { details: true }
+        Self {
+            details: true,
+            uses: false,
+        }
+    }
+
+    /// Creates what a registry keeps that keeps all details, and when sessions were last used.
+    pub fn details_and_uses() -> Self {
+        Self {
+            details: true,
+            uses: true,
+        }
+    }
+}
+
+/// A use of a session: a request that it has authenticated.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct SessionUse {
+    /// The session that was used.
+    pub session: SessionId,
+    /// The customer that the session belongs to.
+    pub customer: CustomerId,
+    /// Time of the use.
+    pub at: DateTime<Utc>,
+}
+
+impl SessionUse {
+    /// Creates a use of a session of `customer`.
+    pub fn new(
+        session: impl Into<SessionId>,
+        customer: impl Into<CustomerId>,
+        at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            session: session.into(),
+            customer: customer.into(),
+            at,
+        }
     }
 }
 
 /// A bound on the sessions that one customer may have at a time.
 ///
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the
-/// new session's `created_at`.
+/// new session's `created_at`, and it has been used since [`used_since`](Self::used_since).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -130,6 +171,11 @@ pub struct SessionLimit {
     pub max: u32,
     /// Treatment of a new session beyond that.
     pub when_full: WhenFull,
+    /// If it is set, sessions that were last used then or earlier do not count: they have ended by
+    /// idleness. A session is used when it is created, and by
+    /// [`touch`](crate::SessionRegistry::touch). A registry that
+    /// [keeps no uses](Keeps::uses) is never asked for it.
+    pub used_since: Option<DateTime<Utc>>,
 }
 
 /// The treatment of a new session when a customer has as many as a [`SessionLimit`] allows.
@@ -148,6 +194,7 @@ impl SessionLimit {
         Self {
             max,
             when_full: WhenFull::EndOldest,
+            used_since: None,
         }
     }
 
@@ -156,6 +203,7 @@ impl SessionLimit {
         Self {
             max,
             when_full: WhenFull::Refuse,
+            used_since: None,
         }
     }
 

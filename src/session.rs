@@ -95,6 +95,12 @@ impl CustomerSession {
     }
 }
 
+fn last_use(created_at: DateTime<Utc>, details: &SessionDetails) -> DateTime<Utc> {
+    details
+        .last_used_at
+        .map_or(created_at, |used_at| used_at.max(created_at))
+}
+
 /// A session without its token and its customer, as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -132,6 +138,11 @@ impl SessionSummary {
             expires_at,
             details: SessionDetails::default(),
         }
+    }
+
+    /// Returns the time of the last use that is known. Creating a session is one.
+    pub(crate) fn last_use(&self) -> DateTime<Utc> {
+        last_use(self.created_at, &self.details)
     }
 
     /// Returns the time until which the ids that this session has replaced must lead to it.

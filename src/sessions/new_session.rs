@@ -113,7 +113,10 @@ impl NewSession {
     /// ```
     #[must_use]
     pub fn at_most(mut self, max: u32, when_full: WhenFull) -> Self {
-        self.limit = Some(SessionLimit { max, when_full });
+        self.limit = Some(match when_full {
+            WhenFull::EndOldest => SessionLimit::end_oldest(max),
+            WhenFull::Refuse => SessionLimit::refuse(max),
+        });
         self
     }
 

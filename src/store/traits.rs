@@ -10,7 +10,7 @@ use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
@@ -245,6 +245,25 @@ pub trait SessionRegistry: SessionStore {
         Keeps::default()
     }
 
+    /// Records uses: [`last_used_at`](crate::SessionDetails::last_used_at) of each session becomes the
+    /// time of its use, unless it is later already. If the store has a clock of its own, as a database
+    /// server has, a use later than that counts as one of the present. A use of a session that is not
+    /// there is left out.
+    ///
+    /// It changes nothing else: no session lives longer by it, and no other node is told. Each session
+    /// stands in `uses` once. An [`insert`](Self::insert) and a [`replace`](Self::replace) record no
+    /// use, whatever the details of their session say.
+    ///
+    /// The default records nothing. It is called if [`keeps`](Self::keeps) says that uses are kept.
+    ///
+    /// # Errors
+    ///
+    /// If some of the uses may not have been recorded. The engine then hands them in again.
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        let _ = uses;
+        Ok(())
+    }
+
     /// Tells the other nodes of a change that was not made through this store.
     ///
     /// The default does nothing: there are no other nodes to tell.
@@ -348,6 +367,10 @@ macro_rules! through_pointer {
 
             fn keeps(&self) -> Keeps {
                 (**self).keeps()
+            }
+
+            async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+                (**self).touch(uses).await
             }
 
             async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{SessionRegistry, SessionStore, StoreError},
@@ -169,6 +169,10 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
 
     fn keeps(&self) -> Keeps {
         self.inner.keeps()
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.inner().await?.touch(uses).await
     }
 
     async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {

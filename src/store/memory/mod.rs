@@ -21,7 +21,7 @@ use super::{
 use crate::{
     customer::{Customer, CustomerId},
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     token::{SessionToken, TokenFormat},
@@ -87,7 +87,7 @@ impl SessionStore for MemoryStore {
 #[async_trait]
 impl SessionRegistry for MemoryStore {
     fn keeps(&self) -> Keeps {
-        Keeps::details()
+        Keeps::details_and_uses()
     }
 
     async fn insert(
@@ -138,6 +138,11 @@ impl SessionRegistry for MemoryStore {
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         check_customer(customer)?;
         Ok(self.write().update_customer(customer))
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.write().touch(uses);
+        Ok(())
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {

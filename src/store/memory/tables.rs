@@ -11,7 +11,7 @@ use super::families::Families;
 use crate::{
     customer::{Customer, CustomerData, CustomerId},
     page::Page,
-    registry::{Revocation, Revoked, SessionLimit},
+    registry::{Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId, SessionSummary},
     store::error::{StoreError, id_is_taken, limit_is_reached},
 };
@@ -102,8 +102,9 @@ impl Tables {
         let sessions = account.into_iter().flat_map(|account| &account.sessions);
         let live: Vec<_> = sessions
             .filter_map(|(_, id)| self.sessions.get(id))
-            .filter(|row| row.summary.expires_at > new.created_at)
             .map(|row| &row.summary)
+            .filter(|live| live.expires_at > new.created_at)
+            .filter(|live| limit.used_since.is_none_or(|time| live.last_use() > time))
             .collect();
         let surplus = limit
             .surplus(live.len())
@@ -170,7 +171,8 @@ impl Tables {
         token_hash: TokenHash,
         customer: Customer,
     ) -> CustomerSession {
-        let summary = SessionSummary::from(session);
+        let mut summary = SessionSummary::from(session);
+        summary.details.last_used_at = None;
         let account = self
             .customers
             .entry(session.customer_id.clone())
@@ -210,6 +212,16 @@ impl Tables {
         // Afterwards, since a customer without a session is forgotten.
         self.remove(old);
         stored
+    }
+
+    /// Records uses that are later than those it knows.
+    pub(super) fn touch(&mut self, uses: &[SessionUse]) {
+        for SessionUse { session, at, .. } in uses {
+            if let Some(row) = self.sessions.get_mut(session) {
+                let used_at = &mut row.summary.details.last_used_at;
+                *used_at = (*used_at).max(Some(*at));
+            }
+        }
     }
 
     /// Replaces a customer. Returns `false` if it is not known.

@@ -10,6 +10,7 @@ mod lookups;
 mod replacement;
 mod report;
 mod revocation;
+mod uses;
 
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ use crate::{
 /// creation count what they find in the first days of 1970, so nothing else should be that old.
 /// [`Revocation::All`](crate::Revocation::All) is not checked, since it would end the others.
 ///
-/// The rules about [details](crate::SessionDetails) are checked if the registry says that it
-/// [keeps](SessionRegistry::keeps) them.
+/// The rules about [details](crate::SessionDetails) and about [uses](SessionRegistry::touch) are checked
+/// if the registry says that it [keeps](SessionRegistry::keeps) them.
 ///
 /// For a store that cannot insert sessions there is [`conformance_of_lookups`].
 ///
@@ -51,6 +52,7 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
     harness.check_replacement(&mut report).await;
     harness.check_families(&mut report).await;
     harness.check_details(&mut report).await;
+    harness.check_uses(&mut report).await;
     harness.check_identifiers(&mut report).await;
     harness.check_customers(&mut report).await;
     report

@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 41);
+    assert!(report.rules().count() >= 44);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -145,6 +145,14 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             RevivesByReplacing,
             "replacing a session brings no deleted customer back",
+        ),
+        (UsesGoBack, "the last use is kept"),
+        (LosesUsesInBatches, "the last use is kept"),
+        (UsesReviveSessions, "uses end with their session"),
+        (InheritsUses, "uses end with their session"),
+        (
+            CountsUnusedSessions,
+            "sessions that are not used do not count for a limit",
         ),
         (
             ForgetsCustomersInUse,

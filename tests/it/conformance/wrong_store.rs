@@ -6,7 +6,8 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     Customer, CustomerData, CustomerId, CustomerSession, Inserted, Keeps, Page, Revocation,
     Revoked, Scopes, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
-    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
+    SessionSummary, SessionToken, SessionUse, StoreError, TokenFormat, async_trait,
+    store::MemoryStore,
 };
 
 /// Ways to get a store wrong.
@@ -57,6 +58,11 @@ pub(crate) enum Mistake {
     ReusesReplacedIds,
     RevivesByReplacing,
     ForgetsCustomersInUse,
+    UsesGoBack,
+    LosesUsesInBatches,
+    UsesReviveSessions,
+    InheritsUses,
+    CountsUnusedSessions,
     ComparesLoosely(Method),
 }
 
@@ -307,6 +313,14 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         let limit = limit.filter(|_| !self.is(Mistake::IgnoresTheLimit));
+        let counts_all = limit.copied().map(|mut limit| {
+            limit.used_since = None;
+            limit
+        });
+        let limit = match self.is(Mistake::CountsUnusedSessions) {
+            true => counts_all.as_ref(),
+            false => limit,
+        };
         if self.is(Mistake::LosesDetails) {
             session.details.actor = None;
         }
@@ -406,6 +420,14 @@ impl SessionRegistry for Wrong {
             return Ok(Some(self.inner.insert(new, None).await?.session));
         }
         let replaced = self.inner.replace(old, new).await?;
+        if let Some(at) = new
+            .details
+            .last_used_at
+            .filter(|_| self.is(Mistake::InheritsUses))
+        {
+            let used = SessionUse::new(new.id.clone(), new.customer_id.clone(), at);
+            self.inner.touch(&[used]).await?;
+        }
         if self.is(Mistake::RotationUndoesUpdate) {
             self.inner.update_customer(&new.customer).await?;
         }
@@ -480,6 +502,36 @@ impl SessionRegistry for Wrong {
             _ => {}
         }
         Ok(revoked)
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        if self.is(Mistake::LosesUsesInBatches) && uses.len() > 100 {
+            return self.inner.touch(&uses[..100]).await;
+        }
+        for used in uses {
+            let of_customer = self.of(&used.customer).await?;
+            let known = of_customer.iter().find(|known| known.id == used.session);
+            let all = self.all.lock().expect("no panic").clone();
+            let session = all.iter().find(|session| session.id == used.session);
+            let Some(session) = session.cloned() else {
+                continue;
+            };
+            let goes_back = |known: &SessionSummary| known.details.last_used_at > Some(used.at);
+            match self.mistake {
+                // An upsert of the session's row.
+                Mistake::UsesReviveSessions if known.is_none() => {
+                    self.inner.insert(&session, None).await?;
+                }
+                Mistake::UsesGoBack if known.is_some_and(goes_back) => {
+                    self.inner
+                        .revoke(&Revocation::Session(session.id.clone()))
+                        .await?;
+                    self.inner.insert(&session, None).await?;
+                }
+                _ => {}
+            }
+        }
+        self.inner.touch(uses).await
     }
 
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {

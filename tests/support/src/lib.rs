@@ -21,8 +21,8 @@ use std::{
 use customer_session::{
     Customer, CustomerData, CustomerId, CustomerSession, CustomerSessions, Inserted, Keeps, Page,
     Revocation, Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
-    SessionSummary, SessionToken, StoreError, TokenFormat, async_trait, store::MemoryStore,
-    testing::ManualClock,
+    SessionSummary, SessionToken, SessionUse, StoreError, TokenFormat, async_trait,
+    store::MemoryStore, testing::ManualClock,
 };
 use tokio::sync::watch;
 
@@ -203,6 +203,10 @@ impl SessionRegistry for ProbeStore {
         limit: u32,
     ) -> Result<u64, StoreError> {
         self.inner.purge_expired(before, limit).await
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.inner.touch(uses).await
     }
 }
 

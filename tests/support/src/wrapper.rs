@@ -5,7 +5,7 @@ use std::ops::Deref;
 use chrono::{DateTime, Utc};
 use customer_session::{
     Customer, CustomerId, CustomerSession, Inserted, Keeps, Page, Revocation, Revoked, SessionId,
-    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, StoreError,
+    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, SessionUse, StoreError,
     TokenFormat, async_trait,
 };
 
@@ -53,6 +53,10 @@ pub trait StoreWrapper: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Option<CustomerId>, StoreError> {
         self.inner().purge_customers(after, limit).await
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.inner().touch(uses).await
     }
 }
 
@@ -122,5 +126,9 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
         limit: u32,
     ) -> Result<Option<CustomerId>, StoreError> {
         self.0.purge_customers(after, limit).await
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.0.touch(uses).await
     }
 }
