@@ -11,7 +11,6 @@ mod flood;
 mod history;
 #[cfg(all(unix, feature = "postgres", feature = "redis"))]
 mod outage;
-mod rng;
 mod stress;
 
 /// Held by each test that watches the clock, counts the sockets of the process, or keeps the

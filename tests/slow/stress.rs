@@ -18,7 +18,7 @@ use customer_session::{
 };
 use tokio::task::{JoinSet, yield_now};
 
-use crate::rng::{Rng, env};
+use test_support::rng::{Rng, env};
 use test_support::{HOUR, StoreWrapper, Wrapped, customer, receive};
 
 const STORE_TIMEOUT: Duration = Duration::from_millis(20);
@@ -27,14 +27,12 @@ const SLOTS: u64 = 6;
 /// Short, so that sessions live to be refreshed.
 const CACHE_TTL: Duration = Duration::from_millis(20);
 
-impl Rng {
-    /// Waits for a random time, which may be none.
-    async fn delay(&self) {
-        match self.below(4) {
-            0 => tokio::time::sleep(Duration::from_micros(self.below(3000))).await,
-            1 => {}
-            _ => yield_now().await,
-        }
+/// Waits for a random time, which may be none.
+async fn delay(rng: &Rng) {
+    match rng.below(4) {
+        0 => tokio::time::sleep(Duration::from_micros(rng.below(3000))).await,
+        1 => {}
+        _ => yield_now().await,
     }
 }
 
@@ -51,7 +49,7 @@ impl StoreWrapper for Faulty {
     }
 
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        self.rng.delay().await;
+        delay(&self.rng).await;
         match self.rng.below(200) {
             0 => return Err(StoreError::unavailable("a fault")),
             1 => panic!("a fault"),
@@ -59,7 +57,7 @@ impl StoreWrapper for Faulty {
             _ => {}
         }
         let found = self.inner.find(token).await;
-        self.rng.delay().await;
+        delay(&self.rng).await;
         found
     }
 
@@ -68,19 +66,19 @@ impl StoreWrapper for Faulty {
         old: &SessionId,
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
-        self.rng.delay().await;
+        delay(&self.rng).await;
         self.inner.replace(old, new).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        self.rng.delay().await;
+        delay(&self.rng).await;
         let revoked = self.inner.revoke(what).await;
-        self.rng.delay().await;
+        delay(&self.rng).await;
         revoked
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
-        self.rng.delay().await;
+        delay(&self.rng).await;
         self.inner.update_customer(customer).await
     }
 }
@@ -207,7 +205,7 @@ impl World {
         }
         // Requests for the ended session go on for a while.
         for _ in 0..self.rng.below(20) {
-            self.rng.delay().await;
+            delay(&self.rng).await;
         }
         let session = match next {
             Some(next) => next,
@@ -403,7 +401,7 @@ async fn no_request_is_let_in_after_the_end_or_refused_before() {
             eprintln!("{info}");
         }
     }));
-    let seed = crate::rng::seed("STRESS_SEED");
+    let seed = test_support::rng::seed("STRESS_SEED");
     let seconds = env("STRESS_SECONDS", 10);
     let statistics = stress(1000, seconds, seed).await;
     assert!(statistics.refreshes > 0, "in the background; seed {seed}");

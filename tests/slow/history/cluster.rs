@@ -18,7 +18,7 @@ use super::{
     load::Node,
     store::{Defect, NodeStore},
 };
-use crate::rng::Rng;
+use test_support::rng::Rng;
 use test_support::{
     Wrapped,
     proxy::Proxy,

@@ -25,8 +25,8 @@ use super::{
     record::{Answer, Event, Lag, Span, What},
     store::{Defect, NodeStore},
 };
-use crate::rng::Rng;
 use test_support::Wrapped;
+use test_support::rng::Rng;
 
 /// The time between two requests of one node: 200 a second.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(5);

@@ -7,7 +7,7 @@ use super::{
     load::World,
     record::Span,
 };
-use crate::rng::Rng;
+use test_support::rng::Rng;
 use test_support::servers::Server;
 
 /// A fault of the server, of one node, or of the stores.

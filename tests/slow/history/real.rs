@@ -20,7 +20,7 @@ use super::{
     record::{Answer, Event, Lag, Span, What},
     store::{Defect, FAULT},
 };
-use crate::rng::{Rng, env, seed};
+use test_support::rng::{Rng, env, seed};
 
 /// The delay within which 99 of 100 nodes follow a revocation while there is no fault.
 const P99_DELAY: Duration = Duration::from_millis(100);

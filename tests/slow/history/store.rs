@@ -14,8 +14,8 @@ use customer_session::{
     SessionRegistry, SessionToken, StoreError, async_trait,
 };
 
-use crate::rng::Rng;
 use test_support::StoreWrapper;
+use test_support::rng::Rng;
 
 /// The message of a store's panics, which tells them from a test's.
 pub(crate) const FAULT: &str = "a fault";

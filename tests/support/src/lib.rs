@@ -8,6 +8,7 @@ mod events;
 mod example;
 #[cfg(unix)]
 pub mod proxy;
+pub mod rng;
 #[cfg(unix)]
 pub mod servers;
 pub mod wire;
