@@ -181,12 +181,12 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Result<Result<Authenticated, Rejection>, S::Error>> {
         loop {
-            let authenticated = match self.authenticated.take() {
-                Some(authenticated) => authenticated,
+            let (authenticated, has_waited) = match self.authenticated.take() {
+                Some(authenticated) => (authenticated, true),
                 None => {
                     let result = ready!(self.lookup.as_mut().poll(context));
                     match result.and_then(|authenticated| self.guarded(authenticated)) {
-                        Ok(authenticated) => authenticated,
+                        Ok(authenticated) => (authenticated, false),
                         Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
                     }
                 }
@@ -196,7 +196,11 @@ where
                 return Poll::Pending;
             }
             if self.config.engine.is_still_admitted(&authenticated.session) {
-                return Poll::Ready(Ok(Ok(authenticated)));
+                return Poll::Ready(Ok(match has_waited {
+                    // By now the sign-in may be too long ago.
+                    true => self.guarded(authenticated),
+                    false => Ok(authenticated),
+                }));
             }
             let token = authenticated.session.session.token.clone();
             self.lookup = lookup(&self.config, token);

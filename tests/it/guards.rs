@@ -22,7 +22,8 @@ use customer_session::{
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+use tokio::sync::Semaphore;
+use tower::{Layer as _, Service, ServiceExt as _, limit::ConcurrencyLimit, service_fn};
 
 use test_support::{Fault, HOUR, ProbeStore, RegistryExt as _, Sessions, clock, customer};
 
@@ -786,5 +787,29 @@ async fn a_challenge_names_no_text_that_is_not_a_scope() {
             "Bearer realm=\"customer\", error=\"insufficient_scope\", \
              error_description=\"The session does not have the required scope\"",
         );
+    }
+}
+
+#[tokio::test]
+async fn a_sign_in_that_gets_too_old_while_its_request_waits_for_the_service_is_refused() {
+    for (waits_for, status) in [(4 * MINUTES, 200), (6 * MINUTES, 401)] {
+        let fixture = Fixture::new().await;
+        let inner =
+            service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
+        let permits = Arc::new(Semaphore::new(0));
+        let full = ConcurrencyLimit::with_semaphore(inner, Arc::clone(&permits));
+        let layer = fixture.layer().require_recent(15 * MINUTES);
+        let request = tokio::spawn(layer.layer(full).call(fixture.request()));
+        fixture.store.has_read(1).await;
+        while fixture.sessions.statistics().verified == 0 {
+            tokio::task::yield_now().await;
+        }
+        fixture.clock.advance(waits_for);
+        permits.add_permits(1);
+        let response = request.await.expect("no panic").expect("infallible");
+        let response = response.map(Body::new);
+        assert_eq!(response.status(), status, "{waits_for:?}");
+        let refused = (status == 401).then_some(RejectionKind::NotRecent);
+        assert_eq!(kind(&response), refused);
     }
 }
