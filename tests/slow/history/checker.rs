@@ -84,7 +84,8 @@ struct Changes {
     revocations: HashMap<u32, Vec<Ending>>,
     /// The session that each has replaced.
     replaced: HashMap<u32, u32>,
-    of_customer: HashMap<u32, Vec<Ending>>,
+    /// Those of all sessions of a customer, or of all but those of one family.
+    of_customer: HashMap<u32, Vec<(Ending, Option<u32>)>>,
     writes: HashMap<u32, Vec<Write>>,
 }
 
@@ -224,7 +225,15 @@ impl Changes {
             }
             What::RevokeCustomer { customer, ended } => {
                 let endings = self.of_customer.entry(customer).or_default();
-                endings.push(ending(ended.is_some(), true));
+                endings.push((ending(ended.is_some(), true), None));
+            }
+            What::RevokeOthers {
+                customer,
+                keep,
+                ended,
+            } => {
+                let endings = self.of_customer.entry(customer).or_default();
+                endings.push((ending(ended.is_some(), true), Some(keep)));
             }
             What::Rotate { session, new } => {
                 // A rotation that lost has found the session ended, and ended nothing.
@@ -250,6 +259,11 @@ impl Changes {
         std::iter::successors(replaced(&session), replaced)
     }
 
+    /// Returns the first session of a session's family.
+    fn family(&self, session: u32) -> u32 {
+        self.replaced_by(session).last().unwrap_or(session)
+    }
+
     /// Returns the successors of a session that were there by `time`.
     fn successors(&self, session: u32, time: Duration) -> impl Iterator<Item = u32> {
         let was_there = move |new: &u32| self.births.get(new).is_some_and(|new| new.end < time);
@@ -265,9 +279,12 @@ impl Changes {
         let of_family = of_family.filter_map(|replaced| self.revocations.get(&replaced));
         let own = own.chain(of_family.flatten());
         let of_customer = birth.and_then(|birth| self.of_customer.get(&birth.customer));
+        let family = self.family(session);
+        let ends_it = move |keep: u32| self.family(keep) != family;
         let of_customer = of_customer.into_iter().flatten();
+        let of_customer = of_customer.filter(move |(_, keep)| keep.is_none_or(&ends_it));
         own.map(|ending| (*ending, false))
-            .chain(of_customer.map(|ending| (*ending, true)))
+            .chain(of_customer.map(|(ending, _)| (*ending, true)))
     }
 
     /// Returns the start of the first operation that may have ended the session, leaving out
@@ -433,6 +450,19 @@ fn ended(changes: &Changes, event: &Event) -> Vec<u32> {
             sessions
                 .filter(|(_, birth)| birth.customer == customer && birth.end < event.start)
                 .map(|(session, _)| *session)
+                .collect()
+        }
+        What::RevokeOthers {
+            customer,
+            keep,
+            ended: Some(()),
+        } => {
+            let kept = changes.family(keep);
+            let sessions = changes.births.iter();
+            sessions
+                .filter(|(_, birth)| birth.customer == customer && birth.end < event.start)
+                .map(|(session, _)| *session)
+                .filter(|session| changes.family(*session) != kept)
                 .collect()
         }
         _ => Vec::new(),

@@ -167,6 +167,8 @@ pub(crate) fn start(
             .cache_ttl(kind.cache_ttl())
             .stale_if_error(kind.stale_if_error())
             .store_timeout(STORE_TIMEOUT)
+            .record_uses()
+            .expect("the store keeps uses")
             .build();
         if defect != Defect::NotListening {
             source.listen(&sessions, &runtime);

@@ -185,6 +185,43 @@ fn ending_all_of_a_customers_sessions_ends_those_that_were_there() {
 }
 
 #[test]
+fn ending_the_others_ends_all_but_one_family() {
+    let others = |keep, ended| What::RevokeOthers {
+        customer: 7,
+        keep,
+        ended,
+    };
+    let rotated = What::Rotate {
+        session: 1,
+        new: Some(Some(2)),
+    };
+    let of_second = |node, start, answer| {
+        let what = What::Authenticate { session: 2, answer };
+        at(node, start, start + 1, what)
+    };
+    let let_in = |node, start| of_second(node, start, Answer::LetIn { version: 1 });
+    let refused = of_second(0, 60, Answer::Refused);
+    let rotated = at(0, 20, 30, rotated);
+    // Another session is kept.
+    let ended = at(0, 40, 50, others(9, Some(())));
+    let after = |event| [rotated.clone(), ended.clone(), event];
+    assert_eq!(counts(&after(refused.clone())), CLEAN);
+    assert_eq!(counts(&after(let_in(0, 60))), STALE);
+    assert_eq!(counts(&after(let_in(1, 1050))), CLEAN);
+    assert_eq!(counts(&after(let_in(1, 1051))), STALE);
+    // This one is, by its own id or by that of the session that it has replaced.
+    for keep in [1, 2] {
+        let kept = at(0, 40, 50, others(keep, Some(())));
+        let after = |event| [rotated.clone(), kept.clone(), event];
+        assert_eq!(counts(&after(let_in(1, 1051))), CLEAN);
+        assert_eq!(counts(&after(refused.clone())), REFUSED);
+    }
+    let in_doubt = at(0, 40, 50, others(9, None));
+    assert_eq!(counts(&[rotated.clone(), in_doubt.clone(), refused]), CLEAN);
+    assert_eq!(counts(&[rotated, in_doubt, let_in(0, 60)]), CLEAN);
+}
+
+#[test]
 fn a_session_created_by_a_rotation_is_checked_like_any_other() {
     let rotated = What::Rotate {
         session: 1,

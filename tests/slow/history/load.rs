@@ -315,11 +315,15 @@ impl World {
             0..3 => {
                 let named = self.any_of_family(&known);
                 let session = named.number;
-                let found = self.change(sessions.revoke(&named.id)).await;
+                let found = match self.rng.below(2) {
+                    0 => self.change(sessions.revoke(&named.id)).await,
+                    _ => self.change(sessions.revoke_owned(&id, &named.id)).await,
+                };
                 self.note(node, start, What::Revoke { session, found });
                 (vec![Arc::clone(&known)], found.is_some())
             }
-            3..5 => {
+            3 => return self.end_the_others(node, place, seat).await,
+            4 => {
                 let ended = self.change(sessions.revoke_customer(&id)).await;
                 self.note(node, start, What::RevokeCustomer { customer, ended });
                 let all = self.empty(place, customer, ended.is_none());
@@ -364,13 +368,25 @@ impl World {
             }
         };
         self.retire(place, seat, &known);
-        for node in self.nodes.iter().filter(|_| is_sure) {
-            for known in &ended {
+        if is_sure {
+            self.probe_everywhere(&ended);
+        }
+        self.issue_missing(node, place).await;
+    }
+
+    /// Requests sessions that have ended on all nodes.
+    fn probe_everywhere(self: &Arc<Self>, ended: &[Arc<KnownSession>]) {
+        for node in &self.nodes {
+            for known in ended {
                 let (world, known, number) = (Arc::clone(self), Arc::clone(known), node.number);
                 let probe = async move { world.probe(number, &known).await };
                 node.runtime.spawn(probe);
             }
         }
+    }
+
+    /// Issues the sessions that a customer lacks, after a while.
+    async fn issue_missing(&self, node: usize, place: usize) {
         sleep(Duration::from_millis(self.rng.below(150))).await;
         for seat in 0..2 {
             while !self.stopped() && self.is_free(place, seat) {
@@ -379,6 +395,37 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Ends all sessions of a customer but that of one seat, and issues what is missing.
+    async fn end_the_others(self: &Arc<Self>, node: usize, place: usize, seat: usize) {
+        let (customer, id, kept) = {
+            let subject = self.subjects[place].lock().expect("no panic");
+            let kept = subject.seats[seat].clone();
+            (subject.number, subject.id.clone(), kept)
+        };
+        let Some(kept) = kept else { return };
+        let (named, start) = (self.any_of_family(&kept), self.now());
+        let sessions = &self.nodes[node].sessions;
+        let ended = self.change(sessions.revoke_others(&id, &named.id)).await;
+        let keep = named.number;
+        self.note(
+            node,
+            start,
+            What::RevokeOthers {
+                customer,
+                keep,
+                ended,
+            },
+        );
+        let mut all = self.empty(place, customer, ended.is_none());
+        if ended.is_some() {
+            if let Some(kept) = all.iter().position(|known| known.number == kept.number) {
+                self.seat(place, seat, customer, all.remove(kept));
+            }
+            self.probe_everywhere(&all);
+        }
+        self.issue_missing(node, place).await;
     }
 
     fn is_free(&self, place: usize, seat: usize) -> bool {

@@ -168,6 +168,9 @@ impl Run {
                 } | What::RevokeCustomer {
                     ended: Some(()),
                     ..
+                } | What::RevokeOthers {
+                    ended: Some(()),
+                    ..
                 } | What::Rotate {
                     new: Some(Some(_)),
                     ..
@@ -180,6 +183,7 @@ impl Run {
                 What::Issue { session: None, .. }
                     | What::Revoke { found: None, .. }
                     | What::RevokeCustomer { ended: None, .. }
+                    | What::RevokeOthers { ended: None, .. }
                     | What::Rotate { new: None, .. }
                     | What::Update { known: None, .. }
             )

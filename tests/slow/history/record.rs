@@ -38,6 +38,12 @@ pub(crate) enum What {
         customer: u32,
         ended: Option<()>,
     },
+    /// All sessions of a customer but the one that `keep` leads to.
+    RevokeOthers {
+        customer: u32,
+        keep: u32,
+        ended: Option<()>,
+    },
     /// `Some(None)`: the token opened no session.
     Rotate {
         session: u32,

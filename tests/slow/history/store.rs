@@ -11,7 +11,7 @@ use std::{
 
 use customer_session::{
     Customer, CustomerSession, Inserted, Revocation, Revoked, SessionId, SessionLimit,
-    SessionRegistry, SessionToken, StoreError, async_trait,
+    SessionRegistry, SessionToken, SessionUse, StoreError, async_trait,
 };
 
 use test_support::StoreWrapper;
@@ -125,6 +125,13 @@ impl StoreWrapper for NodeStore {
         let revoked = self.inner.revoke(what).await?;
         self.maybe_panic();
         Ok(revoked)
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.maybe_panic();
+        self.inner.touch(uses).await?;
+        self.maybe_panic();
+        Ok(())
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
