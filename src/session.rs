@@ -89,6 +89,11 @@ impl CustomerSession {
         self.may_be_exchanged_at(now) && !self.details.is_link
     }
 
+    /// Returns the time of the last use that is known. Creating a session is one.
+    pub(crate) fn last_use(&self) -> DateTime<Utc> {
+        last_use(self.created_at, &self.details)
+    }
+
     /// Returns `true` if the session or the link has neither expired nor lost its customer.
     pub(crate) fn may_be_exchanged_at(&self, now: DateTime<Utc>) -> bool {
         now < self.expires_at && self.customer.deleted_at.is_none()

@@ -62,6 +62,12 @@ pub struct Statistics {
     pub changes_in_flight: u64,
     /// Lookups that wait for a permit now. Only those of tokens that were live before wait.
     pub lookups_waiting: u64,
+    /// Uses of sessions that the store has recorded.
+    pub uses_recorded: u64,
+    /// Uses that wait to be recorded now.
+    pub uses_waiting: u64,
+    /// Uses that were not recorded, because too many were waiting.
+    pub uses_lost: u64,
     /// Sessions in the cache now. Moka counts in batches, so the figure lags a little.
     pub cached_sessions: u64,
     /// Unknown tokens in the cache now, counted in the same way.
@@ -148,6 +154,16 @@ impl Counters {
 pub(crate) fn lookup_failed(error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(error = with_causes(error), "session lookup failed");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(crate) fn uses_not_recorded(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        error = with_causes(error),
+        "the store did not record when sessions were used; until it does, no session ends by idleness"
+    );
     #[cfg(not(feature = "tracing"))]
     let _ = error;
 }

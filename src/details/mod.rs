@@ -68,8 +68,10 @@ pub struct SessionDetails {
     /// its token looks like.
     #[serde(skip_serializing_if = "is_false")]
     pub is_link: bool,
-    /// The last use that was recorded ([`touch`](crate::SessionRegistry::touch)), if any was. It is not in
-    /// the JSON, since each use changes it.
+    /// The last use that was recorded, if uses are
+    /// [recorded](crate::CustomerSessionsBuilder::record_uses) and there was one since the session was
+    /// created. In a request it is that of an earlier one. It is not in the JSON, since each use changes
+    /// it.
     #[serde(skip)]
     pub last_used_at: Option<DateTime<Utc>>,
 }

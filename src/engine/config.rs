@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) requires_source: bool,
     /// Sessions are purged so long after they have expired.
     pub(crate) purge_margin: Duration,
+    /// Zero: no session ends by idleness.
+    pub(crate) idle_timeout: Duration,
     /// `None`: as the capacity demands.
     pub(crate) stripes: Option<usize>,
 }
@@ -60,7 +62,15 @@ impl Config {
             max_concurrent_lookups: 1024,
             requires_source: false,
             purge_margin: Duration::from_secs(24 * 60 * 60),
+            idle_timeout: Duration::ZERO,
             stripes: None,
+        }
+    }
+
+    /// Shortens `cache_ttl` to a quarter of the idle timeout: a use is noted once in that time.
+    pub(crate) fn fit_to_idle_timeout(&mut self) {
+        if !self.idle_timeout.is_zero() {
+            self.cache_ttl = self.cache_ttl.min(self.idle_timeout / 4);
         }
     }
 
@@ -113,6 +123,7 @@ impl fmt::Debug for Config {
             .field("max_concurrent_lookups", &self.max_concurrent_lookups)
             .field("requires_source", &self.requires_source)
             .field("purge_margin", &self.purge_margin)
+            .field("idle_timeout", &self.idle_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -73,6 +73,9 @@ impl Engine {
             LookupPolicy::Shared => self.lookup(&token, &Purpose::REQUEST).await,
             LookupPolicy::Alone => self.lookup_alone(&token).await,
         };
+        if let Ok(authenticated) = &result {
+            self.note_use(&authenticated.session);
+        }
         match &result {
             Ok(session) if session.cache_status == CacheStatus::Stale => {
                 self.counters.stale.add_one()
@@ -271,7 +274,7 @@ impl Engine {
         now: MonotonicTime,
     ) {
         let pause = self.config.cache_ttl / ATTEMPTS_IN_TTL;
-        if !session.refresh.take_turn(now, pause) {
+        if !session.refresh.claim(now, pause) {
             return;
         }
         let Some(purpose) = self.upstream.permits.try_refresh() else {

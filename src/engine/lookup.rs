@@ -15,13 +15,14 @@ use super::{
         entry::{CachedSession, LookupResult, NegativeEntry},
         key::{TokenHash64, TokenHash128},
     },
+    due_time::DueTime,
     error::AuthenticateError,
     revocations::table::Epoch,
     upstream::{
         breaker::Ticket,
         known::TokenClass,
         permits::{Permit, Purpose, PurposeKind},
-        refresh::{Refresh, refresh_at},
+        refresh::refresh_at,
         single_flight::{Leader, LookupId, SharedLookup, SharedResult},
     },
 };
@@ -128,6 +129,9 @@ impl Engine {
         token: &SessionToken,
         result: LookupResult,
     ) -> LookupResult {
+        if let (Some(before), LookupResult::Session(found)) = (before, &result) {
+            found.next_use.follow(&before.next_use);
+        }
         let result = self.reconcile(before, key, result);
         if self.may_land(&result, token.expose().as_bytes()) {
             match &result {
@@ -229,6 +233,7 @@ impl Engine {
         let answer = self.upstream.find_for(class, token, limit).await;
         let Prepared { ticket, permit, .. } = prepared;
         ticket.report_answer(&answer, self.clock.monotonic_now());
+        self.on_answer_of_store(&answer);
         drop(permit);
         answer.inspect_err(|error| {
             self.counters.store_errors.add_one();
@@ -244,16 +249,23 @@ impl Engine {
         start: &LookupStart,
     ) -> LookupResult {
         let stripes = |session: &CustomerSession| self.revocations.stripes(session, start.epoch);
-        match found {
-            Some(mut session) if session.is_live_at(self.clock.now()) => {
+        let now = self.clock.now();
+        let live = |session: &CustomerSession| {
+            let is_live = session.is_live_at(now);
+            is_live.then(|| self.idle_time_left(session, now)).flatten()
+        };
+        match found.map(|session| (live(&session), session)) {
+            Some((Some(idle_left), mut session)) => {
                 // A store may return a handle that leads to another session.
                 session.customer = session.customer.detached();
                 // If the wall clock goes back, the session still ends when it should have.
                 let left = (session.expires_at - start.wall)
                     .to_std()
                     .unwrap_or_default();
+                let idle_left = idle_left.to_std().unwrap_or_default();
                 let ttl = self.config.cache_ttl;
-                let fresh_for = left.min(ttl);
+                // While the store fails, no session ends by idleness.
+                let fresh_for = left.min(ttl).min(idle_left);
                 let stale_for = left.min(ttl.saturating_add(self.config.stale_if_error));
                 let refresh = refresh_at(start.monotonic, fresh_for, self.counters.jitter());
                 LookupResult::Session(Arc::new(CachedSession {
@@ -262,15 +274,17 @@ impl Engine {
                     stripes: stripes(&session),
                     fresh_until: start.monotonic + fresh_for,
                     expires_at: session.expires_at.timestamp_micros(),
-                    refresh: Refresh::at(refresh),
+                    refresh: DueTime::at(refresh),
+                    next_use: self.first_use(),
+                    stale_for: u32::try_from((stale_for - fresh_for).as_millis())
+                        .unwrap_or(u32::MAX),
                     session,
-                    stale_until: start.monotonic + stale_for,
                     watcher: Some(self.watcher()),
                 }))
             }
             dead => LookupResult::NotFound(NegativeEntry {
                 epoch: start.epoch,
-                stripes: dead.as_ref().map(stripes),
+                stripes: dead.as_ref().map(|(_, session)| stripes(session)),
                 fresh_until: start.monotonic + self.config.negative_ttl,
             }),
         }

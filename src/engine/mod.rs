@@ -15,9 +15,12 @@ pub(crate) mod cache;
 mod cache_status;
 mod changes;
 pub(crate) mod config;
+mod due_time;
 mod error;
 mod fetch;
+mod idleness;
 mod lookup;
+mod outages;
 mod pending_changes;
 mod reconcile;
 pub(crate) mod revocations;
@@ -26,6 +29,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 pub(crate) mod upstream;
+mod uses;
 pub(crate) mod watch;
 
 use std::{
@@ -47,13 +51,14 @@ use self::{
     revocations::Revocations,
     sweep::Sweep,
     upstream::Upstream,
+    uses::Uses,
     watch::Watcher,
 };
 pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
     clock::{MonotonicTime, TimeSource},
     shared_caches::SharedCaches,
-    store::SessionStore,
+    store::{SessionRegistry, SessionStore},
     telemetry::{Counters, Statistics},
     token::{SessionToken, TokenFormat},
 };
@@ -68,6 +73,8 @@ pub(crate) struct Engine {
     pending_changes: PendingChanges,
     counters: Counters,
     sweep: Sweep,
+    /// `None`: uses are not recorded.
+    uses: Option<Uses>,
     /// The other caches in this process in front of the same store, if it knows them.
     shared_caches: Option<SharedCaches>,
     /// Set once the engine has checked that a source is listened to.
@@ -93,7 +100,12 @@ pub(crate) struct Authenticated {
 }
 
 impl Engine {
-    pub(crate) fn new(store: Arc<dyn SessionStore>, config: Config) -> Arc<Self> {
+    /// Creates an engine, which records uses in `uses` if that is there.
+    pub(crate) fn new(
+        store: Arc<dyn SessionStore>,
+        uses: Option<Arc<dyn SessionRegistry>>,
+        config: Config,
+    ) -> Arc<Self> {
         let shared_caches = store.shared_caches().cloned();
         let unconfirmed = shared_caches.as_ref().map(SharedCaches::unconfirmed);
         let unconfirmed = unconfirmed.cloned().unwrap_or_default();
@@ -105,6 +117,7 @@ impl Engine {
             pending_changes: PendingChanges::new(unconfirmed),
             counters: Counters::default(),
             sweep: Sweep::new(),
+            uses: uses.map(|store| Uses::new(store, config.idle_timeout)),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,
             has_looked_for_source: AtomicBool::new(false),
@@ -126,7 +139,7 @@ impl Engine {
         }
         let hash = self.cache.hash64(token);
         let now = self.clock.monotonic_now();
-        let read = |session: &Arc<CachedSession>| self.admit_cached(session, token, now);
+        let read = |session: &Arc<CachedSession>| self.admit_cached(session, token, now, true);
         if let Some(authenticated) = self.cache.front(hash, read) {
             if self.counters.hit(hash.shard_bits()) {
                 // Keeps moka's idea of what is in use up to date.
@@ -139,7 +152,7 @@ impl Engine {
         }
         let key = self.cache.hash128(hash, token);
         if let Some(session) = self.cache.session(key) {
-            if let Some(authenticated) = self.admit_cached(&session, token, now) {
+            if let Some(authenticated) = self.admit_cached(&session, token, now, true) {
                 let replace_live = self.counters.hit(hash.shard_bits());
                 self.cache
                     .promote(session, |other| self.is_usable(other, now), replace_live);
@@ -248,17 +261,20 @@ impl Engine {
             statistics.sources_listening,
             statistics.sources_disconnected,
         ) = self.revocations.sources(now);
+        self.add_use_statistics(&mut statistics);
         (statistics.cached_sessions, statistics.negative_entries) = self.cache.len();
         statistics
     }
 
     /// Authenticates by a cached session, if it may be used, and refreshes it if that is due.
+    /// `is_use`: for a request, not for a stream.
     #[inline]
     fn admit_cached(
         self: &Arc<Self>,
         session: &Arc<CachedSession>,
         token: &[u8],
         now: MonotonicTime,
+        is_use: bool,
     ) -> Option<Authenticated> {
         let is_usable = is_fresh(session, now)
             && self.is_trusted(session, now)
@@ -269,6 +285,9 @@ impl Engine {
         }
         if session.refresh.is_due(now) {
             self.refresh(self.cache.key(token), session, now);
+        }
+        if is_use && session.next_use.is_due(now) {
+            self.note_use(session);
         }
         Some(Authenticated {
             session: Arc::clone(session),
@@ -312,7 +331,7 @@ impl Engine {
     /// Returns `true` if the cached session could still be used while the store fails.
     fn is_usable_in_outage(&self, session: &CachedSession, now: MonotonicTime) -> bool {
         let token = session.session.token.expose().as_bytes();
-        now < session.stale_until
+        now < session.stale_until()
             && self.is_current(session, token)
             && self.is_unexpired(session, now)
     }

@@ -43,6 +43,12 @@ impl Watch<CachedSession> for Weak<Engine> {
             }
         })
     }
+
+    fn note_use(&self, session: &CachedSession) {
+        if let Some(engine) = self.upgrade() {
+            engine.note_use(session);
+        }
+    }
 }
 
 /// The state of a watched session between two checks.
@@ -161,10 +167,10 @@ impl Engine {
     fn peek(self: &Arc<Self>, token: &[u8]) -> CacheLookup {
         let key = self.cache.key(token);
         let now = self.clock.monotonic_now();
-        let read = |session: &Arc<CachedSession>| self.admit_cached(session, token, now);
-        let admitted = self.cache.front(key.half(), read).or_else(|| {
+        let admit = |session: &Arc<CachedSession>| self.admit_cached(session, token, now, false);
+        let admitted = self.cache.front(key.half(), admit).or_else(|| {
             let session = self.cache.session(key)?;
-            self.admit_cached(&session, token, now)
+            admit(&session)
         });
         match admitted {
             Some(authenticated) => CacheLookup::Hit(authenticated),
@@ -193,7 +199,13 @@ impl Engine {
                 Ok(fresh_for.max(MIN_RECHECK))
             }
             Err(_) if now >= watched.expires_at => Err(SessionEnd::Expired),
-            Err(AuthenticateError::InvalidToken) => Err(SessionEnd::Revoked),
+            Err(AuthenticateError::InvalidToken) => {
+                let last = &watched.last.session;
+                Err(match self.idle_time_left(last, now) {
+                    Some(_) => SessionEnd::Revoked,
+                    None => SessionEnd::Expired,
+                })
+            }
             Err(_) => self.pause_in_outage(watched, session),
         }
     }

@@ -76,7 +76,7 @@ fn with_config(store: Store, configure: impl FnOnce(&mut Config)) -> (Arc<Store>
     configure(&mut config);
     let store = Arc::new(store);
     let port = Arc::clone(&store) as Arc<dyn SessionStore>;
-    let engine = Engine::new(port, config);
+    let engine = Engine::new(port, None, config);
     let weak = Arc::downgrade(&engine);
     store.engine.set(weak).expect("set once");
     (store, engine)

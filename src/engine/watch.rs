@@ -6,7 +6,8 @@ use std::{pin::Pin, sync::Arc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEnd {
-    /// The session has expired.
+    /// The session has expired, or was not used for as long as
+    /// [`idle_timeout`](crate::CustomerSessionsBuilder::idle_timeout) allows.
     Expired,
     /// The session was revoked or rotated, or its customer was deleted.
     Revoked,
@@ -22,6 +23,9 @@ pub enum SessionEnd {
 pub(crate) trait Watch<S>: Send + Sync {
     /// Waits until a request with this session's token would be refused.
     fn watch(&self, session: Arc<S>) -> Watching;
+
+    /// Notes that the session was used.
+    fn note_use(&self, session: &S);
 }
 
 pub(crate) type Watching = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
@@ -36,5 +40,9 @@ impl<S> Watcher<S> {
 
     pub(crate) fn watch(&self, session: Arc<S>) -> Watching {
         self.0.watch(session)
+    }
+
+    pub(crate) fn note_use(&self, session: &S) {
+        self.0.note_use(session);
     }
 }

@@ -9,9 +9,10 @@ use std::{
 use super::CustomerSessions;
 use crate::{
     clock::Clock,
+    config_error::ConfigError,
     engine::{Engine, config::Config},
     shared_caches,
-    store::SessionStore,
+    store::{SessionRegistry, SessionStore},
     token::TokenFormat,
 };
 
@@ -21,13 +22,21 @@ use crate::{
 pub struct CustomerSessionsBuilder<S> {
     store: S,
     config: Config,
+    /// Makes a store for uses of the store, if they are to be recorded.
+    uses: Option<UsesOf<S>>,
 }
+
+type UsesOf<S> = fn(Arc<S>) -> Arc<dyn SessionRegistry>;
 
 impl<S: SessionStore> CustomerSessions<S> {
     /// Returns a builder for sessions kept in `store`.
     pub fn builder(store: S) -> CustomerSessionsBuilder<S> {
         let config = Config::new(store.token_format());
-        CustomerSessionsBuilder { store, config }
+        CustomerSessionsBuilder {
+            store,
+            config,
+            uses: None,
+        }
     }
 }
 
@@ -73,7 +82,7 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     }
 
     /// Sets how much longer than [`cache_ttl`](Self::cache_ttl) a cached session is used while the
-    /// store fails (RFC 5861, section 4); zero by default, which is not at all.
+    /// store fails (RFC 5861, section 4); zero by default, which is not at all, and 49 days at most.
     ///
     /// Only a session that was verified before is used, and only if it has neither expired nor, as
     /// far as this node knows, been revoked. A revocation on another node that this node cannot hear
@@ -194,14 +203,100 @@ impl<S: SessionStore> CustomerSessionsBuilder<S> {
     }
 
     /// Builds the sessions. Nothing runs yet, and no runtime is needed yet.
-    pub fn build(self) -> CustomerSessions<S> {
+    pub fn build(mut self) -> CustomerSessions<S> {
+        self.config.fit_to_idle_timeout();
         let store = Arc::new(self.store);
-        let engine = Engine::new(Arc::clone(&store) as Arc<dyn SessionStore>, self.config);
+        let uses = self.uses.map(|uses| uses(Arc::clone(&store)));
+        let engine = Engine::new(
+            Arc::clone(&store) as Arc<dyn SessionStore>,
+            uses,
+            self.config,
+        );
         if store.shared_caches().is_none() {
             let cache: Weak<Engine> = Arc::downgrade(&engine);
             shared_caches::warn_of_another::<S>(cache);
         }
         CustomerSessions { store, engine }
+    }
+}
+
+impl<S: SessionRegistry> CustomerSessionsBuilder<S> {
+    /// Ends sessions that have not been used for `limit`; zero, the default, ends none. Their
+    /// `expires_at` stays what it is: a session ends at whichever comes first (OWASP ASVS 5.0, 7.3.1,
+    /// and NIST SP 800-63B, which calls it the inactivity timeout).
+    ///
+    /// A session is used by its requests and when it is created, not by a stream that stays open
+    /// ([`SessionLifetime::record_use`](crate::SessionLifetime::record_use) does that). Uses are
+    /// [recorded](Self::record_uses), and [`cache_ttl`](Self::cache_ttl) is a quarter of `limit` at
+    /// most. A session may end up to `cache_ttl` and a second early, and later by as much as
+    /// the clocks of the nodes differ. It does not count for [`at_most`](crate::NewSession::at_most) then,
+    /// is not [listed](CustomerSessions::list), and is purged when it expires.
+    ///
+    /// An outage of the store ends no session: time in which this node could not read or write
+    /// the store does not count. A node that was started since, or had no requests meanwhile, does not
+    /// know of the outage.
+    ///
+    /// **In a service that is in use already**, sessions that were opened more than `limit` ago end when
+    /// you turn this on, as if they had never been used. Have all nodes
+    /// [record uses](Self::record_uses) for as long as `limit` first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use customer_session::{CustomerSessions, store::MemoryStore};
+    ///
+    /// let sessions = CustomerSessions::builder(MemoryStore::new())
+    ///     .idle_timeout(Duration::from_secs(30 * 60))?
+    ///     .build();
+    /// # Ok::<(), customer_session::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If `limit` is neither zero nor at least [`MIN_IDLE_TIMEOUT`](Self::MIN_IDLE_TIMEOUT), or if the
+    /// store [keeps](SessionRegistry::keeps) no uses.
+    #[doc(alias = "inactivity_timeout")]
+    #[doc(alias = "sliding")]
+    pub fn idle_timeout(mut self, limit: Duration) -> Result<Self, ConfigError> {
+        self.config.idle_timeout = limit;
+        if limit.is_zero() {
+            return Ok(self);
+        }
+        if limit < Self::MIN_IDLE_TIMEOUT {
+            return Err(ConfigError::new(
+                "an idle timeout must be at least ten seconds, or zero for none",
+            ));
+        }
+        self.record_uses()
+    }
+
+    /// The shortest idle timeout, ten seconds. Uses are recorded every second, and less often for one
+    /// session.
+    pub const MIN_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Records when each session was last used:
+    /// [`last_used_at`](crate::SessionDetails::last_used_at), for a list of where the customer is
+    /// signed in. By default it is not recorded.
+    ///
+    /// Of the uses of a session, each node notes one in each [`cache_ttl`](Self::cache_ttl). What was
+    /// noted is written to the store at most once a second, up to 1,000 sessions in one call
+    /// ([`touch`](SessionRegistry::touch)). Up to 100,000 sessions wait while the store
+    /// fails; [`Statistics`](crate::Statistics) counts them, and those beyond. A process that ends loses
+    /// what has not been written.
+    ///
+    /// # Errors
+    ///
+    /// If the store [keeps](SessionRegistry::keeps) no uses.
+    #[doc(alias = "last_used")]
+    pub fn record_uses(mut self) -> Result<Self, ConfigError> {
+        if !self.store.keeps().uses {
+            return Err(ConfigError::new(
+                "this store keeps no record of when sessions were used; use one that does, or let it \
+                 implement `SessionRegistry::touch` and say so in `SessionRegistry::keeps`",
+            ));
+        }
+        self.uses = Some(|store| store);
+        Ok(self)
     }
 }
 

@@ -211,8 +211,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         page: &Page,
     ) -> Result<SessionPage, StoreError> {
         let now = self.engine.now();
-        let is_shown = |session: &SessionSummary| {
-            !session.details.is_link && (page.has_expired() || now < session.expires_at)
+        let is_shown = |session: &mut SessionSummary| {
+            let is_used = self.engine.update_last_use(session, now);
+            let is_live = is_used && now < session.expires_at;
+            !session.details.is_link && (is_live || page.has_expired())
         };
         // One more than the page holds tells that another page follows.
         let wanted = usize::try_from(page.size())
@@ -222,7 +224,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let (mut shown, mut next) = (Vec::new(), page.clone().with_size(size));
         while shown.len() < wanted {
             let read = self.store.list(customer, &next).await?;
-            shown.extend(read.sessions.into_iter().filter(is_shown));
+            let mut sessions = read.sessions;
+            sessions.retain_mut(is_shown);
+            shown.append(&mut sessions);
             let Some(cursor) = read.next else { break };
             // Where many have expired, few reads find the others.
             size = size.saturating_mul(2);

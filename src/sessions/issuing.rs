@@ -130,6 +130,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         };
         let now = self.present();
         let mut details = old.details.clone();
+        details.last_used_at = None;
         details.ends_at = Some(details.ends_at.unwrap_or(old.expires_at));
         change(&mut details, now);
         let token = self.new_token()?;
@@ -143,6 +144,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         session: CustomerSession,
         limit: Option<SessionLimit>,
     ) -> Result<CustomerSession, StoreError> {
+        let limit = limit.map(|mut limit| {
+            limit.used_since = self.engine.used_since(session.created_at);
+            limit
+        });
         let store = Arc::clone(&self.store);
         let inserting = self.settle(None, async move {
             let inserted = store.insert(&session, limit.as_ref()).await;

@@ -4,7 +4,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -98,6 +98,20 @@ impl SessionLifetime {
                 },
                 None => expiry(&cached.session).await,
             }
+        }
+    }
+
+    /// Notes that the session is in use now. What a stream transports is no use by itself: the stream ends
+    /// with the [idle timeout](crate::CustomerSessionsBuilder::idle_timeout), unless requests or calls of
+    /// this keep its session in use. Call it when the customer does something, such as when a message of
+    /// theirs arrives.
+    ///
+    /// It never waits, and what it notes is recorded within a second. Without an idle timeout, and if
+    /// uses are not [recorded](crate::CustomerSessionsBuilder::record_uses), it does nothing. It needs a
+    /// tokio runtime.
+    pub fn record_use(&self) {
+        if let Some(watcher) = self.cached.watcher.as_ref().and_then(Weak::upgrade) {
+            watcher.note_use(&self.cached);
         }
     }
 

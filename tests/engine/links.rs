@@ -136,6 +136,17 @@ async fn revoking_a_link_ends_the_session_that_it_became() {
 }
 
 #[tokio::test]
+async fn a_link_is_revoked_by_its_token() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let link = link(&fixture).await;
+    let revoked = fixture.sessions.revoke_token(&link.token).await;
+    assert!(revoked.expect("an answer"));
+    assert_eq!(exchange(&fixture.sessions, &link).await, None);
+    let again = fixture.sessions.revoke_token(&link.token).await;
+    assert!(!again.expect("an answer"));
+}
+
+#[tokio::test]
 async fn a_list_shows_no_links() {
     let fixture = Fixture::new(|builder| builder).await;
     let link = link(&fixture).await;

@@ -3,6 +3,7 @@
 mod details;
 mod expiry;
 mod fixture;
+mod idleness;
 mod late_changes;
 mod lifetime;
 mod links;

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use super::key::TokenHash64;
@@ -10,8 +11,8 @@ use crate::{
     clock::MonotonicTime,
     customer::{Customer, SessionContext},
     engine::{
+        due_time::{CoarseDueTime, DueTime},
         revocations::table::{Epoch, Stripes},
-        upstream::refresh::Refresh,
         watch::Watcher,
     },
     session::CustomerSession,
@@ -38,10 +39,13 @@ pub(crate) struct CachedSession {
     pub(crate) fresh_until: MonotonicTime,
     /// Microseconds since 1970.
     pub(crate) expires_at: i64,
-    pub(crate) refresh: Refresh,
+    /// The next attempt to look it up before it is too old.
+    pub(crate) refresh: DueTime,
+    /// The next use that is noted.
+    pub(crate) next_use: CoarseDueTime,
+    /// Milliseconds for which it may be used after `fresh_until` while the store fails.
+    pub(crate) stale_for: u32,
     pub(crate) session: CustomerSession,
-    /// End of its use while the store fails.
-    pub(crate) stale_until: MonotonicTime,
     /// Weak, since the engine holds the entry in turn; `None` for a session without an engine, which
     /// only its expiry ends.
     pub(crate) watcher: Option<Weak<Watcher<Self>>>,
@@ -140,6 +144,11 @@ impl LookupResult {
 }
 
 impl CachedSession {
+    /// Returns the end of its use while the store fails.
+    pub(crate) fn stale_until(&self) -> MonotonicTime {
+        self.fresh_until + Duration::from_millis(self.stale_for.into())
+    }
+
     /// Creates an entry that was not read from the store and is never used by the cache.
     pub(crate) fn detached(session: CustomerSession) -> Self {
         Self {
@@ -148,9 +157,10 @@ impl CachedSession {
             stripes: Stripes::default(),
             fresh_until: MonotonicTime::default(),
             expires_at: session.expires_at.timestamp_micros(),
-            refresh: Refresh::default(),
+            refresh: DueTime::default(),
+            next_use: CoarseDueTime::never(),
+            stale_for: 0,
             session,
-            stale_until: MonotonicTime::default(),
             watcher: None,
         }
     }

@@ -6,6 +6,7 @@ pub mod certificates;
 mod events;
 #[cfg(unix)]
 mod example;
+pub mod model;
 #[cfg(unix)]
 pub mod proxy;
 pub mod rng;

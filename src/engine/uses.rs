@@ -1,0 +1,219 @@
+//! Uses of sessions that wait to be recorded, and how long a session may stay without one.
+//!
+//! Of the uses of a session, one is noted in each `cache_ttl`, so that other hits cost nothing. What was
+//! noted is written in batches, and never moves the end of a session: that it is idle is decided when
+//! the store has answered. So a use cannot revive anything.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    outages::{Access, Outages},
+    upstream::{
+        breaker::is_outage,
+        guard::{Panicked, catch_panic},
+    },
+};
+use crate::{
+    registry::SessionUse,
+    session::SessionId,
+    store::{SessionRegistry, StoreError},
+    telemetry::{self, Statistics},
+};
+
+/// Shortest time from one writing to the next.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Most uses in one call of the store.
+const BATCH: usize = 1000;
+
+/// Most uses that wait to be written. Beyond that, those of further sessions are lost.
+const MAX_WAITING: usize = 100_000;
+
+/// The uses of an engine that records them.
+pub(super) struct Uses {
+    store: Arc<dyn SessionRegistry>,
+    /// Zero: no session ends by idleness.
+    idle_timeout: TimeDelta,
+    /// Guards what is noted, and who writes it. Never held across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<SessionId, SessionUse>,
+    /// Set while a task writes, or waits to.
+    has_writer: bool,
+    last_written: Option<Instant>,
+    outages: Outages,
+    recorded: u64,
+    lost: u64,
+}
+
+impl Uses {
+    pub(super) fn new(store: Arc<dyn SessionRegistry>, idle_timeout: Duration) -> Self {
+        Self {
+            store,
+            idle_timeout: TimeDelta::from_std(idle_timeout).unwrap_or(TimeDelta::MAX),
+            state: Mutex::default(),
+        }
+    }
+
+    // The state is whole at every point where code could panic, so a poisoned lock is sound.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how long a session that was last used at `last_use`, as the store says, may be used yet;
+    /// `None` if that is over. Without an idle timeout it is as long as can be.
+    pub(super) fn time_left(
+        &self,
+        session: &SessionId,
+        last_use: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<TimeDelta> {
+        if self.idle_timeout.is_zero() {
+            return Some(TimeDelta::MAX);
+        }
+        let state = self.state();
+        let last_use = last_use.max(state.last_use(session).unwrap_or(last_use));
+        let idle = now - last_use - state.outages.between(last_use, now);
+        let left = self.idle_timeout.checked_sub(&idle)?;
+        (left > TimeDelta::zero()).then_some(left)
+    }
+
+    /// Returns the time since which a live session must have been used.
+    pub(super) fn used_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if self.idle_timeout.is_zero() {
+            return None;
+        }
+        let state = self.state();
+        let before = |time: DateTime<Utc>| {
+            let idle = self.idle_timeout + state.outages.between(time, now);
+            now.checked_sub_signed(idle)
+        };
+        // The earlier the time, the more outages lie between; few steps find all of them.
+        let mut since = now.checked_sub_signed(self.idle_timeout)?;
+        for _ in 0..3 {
+            since = before(since)?;
+        }
+        Some(since)
+    }
+
+    /// Returns the use of a session that waits to be written, if one does.
+    pub(super) fn last_use(&self, session: &SessionId) -> Option<DateTime<Utc>> {
+        self.state().last_use(session)
+    }
+
+    /// Notes whether the store could be read.
+    pub(super) fn on_answer<T>(&self, answer: &Result<T, StoreError>, now: DateTime<Utc>) {
+        let outages = &mut self.state().outages;
+        match answer {
+            Err(error) if is_outage(error) => {
+                outages.on_failure(Access::Read, now);
+            }
+            _ => outages.on_success(Access::Read, now),
+        }
+    }
+
+    pub(super) fn add_statistics(&self, statistics: &mut Statistics) {
+        let state = self.state();
+        statistics.uses_recorded = state.recorded;
+        statistics.uses_waiting = state.waiting.len() as u64;
+        statistics.uses_lost = state.lost;
+    }
+
+    /// Notes a use. Returns `true` if the caller is to start a task that [writes](Self::write).
+    pub(super) fn note(&self, used: SessionUse) -> bool {
+        let mut state = self.state();
+        state.note(used);
+        !mem::replace(&mut state.has_writer, true)
+    }
+
+    /// Notes that the task which writes has ended, and another one is to be started.
+    pub(super) fn on_writer_lost(&self) {
+        self.state().has_writer = false;
+    }
+
+    /// Returns `true` if nothing waits. The next use then starts another task that writes.
+    pub(super) fn is_finished(&self) -> bool {
+        let mut state = self.state();
+        state.has_writer = !state.waiting.is_empty();
+        !state.has_writer
+    }
+
+    /// Returns the time of the next writing: a second after the last one, or `pause` if that is longer.
+    pub(super) fn next_writing(&self, pause: Duration) -> Instant {
+        let now = Instant::now();
+        let last = self.state().last_written;
+        last.map_or(now, |last| last + pause.max(WRITE_EVERY))
+    }
+
+    /// Writes what waits. Returns `false` if some of it could not be written.
+    pub(super) async fn write(&self, limit: Duration, now: impl Fn() -> DateTime<Utc>) -> bool {
+        let batches = {
+            let mut state = self.state();
+            state.last_written = Some(Instant::now());
+            state.waiting.len().div_ceil(BATCH)
+        };
+        for _ in 0..batches {
+            let batch = self.state().batch();
+            if let Err(error) = self.touch(&batch, limit).await {
+                if self.state().outages.on_failure(Access::Write, now()) {
+                    telemetry::uses_not_recorded(&error);
+                }
+                return false;
+            }
+            self.state().on_written(&batch, now());
+        }
+        true
+    }
+
+    async fn touch(&self, batch: &[SessionUse], limit: Duration) -> Result<(), StoreError> {
+        match catch_panic(timeout(limit, self.store.touch(batch))).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(elapsed)) => Err(StoreError::timeout(elapsed)),
+            Err(Panicked) => Err(StoreError::unavailable("the store panicked")),
+        }
+    }
+}
+
+impl State {
+    fn last_use(&self, session: &SessionId) -> Option<DateTime<Utc>> {
+        self.waiting.get(session).map(|used| used.at)
+    }
+
+    fn note(&mut self, used: SessionUse) {
+        if let Some(known) = self.waiting.get_mut(&used.session) {
+            known.at = known.at.max(used.at);
+        } else if self.waiting.len() < MAX_WAITING {
+            self.waiting.insert(used.session.clone(), used);
+        } else {
+            self.lost += 1;
+        }
+    }
+
+    /// Returns uses to be written. They wait until they are: a lookup may read what the store says
+    /// meanwhile.
+    fn batch(&self) -> Vec<SessionUse> {
+        self.waiting.values().take(BATCH).cloned().collect()
+    }
+
+    fn on_written(&mut self, batch: &[SessionUse], now: DateTime<Utc>) {
+        for used in batch {
+            // A later use of the session waits for the next writing.
+            if self.last_use(&used.session) == Some(used.at) {
+                self.waiting.remove(&used.session);
+            }
+        }
+        self.recorded += batch.len() as u64;
+        self.outages.on_success(Access::Write, now);
+    }
+}

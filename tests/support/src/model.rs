@@ -1,0 +1,251 @@
+//! Sessions against a model of when they end: at the earliest of `expires_at`, the end that no rotation
+//! moves, and the last use and the idle timeout together.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use customer_session::{
+    AuthenticateError, Clock as _, CustomerId, CustomerSession, CustomerSessions, NewSession,
+    SessionRegistry, testing::ManualClock,
+};
+
+use crate::{HOUR, customer, rng::Rng};
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Longer than the engine waits before it records a use.
+const RECORDED_WITHIN: Duration = Duration::from_millis(1100);
+
+/// Random steps with the sessions of one customer.
+pub struct Walk<'a, S> {
+    /// The nodes that share the store.
+    nodes: Vec<CustomerSessions<Arc<S>>>,
+    node: usize,
+    clock: ManualClock,
+    rng: &'a Rng,
+    customer: CustomerId,
+    sessions: Vec<Expected>,
+    /// What was done, for the message of a failure.
+    steps: Vec<String>,
+}
+
+/// A session as it should be.
+struct Expected {
+    session: CustomerSession,
+    is_ended: bool,
+    last_used_at: Option<DateTime<Utc>>,
+}
+
+impl Expected {
+    fn new(session: CustomerSession) -> Self {
+        Self {
+            session,
+            is_ended: false,
+            last_used_at: None,
+        }
+    }
+
+    fn is_live(&self, now: DateTime<Utc>) -> bool {
+        let last_use = self.last_used_at.unwrap_or(self.session.created_at);
+        let end = self.session.details.ends_at.expect("issued with one");
+        let idle_end = last_use + IDLE_TIMEOUT;
+        !self.is_ended && now < self.session.expires_at.min(end).min(idle_end)
+    }
+}
+
+/// Walks once, and fails if a session is let in, refused, or listed otherwise than in the model.
+///
+/// With several nodes the time of tokio must be paused: a node waits until its uses are recorded
+/// before another one goes on.
+pub async fn agrees_with_the_model<S: SessionRegistry>(
+    store: Arc<S>,
+    customer: &str,
+    nodes: usize,
+    steps: usize,
+    rng: &Rng,
+) {
+    // In the past, since a database takes no use from the future.
+    let start: DateTime<Utc> = "2020-01-01T00:00:00Z".parse().expect("a time");
+    let clock = ManualClock::new(start);
+    let node = || {
+        let builder = CustomerSessions::builder(Arc::clone(&store)).clock(clock.clone());
+        // Each request asks the store, so that what is let in is exact.
+        let builder = builder.cache_ttl(Duration::ZERO).idle_timeout(IDLE_TIMEOUT);
+        builder.expect("it keeps uses").build()
+    };
+    let mut walk = Walk {
+        nodes: (0..nodes).map(|_| node()).collect(),
+        node: 0,
+        clock,
+        rng,
+        customer: customer.into(),
+        sessions: Vec::new(),
+        steps: Vec::new(),
+    };
+    for _ in 0..steps {
+        walk.step().await;
+    }
+    walk.sessions()
+        .revoke_customer(&walk.customer)
+        .await
+        .expect("revoked");
+}
+
+impl<S: SessionRegistry> Walk<'_, S> {
+    fn sessions(&self) -> &CustomerSessions<Arc<S>> {
+        &self.nodes[self.node]
+    }
+
+    fn note(&mut self, step: String) {
+        self.steps.push(step);
+    }
+
+    async fn step(&mut self) {
+        match self.rng.below(12) {
+            0..3 => self.let_time_pass(),
+            3 => self.issue().await,
+            4 => self.rotate().await,
+            5 => self.revoke().await,
+            6 => self.list().await,
+            7 if self.nodes.len() > 1 => {
+                tokio::time::sleep(RECORDED_WITHIN).await;
+                self.node = self.rng.below(self.nodes.len() as u64) as usize;
+                self.note(format!("node {}", self.node));
+            }
+            _ => self.authenticate().await,
+        }
+    }
+
+    fn let_time_pass(&mut self) {
+        let seconds = match self.rng.below(8) {
+            // To the last microsecond of a session, or the first after it.
+            0 if !self.sessions.is_empty() => {
+                let known = &self.sessions[self.rng.below(self.sessions.len() as u64) as usize];
+                let last_use = known.last_used_at.unwrap_or(known.session.created_at);
+                let end = known.session.expires_at.min(last_use + IDLE_TIMEOUT);
+                let left =
+                    end - self.clock.now() - TimeDelta::microseconds(self.rng.below(2) as i64);
+                left.to_std().unwrap_or_default()
+            }
+            1 => IDLE_TIMEOUT * 2,
+            _ => Duration::from_secs(self.rng.below(IDLE_TIMEOUT.as_secs())),
+        };
+        self.clock.advance(seconds);
+        self.note(format!("{seconds:?} pass"));
+    }
+
+    async fn issue(&mut self) {
+        let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
+        let max = Duration::from_secs(self.rng.below(3 * HOUR.as_secs()));
+        let new = NewSession::new(ttl).max_lifetime(max);
+        let issued = self
+            .sessions()
+            .issue_with(customer(self.customer.as_str()), new)
+            .await;
+        let session = issued.expect("issued");
+        let now = self.clock.now().trunc_subsecs(6);
+        assert_eq!(session.expires_at, now + ttl.min(max), "{}", self.said());
+        self.note(format!("issue {} for {ttl:?} and {max:?}", session.id));
+        self.sessions.push(Expected::new(session));
+    }
+
+    async fn rotate(&mut self) {
+        let Some(index) = self.any() else { return };
+        let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
+        let proves = self.rng.below(2) == 0;
+        let token = self.sessions[index].session.token.clone();
+        let new = match proves {
+            true => self.sessions().reauthenticated(&token, ttl).await,
+            false => self.sessions().rotate(&token, ttl).await,
+        };
+        let new = new.expect("an answer");
+        let (known, now) = (&mut self.sessions[index], self.clock.now().trunc_subsecs(6));
+        let is_live = known.is_live(self.clock.now());
+        self.steps
+            .push(format!("rotate {} for {ttl:?}", known.session.id));
+        assert_eq!(new.is_some(), is_live, "{:#?}", self.steps);
+        let Some(new) = new else { return };
+        let old = &known.session;
+        known.is_ended = true;
+        assert_eq!(new.details.ends_at, old.details.ends_at);
+        assert_eq!(
+            Some(new.expires_at),
+            new.details.ends_at.map(|end| end.min(now + ttl))
+        );
+        let authenticated_at = match proves {
+            true => Some(now),
+            false => old.details.authenticated_at,
+        };
+        assert_eq!(new.details.authenticated_at, authenticated_at);
+        self.sessions.push(Expected::new(new));
+    }
+
+    async fn revoke(&mut self) {
+        let Some(index) = self.any() else { return };
+        let id = self.sessions[index].session.id.clone();
+        self.sessions().revoke(&id).await.expect("an answer");
+        self.note(format!("revoke {id}"));
+        // An id leads to what the session was rotated into: those ids begin alike.
+        let family = |id: &str| id[..id.len() / 2].to_owned();
+        for known in &mut self.sessions {
+            known.is_ended |= family(known.session.id.as_str()) == family(id.as_str());
+        }
+    }
+
+    async fn authenticate(&mut self) {
+        let Some(index) = self.any() else { return };
+        let token = self.sessions[index].session.token.clone();
+        let answer = self.sessions().authenticate(&token).await;
+        let now = self.clock.now();
+        let known = &mut self.sessions[index];
+        let is_live = known.is_live(now);
+        self.steps
+            .push(format!("use {} ({is_live})", known.session.id));
+        match answer {
+            Ok(session) => {
+                assert!(is_live, "let in: {:#?}", self.steps);
+                let ends =
+                    |session: &CustomerSession| (session.expires_at, session.details.ends_at);
+                assert_eq!(ends(&session), ends(&known.session), "a use moves no end");
+                known.last_used_at = known.last_used_at.max(Some(now.trunc_subsecs(6)));
+            }
+            Err(AuthenticateError::InvalidToken) => {
+                assert!(!is_live, "refused: {:#?}", self.steps);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn list(&mut self) {
+        let listed = self
+            .sessions()
+            .list(&self.customer)
+            .await
+            .expect("an answer");
+        let mut listed: Vec<_> = listed
+            .into_iter()
+            .map(|session| (session.id, session.details.last_used_at))
+            .collect();
+        let live = self
+            .sessions
+            .iter()
+            .filter(|known| known.is_live(self.clock.now()));
+        let mut live: Vec<_> = live
+            .map(|known| (known.session.id.clone(), known.last_used_at))
+            .collect();
+        listed.sort();
+        live.sort();
+        assert_eq!(listed, live, "{}", self.said());
+    }
+
+    fn any(&self) -> Option<usize> {
+        let count = self.sessions.len() as u64;
+        // Rather a late one: the first have ended long since.
+        let from_end = self.rng.below(count.clamp(1, 4));
+        (count > 0).then(|| (count - 1 - from_end) as usize)
+    }
+
+    fn said(&self) -> String {
+        format!("{:#?}", self.steps)
+    }
+}
