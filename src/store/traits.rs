@@ -106,8 +106,8 @@ pub trait SessionStore: Send + Sync + 'static {
 ///
 /// # Contract
 ///
-/// - Every method but [`purge_expired`](SessionRegistry::purge_expired) is atomic: another reader
-///   sees all of its effect or nothing.
+/// - Every method but [`purge_expired`](SessionRegistry::purge_expired) and
+///   [`touch`](SessionRegistry::touch) is atomic: another reader sees all of its effect or nothing.
 /// - When a method returns `Ok`, its effect is committed and every later
 ///   [`find`](SessionStore::find) sees it.
 /// - On an error the outcome may be unknown; the engine then assumes that it happened

@@ -290,7 +290,7 @@ async fn changes_by_hand_in_postgres_are_announced() {
     ))
     .await;
     receive_until(&mut source, Invalidation::Session(one.id)).await;
-    run("TRUNCATE customer_sessions".to_owned()).await;
+    run("TRUNCATE customer_sessions CASCADE".to_owned()).await;
     receive_until(&mut source, Invalidation::All).await;
 
     // The table of the changes itself, whatever was not read of it.

@@ -59,3 +59,5 @@ mod stale_connections;
 mod tables;
 #[cfg(feature = "postgres")]
 mod tls;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod uses;

@@ -4,7 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use customer_session::{
-    CustomerData, CustomerSessions, Invalidation, SessionRegistry, SessionStore as _,
+    CustomerData, CustomerSessions, Invalidation, SessionRegistry, SessionStore as _, SessionUse,
     StoreErrorKind,
     store::{Peppers, PostgresInvalidations, PostgresStore, SqliteStore},
 };
@@ -143,6 +143,11 @@ async fn a_role_that_reads_and_writes_rows_is_enough() {
         .rotate(&session.token, Duration::from_secs(60))
         .await;
     let rotated = rotated.expect("rotated").expect("live");
+    let now = chrono::Utc::now();
+    let used = SessionUse::new(rotated.id.clone(), rotated.customer_id.clone(), now);
+    store.touch(&[used]).await.expect("recorded");
+    let found = store.find(&rotated.token).await.expect("an answer");
+    assert!(found.expect("live").details.last_used_at.is_some());
     assert!(sessions.revoke(&rotated.id).await.expect("revoked"));
     sessions
         .revoke_customer(&session.customer_id)

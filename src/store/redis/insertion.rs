@@ -147,8 +147,7 @@ impl RedisStore {
     ) -> Result<Committed, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let json = write_json(&new.session.customer)?;
-        let max = limit.map(|limit| limit.max.to_string()).unwrap_or_default();
-        let when_full = limit.map_or("", when_full);
+        let [max, when_full, since] = limit.map(limit_args).unwrap_or_default();
         let mut over = Vec::new();
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         // Of very many sessions beyond the limit, each attempt ends some.
@@ -161,8 +160,10 @@ impl RedisStore {
             insert
                 .arg(self.keys.channel())
                 .arg(&max)
-                .arg(when_full)
-                .arg(&over);
+                .arg(&when_full)
+                .arg(&over)
+                .arg(&since)
+                .arg(self.keys.uses(customer));
             let answer: Vec<Vec<u8>> = self.send(Request::Script(&insert), context).await?;
             let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
             match (outcome.as_slice(), rest) {
@@ -205,9 +206,10 @@ impl RedisStore {
             return Ok(());
         }
         let mut remove = self.scripts.remove.key(self.keys.customer(customer));
+        remove.key(self.keys.sessions(customer));
         remove
-            .key(self.keys.sessions(customer))
-            .arg(new.record.member());
+            .arg(new.record.member())
+            .arg(self.keys.uses(customer));
         let _: u64 = self.send(Request::Script(&remove), context).await?;
         Err(StoreError::conflict(format!("{context}: its id is taken")))
     }
@@ -248,11 +250,21 @@ fn summary_of(new: &CustomerSession, member: &[u8], created_at: i64) -> Option<S
     ))
 }
 
-fn when_full(limit: &SessionLimit) -> &'static str {
-    match limit.when_full {
+/// Returns a limit as `insert.lua` takes it: the number, what happens beyond that, and since when a session
+/// must have been used to count.
+fn limit_args(limit: &SessionLimit) -> [String; 3] {
+    let when_full = match limit.when_full {
         WhenFull::EndOldest => "end_oldest",
         WhenFull::Refuse => "refuse",
-    }
+    };
+    let since = limit
+        .used_since
+        .map(|time| time.timestamp_micros().to_string());
+    [
+        limit.max.to_string(),
+        when_full.to_owned(),
+        since.unwrap_or_default(),
+    ]
 }
 
 /// Returns `true` if an error says that nothing was changed.

@@ -122,6 +122,11 @@ impl Keys {
         self.tagged("s:", &customer.0, &[])
     }
 
+    /// Returns the hash of the times at which a customer's sessions were last used.
+    pub(super) fn uses(&self, customer: &Packed) -> Vec<u8> {
+        self.tagged("u:", &customer.0, &[])
+    }
+
     pub(super) fn family(&self, customer: &Packed, first: &Packed) -> Vec<u8> {
         self.tagged("f:", &customer.0, &first.0)
     }

@@ -9,6 +9,7 @@ use super::{
     insertion::MAX_SCORE,
     keys::Packed,
     record::{Pointer, Record, read_member},
+    uses::with_last_use,
 };
 use crate::{
     customer::CustomerId,
@@ -37,8 +38,12 @@ impl RedisStore {
                 .into_iter()
                 .filter(|(member, created)| follows(member, *created, page));
             let after: Vec<_> = after.map(|(member, _)| member).collect();
-            for record in self.records(&customer, &after, context).await? {
-                sessions.push(record.summary()?);
+            let records = self.records(&customer, &after, context);
+            let (records, uses) = join(records, self.last_uses(&customer, &after, context)).await;
+            let uses = uses?;
+            for record in records? {
+                let used_at = uses.get(&record.id).copied();
+                sessions.push(with_last_use(record.summary()?, used_at)?);
             }
             if is_last {
                 break;
@@ -115,7 +120,8 @@ impl RedisStore {
         Ok(records)
     }
 
-    async fn get_many(
+    /// Reads the values of keys, which may be on several servers.
+    pub(super) async fn get_many(
         &self,
         keys: &[Vec<u8>],
         context: &str,

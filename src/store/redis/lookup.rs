@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join3;
+use futures_util::future::join4;
 use redis::{Cmd, cmd};
 use serde::Deserialize as _;
 use tokio::time::timeout;
@@ -12,6 +12,7 @@ use super::{
     connection::Request,
     keys::{Packed, ShortHash, short_hashes},
     record::{Pointer, Record},
+    uses::with_last_use,
 };
 use crate::{
     customer::{Customer, CustomerData},
@@ -37,7 +38,12 @@ pub(super) struct LiveSession {
     /// The place of the token's hash among those that were asked for.
     place: usize,
     customer: Customer,
+    /// The time of the last use, in microseconds.
+    used_at: Option<i64>,
 }
+
+/// The answer of `find.lua`: the place of the hash, the record, the customer, and the last use.
+type LookupAnswer = (usize, Vec<u8>, Vec<u8>, Option<i64>);
 
 /// The session that an id leads to, live or not.
 #[derive(Debug)]
@@ -82,7 +88,7 @@ impl RedisStore {
             let rehash = self.rehash(&found, &hashes);
             let _ = timeout(REHASH_TIMEOUT, rehash).await;
         }
-        let summary = found.record.summary()?;
+        let summary = with_last_use(found.record.summary()?, found.used_at)?;
         Ok(Some(summary.into_session(token.clone(), found.customer)))
     }
 
@@ -102,7 +108,7 @@ impl RedisStore {
                 self.read(Request::Script(&find), context).await?
             }
         };
-        let Some((place, bytes, customer)): Option<(usize, Vec<u8>, Vec<u8>)> = found else {
+        let Some((place, bytes, customer, used_at)): Option<LookupAnswer> = found else {
             return Ok(None);
         };
         let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
@@ -112,6 +118,7 @@ impl RedisStore {
             place: place.saturating_sub(1),
             record,
             bytes,
+            used_at,
         }))
     }
 
@@ -120,7 +127,7 @@ impl RedisStore {
         &self,
         hashes: &[ShortHash],
         context: &str,
-    ) -> Result<Option<(usize, Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Option<LookupAnswer>, StoreError> {
         for (hash, place) in hashes.iter().zip(1..) {
             let Some(bytes) = self.get(self.keys.token(hash), context).await? else {
                 continue;
@@ -130,12 +137,14 @@ impl RedisStore {
             let mut found = self.scripts.found.key(self.keys.customer(&record.customer));
             found.key(self.keys.sessions(&record.customer));
             found.arg(record.member());
-            let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
             let found = self.read::<Option<Vec<u8>>>(Request::Script(&found), context);
+            // By a command of its own: while a slot moves, the key of a script must be there.
+            let used_at = self.last_use(&record, context);
+            let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
             // A failover may have lost what the session is revoked by.
             let pointer = self.get(self.keys.id(&record.id), context);
-            let (found, epoch, pointer) = join3(found, epoch, pointer).await;
-            let (found, epoch, pointer) = (found?, epoch?, pointer?);
+            let (found, epoch, pointer, used_at) = join4(found, epoch, pointer, used_at).await;
+            let (found, epoch, pointer, used_at) = (found?, epoch?, pointer?, used_at?);
             let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
             if pointer.is_none_or(|pointer| pointer.member(&record.id) != record.member()) {
                 continue;
@@ -143,7 +152,7 @@ impl RedisStore {
             if let Some(customer) = found.filter(|customer| customer.get(1..9) == epoch.as_deref())
                 && epoch.is_some()
             {
-                return Ok(Some((place, bytes, customer)));
+                return Ok(Some((place, bytes, customer, used_at)));
             }
         }
         Ok(None)

@@ -24,6 +24,7 @@ mod scripts;
 mod sentinel;
 mod server;
 mod transport;
+mod uses;
 
 use std::{fmt, sync::Arc};
 
@@ -56,6 +57,9 @@ use crate::{
 /// something is wrong with them, every method fails and says what to do. [`check`](Self::check) checks at
 /// once. Behind sentinels the store asks them again as soon as a source of its
 /// [`invalidations`](Self::invalidations) has lost the primary. Clones share their connection, which reconnects by itself.
+///
+/// Uses of sessions ([`touch`](crate::SessionRegistry::touch)) are kept in one hash for each customer, and are
+/// never later than the server's clock. Those of one call take effect customer by customer.
 ///
 /// The server decides how much survives a crash. With `appendonly yes` and
 /// `appendfsync always` every revocation that has returned does, with `everysec` those of the

@@ -8,7 +8,7 @@ use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
@@ -41,7 +41,7 @@ impl SessionStore for RedisStore {
 #[async_trait]
 impl SessionRegistry for RedisStore {
     fn keeps(&self) -> Keeps {
-        Keeps::details()
+        Keeps::details_and_uses()
     }
 
     async fn insert(
@@ -87,6 +87,10 @@ impl SessionRegistry for RedisStore {
         let context = format!("updating customer {}", customer.id);
         let updated: u64 = self.send(Request::Script(&update), &context).await?;
         Ok(updated > 0)
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.record_uses(uses).await
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {

@@ -69,7 +69,7 @@ impl RedisStore {
         let mut replace = self.scripts.replace.key(self.keys.customer(customer));
         replace.key(self.keys.sessions(customer));
         replace.key(self.keys.family(customer, place.family()));
-        replace.key(members);
+        replace.key(members).key(self.keys.uses(customer));
         replace.arg(place.member()).arg(new.record.member());
         replace.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
         replace.arg(epoch).arg(new.life).arg(new.id_life);

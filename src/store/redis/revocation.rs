@@ -59,6 +59,7 @@ impl RedisStore {
         let mut revoke = self.scripts.revoke.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
         revoke.key(self.keys.family(customer, place.family()));
+        revoke.key(self.keys.uses(customer));
         revoke.arg(&member).arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(session.as_str());
         let (was_live, current, is_family): (u64, Vec<u8>, u64) =
@@ -94,6 +95,7 @@ impl RedisStore {
         revoke.key(self.keys.sessions(customer)).key(ended);
         let family = kept.as_ref().map_or(customer, Location::family);
         revoke.key(self.keys.family(customer, family));
+        revoke.key(self.keys.uses(customer));
         revoke
             .arg(epoch.unwrap_or_default())
             .arg(self.keys.channel())
@@ -159,6 +161,7 @@ impl RedisStore {
         revoke.key(self.keys.sessions(customer));
         revoke.arg(micros).arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(customer.text());
+        revoke.arg(self.keys.uses(customer));
         let mut any = false;
         loop {
             let (more, were_live): (u64, u64) =

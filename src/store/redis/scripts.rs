@@ -35,6 +35,7 @@ scripts!(
     revoke_older,
     schedule,
     swap,
+    touch,
     unlist,
     update_customer,
 );

@@ -26,6 +26,14 @@ macro_rules! session_columns {
     };
 }
 
+/// The time at which a session `s` was last used, or null. It is a subquery and not a join, so that the
+/// index is taken, whatever PostgreSQL believes of the tables.
+macro_rules! used_at {
+    () => {
+        "(SELECT u.used_at FROM customer_session_uses u WHERE u.session_id = s.id)"
+    };
+}
+
 /// Sessions `s` of their customers' current epochs, and the customers `c`.
 macro_rules! live_sessions {
     () => {
@@ -115,8 +123,10 @@ macro_rules! epoch_of_customer {
 macro_rules! sessions_of_customer {
     () => {
         concat!(
-            "SELECT id, customer_id, created_at, modified_at, expires_at, ends_at, \
-             authenticated_at, details FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
+            "SELECT s.id, s.customer_id, s.created_at, s.modified_at, s.expires_at, s.ends_at, \
+             s.authenticated_at, s.details, ",
+            used_at!(),
+            " FROM customer_sessions s WHERE s.customer_id = $1 AND s.epoch = ",
             epoch_of_customer!()
         )
     };
@@ -127,10 +137,13 @@ const LIST_AFTER: &str = concat!(
     sessions_of_customer!(),
     " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
 );
-/// The sessions that count for a limit, oldest first.
+/// The sessions that count for a limit, oldest first: those that expire after `$2`, and have been used
+/// since `$3`, if there is such a time.
 const LIVE: &str = concat!(
     sessions_of_customer!(),
-    " AND expires_at > $2 ORDER BY created_at, id"
+    " AND expires_at > $2 AND ($3 IS NULL OR created_at > $3 OR ",
+    used_at!(),
+    " > $3) ORDER BY created_at, id"
 );
 /// Adds the first epoch of a customer who is there and not deleted.
 const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
@@ -336,14 +349,24 @@ fn surplus(
     live.iter().take(surplus).map(rows::summary).collect()
 }
 
+/// Returns the parameters of [`LIVE`].
+fn live_params<P: Parameters + Default>(new: &CustomerSession, limit: &SessionLimit) -> P {
+    let mut parameters: P = rows::text_params(&[new.customer_id.as_str()]);
+    parameters.time(Some(new.created_at));
+    parameters.time(limit.used_since);
+    parameters
+}
+
 /// Returns the statement that selects the session of any of `hashes` hashes and its customer, in
-/// the order in which [`rows::session`] reads them.
+/// the order in which [`rows::found_session`] reads them.
 fn find_statement(hashes: usize, schema: &SchemaName) -> String {
     let hashes: Vec<_> = (1..=hashes).map(|number| format!("${number}")).collect();
     let statement = format!(
         concat!(
             "SELECT ",
             session_columns!(),
+            ", ",
+            used_at!(),
             " FROM ",
             live_sessions!(),
             " WHERE s.token_hash IN ({})"

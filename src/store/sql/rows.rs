@@ -121,8 +121,20 @@ pub(super) fn bind_session(
     Ok(())
 }
 
-/// Reads a row of [`find_statement`](super::find_statement): the session, and the hash under which
-/// it is kept.
+/// Reads a row of [`find_statement`](super::find_statement): the session with its last use, and the hash
+/// under which it is kept.
+pub(super) fn found_session(
+    row: &impl Columns,
+    token: &SessionToken,
+) -> Result<(CustomerSession, TokenHash), StoreError> {
+    let (mut session, hash) = session(row, token)?;
+    let reader = Reader::new(row, &session.id);
+    session.details.last_used_at = reader.optional_time(26, "used_at")?;
+    Ok((session, hash))
+}
+
+/// Reads a row that begins with the columns of a session and its customer: the session without its last
+/// use, and the hash under which it is kept.
 pub(super) fn session(
     row: &impl Columns,
     token: &SessionToken,
@@ -153,6 +165,7 @@ pub(super) fn summary(row: &impl Columns) -> Result<SessionSummary, StoreError> 
     let mut summary = SessionSummary::new(id, customer_id, created_at, expires_at);
     summary.modified_at = reader.optional_time(3, "modified_at")?;
     summary.details = reader.details(5)?;
+    summary.details.last_used_at = reader.optional_time(8, "used_at")?;
     Ok(summary)
 }
 

@@ -103,6 +103,18 @@ pub(super) fn check(migrations: &Migrations, applied: &[Applied]) -> Result<(), 
     }
 }
 
+/// The table of uses, of which a check asks whether it is there.
+pub(super) const USES: &str = "customer_session_uses";
+
+/// Returns the error of tables that lack that of the uses. A version that was applied by hand does not say
+/// what it was made of.
+pub(super) fn lacks_uses(migrations: &Migrations) -> StoreError {
+    StoreError::unavailable(format!(
+        "the table {USES} is missing; create it as `{}` does",
+        migrations.name
+    ))
+}
+
 /// Returns the checksum of a migration.
 pub(super) fn checksum(sql: &str) -> String {
     hex::encode(Sha256::digest(sql))

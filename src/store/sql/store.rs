@@ -238,7 +238,7 @@ where
         let Some(row) = row.map_err(|error| store_error("looking up a session", error))? else {
             return Ok(None);
         };
-        let (session, hash) = rows::session(&row, token)?;
+        let (session, hash) = rows::found_session(&row, token)?;
         let rehash = (hash != hashes[0]).then(|| Rehash {
             id: session.id.clone(),
             from: hash,

@@ -117,7 +117,7 @@ fn raw_find<'a>(
         async move {
             let mut call = script.key(PREFIX);
             call.arg(&hash[..16]);
-            let row: (u64, Vec<u8>, Vec<u8>) = call
+            let row: (u64, Vec<u8>, Vec<u8>, Option<i64>) = call
                 .invoke_async(&mut connection.clone())
                 .await
                 .expect("found");
@@ -191,7 +191,8 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
                     .arg(&member)
                     .arg(session.created_at.timestamp_micros());
                 insert.arg(epoch).arg(json).arg(life).arg("cs:changes");
-                insert.arg("").arg("").arg("");
+                insert.arg("").arg("").arg("").arg("");
+                insert.arg(format!("{PREFIX}u:{{={customer}}}"));
                 let answer: Vec<Vec<u8>> = insert.invoke_async(to).await?;
                 let pointer = redis::cmd("GET").arg(format!("{PREFIX}i:={id}")).to_owned();
                 let _: Vec<u8> = pointer.query_async(to).await?;

@@ -7,6 +7,8 @@
 --                                   epoch alone is what stays of a deleted customer without sessions
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
 --                                   the id, and the time at which it expires
+--   <prefix>u:{<customer>}          a hash: when sessions in that set were last used, by their ids. It is
+--                                   there once a session was used
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
 --   <prefix>m:{<customer>}<id>      a list of the ids in a family that others have replaced
 --   <prefix>g:{<customer>}<number>  sessions that a revocation has ended, to be removed in steps
@@ -48,7 +50,9 @@ local function unpack_id(packed)
   return string.sub(packed, 18) .. hex
 end
 
-local function id_of(member) return unpack_id(string.sub(member, 1, -9)) end
+-- The id of a member of a set of sessions, packed.
+local function packed_id_of(member) return string.sub(member, 1, -9) end
+local function id_of(member) return unpack_id(packed_id_of(member)) end
 
 local function kind_of(customer) return string.sub(customer, 1, 1) end
 local function epoch_of(customer) return string.sub(customer, 2, 9) end
@@ -57,6 +61,22 @@ local function epoch_of(customer) return string.sub(customer, 2, 9) end
 local function extend(key, life)
   local left = redis.call('PTTL', key)
   if left >= 0 and left < tonumber(life) then redis.call('PEXPIRE', key, life) end
+end
+
+-- The time on this server's clock.
+local function now_by_clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- Removes a session from its customer's set, and its last use. Answers 1 if it was there.
+--
+-- While a slot moves, a cluster refuses a script that names a key which is not there, as that of the uses may
+-- be: it is not among the KEYS of scripts that must go on then. A use that is left behind expires.
+local function remove(sessions_key, uses_key, member)
+  local was_there = redis.call('ZREM', sessions_key, member)
+  if was_there == 1 then redis.pcall('HDEL', uses_key, packed_id_of(member)) end
+  return was_there
 end
 
 -- Forgets a customer without sessions. Of a deleted one it remembers that it is deleted.

@@ -1,4 +1,5 @@
--- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record and the customer.
+-- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record, the customer, and
+-- the last use.
 -- For a single server, where the keys need not be named.
 for place = 1, #ARGV do
   local record = redis.call('GET', KEYS[1] .. 't:' .. ARGV[place])
@@ -11,7 +12,8 @@ for place = 1, #ARGV do
     local found = redis.call('GET', key)
     if found and redis.call('ZSCORE', KEYS[1] .. 's:{' .. customer .. '}', member)
       and epoch_of(found) == redis.call('GET', KEYS[1] .. 'a:{' .. shard .. '}') then
-      return { place, record, found }
+      local used = redis.call('HGET', KEYS[1] .. 'u:{' .. customer .. '}', packed_id_of(member))
+      return { place, record, found, used }
     end
   end
 end

@@ -1,10 +1,10 @@
--- KEYS: c:, s:, f:, m:. ARGV: the old session, the new one and its time of creation; epoch; life in ms, that
+-- KEYS: c:, s:, f:, m:, u:. ARGV: the old session, the new one and its time of creation; epoch; life in ms, that
 -- of the family; channel; the old id, and packed. Answers the customer, if the old one was live.
 local old, new, created, epoch, life, family_life, channel, old_id, packed = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return false end
 local left = redis.call('PTTL', KEYS[2])
-if redis.call('ZREM', KEYS[2], old) == 0 then
+if remove(KEYS[2], KEYS[5], old) == 0 then
   -- The driver repeats a call whose answer was lost.
   local is_repeated = redis.call('GET', KEYS[3]) == new and redis.call('ZSCORE', KEYS[2], new)
   return is_repeated and string.sub(customer, 10)

@@ -1,10 +1,10 @@
--- KEYS: c:, s:, f:. ARGV: a session, epoch, channel, the id that was asked for. Ends the session, or that
+-- KEYS: c:, s:, f:, u:. ARGV: a session, epoch, channel, the id that was asked for. Ends the session, or that
 -- which has taken its place. Answers 1 if it was live, the one that was ended, and 1 if there is a family.
 local session, epoch, channel, asked_for = unpack(ARGV)
 local family = redis.call('GET', KEYS[3])
 local current = family or session
 local customer = redis.call('GET', KEYS[1])
-local was_there = redis.call('ZREM', KEYS[2], current) == 1
+local was_there = remove(KEYS[2], KEYS[4], current) == 1
 if was_there then
   redis.call('PUBLISH', channel, 'session:' .. asked_for)
   if current ~= session then redis.call('PUBLISH', channel, 'session:' .. id_of(current)) end

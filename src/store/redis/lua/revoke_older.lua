@@ -1,10 +1,10 @@
--- KEYS: c:, s:. ARGV: a time, epoch, channel, the customer's id. Ends some sessions that were created
+-- KEYS: c:, s:. ARGV: a time, epoch, channel, the customer's id, u:. Ends some sessions that were created
 -- before. Answers 1 if there are more, and 1 if any was live.
-local time, epoch, channel, id = unpack(ARGV)
+local time, epoch, channel, id, uses = unpack(ARGV)
 local older = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. time, 'LIMIT', 0, 100)
 if #older == 0 then return { 0, 0 } end
 local customer = redis.call('GET', KEYS[1])
-redis.call('ZREM', KEYS[2], unpack(older))
+for _, member in ipairs(older) do remove(KEYS[2], uses, member) end
 redis.call('PUBLISH', channel, 'customer:' .. id)
 forget(KEYS[1], KEYS[2])
 local were_live = customer and epoch_of(customer) == epoch

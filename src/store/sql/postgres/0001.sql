@@ -60,6 +60,20 @@ CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, ep
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
 
+-- When sessions were last used. A table of its own, without triggers: a use announces nothing, and writes
+-- no other row of a session. No index has `used_at`, and pages have room, so that a new version of a row
+-- stays in its page, and takes the place of an old one there without a vacuum. What remains for vacuum is
+-- what has ended.
+CREATE TABLE customer_session_uses (
+    used_at     timestamptz NOT NULL,
+    session_id  text COLLATE "C" PRIMARY KEY
+                REFERENCES customer_sessions (id) ON DELETE CASCADE,
+    CHECK (used_at BETWEEN '0001-01-01' AND '262000-01-01')
+) WITH (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0.05
+);
+
 -- A session that another has taken the place of: its id leads to the live session of the family.
 -- It is purged when the family has ended.
 CREATE TABLE customer_session_rotations (

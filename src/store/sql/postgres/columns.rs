@@ -5,7 +5,9 @@ use sqlx::{
     Decode, Encode, Error, Postgres, Row, Type,
     encode::IsNull,
     error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgValueRef, types::Oid},
+    postgres::{
+        PgArgumentBuffer, PgArguments, PgHasArrayType, PgRow, PgTypeInfo, PgValueRef, types::Oid,
+    },
 };
 
 use crate::store::sql::rows::{Columns, Parameters};
@@ -40,6 +42,12 @@ where
     sqlx::Arguments::add(parameters, value).expect("texts, times and flags can be encoded");
 }
 
+/// Appends an array of times.
+pub(super) fn bind_times(parameters: &mut PgArguments, times: impl Iterator<Item = DateTime<Utc>>) {
+    let times: Vec<_> = times.map(Timestamp).collect();
+    bind(parameters, times);
+}
+
 impl Columns for PgRow {
     fn text(&self, index: usize) -> Result<Option<String>, Error> {
         self.try_get(index)
@@ -70,6 +78,7 @@ struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
     const OID: Oid = Oid(1184);
+    const OID_OF_ARRAY: Oid = Oid(1185);
 
     /// The beginning of PostgreSQL's time, the year 2000, in microseconds since 1970.
     const BEGINNING: i64 = 946_684_800_000_000;
@@ -82,6 +91,12 @@ impl Type<Postgres> for Timestamp {
 
     fn compatible(found: &PgTypeInfo) -> bool {
         found.oid() == Some(Self::OID)
+    }
+}
+
+impl PgHasArrayType for Timestamp {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Self::OID_OF_ARRAY)
     }
 }
 

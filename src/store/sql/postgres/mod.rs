@@ -19,6 +19,7 @@ mod statements;
 mod tables;
 mod transport;
 mod triggers;
+mod uses;
 
 use std::{fmt, sync::Arc};
 
@@ -35,6 +36,9 @@ use crate::store::error::StoreError;
 /// store checks the server, the tables, their triggers and the [`Peppers`](crate::store::Peppers);
 /// while something is wrong with them, every method fails and says what to do.
 /// [`check`](Self::check) checks at once. Clones share their connections.
+///
+/// Uses of sessions ([`touch`](crate::SessionRegistry::touch)) are kept in a table of their own. They wait for
+/// no revocation or rotation, and are never later than the server's clock.
 ///
 /// ```no_run
 /// use customer_session::{CustomerSessions, store::{Peppers, PostgresStore}};

@@ -19,7 +19,7 @@ use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
@@ -133,8 +133,7 @@ impl PostgresStore {
         let customer: PgArguments = rows::customer_params(&session.customer)?;
         let (insert, parameters) = self.insertion(session)?;
         let id = session.customer_id.as_str();
-        let mut live: PgArguments = rows::text_params(&[id]);
-        live.time(Some(session.created_at));
+        let live: PgArguments = sql::live_params(session, limit);
         let inserting = async {
             let mut connection = self.sql.acquire(pool).await?;
             let mut transaction = connection.as_mut().begin().await?;
@@ -223,7 +222,7 @@ impl PostgresStore {
 #[async_trait]
 impl SessionRegistry for PostgresStore {
     fn keeps(&self) -> Keeps {
-        Keeps::details()
+        Keeps::details_and_uses()
     }
 
     async fn insert(
@@ -291,6 +290,10 @@ impl SessionRegistry for PostgresStore {
         let context = || format!("updating customer {}", customer.id);
         let parameters = rows::customer_params(customer)?;
         Ok(self.execute(UPDATE_CUSTOMER, parameters, context).await? > 0)
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.record_uses(uses).await
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {

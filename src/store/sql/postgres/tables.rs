@@ -18,7 +18,7 @@ use crate::store::{
         error::{is_of_connection, store_error},
         idle_connections::PooledConnection,
         rows::{self, Columns as _, Parameters as _},
-        schema::{self, APPLIED, Applied, SET_CHECKSUM},
+        schema::{self, APPLIED, Applied, SET_CHECKSUM, USES},
         store::{SqlStore, within_time_limit},
     },
 };
@@ -44,20 +44,34 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 /// The version of the server, the isolation of transactions, and whether it is a replica.
 type Properties = (i32, String, bool);
 
-/// The properties, what has been applied, whether all triggers exist, and what is wrong with the
-/// customers.
-type Inspection = (Properties, Vec<Applied>, bool, Option<String>);
+/// What a check judges.
+struct Inspection {
+    properties: Properties,
+    applied: Vec<Applied>,
+    has_triggers: bool,
+    has_uses: bool,
+    /// What is wrong with the customers.
+    customers: Option<String>,
+}
+
+/// Returns `true` if there is a table of this name, in the schema of the tables.
+async fn is_there(
+    connection: &mut PgConnection,
+    sql: &SqlStore<Postgres>,
+    table: &str,
+) -> Result<bool, Error> {
+    let mut parameters: PgArguments = rows::text_params(&[&sql.schema.qualified(table)]);
+    parameters.flag(sql.schema.quoted().is_some());
+    let is_there = sql.query(IS_THERE, parameters);
+    is_there.fetch_one(connection).await?.flag(0)
+}
 
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(
     connection: &mut PgConnection,
     sql: &SqlStore<Postgres>,
 ) -> Result<Vec<Applied>, Error> {
-    let table = sql.schema.qualified("customer_session_schema");
-    let mut parameters: PgArguments = rows::text_params(&[&table]);
-    parameters.flag(sql.schema.quoted().is_some());
-    let is_there = sql.query(IS_THERE, parameters);
-    if !is_there.fetch_one(&mut *connection).await?.flag(0)? {
+    if !is_there(connection, sql, "customer_session_schema").await? {
         return Ok(Vec::new());
     }
     let rows = sql.query(APPLIED, PgArguments::default());
@@ -107,15 +121,19 @@ impl PostgresStore {
             }
         };
         let answers = within_time_limit(context, asking).await?;
-        let ((version, isolation, is_replica), applied, announces, customers) = answers?;
+        let found = answers?;
+        let (version, isolation, is_replica) = found.properties;
         check_server(version, &isolation, is_replica)?;
         // First: what else differs, differs because of this.
-        if let Some(problem) = customers {
+        if let Some(problem) = found.customers {
             return Err(StoreError::unavailable(problem));
         }
-        schema::check(&self.migrations(), &applied)?;
-        if !announces {
+        schema::check(&self.migrations(), &found.applied)?;
+        if !found.has_triggers {
             return Err(StoreError::unavailable(NO_TRIGGERS));
+        }
+        if !found.has_uses {
+            return Err(schema::lacks_uses(&self.migrations()));
         }
         self.sql.check_peppers().await
     }
@@ -144,15 +162,22 @@ impl PostgresStore {
         let mut scope = self.sql.begin(connection).await?;
         let properties = properties(scope.as_mut(), &self.sql).await?;
         let applied = applied(scope.as_mut(), &self.sql).await?;
-        let announces = sqlx::raw_sql(triggers::query(&self.sql.schema));
-        let announces = announces.fetch_one(scope.as_mut()).await?.try_get(0)?;
+        let has_triggers = sqlx::raw_sql(triggers::query(&self.sql.schema));
+        let has_triggers = has_triggers.fetch_one(scope.as_mut()).await?.try_get(0)?;
+        let has_uses = is_there(scope.as_mut(), &self.sql, USES).await?;
         let is_applied = !applied.is_empty();
         let mut customers = self.kind_problem(scope.as_mut(), is_applied).await?;
         if customers.is_none() && self.external_customers && is_applied {
             customers = external_customers::problem(scope.as_mut(), &self.sql.schema).await?;
         }
         scope.end().await?;
-        Ok((properties, applied, announces, customers))
+        Ok(Inspection {
+            properties,
+            applied,
+            has_triggers,
+            has_uses,
+            customers,
+        })
     }
 
     async fn kind_problem(

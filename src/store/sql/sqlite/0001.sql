@@ -58,6 +58,12 @@ CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, ep
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
 
+-- When sessions were last used.
+CREATE TABLE customer_session_uses (
+    session_id TEXT NOT NULL PRIMARY KEY REFERENCES customer_sessions (id) ON DELETE CASCADE,
+    used_at    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- A session that another has taken the place of: its id leads to the live session of the family.
 -- It is purged when the family has ended.
 CREATE TABLE customer_session_rotations (

@@ -10,6 +10,7 @@ mod registry;
 mod revocation;
 mod tables;
 mod transaction;
+mod uses;
 
 use std::{fmt, sync::Arc};
 
@@ -28,6 +29,9 @@ use crate::store::{error::StoreError, pepper::Peppers};
 /// [`MIGRATIONS`](Self::MIGRATIONS) yourself. Before its first answer, and every ten seconds, the
 /// store checks the tables and the [`Peppers`]; while something is wrong with them, every method
 /// fails and says what to do. [`check`](Self::check) checks at once. Clones share their connections.
+///
+/// Uses of sessions ([`touch`](crate::SessionRegistry::touch)) are kept in a table of their own; those of one
+/// call are one transaction.
 ///
 /// ```
 /// use customer_session::{CustomerSessions, store::{Peppers, SqliteStore}};

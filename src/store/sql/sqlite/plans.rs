@@ -1,6 +1,6 @@
 //! Tests that each statement of the SQLite store uses an index.
 
-use super::{SqliteStore, customers, registry};
+use super::{SqliteStore, customers, registry, uses};
 use crate::store::{pepper::Peppers, sql};
 
 #[tokio::test]
@@ -38,6 +38,7 @@ async fn no_statement_reads_a_whole_table() {
         sql::CUSTOMERS,
         customers::FORGET,
         customers::ERASE,
+        uses::TOUCH,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let plan = sqlx::query(explain)

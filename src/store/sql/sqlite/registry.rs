@@ -9,7 +9,7 @@ use super::{SqliteStore, transaction::WriteTransaction};
 use crate::{
     customer::{Customer, CustomerId},
     page::{Page, SessionPage},
-    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit},
+    registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{
@@ -156,8 +156,7 @@ impl WriteTransaction<'_> {
         new: &CustomerSession,
         limit: &SessionLimit,
     ) -> Result<Vec<SessionSummary>, StoreError> {
-        let mut parameters: SqliteArguments = rows::text_params(&[new.customer_id.as_str()]);
-        parameters.time(Some(new.created_at));
+        let parameters: SqliteArguments = sql::live_params(new, limit);
         let live = self.fetch_all(sql::LIVE, parameters).await?;
         let ended = sql::surplus(&live, new, limit)?;
         for session in &ended {
@@ -232,7 +231,7 @@ impl SessionStore for SqliteStore {
 #[async_trait]
 impl SessionRegistry for SqliteStore {
     fn keeps(&self) -> Keeps {
-        Keeps::details()
+        Keeps::details_and_uses()
     }
 
     async fn insert(
@@ -305,6 +304,10 @@ impl SessionRegistry for SqliteStore {
         let updated = transaction.execute(UPDATE_CUSTOMER, parameters).await?;
         transaction.commit().await?;
         Ok(updated > 0)
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
+        self.record_uses(uses).await
     }
 
     async fn purge_expired(&self, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {

@@ -8,7 +8,7 @@ use crate::store::{
     sql::{
         error::store_error,
         rows::text_params,
-        schema::{self, APPLIED, Applied, Migrations, SET_CHECKSUM},
+        schema::{self, APPLIED, Applied, Migrations, SET_CHECKSUM, USES},
     },
 };
 
@@ -19,7 +19,7 @@ const MIGRATIONS: Migrations = Migrations {
     sql: SqliteStore::MIGRATIONS,
 };
 
-const IS_THERE: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'customer_session_schema'";
+const IS_THERE: &str = "SELECT count(*) FROM sqlite_schema WHERE name = $1";
 
 impl SqliteStore {
     /// Creates the tables, or brings them up to date. Several processes may call it at once.
@@ -33,7 +33,7 @@ impl SqliteStore {
     /// [`Unavailable`](crate::StoreErrorKind::Unavailable) if the tables are those of a newer release
     /// that this one cannot work with, and the errors of [`check`](Self::check).
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let missing = schema::missing(&MIGRATIONS, &self.applied().await?)?;
+        let missing = schema::missing(&MIGRATIONS, &self.inspect().await?.0)?;
         if !missing.is_empty() {
             self.apply_missing().await?;
         }
@@ -51,14 +51,20 @@ impl SqliteStore {
     }
 
     pub(super) async fn run_check(&self) -> Result<(), StoreError> {
-        schema::check(&MIGRATIONS, &self.applied().await?)?;
+        let (applied, has_uses) = self.inspect().await?;
+        schema::check(&MIGRATIONS, &applied)?;
+        if !has_uses {
+            return Err(schema::lacks_uses(&MIGRATIONS));
+        }
         self.shared.sql.check_peppers().await
     }
 
-    async fn applied(&self) -> Result<Vec<Applied>, StoreError> {
+    /// Returns what has been applied, and whether there is the table of the uses.
+    async fn inspect(&self) -> Result<(Vec<Applied>, bool), StoreError> {
         let read = async {
             let mut connection = self.shared.sql.pool.acquire().await?;
-            applied(&mut connection).await
+            let applied = applied(&mut connection).await?;
+            Ok((applied, is_there(&mut connection, USES).await?))
         };
         read.await
             .map_err(|error| store_error("checking the tables", error))
@@ -80,12 +86,17 @@ impl SqliteStore {
     }
 }
 
+/// Returns `true` if there is a table of this name.
+async fn is_there(connection: &mut SqliteConnection, table: &str) -> Result<bool, Error> {
+    let tables: i64 = sqlx::query_scalar_with(IS_THERE, text_params::<SqliteArguments>(&[table]))
+        .fetch_one(connection)
+        .await?;
+    Ok(tables > 0)
+}
+
 /// Returns what has been applied; nothing if there are no tables.
 async fn applied(connection: &mut SqliteConnection) -> Result<Vec<Applied>, Error> {
-    let tables: i64 = sqlx::query_scalar(IS_THERE)
-        .fetch_one(&mut *connection)
-        .await?;
-    if tables == 0 {
+    if !is_there(connection, "customer_session_schema").await? {
         return Ok(Vec::new());
     }
     let rows = sqlx::query(APPLIED).fetch_all(connection).await?;
