@@ -17,7 +17,12 @@ use customer_session::{
 };
 use tokio::task::JoinSet;
 
-use test_support::{RegistryExt as _, servers::Server};
+use test_support::{
+    RegistryExt as _,
+    model::agrees_with_the_model,
+    rng::{Rng, env, seed},
+    servers::Server,
+};
 
 pub(crate) const PEPPER: [u8; 32] = *b"a pepper of the tests, 32 bytes.";
 
@@ -80,6 +85,10 @@ pub(crate) fn assert_says(error: &StoreError, part: &str) {
 pub(crate) async fn keeps_the_contract(store: impl SessionRegistry + Clone) {
     reaches_the_caches_of_its_clones(store.clone()).await;
     refuses_invalid_details(&store).await;
+    if store.keeps().uses {
+        ends_sessions_as_in_the_model(Arc::new(store.clone())).await;
+        records_uses(store.clone()).await;
+    }
     let report = conformance(store).await;
     println!("{report}");
     report.assert_passed();
@@ -109,6 +118,39 @@ async fn refuses_invalid_details(store: &impl SessionRegistry) {
 }
 
 /// Floats keep every bit, and a value that cannot be kept is refused by name.
+async fn ends_sessions_as_in_the_model(store: Arc<impl SessionRegistry>) {
+    let seed = seed("IDLENESS_SEED");
+    println!("IDLENESS_SEED={seed}");
+    let rng = Rng::new(seed);
+    for _ in 0..env("IDLENESS_WALKS", 20) {
+        agrees_with_the_model(Arc::clone(&store), &unique("cus"), 1, 40, &rng).await;
+    }
+}
+
+/// A use is in the database a moment later, for all nodes.
+async fn records_uses(store: impl SessionRegistry + Clone) {
+    let sessions = CustomerSessions::builder(store.clone()).record_uses();
+    let sessions = sessions.expect("it keeps uses").build();
+    let customer = CustomerData::new(unique("cus"), "org_1");
+    let issued = sessions.issue(customer, Duration::from_secs(3600)).await;
+    let (session, begun) = (issued.expect("issued"), Instant::now());
+    sessions.authenticate(&session.token).await.expect("live");
+    let used_at = loop {
+        let found = store.find(&session.token).await.expect("an answer");
+        if let Some(used_at) = found.expect("live").details.last_used_at {
+            break used_at;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it is not recorded"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    // The database's clock may be another one.
+    let late = (used_at - session.created_at).num_seconds().abs();
+    assert!(late < 30, "{late}");
+}
+
 pub(crate) async fn keeps_or_refuses_metadata(store: &impl SessionRegistry) {
     let with = |metadata: Vec<(&str, MetadataValue)>| {
         let mut session = session(store, &unique("cus"));
