@@ -163,7 +163,9 @@ impl SessionUse {
 /// A bound on the sessions that one customer may have at a time.
 ///
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the
-/// new session's `created_at`, and it has been used since [`used_since`](Self::used_since).
+/// new session's `created_at`, and it has been used since [`used_since`](Self::used_since). A
+/// [one-time link](crate::SessionDetails::is_link) does not count, and neither does the session that
+/// the new one replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -219,7 +221,7 @@ impl SessionLimit {
     }
 }
 
-/// The result of an insertion.
+/// The result of an insertion or a replacement.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Inserted {
@@ -230,7 +232,7 @@ pub struct Inserted {
 }
 
 impl Inserted {
-    /// Creates the answer to an insertion that ended no other session.
+    /// Creates the answer to an insertion or a replacement after which no limit ended other sessions.
     pub fn new(session: CustomerSession) -> Self {
         Self {
             session,

@@ -213,7 +213,10 @@ impl Pair<'_> {
         self.log
             .push(format!("replace {old:?} {id:?} {live:?} {given:?}"));
         let new = session(id, &live, &given);
-        let replaced = self.runtime.block_on(self.store.replace(&old.into(), &new));
+        let replaced = self
+            .runtime
+            .block_on(self.store.replace(&old.into(), &new, None));
+        let replaced = replaced.map(|replaced| replaced.map(|replaced| replaced.session));
         if !self.model.live.contains_key(old) {
             assert_eq!(
                 replaced.expect("an answer"),

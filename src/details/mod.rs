@@ -117,6 +117,11 @@ impl SessionDetails {
         self.actor.as_ref().map_or(Ok(()), Actor::check)
     }
 
+    /// Returns `true` if the session counts for a [`SessionLimit`](crate::SessionLimit).
+    pub(crate) fn counts_for_limits(&self) -> bool {
+        !self.is_link
+    }
+
     /// Returns `true` if there is more than times.
     pub(crate) fn has_more_than_times(&self) -> bool {
         let is_restricted = self.actor.is_some() || self.is_link;

@@ -15,7 +15,7 @@ use crate::{
     engine::AuthenticateError,
     family::FamilyKey,
     invalidation::Invalidation,
-    registry::SessionLimit,
+    registry::{Inserted, SessionLimit},
     session::{CustomerSession, SessionId},
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -135,7 +135,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         change(&mut details, now);
         let token = self.new_token()?;
         let new = self.new_session(old.customer.clone(), token, now, ttl, details)?;
-        self.replace(old.id.clone(), new).await
+        self.replace(old.id.clone(), new, None).await
     }
 
     /// Adds a session.
@@ -152,10 +152,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let inserting = self.settle(None, async move {
             let inserted = store.insert(&session, limit.as_ref()).await;
             let inserted = inserted.map_err(|error| error.without(&session.token))?;
-            let ended = inserted.ended.into_iter();
             Ok(Settled {
+                invalidations: invalidations_of(&inserted),
                 answer: inserted.session,
-                invalidations: ended.map(|ended| Invalidation::Session(ended.id)).collect(),
             })
         });
         let inserted = inserting.await?;
@@ -163,22 +162,24 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         Ok(inserted)
     }
 
-    /// Puts `new` in the place of `old`, with an id that begins like the old one. `None` if another call
-    /// was first.
+    /// Puts `new` in the place of `old`, with an id that begins like the old one, and ends what is
+    /// beyond the limit. `None` if another call was first.
     pub(super) async fn replace(
         &self,
         old: SessionId,
         mut new: CustomerSession,
+        limit: Option<SessionLimit>,
     ) -> Result<Option<CustomerSession>, StoreError> {
         new.id = new_id(Some(&old))?;
         let change = Invalidation::Session(old.clone());
         let store = Arc::clone(&self.store);
         let replacing = self.settle(Some(change.clone()), async move {
-            let replaced = store.replace(&old, &new).await;
-            let answer = replaced.map_err(|error| error.without(&new.token))?;
-            let invalidations = vec![change];
+            let replaced = store.replace(&old, &new, limit.as_ref()).await;
+            let replaced = replaced.map_err(|error| error.without(&new.token))?;
+            let mut invalidations = vec![change];
+            invalidations.extend(replaced.iter().flat_map(invalidations_of));
             Ok(Settled {
-                answer,
+                answer: replaced.map(|replaced| replaced.session),
                 invalidations,
             })
         });
@@ -240,6 +241,14 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     pub(super) fn present(&self) -> DateTime<Utc> {
         self.engine.now().trunc_subsecs(6)
     }
+}
+
+/// Returns an invalidation of each session that a limit has ended.
+fn invalidations_of(inserted: &Inserted) -> Vec<Invalidation> {
+    let ended = inserted.ended.iter();
+    ended
+        .map(|ended| Invalidation::Session(ended.id.clone()))
+        .collect()
 }
 
 /// Creates the id of a session that takes the place of `replaced`, if there is one.

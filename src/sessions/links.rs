@@ -23,9 +23,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// [`revoke`](Self::revoke) of the link's id ends it, and the session that it was exchanged for.
     /// [`list`](Self::list) does not show it.
     ///
-    /// A link counts as one of the customer's sessions for [`at_most`](NewSession::at_most), until it
-    /// expires. Anyone may be able to ask for a link to a customer's address: let few be made for one
-    /// customer in an hour, or they end the customer's sessions at the next sign-in.
+    /// A link does not count as one of the customer's sessions for [`at_most`](NewSession::at_most).
+    /// Anyone may be able to ask for a link to a customer's address: let few be made for one customer in
+    /// an hour, since each is an e-mail and a record.
     ///
     /// ```
     /// use std::time::Duration;
@@ -74,23 +74,18 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// expired, was revoked, or was exchanged before.
     ///
     /// The session is one that `new` describes, as if the customer had signed in; the link's own `ttl`
-    /// does not limit it.
+    /// does not limit it. A limit ([`at_most`](NewSession::at_most)) holds as at a sign-in; if it refuses
+    /// the session, the link stays unused.
     ///
     /// # Errors
     ///
-    /// Those of [`issue_with`](Self::issue_with), and [`Invalid`](crate::StoreErrorKind::Invalid) if
-    /// `new` has a limit ([`at_most`](NewSession::at_most)): an exchange adds no session to those that
-    /// the customer has, and ends none. If the outcome is unknown, the link may have been used up.
+    /// Those of [`issue_with`](Self::issue_with). If the outcome is unknown, the link may have been used
+    /// up.
     pub async fn exchange(
         &self,
         link: &SessionToken,
         new: NewSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
-        if new.limit.is_some() {
-            return Err(StoreError::invalid(
-                "an exchange takes no limit of sessions: a link takes the place of one already",
-            ));
-        }
         if !token::is_link(link) {
             return Ok(None);
         }
@@ -103,6 +98,6 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             return Ok(None);
         };
         let session = self.opened_session(found.customer, self.new_token()?, &new)?;
-        self.replace(found.id, session).await
+        self.replace(found.id, session, new.limit).await
     }
 }

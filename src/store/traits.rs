@@ -159,9 +159,11 @@ pub trait SessionRegistry: SessionStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError>;
 
-    /// Removes the session `old` and adds `new`, both or neither, and returns `new` as stored. Of
-    /// any number of concurrent calls for one `old`, one gets a session; `None` means that `old`
-    /// was not there.
+    /// Removes the session `old` and adds `new`, both or neither, and returns `new` as stored, with the
+    /// sessions that ended because of `limit`. Of any number of concurrent calls for one `old`, one gets
+    /// a session; `None` means that `old` was not there, and that nothing has ended.
+    ///
+    /// The limit is that of [`insert`](Self::insert). `old` does not count for it.
     ///
     /// The customer stays as the store knows them: `new.customer` was read before, and may have
     /// been changed or deleted since. `new` is a session of the same customer, and belongs to the
@@ -170,12 +172,14 @@ pub trait SessionRegistry: SessionStore {
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the id or the token
-    /// of `new` exists already, or the id was replaced and leads to a family.
+    /// of `new` exists already, if the id was replaced and leads to a family, or if the limit refuses
+    /// the session.
     async fn replace(
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError>;
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError>;
 
     /// Removes the sessions that `what` describes, those inserted a moment ago included, and the
     /// successors of replaced ones.
@@ -329,8 +333,9 @@ macro_rules! through_pointer {
                 &self,
                 old: &SessionId,
                 new: &CustomerSession,
-            ) -> Result<Option<CustomerSession>, StoreError> {
-                (**self).replace(old, new).await
+                limit: Option<&SessionLimit>,
+            ) -> Result<Option<Inserted>, StoreError> {
+                (**self).replace(old, new, limit).await
             }
 
             async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -139,8 +139,9 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.inner().await?.replace(old, new).await
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.inner().await?.replace(old, new, limit).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -151,7 +151,7 @@ async fn a_reload_with_an_earlier_end_wins() {
     fixture
         .store
         .inner
-        .replace(&session.id, &shorter)
+        .swap(&session.id, &shorter)
         .await
         .expect_err("the token is taken");
     fixture.store.inner.end(&session.id).await.expect("revoked");

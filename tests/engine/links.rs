@@ -164,16 +164,53 @@ async fn a_list_shows_no_links() {
 }
 
 #[tokio::test]
-async fn a_limit_is_refused_and_uses_no_link_up() {
+async fn links_end_no_session_at_a_sign_in_with_a_limit() {
     let fixture = Fixture::new(|builder| builder).await;
+    let sessions = &fixture.sessions;
+    let limited = || NewSession::new(HOUR).at_most(2, WhenFull::EndOldest);
+    let first = sessions.issue_with(customer("cus_2"), limited()).await;
+    let first = first.expect("issued");
+    for _ in 0..3 {
+        link(&fixture).await;
+    }
+    let second = sessions.issue_with(customer("cus_2"), limited()).await;
+    for session in [first, second.expect("issued")] {
+        assert!(sessions.authenticate(&session.token).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_ends_the_oldest_sessions_in_the_cache_too() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let sessions = &fixture.sessions;
+    let old = sessions.issue(customer("cus_2"), HOUR).await;
+    let old = old.expect("issued");
+    assert!(sessions.authenticate(&old.token).await.is_ok());
     let link = link(&fixture).await;
-    let new = NewSession::new(HOUR).at_most(5, WhenFull::EndOldest);
-    let refused = fixture.sessions.exchange(&link.token, new).await;
+    let new = NewSession::new(HOUR).at_most(1, WhenFull::EndOldest);
+    let new = sessions.exchange(&link.token, new).await;
+    let new = new.expect("an answer").expect("unused");
+    assert!(is_invalid(sessions.authenticate(&old.token).await));
+    assert!(sessions.authenticate(&new.token).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_limit_that_refuses_an_exchange_leaves_the_link_unused() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let sessions = &fixture.sessions;
+    let one = sessions.issue(customer("cus_2"), HOUR).await;
+    let one = one.expect("issued");
+    let link = link(&fixture).await;
+    let limited = || NewSession::new(HOUR).at_most(1, WhenFull::Refuse);
+    let refused = sessions.exchange(&link.token, limited()).await;
     assert_eq!(
-        refused.expect_err("a limit").kind(),
-        StoreErrorKind::Invalid
+        refused.expect_err("a session too many").kind(),
+        StoreErrorKind::Conflict
     );
-    assert!(exchange(&fixture.sessions, &link).await.is_some());
+    assert!(sessions.authenticate(&one.token).await.is_ok());
+    assert!(sessions.revoke(&one.id).await.expect("an answer"));
+    let exchanged = sessions.exchange(&link.token, limited()).await;
+    assert!(exchanged.expect("an answer").is_some());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use customer_session::{
     store::MemoryStore,
 };
 
-use test_support::HOUR;
+use test_support::{HOUR, RegistryExt as _};
 
 #[tokio::test]
 async fn a_deleted_customer_keeps_its_data_when_its_only_session_is_replaced() {
@@ -20,7 +20,7 @@ async fn a_deleted_customer_keeps_its_data_when_its_only_session_is_replaced() {
     let mut deleted = data.clone();
     deleted.deleted_at = Some(chrono::Utc::now());
     assert!(store.update_customer(&deleted.into()).await.expect("known"));
-    let replaced = store.replace(&"a".into(), &session("b")).await;
+    let replaced = store.swap(&"a".into(), &session("b")).await;
     let replaced = replaced.expect("an answer").expect("it was there");
     assert_eq!(replaced.customer.name.as_deref(), Some("Jane"));
     let found = store.find(&replaced.token).await.expect("an answer");

@@ -223,18 +223,20 @@ async fn a_rotation_that_a_revocation_overtakes_never_gets_the_new_epoch() {
     let Some(on) = Fixture::new().await else {
         return;
     };
-    let old = inserted(&on.store).await;
-    let new = session(&on.store, old.customer_id.as_str());
-    let held = on.hold(&[RAISE], &old, "").await;
-    let change = on.change({
-        let (old, new) = (old.id.clone(), new.clone());
-        |store| async move { store.replace(&old, &new).await }
-    });
-    let replaced = on.overtake(held, change).await.expect("an answer");
-    assert_eq!(replaced, None);
-    assert!(!on.is_live(&new).await);
-    assert!(!on.is_live(&old).await);
-    assert_eq!(on.rows(&old).await, 1, "the new session was not added");
+    for limit in [None, Some(SessionLimit::end_oldest(5))] {
+        let old = inserted(&on.store).await;
+        let new = session(&on.store, old.customer_id.as_str());
+        let held = on.hold(&[RAISE], &old, "").await;
+        let change = on.change({
+            let (old, new) = (old.id.clone(), new.clone());
+            move |store| async move { store.replace(&old, &new, limit.as_ref()).await }
+        });
+        let replaced = on.overtake(held, change).await.expect("an answer");
+        assert_eq!(replaced, None);
+        assert!(!on.is_live(&new).await);
+        assert!(!on.is_live(&old).await);
+        assert_eq!(on.rows(&old).await, 1, "the new session was not added");
+    }
 }
 
 /// The session that is kept changes its epoch while others look at it.
@@ -248,7 +250,7 @@ async fn a_session_that_a_revocation_keeps_may_be_rotated_and_revoked_meanwhile(
     let held = on.hold(&[RAISE, KEEP], &kept, "").await;
     let change = on.change({
         let (old, new) = (kept.id.clone(), new.clone());
-        |store| async move { store.replace(&old, &new).await }
+        |store| async move { store.swap(&old, &new).await }
     });
     let replaced = on.overtake(held, change).await.expect("an answer");
     assert!(replaced.is_some(), "it was there all the time");
@@ -388,7 +390,7 @@ async fn revoking_all_holds_up_the_rotations_that_come_later() {
         let new = session(&on.store, first.customer_id.as_str());
         let rotating = tokio::spawn(on.change({
             let (old, new) = (first.id.clone(), new.clone());
-            |store| async move { store.replace(&old, &new).await }
+            |store| async move { store.swap(&old, &new).await }
         }));
         let waiting = "SELECT count(*) FROM pg_stat_activity a WHERE EXISTS (SELECT 1 \
              FROM unnest(pg_blocking_pids(a.pid)) b WHERE $1 = ANY(pg_blocking_pids(b)))";
@@ -432,7 +434,7 @@ async fn while_revoking_all_waits_for_one_customer_others_sign_in_and_rotate() {
             on.store.add(&of_other).await.expect("inserted");
             let limited = on.store.insert(&of_stranger, Some(&limit)).await;
             limited.expect("inserted");
-            let rotated = on.store.replace(&other.id, &new).await;
+            let rotated = on.store.swap(&other.id, &new).await;
             assert!(rotated.expect("an answer").is_some());
         };
         let written = tokio::time::timeout(Duration::from_secs(20), writing).await;

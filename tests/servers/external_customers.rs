@@ -96,7 +96,7 @@ async fn the_guide_works_as_it_stands() {
 
     // Rotation, revocation, and a change by the application.
     let second = session(&store, &id);
-    let rotated = store.replace(&first.id, &second).await.expect("rotated");
+    let rotated = store.swap(&first.id, &second).await.expect("rotated");
     assert!(rotated.is_some());
     receive_until(&mut source, Invalidation::Session(first.id.clone())).await;
     let of_customer = Invalidation::Customer(id.as_str().into());

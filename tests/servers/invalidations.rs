@@ -93,7 +93,7 @@ async fn changes_are_announced(store: impl SessionRegistry, mut source: impl Inv
 
     let one = inserted(&store).await;
     let next = session(&store, one.customer_id.as_str());
-    let rotated = store.replace(&one.id, &next).await;
+    let rotated = store.swap(&one.id, &next).await;
     assert!(rotated.expect("rotated").is_some());
     receive_until(&mut source, Invalidation::Session(one.id)).await;
 
@@ -136,7 +136,7 @@ async fn successors_are_announced(
 ) {
     let first = inserted(&store).await;
     let second = session(&store, first.customer_id.as_str());
-    let rotated = store.replace(&first.id, &second).await;
+    let rotated = store.swap(&first.id, &second).await;
     assert!(rotated.expect("rotated").is_some());
     assert!(store.end(&first.id).await.expect("revoked"));
     receive_until(&mut source, Invalidation::Session(first.id)).await;

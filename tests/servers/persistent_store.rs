@@ -253,7 +253,7 @@ pub(crate) async fn revoking_a_customer_ends_rotations(store: Arc<impl SessionRe
                     let mut next = session(&*store, current.customer_id.as_str());
                     next.customer = current.customer.clone();
                     if store
-                        .replace(&current.id, &next)
+                        .swap(&current.id, &next)
                         .await
                         .expect("rotated")
                         .is_none()
@@ -286,7 +286,7 @@ pub(crate) async fn rotations_have_one_winner(store: Arc<impl SessionRegistry>) 
         for _ in 0..16 {
             let (store, id) = (Arc::clone(&store), old.id.clone());
             let new = session(&*store, old.customer_id.as_str());
-            rotations.spawn(async move { store.replace(&id, &new).await });
+            rotations.spawn(async move { store.swap(&id, &new).await });
         }
         let won = rotations.join_all().await;
         let won = won.into_iter().map(|outcome| outcome.expect("an answer"));
@@ -312,7 +312,7 @@ pub(crate) async fn changes_do_not_hinder_each_other(store: Arc<impl SessionRegi
                     2 => drop(store.end(&one.id).await?),
                     _ => drop(store.purge_expired(one.expires_at, 1).await?),
                 }
-                store.replace(&one.id, &two).await?;
+                store.swap(&one.id, &two).await?;
             }
             Ok::<_, StoreError>(())
         });
@@ -544,7 +544,7 @@ pub(crate) async fn purging_believes_the_databases_clock(store: &impl SessionReg
     let mut next = session(store, live.customer_id.as_str());
     next.customer = live.customer.clone();
     let other = inserted(store).await;
-    store.replace(&live.id, &next).await.expect("replaced");
+    store.swap(&live.id, &next).await.expect("replaced");
     let ahead = Utc::now() + TimeDelta::days(1);
     assert_eq!(store.purge_expired(ahead, 100).await.expect("purged"), 0);
     for session in [&next, &other] {
@@ -565,7 +565,7 @@ pub(crate) async fn families_are_purged(store: &impl SessionRegistry) {
     for _ in 0..3 {
         let mut next = session(store, &customer);
         (next.expires_at, next.details) = (current.expires_at, current.details.clone());
-        store.replace(&current.id, &next).await.expect("replaced");
+        store.swap(&current.id, &next).await.expect("replaced");
         current = next;
     }
     // The session has expired, and the family has not ended.
@@ -698,7 +698,7 @@ async fn rotate_until_it_fails(
     loop {
         let mut next = session(&store, current.customer_id.as_str());
         next.customer = current.customer.clone();
-        match store.replace(&current.id, &next).await {
+        match store.swap(&current.id, &next).await {
             Ok(replaced) => assert!(replaced.is_some(), "nothing else rotates"),
             Err(_) => return (current, next, rotations),
         }

@@ -295,7 +295,7 @@ async fn every_statement_has_its_index() {
         persistent_store::session(&store, "c1"),
     );
     store.find(&old.token).await.expect("found");
-    store.replace(&old.id, &new).await.expect("replaced");
+    store.swap(&old.id, &new).await.expect("replaced");
     store.update_customer(&new.customer).await.expect("updated");
     let used = SessionUse::new(new.id.clone(), new.customer_id.clone(), new.created_at);
     store.touch(&[used]).await.expect("recorded");
@@ -473,7 +473,7 @@ async fn a_revocation_ends_the_successor_of_a_rotation_under_way() {
         let mut current = named.clone();
         if was_replaced {
             current = persistent_store::session(&store, named.customer_id.as_str());
-            store.replace(&named.id, &current).await.expect("replaced");
+            store.swap(&named.id, &current).await.expect("replaced");
         }
         let successor = unique("ses");
         let mut rotation = pool.begin().await.expect("begun");

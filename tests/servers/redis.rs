@@ -146,7 +146,7 @@ async fn rotated(store: &RedisStore, old: &CustomerSession) -> CustomerSession {
     let mut new = persistent_store::session(store, old.customer_id.as_str());
     new.expires_at = old.expires_at;
     new.details = old.details.clone();
-    let replaced = store.replace(&old.id, &new).await.expect("an answer");
+    let replaced = store.swap(&old.id, &new).await.expect("an answer");
     replaced.expect("it was live")
 }
 
@@ -305,7 +305,7 @@ async fn a_customer_removed_by_hand_is_gone() {
     let mut next = persistent_store::session(&store, session.customer_id.as_str());
     assert!(
         store
-            .replace(&session.id, &next)
+            .swap(&session.id, &next)
             .await
             .expect("an answer")
             .is_none()

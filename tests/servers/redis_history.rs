@@ -156,7 +156,7 @@ impl Client {
     async fn rotate_and_sign_out(&self, old: &CustomerSession, round: u32) {
         let (store, counts) = (&self.store, &self.counts);
         let next = session(store, &self.customer);
-        match store.replace(&old.id, &next).await {
+        match store.swap(&old.id, &next).await {
             Ok(replaced) => {
                 counts.note_answer();
                 assert!(replaced.is_some(), "the session was live");

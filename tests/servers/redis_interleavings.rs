@@ -50,7 +50,7 @@ async fn an_id_leads_to_the_session_that_took_its_place_whatever_rotations_meet(
         let rotations = (0..4).map(|_| {
             let (store, old) = (Arc::clone(&store), first.id.clone());
             let new = session(&*store, first.customer_id.as_str());
-            tokio::spawn(async move { store.replace(&old, &new).await.expect("an answer") })
+            tokio::spawn(async move { store.swap(&old, &new).await.expect("an answer") })
         });
         let mut replaced = Vec::new();
         for rotation in rotations.collect::<Vec<_>>() {
@@ -60,7 +60,7 @@ async fn an_id_leads_to_the_session_that_took_its_place_whatever_rotations_meet(
         let late = session(&*store, first.customer_id.as_str());
         assert!(
             store
-                .replace(&first.id, &late)
+                .swap(&first.id, &late)
                 .await
                 .expect("an answer")
                 .is_none()
@@ -84,12 +84,12 @@ async fn no_revocation_by_an_id_misses_a_rotation_that_is_under_way() {
             let old = first.id.clone();
             tokio::spawn(async move {
                 if store
-                    .replace(&old, &second)
+                    .swap(&old, &second)
                     .await
                     .expect("an answer")
                     .is_some()
                 {
-                    store.replace(&second.id, &third).await.expect("an answer");
+                    store.swap(&second.id, &third).await.expect("an answer");
                 }
             })
         };
@@ -114,13 +114,7 @@ async fn ids_lead_to_a_family_whose_end_was_postponed() {
         let mut next = session(&store, family[0].customer_id.as_str());
         next.expires_at = Utc::now() + TimeDelta::days(days);
         let old = family[family.len() - 1].id.clone();
-        assert!(
-            store
-                .replace(&old, &next)
-                .await
-                .expect("an answer")
-                .is_some()
-        );
+        assert!(store.swap(&old, &next).await.expect("an answer").is_some());
         family.push(next);
     }
     for one in &family {
@@ -149,6 +143,42 @@ async fn a_limit_names_what_it_ended_even_without_its_record() {
     };
     assert_eq!((&ended.id, ended.expires_at), (&first.id, first.expires_at));
     assert!(is_found(&store, &second).await);
+}
+
+#[tokio::test]
+async fn a_limit_is_kept_beside_very_many_links() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let customer = unique("cus");
+    let mut link = session(&store, &customer);
+    link.details.is_link = true;
+    store.add(&link).await.expect("inserted");
+    let set = format!("cs:s:{{={customer}}}");
+    let links: Vec<(Vec<u8>, f64)> = by_hand.zrange_withscores(&set, 0, -1).await.expect("links");
+    let (member, score) = &links[0];
+    let more: Vec<_> = (0..5000)
+        .map(|number| {
+            let end = &member[member.len() - 8..];
+            let id = format!("=link_{number}");
+            (score + f64::from(number), [id.as_bytes(), end].concat())
+        })
+        .collect();
+    let _: u64 = by_hand.zadd_multiple(&set, &more).await.expect("added");
+    let [one, two, three] = [0; 3].map(|_| session(&store, &customer));
+    let refuses = SessionLimit::refuse(1);
+    (store.insert(&one, Some(&refuses)).await).expect("there is room");
+    (store.insert(&two, Some(&refuses)).await).expect_err("there is no room");
+    let ends = SessionLimit::end_oldest(1);
+    let inserted = store.insert(&two, Some(&ends)).await.expect("inserted");
+    assert_eq!(inserted.ended.len(), 1);
+    let replaced = store.replace(&link.id, &three, Some(&ends)).await;
+    let replaced = replaced.expect("an answer").expect("it was there");
+    assert_eq!(replaced.ended[0].id, two.id);
+    assert!(!is_found(&store, &one).await && !is_found(&store, &two).await);
+    assert!(is_found(&store, &three).await);
+    let left: u64 = by_hand.zcard(&set).await.expect("a number");
+    assert_eq!(left, 5001);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -348,7 +348,7 @@ async fn rows_without_an_end_and_a_family_are_read() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].details.ends_at, None);
     let new = persistent_store::session(&store, "cus_1");
-    let replaced = store.replace(&"ses_old".into(), &new).await;
+    let replaced = store.swap(&"ses_old".into(), &new).await;
     assert!(replaced.expect("replaced").is_some());
     assert!(store.end(&"ses_old".into()).await.expect("revoked"));
     assert_eq!(store.find(&new.token).await.expect("an answer"), None);

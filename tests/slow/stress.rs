@@ -12,9 +12,10 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, Customer, CustomerSession, CustomerSessions, Invalidation, MetadataValue,
-    Revocation, Revoked, SessionId, SessionRegistry, SessionStore as _, SessionToken, SourceEvent,
-    Statistics, StoreError, async_trait, store::MemoryStore,
+    AuthenticateError, Customer, CustomerSession, CustomerSessions, Inserted, Invalidation,
+    MetadataValue, Revocation, Revoked, SessionId, SessionLimit, SessionRegistry,
+    SessionStore as _, SessionToken, SourceEvent, Statistics, StoreError, async_trait,
+    store::MemoryStore,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -65,9 +66,10 @@ impl StoreWrapper for Faulty {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         delay(&self.rng).await;
-        self.inner.replace(old, new).await
+        self.inner.replace(old, new, limit).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -103,7 +103,7 @@ impl SessionRegistry for MemoryStore {
         if customer.deleted_at.is_some() {
             return Err(customer_is_deleted(&session.id));
         }
-        let ended = tables.surplus(session, limit)?;
+        let ended = tables.surplus(session, None, limit)?;
         for summary in &ended {
             tables.remove(&summary.id);
         }
@@ -116,7 +116,8 @@ impl SessionRegistry for MemoryStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
         let hash = hash(&new.token);
         let mut tables = self.write();
@@ -124,7 +125,13 @@ impl SessionRegistry for MemoryStore {
             return Ok(None);
         }
         tables.check_new(new, &hash)?;
-        Ok(Some(tables.replace(old, new, hash)))
+        let ended = tables.surplus(new, Some(old), limit)?;
+        for summary in &ended {
+            tables.remove(&summary.id);
+        }
+        let mut replaced = Inserted::new(tables.replace(old, new, hash));
+        replaced.ended = ended;
+        Ok(Some(replaced))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

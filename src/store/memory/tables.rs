@@ -89,10 +89,12 @@ impl Tables {
             .detached()
     }
 
-    /// Returns the sessions that must end before `new` is added, oldest first.
+    /// Returns the sessions that must end before `new` is added in the place of `replaced`, oldest
+    /// first.
     pub(super) fn surplus(
         &self,
         new: &CustomerSession,
+        replaced: Option<&SessionId>,
         limit: Option<&SessionLimit>,
     ) -> Result<Vec<SessionSummary>, StoreError> {
         let Some(limit) = limit else {
@@ -104,6 +106,7 @@ impl Tables {
             .filter_map(|(_, id)| self.sessions.get(id))
             .map(|row| &row.summary)
             .filter(|live| live.expires_at > new.created_at)
+            .filter(|live| live.details.counts_for_limits() && Some(&live.id) != replaced)
             .filter(|live| limit.used_since.is_none_or(|time| live.last_use() > time))
             .collect();
         let surplus = limit

@@ -12,6 +12,7 @@ use super::{
     keys::{ShortHash, short_hash},
     lookup::{life, read_json, write_json},
     record::{Pointer, Record, read_member},
+    score::Band,
 };
 use crate::{
     customer::Customer,
@@ -30,14 +31,13 @@ const MAX_ID_LEN: usize = 32 * 1024;
 /// Attempts to write what changes meanwhile.
 pub(super) const MAX_ATTEMPTS: usize = 16;
 
-/// Largest integer that the scores of a sorted set hold exactly: a time in the year 2255.
-pub(super) const MAX_SCORE: i64 = 1 << 53;
-
 /// A session that is to be added.
 pub(super) struct New<'a> {
     pub(super) session: &'a CustomerSession,
     pub(super) record: Record,
     pub(super) hash: ShortHash,
+    /// Its score in the customer's set.
+    pub(super) score: i64,
     /// Life of its keys in milliseconds, and of the key of its id.
     pub(super) life: i64,
     pub(super) id_life: i64,
@@ -84,14 +84,24 @@ impl RedisStore {
             }
         };
         self.check_pointer(&new).await?;
-        let mut inserted = Inserted::new(self.stored(&new, customer)?);
+        self.inserted(&new, customer, ended).await
+    }
+
+    /// Returns a session as it was stored, with the sessions that a limit has ended.
+    pub(super) async fn inserted(
+        &self,
+        new: &New<'_>,
+        customer: String,
+        ended: Vec<(Vec<u8>, i64)>,
+    ) -> Result<Inserted, StoreError> {
+        let mut inserted = Inserted::new(self.stored(new, customer)?);
         for (member, created_at) in ended {
             let shown = self
-                .forget_ended(&new.record.customer, &member, context)
+                .forget_ended(&new.record.customer, &member, new.context)
                 .await;
             // Its record may be gone, and it has been ended all the same.
             let shown = shown.ok().flatten();
-            let shown = shown.or_else(|| summary_of(session, &member, created_at));
+            let shown = shown.or_else(|| summary_of(new.session, &member, created_at));
             inserted.ended.extend(shown);
         }
         inserted
@@ -116,6 +126,7 @@ impl RedisStore {
         Ok(New {
             session,
             hash: short_hash(&self.peppers, &session.token),
+            score: Band::of(&session.details).score(record.created_at()),
             life: life(record.expires_at()),
             id_life: life(record.family_end()),
             record,
@@ -147,7 +158,7 @@ impl RedisStore {
     ) -> Result<Committed, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let json = write_json(&new.session.customer)?;
-        let [max, when_full, since] = limit.map(limit_args).unwrap_or_default();
+        let [max, when_full, since] = limit_args(limit);
         let mut over = Vec::new();
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         // Of very many sessions beyond the limit, each attempt ends some.
@@ -155,7 +166,7 @@ impl RedisStore {
             let mut insert = self.scripts.insert.key(self.keys.customer(customer));
             insert.key(self.keys.sessions(customer));
             insert.arg(new.record.member());
-            insert.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
+            insert.arg(new.record.created_at()).arg(new.score);
             insert.arg(epoch.as_slice()).arg(&json).arg(new.life);
             insert
                 .arg(self.keys.channel())
@@ -215,11 +226,7 @@ impl RedisStore {
     }
 
     /// Returns a session as it was stored, with its customer.
-    pub(super) fn stored(
-        &self,
-        new: &New<'_>,
-        customer: String,
-    ) -> Result<CustomerSession, StoreError> {
+    fn stored(&self, new: &New<'_>, customer: String) -> Result<CustomerSession, StoreError> {
         let corrupt = |why| {
             let context = new.context;
             StoreError::corrupt(format!("{context}: its customer is corrupt: {why}"))
@@ -231,7 +238,7 @@ impl RedisStore {
 }
 
 /// Reads a session that a limit has ended, and the time of its creation.
-fn read_ended(pair: &[Vec<u8>]) -> (Vec<u8>, i64) {
+pub(super) fn read_ended(pair: &[Vec<u8>]) -> (Vec<u8>, i64) {
     let created_at = std::str::from_utf8(&pair[1]).ok();
     let created_at = created_at.and_then(|micros| micros.parse().ok());
     (pair[0].clone(), created_at.unwrap_or(0))
@@ -250,9 +257,12 @@ fn summary_of(new: &CustomerSession, member: &[u8], created_at: i64) -> Option<S
     ))
 }
 
-/// Returns a limit as `insert.lua` takes it: the number, what happens beyond that, and since when a session
-/// must have been used to count.
-fn limit_args(limit: &SessionLimit) -> [String; 3] {
+/// Returns a limit as scripts take it: the number of sessions, the treatment of a further one, and since when
+/// a session must have been used to count.
+pub(super) fn limit_args(limit: Option<&SessionLimit>) -> [String; 3] {
+    let Some(limit) = limit else {
+        return Default::default();
+    };
     let when_full = match limit.when_full {
         WhenFull::EndOldest => "end_oldest",
         WhenFull::Refuse => "refuse",

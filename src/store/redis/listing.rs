@@ -6,14 +6,15 @@ use redis::cmd;
 use super::{
     RedisStore,
     connection::Request,
-    insertion::MAX_SCORE,
     keys::Packed,
     record::{Pointer, Record, read_member},
+    score::Band,
     uses::with_last_use,
 };
 use crate::{
     customer::CustomerId,
     page::{Page, SessionPage},
+    session::SessionSummary,
     store::error::StoreError,
 };
 
@@ -27,27 +28,9 @@ impl RedisStore {
         self.ready().await?;
         let context = &format!("listing customer {id}");
         let customer = Packed::from(id);
-        let wanted = page.size() as usize + 1;
         let mut sessions = Vec::new();
-        let mut offset = 0;
-        while sessions.len() < wanted {
-            let members = self.members(&customer, page, offset, context).await?;
-            offset += members.len();
-            let is_last = members.len() < wanted;
-            let after = members
-                .into_iter()
-                .filter(|(member, created)| follows(member, *created, page));
-            let after: Vec<_> = after.map(|(member, _)| member).collect();
-            let records = self.records(&customer, &after, context);
-            let (records, uses) = join(records, self.last_uses(&customer, &after, context)).await;
-            let uses = uses?;
-            for record in records? {
-                let used_at = uses.get(&record.id).copied();
-                sessions.push(with_last_use(record.summary()?, used_at)?);
-            }
-            if is_last {
-                break;
-            }
+        for band in Band::ALL {
+            sessions.extend(self.list_band(&customer, band, page, context).await?);
         }
         let (key, shard) = (self.keys.customer(&customer), customer.shard());
         let (customer, epoch) = join(
@@ -67,23 +50,57 @@ impl RedisStore {
         Ok(SessionPage::cut(sessions, page))
     }
 
-    /// Reads sessions of a customer as members of the set, with the times of their creation.
+    /// Lists the first sessions of one part of the set that may be on a page, one more than it holds.
+    async fn list_band(
+        &self,
+        customer: &Packed,
+        band: Band,
+        page: &Page,
+        context: &str,
+    ) -> Result<Vec<SessionSummary>, StoreError> {
+        let wanted = page.size() as usize + 1;
+        let mut sessions = Vec::new();
+        let mut offset = 0;
+        while sessions.len() < wanted {
+            let members = self.members(customer, band, page, offset, context).await?;
+            offset += members.len();
+            let is_last = members.len() < wanted;
+            let after = members
+                .into_iter()
+                .filter(|(member, score)| follows(member, *score, band, page));
+            let after: Vec<_> = after.map(|(member, _)| member).collect();
+            let records = self.records(customer, &after, context);
+            let (records, uses) = join(records, self.last_uses(customer, &after, context)).await;
+            let uses = uses?;
+            for record in records? {
+                let used_at = uses.get(&record.id).copied();
+                sessions.push(with_last_use(record.summary()?, used_at)?);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(sessions)
+    }
+
+    /// Reads sessions of a customer as members of the set, with their scores.
     async fn members(
         &self,
         customer: &Packed,
+        band: Band,
         page: &Page,
         offset: usize,
         context: &str,
     ) -> Result<Vec<(Vec<u8>, f64)>, StoreError> {
+        let [first, last] = band.bounds();
         let from = page
             .cursor()
-            .map(|cursor| score(cursor.created_at.timestamp_micros()));
-        let from = from.map_or_else(|| "-inf".to_owned(), |score| score.to_string());
+            .map(|cursor| band.score(cursor.created_at.timestamp_micros()));
         let mut range = cmd("ZRANGEBYSCORE");
         range
             .arg(self.keys.sessions(customer))
-            .arg(from)
-            .arg("+inf");
+            .arg(from.unwrap_or(first))
+            .arg(last);
         range
             .arg("WITHSCORES")
             .arg("LIMIT")
@@ -136,15 +153,11 @@ impl RedisStore {
 }
 
 /// Returns `true` if a session follows the cursor of a page.
-fn follows(member: &[u8], created: f64, page: &Page) -> bool {
+fn follows(member: &[u8], score: f64, band: Band, page: &Page) -> bool {
     let Some(cursor) = page.cursor() else {
         return true;
     };
     let id = Packed::from(&cursor.id);
-    let at = score(cursor.created_at.timestamp_micros()) as f64;
-    created > at || read_member(member).is_none_or(|(member, _)| member > id)
-}
-
-fn score(micros: i64) -> i64 {
-    micros.clamp(-MAX_SCORE, MAX_SCORE)
+    let at = band.score(cursor.created_at.timestamp_micros()) as f64;
+    score > at || read_member(member).is_none_or(|(member, _)| member > id)
 }

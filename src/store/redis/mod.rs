@@ -20,6 +20,7 @@ mod registry;
 mod replacement;
 mod revocation;
 mod scan;
+mod score;
 mod scripts;
 mod sentinel;
 mod server;

@@ -57,9 +57,10 @@ impl SessionRegistry for RedisStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         let context = format!("replacing session {old} with {}", new.id);
-        self.replace_session(old, new, &context).await
+        self.replace_session(old, new, limit, &context).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -5,14 +5,22 @@ use redis::cmd;
 use super::{
     RedisStore,
     connection::Request,
-    insertion::{MAX_SCORE, New},
+    insertion::{New, is_certain, limit_args, read_ended},
     keys::Packed,
     lookup::Location,
 };
 use crate::{
+    registry::{Inserted, SessionLimit},
     session::{CustomerSession, SessionId},
-    store::error::StoreError,
+    store::error::{StoreError, limit_is_reached},
 };
+
+/// A session that is live, and the sessions that a limit has ended, with the times of their creation.
+struct Replaced {
+    /// The customer, as JSON.
+    customer: String,
+    ended: Vec<(Vec<u8>, i64)>,
+}
 
 impl RedisStore {
     /// Puts a session in the place of another.
@@ -20,8 +28,9 @@ impl RedisStore {
         &self,
         old: &SessionId,
         session: &CustomerSession,
+        limit: Option<&SessionLimit>,
         context: &str,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+    ) -> Result<Option<Inserted>, StoreError> {
         self.ready().await?;
         let new = self.new_session(session, context)?;
         let Some(place) = self.locate(old, context).await? else {
@@ -35,29 +44,33 @@ impl RedisStore {
             ..new
         };
         let claimed = self.claim(&new).await?;
-        let customer = self.commit_replacement(&new, &place, old).await;
-        match &customer {
+        let replaced = self.commit_replacement(&new, &place, old, limit).await;
+        match &replaced {
             Ok(Some(_)) => {
                 // The old token opens nothing any more.
                 self.delete(self.keys.token(&place.pointer.hash), context)
                     .await;
             }
             Ok(None) => self.undo(&new, claimed).await,
+            Err(error) if is_certain(error) => self.undo(&new, claimed).await,
             Err(_) => {}
         }
-        customer?
-            .map(|customer| self.stored(&new, customer))
-            .transpose()
+        match replaced? {
+            Some(Replaced { customer, ended }) => {
+                Ok(Some(self.inserted(&new, customer, ended).await?))
+            }
+            None => Ok(None),
+        }
     }
 
-    /// Makes a session live in the place of another. Returns its customer as JSON, or `None` if the other
-    /// one is gone.
+    /// Makes a session live in the place of another. Returns `None` if the other one is gone.
     async fn commit_replacement(
         &self,
         new: &New<'_>,
         place: &Location,
         old: &SessionId,
-    ) -> Result<Option<String>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Replaced>, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
             return Ok(None);
@@ -71,14 +84,38 @@ impl RedisStore {
         replace.key(self.keys.family(customer, place.family()));
         replace.key(members).key(self.keys.uses(customer));
         replace.arg(place.member()).arg(new.record.member());
-        replace.arg(new.record.created_at().clamp(-MAX_SCORE, MAX_SCORE));
+        replace.arg(new.record.created_at()).arg(new.score);
         replace.arg(epoch).arg(new.life).arg(new.id_life);
         replace
             .arg(self.keys.channel())
             .arg(old.as_str())
             .arg(place.id.as_bytes());
-        self.send(Request::Script(&replace), context).await
+        replace.arg(&limit_args(limit));
+        let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
+        let mut ended = Vec::new();
+        // Of very many sessions beyond the limit, each attempt ends some.
+        for _ in 0..1 << 16 {
+            let answer: Vec<Vec<u8>> = self.send(Request::Script(&replace), context).await?;
+            let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
+            match (outcome.as_slice(), rest) {
+                (b"gone", _) => return Ok(None),
+                (b"full", _) => return Err(limit_is_reached(&new.session.id)),
+                (b"done" | b"more", [customer, more @ ..]) => {
+                    ended.extend(more.chunks_exact(2).map(read_ended));
+                    if outcome == b"done" {
+                        let customer =
+                            String::from_utf8(customer.clone()).map_err(|_| corrupt())?;
+                        return Ok(Some(Replaced { customer, ended }));
+                    }
+                }
+                _ => return Err(corrupt()),
+            }
+        }
+        Err(StoreError::unavailable(format!(
+            "{context}: it keeps changing"
+        )))
     }
+
     /// Has the old id lead to the family until that ends, and all earlier ids too if the end was postponed.
     /// Returns `false` if the old id is gone.
     async fn keep_ids(

@@ -5,10 +5,10 @@ use redis::{Cmd, cmd};
 use super::{
     RedisStore,
     connection::Request,
-    insertion::MAX_SCORE,
     keys::{Packed, SHARDS},
     lookup::{Location, life},
     record::read_member,
+    score::Band,
 };
 use crate::{
     customer::CustomerId,
@@ -32,10 +32,7 @@ impl RedisStore {
             Revocation::Others { customer, keep } => {
                 self.end_customer(customer, Some(keep)).await?
             }
-            Revocation::CreatedBefore(time) => {
-                let micros = time.timestamp_micros().clamp(-MAX_SCORE, MAX_SCORE);
-                self.end_older(micros).await?
-            }
+            Revocation::CreatedBefore(time) => self.end_older(time.timestamp_micros()).await?,
             Revocation::All => self.end_all().await?,
         };
         Ok(Revoked::new(any, [what.invalidation()]))
@@ -138,7 +135,9 @@ impl RedisStore {
             let mut keys = self.connection.scan(pattern, context).await?;
             while let Some(batch) = keys.next(context).await? {
                 for customer in batch.iter().filter_map(|key| self.keys.customer_of(key)) {
-                    any |= self.end_older_of(&customer, micros, context).await?;
+                    for band in Band::ALL {
+                        any |= self.end_older_of(&customer, band, micros, context).await?;
+                    }
                 }
             }
             // A key that moved from one node to another meanwhile may have been missed on both.
@@ -153,13 +152,15 @@ impl RedisStore {
     async fn end_older_of(
         &self,
         customer: &Packed,
+        band: Band,
         micros: i64,
         context: &str,
     ) -> Result<bool, StoreError> {
         let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
         let mut revoke = self.scripts.revoke_older.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
-        revoke.arg(micros).arg(epoch.unwrap_or_default());
+        revoke.arg(band.bounds()[0]).arg(band.score(micros));
+        revoke.arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(customer.text());
         revoke.arg(self.keys.uses(customer));
         let mut any = false;

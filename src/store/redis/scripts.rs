@@ -3,7 +3,7 @@
 use redis::Script;
 
 macro_rules! scripts {
-    ($($name:ident),+ $(,)?) => {
+    ($($name:ident $(with $library:ident)?),+ $(,)?) => {
         /// All scripts.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)+
@@ -12,7 +12,10 @@ macro_rules! scripts {
         impl Scripts {
             pub(super) fn new() -> Self {
                 Self {
-                    $($name: script(include_str!(concat!("lua/", stringify!($name), ".lua"))),)+
+                    $($name: script(&[
+                        $(include_str!(concat!("lua/", stringify!($library), ".lua")),)?
+                        include_str!(concat!("lua/", stringify!($name), ".lua")),
+                    ]),)+
                 }
             }
         }
@@ -25,11 +28,11 @@ scripts!(
     epoch,
     find,
     found,
-    insert,
+    insert with room,
     keep,
     peppers,
     remove,
-    replace,
+    replace with room,
     revoke,
     revoke_customer,
     revoke_older,
@@ -40,6 +43,6 @@ scripts!(
     update_customer,
 );
 
-fn script(text: &str) -> Script {
-    Script::new(&[include_str!("lua/common.lua"), text].concat())
+fn script(parts: &[&str]) -> Script {
+    Script::new(&[include_str!("lua/common.lua"), &parts.concat()].concat())
 }

@@ -137,8 +137,8 @@ const LIST_AFTER: &str = concat!(
     sessions_of_customer!(),
     " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
 );
-/// The sessions that count for a limit, oldest first: those that expire after `$2`, and have been used
-/// since `$3`, if there is such a time.
+/// The sessions that expire after `$2`, and have been used since `$3`, if there is such a time, oldest first:
+/// those that count for a limit, and links.
 const LIVE: &str = concat!(
     sessions_of_customer!(),
     " AND expires_at > $2 AND ($3 IS NULL OR created_at > $3 OR ",
@@ -149,6 +149,11 @@ const LIVE: &str = concat!(
 const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
      SELECT id FROM customer_session_customers WHERE id = $1 AND deleted_at IS NULL \
      ON CONFLICT DO NOTHING";
+/// Returns the family of a live session, if it is the customer's. While the customer's epoch is locked,
+/// it stays the one of that session.
+const FAMILY: &str = "SELECT coalesce(s.family, s.id) FROM customer_sessions s \
+     JOIN customer_session_epochs e ON e.customer_id = s.customer_id AND e.epoch = s.epoch \
+     WHERE s.id = $1 AND s.customer_id = $2";
 const DELETE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 
 /// Returns `true` if the session that was deleted was of its customer's current epoch. While the
@@ -338,15 +343,25 @@ fn list<P: Parameters + Default>(customer: &CustomerId, page: &Page) -> (&'stati
     (LIST_AFTER, parameters)
 }
 
-/// Returns those of the `live` sessions that must end before `new` is added, oldest first.
+/// Returns those of the `live` sessions that must end before `new` is added in the place of `replaced`,
+/// oldest first.
 fn surplus(
     live: &[impl Columns],
     new: &CustomerSession,
+    replaced: Option<&SessionId>,
     limit: &SessionLimit,
 ) -> Result<Vec<SessionSummary>, StoreError> {
-    let surplus = limit.surplus(live.len());
-    let surplus = surplus.ok_or_else(|| limit_is_reached(&new.id))?;
-    live.iter().take(surplus).map(rows::summary).collect()
+    let is_replaced = |session: &SessionSummary| Some(&session.id) == replaced;
+    let mut counted = Vec::new();
+    for row in live {
+        let session = rows::summary(row)?;
+        if session.details.counts_for_limits() && !is_replaced(&session) {
+            counted.push(session);
+        }
+    }
+    let surplus = limit.surplus(counted.len());
+    counted.truncate(surplus.ok_or_else(|| limit_is_reached(&new.id))?);
+    Ok(counted)
 }
 
 /// Returns the parameters of [`LIVE`].

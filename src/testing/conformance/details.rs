@@ -91,7 +91,7 @@ impl<S: SessionRegistry> Harness<S> {
         let (old, mut new) = (self.detailed_session(&customer)?, self.session(&customer));
         self.insert(&old).await?;
         new.details = old.details.clone();
-        let replaced = self.store.replace(&old.id, &new).await?;
+        let replaced = self.replace(&old.id, &new).await?;
         ensure(
             replaced.as_ref() == Some(&new),
             format!("{new:?} was added, the answer is {replaced:?}"),
@@ -99,7 +99,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.is_found(&new).await?;
         // The details are those of the new session, not those of the old one.
         let bare = self.session(&customer);
-        self.store.replace(&new.id, &bare).await?;
+        self.replace(&new.id, &bare).await?;
         let found = self.find(&bare).await?.details;
         ensure(
             found == SessionDetails::default(),

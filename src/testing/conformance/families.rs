@@ -61,7 +61,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.insert(&family[0]).await?;
         while family.len() < GENERATIONS {
             let (old, new) = (&family[family.len() - 1], self.session(&customer));
-            let replaced = self.store.replace(&old.id, &new).await?;
+            let replaced = self.replace(&old.id, &new).await?;
             ensure(replaced.is_some(), "a live session was not replaced")?;
             family.push(new);
         }
@@ -87,7 +87,7 @@ impl<S: SessionRegistry> Harness<S> {
         )?;
         let mut new = self.session(&customer);
         new.details.ends_at = Some(end);
-        let stored = self.store.replace(&old.id, &new).await?;
+        let stored = self.replace(&old.id, &new).await?;
         ensure(
             stored.as_ref() == Some(&new),
             format!("{new:?} was added, the answer is {stored:?}"),
@@ -178,7 +178,7 @@ impl<S: SessionRegistry> Harness<S> {
             ensure(!is_known, "a failed insertion added its customer")?;
             let mut new = self.session(other.customer_id.as_str());
             new.id = replaced.id.clone();
-            conflict(self.store.replace(&other.id, &new).await, what)?;
+            conflict(self.replace(&other.id, &new).await, what)?;
             self.is_gone(&new, "its insertion failed").await?;
         }
         self.is_found(&other).await?;
@@ -196,7 +196,7 @@ impl<S: SessionRegistry> Harness<S> {
             let mut rotations = JoinSet::new();
             rotations.spawn(async move {
                 for new in next {
-                    if store.replace(&current, &new).await?.is_none() {
+                    if store.replace(&current, &new, None).await?.is_none() {
                         break;
                     }
                     current = new.id;
@@ -230,7 +230,7 @@ impl<S: SessionRegistry> Harness<S> {
         let (mut first, second) = (self.session(&customer), self.session(&customer));
         first.expires_at = long_ago;
         self.insert(&first).await?;
-        self.store.replace(&first.id, &second).await?;
+        self.replace(&first.id, &second).await?;
         self.store.purge_expired(long_ago, 100).await?;
         self.is_found(&second).await?;
         ensure(

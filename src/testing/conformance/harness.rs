@@ -101,6 +101,16 @@ impl<S: SessionRegistry> Harness<S> {
         self.store.insert(session, None).await
     }
 
+    /// Replaces a session without a limit, and returns the new one as stored.
+    pub(super) async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let replaced = self.store.replace(old, new, None).await?;
+        Ok(replaced.map(|replaced| replaced.session))
+    }
+
     pub(super) async fn revoke(&self, session: &SessionId) -> Result<bool, StoreError> {
         let what = Revocation::Session(session.clone());
         Ok(self.store.revoke(&what).await?.any)

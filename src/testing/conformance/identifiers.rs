@@ -35,7 +35,7 @@ impl<S: SessionRegistry> Harness<S> {
         // Nor does another spelling lead to a session by one that it has replaced.
         let mut new = self.session(session.customer_id.as_str());
         new.id = new_uuid()?.into();
-        self.store.replace(&session.id, &new).await?;
+        self.replace(&session.id, &new).await?;
         for other in spellings(session.id.as_str()) {
             let other = SessionId::from(other);
             self.names_no_session(&new, &other).await?;
@@ -66,7 +66,7 @@ impl<S: SessionRegistry> Harness<S> {
             self.ends_nothing(session, &what).await?;
         }
         let new = self.session(session.customer_id.as_str());
-        let replaced = self.store.replace(other, &new).await?;
+        let replaced = self.replace(other, &new).await?;
         ensure(
             replaced.is_none(),
             format!("session {other:?} was replaced, which is {:?}", session.id),

@@ -6,6 +6,7 @@ mod families;
 mod harness;
 mod identifiers;
 mod insertion;
+mod limits;
 mod lookups;
 mod replacement;
 mod report;
@@ -51,6 +52,7 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
     harness.check_revocation(&mut report).await;
     harness.check_replacement(&mut report).await;
     harness.check_families(&mut report).await;
+    harness.check_limits(&mut report).await;
     harness.check_details(&mut report).await;
     harness.check_uses(&mut report).await;
     harness.check_identifiers(&mut report).await;

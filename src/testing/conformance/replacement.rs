@@ -39,7 +39,7 @@ impl<S: SessionRegistry> Harness<S> {
         let customer = new_id();
         let (old, new) = (self.session(&customer), self.session(&customer));
         self.insert(&old).await?;
-        let stored = self.store.replace(&old.id, &new).await?;
+        let stored = self.replace(&old.id, &new).await?;
         ensure(
             stored.as_ref() == Some(&new),
             format!("{new:?} was added, the answer is {stored:?}"),
@@ -48,7 +48,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.is_found(&new).await?;
         let again = self.session(&customer);
         ensure(
-            self.store.replace(&old.id, &again).await?.is_none(),
+            self.replace(&old.id, &again).await?.is_none(),
             "it was replaced twice",
         )?;
         self.is_gone(&again, "what it should replace was gone")
@@ -63,7 +63,7 @@ impl<S: SessionRegistry> Harness<S> {
         // `new` was made of what was read before this update.
         let updated = rich_customer(&old.customer_id);
         self.store.update_customer(&updated).await?;
-        let stored = self.store.replace(&old.id, &new).await?;
+        let stored = self.replace(&old.id, &new).await?;
         new.customer = updated;
         ensure(
             stored.as_ref() == Some(&new),
@@ -82,7 +82,7 @@ impl<S: SessionRegistry> Harness<S> {
         let deleted = Customer::from(deleted);
         self.store.update_customer(&deleted).await?;
         // The customer's only session; `new` was made of what was read before.
-        let stored = self.store.replace(&old.id, &new).await?;
+        let stored = self.replace(&old.id, &new).await?;
         let undeleted = new.customer.clone();
         new.customer = deleted;
         ensure(
@@ -109,7 +109,7 @@ impl<S: SessionRegistry> Harness<S> {
                 old.id.clone(),
                 self.session(&customer),
             );
-            contenders.spawn(async move { store.replace(&old, &new).await });
+            contenders.spawn(async move { store.replace(&old, &new, None).await });
         }
         let mut winners = 0;
         while let Some(replaced) = contenders.join_next().await {
@@ -129,10 +129,7 @@ impl<S: SessionRegistry> Harness<S> {
         self.insert(&taken).await?;
         let mut new = self.session(old.customer_id.as_str());
         new.id = taken.id.clone();
-        conflict(
-            self.store.replace(&old.id, &new).await,
-            "an id that is taken",
-        )?;
+        conflict(self.replace(&old.id, &new).await, "an id that is taken")?;
         self.is_found(&old).await?;
         self.is_found(&taken).await?;
         self.is_gone(&new, "its insertion failed").await?;
@@ -140,7 +137,7 @@ impl<S: SessionRegistry> Harness<S> {
         let mut same = self.session(old.customer_id.as_str());
         same.token = old.token.clone();
         conflict(
-            self.store.replace(&old.id, &same).await,
+            self.replace(&old.id, &same).await,
             "the token of the session that it replaces",
         )?;
         self.is_found(&old).await?;

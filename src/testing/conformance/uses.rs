@@ -97,7 +97,7 @@ impl<S: SessionRegistry> Harness<S> {
             .await?;
         let mut new = self.old_session(&customer);
         new.details = used.details.clone();
-        self.store.replace(&old.id, &new).await?;
+        self.replace(&old.id, &new).await?;
         new.details.last_used_at = None;
         // A use of the old one that was on its way.
         self.use_at(&old, old.created_at + TimeDelta::minutes(2))

@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 44);
+    assert!(report.rules().count() >= 48);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -153,6 +153,20 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             CountsUnusedSessions,
             "sessions that are not used do not count for a limit",
+        ),
+        (CountsLinks, "links do not count for a limit"),
+        (
+            IgnoresTheLimitOfReplacements,
+            "a replacement keeps to a limit",
+        ),
+        (CountsWhatIsReplaced, "a replacement keeps to a limit"),
+        (
+            ReplacesWhatIsRefused,
+            "a limit that refuses a replacement changes nothing",
+        ),
+        (
+            ReplacesBeforeItCounts,
+            "a limit holds for concurrent replacements",
         ),
         (
             ForgetsCustomersInUse,

@@ -63,6 +63,11 @@ pub(crate) enum Mistake {
     UsesReviveSessions,
     InheritsUses,
     CountsUnusedSessions,
+    CountsLinks,
+    IgnoresTheLimitOfReplacements,
+    CountsWhatIsReplaced,
+    ReplacesWhatIsRefused,
+    ReplacesBeforeItCounts,
     ComparesLoosely(Method),
 }
 
@@ -297,6 +302,53 @@ impl Wrong {
     }
 }
 
+impl Wrong {
+    /// Replaces a session under a limit.
+    async fn replace_limited(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+        limit: &SessionLimit,
+    ) -> Result<Option<Inserted>, StoreError> {
+        let mut limit = *limit;
+        match self.mistake {
+            Mistake::CountsWhatIsReplaced => {
+                limit.max = limit.max.saturating_sub(1);
+            }
+            Mistake::ReplacesWhatIsRefused => {
+                // Removes the old session, then asks for room.
+                let ended = self.inner.replace(old, new, Some(&limit)).await;
+                if ended.is_err() {
+                    self.inner.revoke(&Revocation::Session(old.clone())).await?;
+                }
+                return ended;
+            }
+            Mistake::ReplacesBeforeItCounts => {
+                let live = self.of(&new.customer_id).await?;
+                let counts = |live: &SessionSummary| {
+                    live.id != *old && !live.details.is_link && live.expires_at > new.created_at
+                };
+                let live: Vec<_> = live.into_iter().filter(counts).collect();
+                tokio::task::yield_now().await;
+                let Some(surplus) = limit.surplus(live.len()) else {
+                    return Err(StoreError::conflict("the limit is reached"));
+                };
+                let Some(mut replaced) = self.inner.replace(old, new, None).await? else {
+                    return Ok(None);
+                };
+                for ended in live.into_iter().take(surplus) {
+                    let what = Revocation::Session(ended.id.clone());
+                    self.inner.revoke(&what).await?;
+                    replaced.ended.push(ended);
+                }
+                return Ok(Some(replaced));
+            }
+            _ => {}
+        }
+        self.inner.replace(old, new, Some(&limit)).await
+    }
+}
+
 #[async_trait]
 impl SessionRegistry for Wrong {
     fn keeps(&self) -> Keeps {
@@ -328,6 +380,9 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         match (self.mistake, limit) {
+            (Mistake::CountsLinks, Some(limit)) => {
+                return self.insert_racily(&session, limit).await;
+            }
             (Mistake::CountsBeforeItWaits, Some(limit)) => {
                 return self.insert_racily(&session, limit).await;
             }
@@ -357,7 +412,8 @@ impl SessionRegistry for Wrong {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         let old = &self.session_like(old, Method::Replace);
         let mut changed = new.clone();
         if self.is(Mistake::ReplacesWithoutDetails) {
@@ -384,7 +440,7 @@ impl SessionRegistry for Wrong {
             }
             let inserted = self.inner.insert(new, None).await?;
             self.inner.revoke(&Revocation::Session(old.clone())).await?;
-            return Ok(Some(inserted.session));
+            return Ok(Some(inserted));
         }
         if self.is(Mistake::RotatesPastRevocations) {
             // Reads, awaits, and writes whatever has become of it.
@@ -393,10 +449,10 @@ impl SessionRegistry for Wrong {
                 return Ok(None);
             }
             tokio::task::yield_now().await;
-            if self.inner.replace(old, new).await?.is_none() {
+            if self.inner.replace(old, new, limit).await?.is_none() {
                 self.inner.insert(new, None).await?;
             }
-            return Ok(Some(new.clone()));
+            return Ok(Some(Inserted::new(new.clone())));
         }
         if self.is(Mistake::RotatesIntoTheNewEpoch) {
             // Of two reads, the second takes the epoch for that of the session.
@@ -405,11 +461,11 @@ impl SessionRegistry for Wrong {
                 return Ok(None);
             }
             tokio::task::yield_now().await;
-            let replaced = self.inner.replace(old, new).await?;
+            let replaced = self.inner.replace(old, new, limit).await?;
             let is_revoked = (self.revoked.lock().expect("no panic")).contains(&new.customer_id);
             if replaced.is_none() && is_revoked {
                 self.inner.insert(new, None).await?;
-                return Ok(Some(new.clone()));
+                return Ok(Some(Inserted::new(new.clone())));
             }
             return Ok(replaced);
         }
@@ -417,9 +473,13 @@ impl SessionRegistry for Wrong {
             // Removes first: a customer without a session is forgotten, and added again.
             self.inner.revoke(&Revocation::Session(old.clone())).await?;
             self.inner.update_customer(&new.customer).await?;
-            return Ok(Some(self.inner.insert(new, None).await?.session));
+            return Ok(Some(self.inner.insert(new, None).await?));
         }
-        let replaced = self.inner.replace(old, new).await?;
+        let limit = limit.filter(|_| !self.is(Mistake::IgnoresTheLimitOfReplacements));
+        if let Some(limit) = limit {
+            return self.replace_limited(old, new, limit).await;
+        }
+        let replaced = self.inner.replace(old, new, None).await?;
         if let Some(at) = new
             .details
             .last_used_at

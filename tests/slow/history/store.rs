@@ -115,8 +115,9 @@ impl StoreWrapper for NodeStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        let replaced = self.inner.replace(old, new).await?;
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        let replaced = self.inner.replace(old, new, limit).await?;
         self.maybe_panic();
         Ok(replaced)
     }

@@ -183,8 +183,9 @@ impl SessionRegistry for ProbeStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.inner.replace(old, new).await
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.inner.replace(old, new, limit).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
@@ -218,6 +219,16 @@ pub trait RegistryExt: SessionRegistry {
     /// Inserts a session without a limit, and returns it as stored.
     async fn add(&self, session: &CustomerSession) -> Result<CustomerSession, StoreError> {
         Ok(self.insert(session, None).await?.session)
+    }
+
+    /// Replaces a session without a limit, and returns the new one as stored.
+    async fn swap(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let replaced = self.replace(old, new, None).await?;
+        Ok(replaced.map(|replaced| replaced.session))
     }
 
     /// Revokes one session.

@@ -35,8 +35,9 @@ pub trait StoreWrapper: Send + Sync + 'static {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.inner().replace(old, new).await
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.inner().replace(old, new, limit).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
@@ -100,8 +101,9 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
-        self.0.replace(old, new).await
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.0.replace(old, new, limit).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

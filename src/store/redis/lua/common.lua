@@ -6,7 +6,8 @@
 --   <prefix>c:{<customer>}          the customer: `c` or, deleted, `d`; the epoch; JSON. `t` and the
 --                                   epoch alone is what stays of a deleted customer without sessions
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
---                                   the id, and the time at which it expires
+--                                   the id, and the time at which it expires. The scores of links are lower by
+--                                   2^53, since links do not count for a limit
 --   <prefix>u:{<customer>}          a hash: when sessions in that set were last used, by their ids. It is
 --                                   there once a session was used
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one

@@ -1,15 +1,23 @@
--- KEYS: c:, s:, f:, m:, u:. ARGV: the old session, the new one and its time of creation; epoch; life in ms, that
--- of the family; channel; the old id, and packed. Answers the customer, if the old one was live.
-local old, new, created, epoch, life, family_life, channel, old_id, packed = unpack(ARGV)
+-- KEYS: c:, s:, f:, m:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
+-- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
+-- happens beyond that, and since when a session must have been used to count, as for an insertion.
+-- Answers 'done' and the customer, or why not: 'gone' if the old one was not live. 'more' means that the call
+-- must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
+local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
-if not customer or epoch_of(customer) ~= epoch then return false end
+if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
+local answer = { 'done', string.sub(customer, 10) }
 local left = redis.call('PTTL', KEYS[2])
-if remove(KEYS[2], KEYS[5], old) == 0 then
+if not redis.call('ZSCORE', KEYS[2], old) then
   -- The driver repeats a call whose answer was lost.
   local is_repeated = redis.call('GET', KEYS[3]) == new and redis.call('ZSCORE', KEYS[2], new)
-  return is_repeated and string.sub(customer, 10)
+  return is_repeated and answer or { 'gone' }
 end
-redis.call('ZADD', KEYS[2], created, new)
+answer[1] = make_room(KEYS[2], KEYS[5], channel, tonumber(created), max, when_full, since, old, answer)
+if answer[1] == 'full' then return { 'full' } end
+if answer[1] == 'more' then return answer end
+remove(KEYS[2], KEYS[5], old)
+redis.call('ZADD', KEYS[2], score, new)
 -- A set without members is gone, and the time that it had to live with it.
 redis.call('PEXPIRE', KEYS[2], math.max(left, tonumber(life)))
 extend(KEYS[1], life)
@@ -17,4 +25,4 @@ redis.call('SET', KEYS[3], new, 'PX', family_life)
 redis.call('RPUSH', KEYS[4], packed)
 redis.call('PEXPIRE', KEYS[4], math.max(redis.call('PTTL', KEYS[4]), tonumber(family_life)))
 redis.call('PUBLISH', channel, 'session:' .. old_id)
-return string.sub(customer, 10)
+return answer

@@ -1,7 +1,7 @@
--- KEYS: c:, s:. ARGV: a time, epoch, channel, the customer's id, u:. Ends some sessions that were created
--- before. Answers 1 if there are more, and 1 if any was live.
-local time, epoch, channel, id, uses = unpack(ARGV)
-local older = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. time, 'LIMIT', 0, 100)
+-- KEYS: c:, s:. ARGV: the scores from which and below which sessions end, epoch, channel, the customer's id, u:.
+-- Ends some of these sessions. Answers 1 if there are more, and 1 if any was live.
+local from, below, epoch, channel, id, uses = unpack(ARGV)
+local older = redis.call('ZRANGEBYSCORE', KEYS[2], from, '(' .. below, 'LIMIT', 0, 100)
 if #older == 0 then return { 0, 0 } end
 local customer = redis.call('GET', KEYS[1])
 for _, member in ipairs(older) do remove(KEYS[2], uses, member) end

@@ -6,6 +6,7 @@ mod columns;
 mod connector;
 mod external_customers;
 pub(in crate::store) mod invalidations;
+mod limits;
 mod own_pool;
 mod password;
 mod pooler;

@@ -2,18 +2,12 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{
-    Connection,
-    postgres::{PgArguments, PgRow},
-};
+use sqlx::postgres::{PgArguments, PgRow};
 use tokio::time::timeout;
 
 use super::{
     PostgresStore,
-    statements::{
-        ADD_EPOCH, ANNOUNCE, INSERT, INSERT_CUSTOMER_IF_NEW, INSERT_FOR_EXTERNAL, LOCK_CUSTOMER,
-        REHASH, REPLACE, UPDATE_CUSTOMER,
-    },
+    statements::{ANNOUNCE, INSERT, INSERT_FOR_EXTERNAL, REHASH, REPLACE, UPDATE_CUSTOMER},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -26,7 +20,6 @@ use crate::{
         error::{StoreError, customer_is_deleted, id_is_taken},
         messages::message,
         sql::{
-            self,
             error::store_error,
             rows::{self, Columns, Parameters},
             store::REHASH_TIMEOUT,
@@ -110,7 +103,7 @@ impl PostgresStore {
     }
 
     /// Returns the statement that adds a session, and its parameters.
-    fn insertion(
+    pub(super) fn insertion(
         &self,
         session: &CustomerSession,
     ) -> Result<(&'static str, PgArguments), StoreError> {
@@ -122,70 +115,8 @@ impl PostgresStore {
         Ok((INSERT, parameters))
     }
 
-    /// Adds a session in a transaction that first makes room for it. The customer's lock keeps
-    /// other insertions out from the counting to the commit.
-    async fn insert_limited(
-        &self,
-        session: &CustomerSession,
-        limit: &SessionLimit,
-    ) -> Result<Result<Inserted, Refusal>, StoreError> {
-        let pool = self.pool().await?;
-        let customer: PgArguments = rows::customer_params(&session.customer)?;
-        let (insert, parameters) = self.insertion(session)?;
-        let id = session.customer_id.as_str();
-        let live: PgArguments = sql::live_params(session, limit);
-        let inserting = async {
-            let mut connection = self.sql.acquire(pool).await?;
-            let mut transaction = connection.as_mut().begin().await?;
-            let mut add_epoch = sql::ADD_EPOCH;
-            if !self.external_customers {
-                let put = self.sql.query(INSERT_CUSTOMER_IF_NEW, customer);
-                put.execute(&mut *transaction).await?;
-                add_epoch = ADD_EPOCH;
-            }
-            for statement in [add_epoch, LOCK_CUSTOMER] {
-                let lock = self.sql.query(statement, rows::text_params(&[id]));
-                lock.execute(&mut *transaction).await?;
-            }
-            let live = self.sql.query(sql::LIVE, live);
-            let live = live.fetch_all(&mut *transaction).await?;
-            let ended = match sql::surplus(&live, session, limit) {
-                Ok(ended) => ended,
-                Err(refused) => {
-                    transaction.rollback().await?;
-                    connection.return_to_pool();
-                    return Ok(Err(refused));
-                }
-            };
-            for session in &ended {
-                let id = rows::text_params(&[session.id.as_str()]);
-                let end = self.sql.query(sql::DELETE, id);
-                end.execute(&mut *transaction).await?;
-            }
-            let insert = self.sql.query(insert, parameters);
-            let row = insert.fetch_one(&mut *transaction).await?;
-            match self.refusal(&row)? {
-                Some(_) => transaction.rollback().await?,
-                None => transaction.commit().await?,
-            }
-            connection.return_to_pool();
-            Ok(Ok((row, ended)))
-        };
-        let context = || format!("inserting session {}", session.id);
-        let (row, ended) = self.sql.change(context, inserting).await??;
-        if let Some(refusal) = self
-            .refusal(&row)
-            .map_err(|error| store_error(context(), error))?
-        {
-            return Ok(Err(refusal));
-        }
-        let mut inserted = Inserted::new(rows::session(&row, &session.token)?.0);
-        inserted.ended = ended;
-        Ok(Ok(inserted))
-    }
-
     /// Reads why a row of [`INSERT`] or [`REPLACE`] holds no session, if it holds none.
-    fn refusal(&self, row: &PgRow) -> Result<Option<Refusal>, sqlx::Error> {
+    pub(super) fn refusal(&self, row: &PgRow) -> Result<Option<Refusal>, sqlx::Error> {
         if row.text(0)?.is_some() {
             return Ok(None);
         }
@@ -210,12 +141,49 @@ impl PostgresStore {
         let Some(row) = rows.first() else {
             return Ok(Err(Refusal::CameInBetween));
         };
-        Ok(
-            match (self.refusal(row)).map_err(|error| store_error(context(), error))? {
-                None => Ok(Inserted::new(rows::session(row, &session.token)?.0)),
-                Some(refusal) => Err(refusal),
-            },
-        )
+        self.added(row, session, context)
+    }
+}
+
+impl PostgresStore {
+    /// Returns [`REPLACE`]'s parameters.
+    pub(super) fn replacement(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<PgArguments, StoreError> {
+        let mut parameters = self.session_params(new)?;
+        parameters.text(Some(old.as_str()));
+        Ok(parameters)
+    }
+
+    async fn replace_once(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+    ) -> Result<Option<Result<Inserted, Refusal>>, StoreError> {
+        let context = || format!("replacing session {old} with {}", new.id);
+        let parameters = self.replacement(old, new)?;
+        let rows = self.fetch_all(REPLACE, parameters, context).await?;
+        let row = rows.first().map(|row| self.added(row, new, context));
+        row.transpose()
+    }
+
+    /// Reads a row of [`INSERT`] or [`REPLACE`].
+    pub(super) fn added(
+        &self,
+        row: &PgRow,
+        session: &CustomerSession,
+        context: impl FnOnce() -> String,
+    ) -> Result<Result<Inserted, Refusal>, StoreError> {
+        let refusal = self.refusal(row);
+        match refusal.map_err(|error| store_error(context(), error))? {
+            None => {
+                let (stored, _) = rows::session(row, &session.token)?;
+                Ok(Ok(Inserted::new(stored)))
+            }
+            Some(refusal) => Ok(Err(refusal)),
+        }
     }
 }
 
@@ -252,21 +220,20 @@ impl SessionRegistry for PostgresStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
         if !is_storable(old.as_str()) {
             return Ok(None);
         }
-        let context = || format!("replacing session {old} with {}", new.id);
-        let mut parameters = self.session_params(new)?;
-        parameters.text(Some(old.as_str()));
-        let rows = self.fetch_all(REPLACE, parameters, context).await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
+        let replaced = match limit {
+            Some(limit) => self.replace_limited(old, new, limit).await?,
+            None => self.replace_once(old, new).await?,
         };
-        match (self.refusal(row)).map_err(|error| store_error(context(), error))? {
-            None => Ok(Some(rows::session(row, &new.token)?.0)),
-            Some(_) => Err(id_is_taken(&new.id)),
+        match replaced {
+            Some(Err(_)) => Err(id_is_taken(&new.id)),
+            Some(Ok(replaced)) => Ok(Some(replaced)),
+            None => Ok(None),
         }
     }
 
@@ -322,7 +289,7 @@ impl SessionRegistry for PostgresStore {
 
 /// The reason why a session was not added.
 #[derive(Clone, Copy)]
-enum Refusal {
+pub(super) enum Refusal {
     IdIsTaken,
     CustomerIsDeleted,
     CustomerIsNotShown,

@@ -26,7 +26,7 @@ async fn no_statement_reads_a_whole_table() {
         registry::UPDATE_CUSTOMER,
         sql::REVOKE_FAMILY,
         sql::RESOLVE,
-        registry::FAMILY,
+        sql::FAMILY,
         registry::FIND_BY_HASH,
         registry::IS_DELETED,
         registry::IS_REPLACED,

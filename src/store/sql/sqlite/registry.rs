@@ -54,12 +54,6 @@ pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
      details, family, epoch) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, epoch FROM customer_session_epochs \
      WHERE customer_id = $1";
 
-/// Returns the family of a live session, if it is the customer's. While the transaction lasts, the
-/// customer's epoch stays the one of that session.
-pub(super) const FAMILY: &str = "SELECT coalesce(s.family, s.id) FROM customer_sessions s \
-     JOIN customer_session_epochs e ON e.customer_id = s.customer_id AND e.epoch = s.epoch \
-     WHERE s.id = $1 AND s.customer_id = $2";
-
 pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations \
      (id, family, customer_id, ends_at) VALUES ($1, $2, $3, $4)";
 
@@ -150,15 +144,20 @@ impl WriteTransaction<'_> {
         Ok(())
     }
 
-    /// Ends sessions of a customer until `new` fits, and returns them, oldest first.
+    /// Ends sessions of a customer until `new` fits in the place of `replaced`, and returns them, oldest
+    /// first.
     async fn make_room(
         &mut self,
         new: &CustomerSession,
-        limit: &SessionLimit,
+        replaced: Option<&SessionId>,
+        limit: Option<&SessionLimit>,
     ) -> Result<Vec<SessionSummary>, StoreError> {
+        let Some(limit) = limit else {
+            return Ok(Vec::new());
+        };
         let parameters: SqliteArguments = sql::live_params(new, limit);
         let live = self.fetch_all(sql::LIVE, parameters).await?;
-        let ended = sql::surplus(&live, new, limit)?;
+        let ended = sql::surplus(&live, new, replaced, limit)?;
         for session in &ended {
             let id = rows::text_params(&[session.id.as_str()]);
             self.execute(sql::DELETE, id).await?;
@@ -187,7 +186,7 @@ impl WriteTransaction<'_> {
         customer: &CustomerId,
     ) -> Result<Option<String>, StoreError> {
         let ids = rows::text_params(&[id.as_str(), customer.as_str()]);
-        let rows = self.fetch_all(FAMILY, ids).await?;
+        let rows = self.fetch_all(sql::FAMILY, ids).await?;
         let family = rows.first().map(|row| row.text(0)).transpose();
         let corrupt = |error| store_error(format!("reading session {id}"), error);
         Ok(family.map_err(corrupt)?.flatten())
@@ -254,10 +253,7 @@ impl SessionRegistry for SqliteStore {
         }
         let id = rows::text_params(&[customer_id]);
         transaction.execute(sql::ADD_EPOCH, id).await?;
-        let ended = match limit {
-            Some(limit) => transaction.make_room(session, limit).await?,
-            None => Vec::new(),
-        };
+        let ended = transaction.make_room(session, None, limit).await?;
         transaction.add(session, &hash, None).await?;
         let mut inserted = Inserted::new(transaction.stored(&hash, &session.token).await?);
         inserted.ended = ended;
@@ -269,7 +265,8 @@ impl SessionRegistry for SqliteStore {
         &self,
         old: &SessionId,
         new: &CustomerSession,
-    ) -> Result<Option<CustomerSession>, StoreError> {
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
@@ -277,13 +274,15 @@ impl SessionRegistry for SqliteStore {
         let Some(family) = transaction.family(old, &new.customer_id).await? else {
             return Ok(None);
         };
+        let ended = transaction.make_room(new, Some(old), limit).await?;
         transaction.add(new, &hash, Some(&family)).await?;
         transaction.add_rotation(old, &family, new).await?;
         let old = rows::text_params(&[old.as_str()]);
         transaction.execute(sql::DELETE, old).await?;
-        let stored = transaction.stored(&hash, &new.token).await?;
+        let mut replaced = Inserted::new(transaction.stored(&hash, &new.token).await?);
+        replaced.ended = ended;
         transaction.commit().await?;
-        Ok(Some(stored))
+        Ok(Some(replaced))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
