@@ -1,5 +1,11 @@
 //! The family of a session, as far as its id tells: a session and those that it is rotated into share
 //! a key, so that what concerns one of them is known to concern the others.
+//!
+//! A session that is derived from another has the key of its parent, and so have those that it is rotated
+//! into. So one revocation of the parent, by any id that it had, overtakes the cached answers of the
+//! derived sessions on every node, wakes their streams, and keeps them out of the cache while it is late;
+//! the store ends them in the same transaction. A revocation of a derived session has the engine look the
+//! parent and the others up once more. Nothing takes a key for that of one live session.
 
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid, Version};
@@ -12,8 +18,8 @@ use uuid::{Builder, Uuid, Version};
 pub(crate) struct FamilyKey(u64);
 
 impl FamilyKey {
-    /// Returns the key of the session `id`, and of all that it is rotated into. An id of another form
-    /// is that of a family's first session.
+    /// Returns the key of the session `id`, of all that it is rotated into, and of what is derived from
+    /// them. An id of another form is that of a family's first session.
     pub(crate) fn of(id: &str) -> Self {
         let uuid = Uuid::try_parse(id).ok();
         let uuid = uuid.filter(|uuid| uuid.get_version() == Some(Version::Custom));
@@ -24,12 +30,12 @@ impl FamilyKey {
         }))
     }
 
-    /// Returns an id for a new session: of the family of `rotated`, or else the first of a family.
-    /// It is a UUID of version 8 (RFC 9562, section 5.8).
-    pub(crate) fn new_id(rotated: Option<&str>, random: [u8; 16]) -> String {
+    /// Returns an id for a new session: with the key of `relative`, which it takes the place of or is
+    /// derived from, or else with a key of its own. It is a UUID of version 8 (RFC 9562, section 5.8).
+    pub(crate) fn new_id(relative: Option<&str>, random: [u8; 16]) -> String {
         let mut bytes = random;
-        if let Some(rotated) = rotated {
-            bytes[..8].copy_from_slice(&Self::of(rotated).0.to_be_bytes());
+        if let Some(relative) = relative {
+            bytes[..8].copy_from_slice(&Self::of(relative).0.to_be_bytes());
         }
         Builder::from_custom_bytes(bytes).into_uuid().to_string()
     }

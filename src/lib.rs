@@ -132,6 +132,7 @@ pub mod polar;
 mod random;
 mod registry;
 mod session;
+mod session_id;
 mod sessions;
 mod shared_caches;
 pub mod store;

@@ -12,7 +12,8 @@ use crate::{
 ///
 /// A session is named by its id, or by that of a session that it has replaced: an id leads to the
 /// live session of its *family*, which is a session and all that took its place by
-/// [`replace`](crate::SessionRegistry::replace).
+/// [`replace`](crate::SessionRegistry::replace). Where a session ends, so do those that were
+/// [derived](crate::SessionRegistry::derive) from its family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Revocation {
@@ -29,8 +30,9 @@ pub enum Revocation {
     Others {
         /// The customer whose sessions end.
         customer: CustomerId,
-        /// The session to keep, or one that it has replaced. If it is not one of the customer's,
-        /// all of them end.
+        /// The session to keep, or one that it has replaced. With it stay the sessions that were derived
+        /// from its family, or, if it was derived itself, its parent and all that were derived from that
+        /// one. If it is not one of the customer's, all of them end.
         keep: SessionId,
     },
     /// All sessions of a customer.
@@ -100,6 +102,14 @@ impl Revoked {
         }
         Self::new(any, invalidations)
     }
+
+    /// Adds sessions that have ended with their parent.
+    pub(crate) fn with_derived(mut self, ended: impl IntoIterator<Item = SessionId>) -> Self {
+        let before = self.invalidations.len();
+        (self.invalidations).extend(ended.into_iter().map(Invalidation::Session));
+        self.any |= self.invalidations.len() > before;
+        self
+    }
 }
 
 /// What a registry keeps of a session beyond its identity and its times.
@@ -164,8 +174,9 @@ impl SessionUse {
 ///
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the
 /// new session's `created_at`, and it has been used since [`used_since`](Self::used_since). A
-/// [one-time link](crate::SessionDetails::is_link) does not count, and neither does the session that
-/// the new one replaces.
+/// [one-time link](crate::SessionDetails::is_link) does not count, nor does a session that was
+/// [derived](crate::SessionDetails::parent) from another, nor the one that the new one replaces. Where a
+/// session ends by a limit, those that were derived from it end too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -227,7 +238,8 @@ impl SessionLimit {
 pub struct Inserted {
     /// The session as stored, with the customer as the store knows them.
     pub session: CustomerSession,
-    /// The sessions that the [`SessionLimit`] ended, oldest first.
+    /// The sessions that the [`SessionLimit`] ended, oldest first, and behind each those that were derived
+    /// from it.
     pub ended: Vec<SessionSummary>,
 }
 

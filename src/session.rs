@@ -4,15 +4,12 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    customer::{Customer, CustomerId, string_id},
+    customer::{Customer, CustomerId},
     details::SessionDetails,
     token::SessionToken,
 };
 
-string_id! {
-    /// Identifier of a session. It is not a secret: it revokes a session but does not open one.
-    SessionId
-}
+pub use crate::session_id::SessionId;
 
 /// A customer session that can be used to authenticate as a customer.
 ///

@@ -15,6 +15,8 @@ pub use self::{
     scopes::{InsufficientScope, Scopes},
 };
 
+use crate::session_id::SessionId;
+
 /// Details of a session: until when rotations may extend it, what it may be used for, and where it
 /// was opened.
 ///
@@ -68,6 +70,10 @@ pub struct SessionDetails {
     /// its token looks like.
     #[serde(skip_serializing_if = "is_false")]
     pub is_link: bool,
+    /// The session that this one was [derived](crate::CustomerSessions::derive) from, by the id that it had
+    /// then. It may have another id since, which [`rotate`](crate::CustomerSessions::rotate) has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<SessionId>,
     /// The last use that was recorded, if uses are
     /// [recorded](crate::CustomerSessionsBuilder::record_uses) and there was one since the session was
     /// created. In a request it is that of an earlier one. It is not in the JSON, since each use changes
@@ -119,12 +125,12 @@ impl SessionDetails {
 
     /// Returns `true` if the session counts for a [`SessionLimit`](crate::SessionLimit).
     pub(crate) fn counts_for_limits(&self) -> bool {
-        !self.is_link
+        !self.is_link && self.parent.is_none()
     }
 
     /// Returns `true` if there is more than times.
     pub(crate) fn has_more_than_times(&self) -> bool {
-        let is_restricted = self.actor.is_some() || self.is_link;
+        let is_restricted = self.actor.is_some() || self.is_link || self.parent.is_some();
         is_restricted || !self.scopes.is_empty() || self.device.is_some()
     }
 }

@@ -29,7 +29,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// **For staff, and for the session of the request itself:** it ends any customer's session.
     /// If the id comes from a client, use [`revoke_owned`](Self::revoke_owned).
     ///
-    /// A session that was exchanged by [`rotate`](Self::rotate) is ended by any id that it had.
+    /// A session that was exchanged by [`rotate`](Self::rotate) is ended by any id that it had, and with
+    /// it end the sessions that were [derived](Self::derive) from it.
     /// `false` means that the store did not have it, which is not an error (RFC 7009,
     /// section 2.2).
     ///
@@ -65,7 +66,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 
     /// Ends all sessions of a customer but `keep`: for "sign out everywhere else". A session that was
-    /// exchanged by [`rotate`](Self::rotate) is kept by any id that it had. If `keep` is not one of
+    /// exchanged by [`rotate`](Self::rotate) is kept by any id that it had. With it stay the sessions that
+    /// were [derived](Self::derive) from it, or the one that it was derived from. If `keep` is not one of
     /// the customer's sessions, all of them end.
     ///
     /// # Errors

@@ -144,10 +144,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         session: CustomerSession,
         limit: Option<SessionLimit>,
     ) -> Result<CustomerSession, StoreError> {
-        let limit = limit.map(|mut limit| {
-            limit.used_since = self.engine.used_since(session.created_at);
-            limit
-        });
+        let limit = limit.map(|limit| self.at_present(limit));
         let store = Arc::clone(&self.store);
         let inserting = self.settle(None, async move {
             let inserted = store.insert(&session, limit.as_ref()).await;
@@ -172,6 +169,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     ) -> Result<Option<CustomerSession>, StoreError> {
         new.id = new_id(Some(&old))?;
         let change = Invalidation::Session(old.clone());
+        let limit = limit.map(|limit| self.at_present(limit));
         let store = Arc::clone(&self.store);
         let replacing = self.settle(Some(change.clone()), async move {
             let replaced = store.replace(&old, &new, limit.as_ref()).await;
@@ -188,6 +186,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             self.engine.on_issued(&new.token);
         }
         Ok(replaced)
+    }
+
+    /// Leaves sessions out of a limit that have ended by idleness.
+    fn at_present(&self, mut limit: SessionLimit) -> SessionLimit {
+        limit.used_since = self.engine.used_since(self.present());
+        limit
     }
 
     /// Creates the session that a sign-in opens.
@@ -210,7 +214,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
 
     /// Creates a session that expires after `ttl`, or at the end that the details have if that is
     /// earlier.
-    fn new_session(
+    pub(super) fn new_session(
         &self,
         customer: Customer,
         token: SessionToken,
@@ -251,11 +255,11 @@ fn invalidations_of(inserted: &Inserted) -> Vec<Invalidation> {
         .collect()
 }
 
-/// Creates the id of a session that takes the place of `replaced`, if there is one.
-fn new_id(replaced: Option<&SessionId>) -> Result<SessionId, StoreError> {
+/// Creates the id of a session that takes the place of `relative` or is derived from it, if there is one.
+pub(super) fn new_id(relative: Option<&SessionId>) -> Result<SessionId, StoreError> {
     let mut random = Zeroizing::new([0; 16]);
     getrandom::fill(random.as_mut_slice()).map_err(StoreError::unavailable)?;
-    Ok(FamilyKey::new_id(replaced.map(SessionId::as_str), *random).into())
+    Ok(FamilyKey::new_id(relative.map(SessionId::as_str), *random).into())
 }
 
 /// Returns the error of a store that would lose details.
@@ -267,7 +271,7 @@ pub(super) fn keeps_no_details() -> StoreError {
 }
 
 /// Returns `now` and `ttl`, but no later than a time can be written down.
-fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
+pub(super) fn after(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(ttl)
         .ok()
         .and_then(|ttl| now.checked_add_signed(ttl))

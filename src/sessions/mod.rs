@@ -7,6 +7,7 @@
 mod builder;
 mod changes;
 mod current;
+mod deriving;
 mod issuing;
 mod lifetime;
 mod links;

@@ -178,6 +178,11 @@ pub(super) fn id_is_taken(session: &SessionId) -> StoreError {
     StoreError::conflict(format!("session id {session} is taken"))
 }
 
+/// Returns the error of deriving a session from one that was derived.
+pub(super) fn parent_is_child(parent: &SessionId) -> StoreError {
+    StoreError::invalid(format!("session {parent} was derived, and has no children"))
+}
+
 /// Returns the error of adding a session that the limit refuses.
 pub(super) fn limit_is_reached(session: &SessionId) -> StoreError {
     StoreError::conflict(format!(

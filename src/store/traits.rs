@@ -132,6 +132,11 @@ pub trait SessionStore: Send + Sync + 'static {
 ///   whether that is one of the session or of its customer. A store that counts the revocations of a
 ///   customer as epochs gives the new session the epoch of the old one, and answers `None` if that is
 ///   no longer the current one; only `insert` reads the current epoch.
+/// - A session that was [derived](SessionRegistry::derive) from another is a child of that one's family,
+///   and so is what takes its place. Whatever ends the live session of the family, and is neither its expiry
+///   nor a replacement, ends the children in the same transaction, and names them; it does so also if only
+///   the children are left. What ends a child ends that child alone. Keeping a session keeps the whole tree
+///   that it belongs to. Children do not count for a [`SessionLimit`].
 /// - A store shared by several machines announces what it revoked or changed as
 ///   [`Invalidation`]s, if it can in the same transaction.
 #[diagnostic::on_unimplemented(
@@ -148,6 +153,9 @@ pub trait SessionRegistry: SessionStore {
     /// Returns the session as stored, with the customer as the store knows them, and the sessions
     /// that ended because of `limit`. The limit holds for concurrent insertions too.
     ///
+    /// A session with a [`parent`](crate::SessionDetails::parent) is not added here, but by
+    /// [`derive`](Self::derive): it is refused with [`Invalid`](crate::StoreErrorKind::Invalid).
+    ///
     /// # Errors
     ///
     /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the session's id or
@@ -163,7 +171,8 @@ pub trait SessionRegistry: SessionStore {
     /// sessions that ended because of `limit`. Of any number of concurrent calls for one `old`, one gets
     /// a session; `None` means that `old` was not there, and that nothing has ended.
     ///
-    /// The limit is that of [`insert`](Self::insert). `old` does not count for it.
+    /// The limit is that of [`insert`](Self::insert). `old` does not count for it, and there is none for a
+    /// session that was derived. `new` has the [`parent`](crate::SessionDetails::parent) of `old`.
     ///
     /// The customer stays as the store knows them: `new.customer` was read before, and may have
     /// been changed or deleted since. `new` is a session of the same customer, and belongs to the
@@ -180,6 +189,32 @@ pub trait SessionRegistry: SessionStore {
         new: &CustomerSession,
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError>;
+
+    /// Adds `child`, a session of the same customer that ends with the session `parent`, and returns it as
+    /// stored. `None` means that `parent` was not there under exactly this id, or that a revocation of its
+    /// customer has ended it. A store that counts the revocations of a customer as epochs gives the child the
+    /// epoch of the parent. A derivation that races a revocation of the parent never leaves a child behind.
+    ///
+    /// The [`parent`](crate::SessionDetails::parent) in the details of `child` is `parent`, which was not
+    /// derived itself. The child expires no later than the parent does. The contract of this trait says
+    /// when it ends.
+    ///
+    /// The default refuses, for stores that know no families of children.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`](crate::StoreErrorKind::Conflict), with nothing changed, if the id or the token of
+    /// `child` exists already, if the id was replaced, or if the parent has as many children as the
+    /// store keeps. [`Invalid`](crate::StoreErrorKind::Invalid) if the store derives no sessions, or if
+    /// `parent` was derived itself.
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let _ = (parent, child);
+        Err(StoreError::invalid("this store derives no sessions"))
+    }
 
     /// Removes the sessions that `what` describes, those inserted a moment ago included, and the
     /// successors of replaced ones.
@@ -336,6 +371,14 @@ macro_rules! through_pointer {
                 limit: Option<&SessionLimit>,
             ) -> Result<Option<Inserted>, StoreError> {
                 (**self).replace(old, new, limit).await
+            }
+
+            async fn derive(
+                &self,
+                parent: &SessionId,
+                child: &CustomerSession,
+            ) -> Result<Option<CustomerSession>, StoreError> {
+                (**self).derive(parent, child).await
             }
 
             async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -4,7 +4,7 @@ use super::error::{ContextError, StoreError};
 use crate::{
     customer::Customer,
     metadata::{Metadata, MetadataValue},
-    session::CustomerSession,
+    session::{CustomerSession, SessionId},
 };
 
 /// Returns `true` if a text can be kept. PostgreSQL has no NUL in its texts, and what one store
@@ -26,6 +26,30 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     let details = session.details.check();
     details.map_err(|error| StoreError::invalid(ContextError::new(context(), error)))?;
     check_fields(&session.customer).map_err(refuse)
+}
+
+/// Refuses a session that must be derived.
+pub(super) fn check_is_no_child(session: &CustomerSession) -> Result<(), StoreError> {
+    match &session.details.parent {
+        None => Ok(()),
+        Some(parent) => Err(StoreError::invalid(format!(
+            "session {}: it has the parent {parent}, and must be derived",
+            session.id
+        ))),
+    }
+}
+
+/// Refuses a session that is not a child of `parent`.
+pub(super) fn check_is_child(
+    child: &CustomerSession,
+    parent: &SessionId,
+) -> Result<(), StoreError> {
+    check_session(child)?;
+    if child.details.parent.as_ref() == Some(parent) {
+        return Ok(());
+    }
+    let why = format!("session {}: its parent is not {parent}", child.id);
+    Err(StoreError::invalid(why))
 }
 
 /// Refuses a customer that would not come back as it is; the error names the field.

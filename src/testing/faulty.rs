@@ -144,6 +144,14 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
         self.inner().await?.replace(old, new, limit).await
     }
 
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().await?.derive(parent, child).await
+    }
+
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.inner().await?.revoke(what).await
     }

@@ -1,5 +1,6 @@
 //! The promises of the engine. `scripts/mutants` shows that they fail if a guard is taken out.
 
+mod derive;
 mod details;
 mod expiry;
 mod fixture;

@@ -92,7 +92,7 @@ async fn touch_until_over<S: SessionRegistry>(
 async fn change<S: SessionRegistry>(store: S, sessions: Vec<CustomerSession>) -> CustomerSession {
     let replace = async |old: &SessionId| {
         let new = session(&store, sessions[0].customer_id.as_str());
-        let replaced = store.replace(old, &new).await.expect("replaced");
+        let replaced = store.replace(old, &new, None).await.expect("replaced");
         assert!(replaced.is_some(), "it was live");
         new
     };
@@ -417,7 +417,7 @@ async fn redis_keeps_uses_as_long_as_their_sessions() {
     let replaced = kept_after(&server, &store, async |one, _| {
         let new = session(&store, one.customer_id.as_str());
         store
-            .replace(&one.id, &new)
+            .replace(&one.id, &new, None)
             .await
             .expect("replaced")
             .expect("live");

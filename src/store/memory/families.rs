@@ -33,6 +33,11 @@ impl Families {
         self.families.get(self.members.get(id)?)
     }
 
+    /// Returns the first session of the family of `id`.
+    pub(super) fn first<'a>(&'a self, id: &'a SessionId) -> &'a SessionId {
+        self.members.get(id).unwrap_or(id)
+    }
+
     /// Returns the last session of the family of `id`.
     pub(super) fn current<'a>(&'a self, id: &'a SessionId) -> &'a SessionId {
         self.of(id).map_or(id, |family| &family.current)

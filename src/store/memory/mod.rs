@@ -1,6 +1,8 @@
 //! Sessions in this process's memory.
 
+mod children;
 mod families;
+mod revocation;
 mod tables;
 
 use std::{
@@ -14,9 +16,9 @@ use sha2::{Digest, Sha256};
 
 use self::tables::{Tables, TokenHash};
 use super::{
-    error::{StoreError, customer_is_deleted},
+    error::{StoreError, customer_is_deleted, parent_is_child},
     traits::{SessionRegistry, SessionStore},
-    validation::{check_customer, check_session},
+    validation::{check_customer, check_is_child, check_is_no_child, check_session},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -96,6 +98,7 @@ impl SessionRegistry for MemoryStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
+        check_is_no_child(session)?;
         let hash = hash(&session.token);
         let mut tables = self.write();
         tables.check_new(session, &hash)?;
@@ -132,6 +135,24 @@ impl SessionRegistry for MemoryStore {
         let mut replaced = Inserted::new(tables.replace(old, new, hash));
         replaced.ended = ended;
         Ok(Some(replaced))
+    }
+
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_is_child(child, parent)?;
+        let hash = hash(&child.token);
+        let mut tables = self.write();
+        if tables.is_child(parent) {
+            return Err(parent_is_child(parent));
+        }
+        if !tables.is_of_customer(parent, &child.customer_id) {
+            return Ok(None);
+        }
+        tables.check_new(child, &hash)?;
+        Ok(Some(tables.derive(parent, child, hash)))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

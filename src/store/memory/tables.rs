@@ -7,11 +7,11 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::families::Families;
+use super::{children::Children, families::Families};
 use crate::{
     customer::{Customer, CustomerData, CustomerId},
     page::Page,
-    registry::{Revocation, Revoked, SessionLimit, SessionUse},
+    registry::{SessionLimit, SessionUse},
     session::{CustomerSession, SessionId, SessionSummary},
     store::error::{StoreError, id_is_taken, limit_is_reached},
 };
@@ -23,19 +23,20 @@ pub(super) struct Tables {
     pub(super) sessions: HashMap<SessionId, Row>,
     by_token: HashMap<TokenHash, SessionId>,
     by_expiry: BTreeSet<(DateTime<Utc>, SessionId)>,
-    customers: HashMap<CustomerId, Account>,
-    families: Families,
+    pub(super) customers: HashMap<CustomerId, Account>,
+    pub(super) families: Families,
+    pub(super) children: Children,
 }
 
 pub(super) struct Row {
     token_hash: TokenHash,
-    summary: SessionSummary,
+    pub(super) summary: SessionSummary,
 }
 
 /// A customer with at least one session, or one that is deleted.
-struct Account {
+pub(super) struct Account {
     customer: Customer,
-    sessions: BTreeSet<(DateTime<Utc>, SessionId)>,
+    pub(super) sessions: BTreeSet<(DateTime<Utc>, SessionId)>,
 }
 
 impl Tables {
@@ -90,14 +91,14 @@ impl Tables {
     }
 
     /// Returns the sessions that must end before `new` is added in the place of `replaced`, oldest
-    /// first.
+    /// first, and behind each its children.
     pub(super) fn surplus(
         &self,
         new: &CustomerSession,
         replaced: Option<&SessionId>,
         limit: Option<&SessionLimit>,
     ) -> Result<Vec<SessionSummary>, StoreError> {
-        let Some(limit) = limit else {
+        let Some(limit) = limit.filter(|_| new.details.parent.is_none()) else {
             return Ok(Vec::new());
         };
         let account = self.customers.get(&new.customer_id);
@@ -112,59 +113,11 @@ impl Tables {
         let surplus = limit
             .surplus(live.len())
             .ok_or_else(|| limit_is_reached(&new.id))?;
-        Ok(live.into_iter().take(surplus).cloned().collect())
-    }
-
-    /// Ends the sessions that `what` describes.
-    pub(super) fn revoke(&mut self, what: &Revocation) -> Revoked {
-        let ids = match what {
-            Revocation::Session(id) => return self.revoke_one(id, None),
-            Revocation::Owned { customer, session } => {
-                return self.revoke_one(session, Some(customer));
-            }
-            Revocation::Others { customer, keep } => {
-                self.of_customer(customer, Some(self.families.current(keep)))
-            }
-            Revocation::Customer(customer) => self.of_customer(customer, None),
-            Revocation::CreatedBefore(time) => self.of_all(|summary| summary.created_at < *time),
-            Revocation::All => self.of_all(|_| true),
-        };
-        for id in &ids {
-            self.remove(id);
-        }
-        Revoked::new(!ids.is_empty(), [what.invalidation()])
-    }
-
-    /// Ends the session that `id` leads to, if it belongs to `customer`.
-    fn revoke_one(&mut self, id: &SessionId, customer: Option<&CustomerId>) -> Revoked {
-        let family = self.families.of(id);
-        let current = self.families.current(id).clone();
-        let owner = match self.sessions.get(&current) {
-            Some(row) => Some(&row.summary.customer_id),
-            None => family.map(|family| &family.customer),
-        };
-        if owner
-            .zip(customer)
-            .is_some_and(|(owner, customer)| owner != customer)
-        {
-            return Revoked::default();
-        }
-        let owner = owner.filter(|_| current != *id).cloned();
-        let ended = self.remove(&current).then_some(current);
-        Revoked::of_session(id, ended, owner)
-    }
-
-    fn of_customer(&self, customer: &CustomerId, keep: Option<&SessionId>) -> Vec<SessionId> {
-        let account = self.customers.get(customer);
-        let sessions = account.into_iter().flat_map(|account| &account.sessions);
-        let ids = sessions.map(|(_, id)| id);
-        ids.filter(|id| Some(*id) != keep).cloned().collect()
-    }
-
-    fn of_all(&self, is_covered: impl Fn(&SessionSummary) -> bool) -> Vec<SessionId> {
-        let rows = self.sessions.iter();
-        let rows = rows.filter(|(_, row)| is_covered(&row.summary));
-        rows.map(|(id, _)| id.clone()).collect()
+        let ended = live.into_iter().take(surplus);
+        Ok(ended
+            .flat_map(|ended| [ended].into_iter().chain(self.derived_from(&ended.id)))
+            .cloned()
+            .collect())
     }
 
     /// Adds a session of `customer`, and returns it as stored.
@@ -210,11 +163,47 @@ impl Tables {
         token_hash: TokenHash,
     ) -> CustomerSession {
         let customer = self.known(new);
+        if let Some(parent) = self.children.parent(old).cloned() {
+            self.children.insert(parent, new.id.clone());
+        }
         self.families.replace(old, &SessionSummary::from(new));
         let stored = self.add(new, token_hash, customer);
         // Afterwards, since a customer without a session is forgotten.
         self.remove(old);
         stored
+    }
+
+    /// Returns `true` if the session is there and was derived.
+    pub(super) fn is_child(&self, id: &SessionId) -> bool {
+        self.children.parent(id).is_some()
+    }
+
+    /// Returns `true` if the session is there and belongs to `customer`.
+    pub(super) fn is_of_customer(&self, id: &SessionId, customer: &CustomerId) -> bool {
+        let session = self.sessions.get(id);
+        session.is_some_and(|row| row.summary.customer_id == *customer)
+    }
+
+    /// Adds a child of the session `parent`, which is there, and returns it as stored.
+    pub(super) fn derive(
+        &mut self,
+        parent: &SessionId,
+        child: &CustomerSession,
+        token_hash: TokenHash,
+    ) -> CustomerSession {
+        let family = self.families.first(parent).clone();
+        self.children.insert(family, child.id.clone());
+        let customer = self.known(child);
+        self.add(child, token_hash, customer)
+    }
+
+    /// Returns the children of the family that `id` leads to.
+    pub(super) fn derived_from<'a>(
+        &'a self,
+        id: &SessionId,
+    ) -> impl Iterator<Item = &'a SessionSummary> + use<'a> {
+        let children = self.children.of(self.families.first(id));
+        children.filter_map(|id| Some(&self.sessions.get(id)?.summary))
     }
 
     /// Records uses that are later than those it knows.
@@ -242,6 +231,7 @@ impl Tables {
             return false;
         };
         self.by_token.remove(&row.token_hash);
+        self.children.remove(&id);
         let SessionSummary {
             customer_id,
             created_at,

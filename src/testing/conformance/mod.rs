@@ -1,6 +1,7 @@
 //! The contract of a store as one call.
 
 mod customers;
+mod derivation;
 mod details;
 mod families;
 mod harness;
@@ -30,7 +31,8 @@ use crate::{
 /// creation count what they find in the first days of 1970, so nothing else should be that old.
 /// [`Revocation::All`](crate::Revocation::All) is not checked, since it would end the others.
 ///
-/// The rules about [details](crate::SessionDetails) and about [uses](SessionRegistry::touch) are checked
+/// The rules about [derived](SessionRegistry::derive) sessions are checked if the registry derives
+/// sessions. The rules about [details](crate::SessionDetails) and about [uses](SessionRegistry::touch) are checked
 /// if the registry says that it [keeps](SessionRegistry::keeps) them.
 ///
 /// For a store that cannot insert sessions there is [`conformance_of_lookups`].
@@ -53,6 +55,7 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
     harness.check_replacement(&mut report).await;
     harness.check_families(&mut report).await;
     harness.check_limits(&mut report).await;
+    harness.check_derivation(&mut report).await;
     harness.check_details(&mut report).await;
     harness.check_uses(&mut report).await;
     harness.check_identifiers(&mut report).await;

@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 48);
+    assert!(report.rules().count() >= 56);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -167,6 +167,27 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             ReplacesBeforeItCounts,
             "a limit holds for concurrent replacements",
+        ),
+        (DerivesFromNothing, "a session is derived from a live one"),
+        (LeavesChildren, "a derived session ends with its parent"),
+        (HidesChildren, "a derived session ends with its parent"),
+        (EndsParentsToo, "a derived session ends alone"),
+        (KeepsNoTree, "keeping a session keeps its tree"),
+        (
+            EndsChildrenOfReplaced,
+            "replacing leaves parents and children together",
+        ),
+        (
+            CountsChildren,
+            "derived sessions do not count for a limit, and end with their parent by it",
+        ),
+        (
+            DerivesPastRevocations,
+            "no derivation outlives a revocation of its parent",
+        ),
+        (
+            DerivesPastRevocations,
+            "no derivation outlives a revocation of its customer",
         ),
         (
             ForgetsCustomersInUse,

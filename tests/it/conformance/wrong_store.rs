@@ -68,6 +68,14 @@ pub(crate) enum Mistake {
     CountsWhatIsReplaced,
     ReplacesWhatIsRefused,
     ReplacesBeforeItCounts,
+    DerivesFromNothing,
+    LeavesChildren,
+    HidesChildren,
+    EndsParentsToo,
+    KeepsNoTree,
+    EndsChildrenOfReplaced,
+    CountsChildren,
+    DerivesPastRevocations,
     ComparesLoosely(Method),
 }
 
@@ -380,7 +388,7 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         match (self.mistake, limit) {
-            (Mistake::CountsLinks, Some(limit)) => {
+            (Mistake::CountsLinks | Mistake::CountsChildren, Some(limit)) => {
                 return self.insert_racily(&session, limit).await;
             }
             (Mistake::CountsBeforeItWaits, Some(limit)) => {
@@ -469,6 +477,13 @@ impl SessionRegistry for Wrong {
             }
             return Ok(replaced);
         }
+        if self.is(Mistake::EndsChildrenOfReplaced) {
+            for child in self.of(&new.customer_id).await? {
+                if child.details.parent.as_ref() == Some(old) {
+                    self.inner.revoke(&Revocation::Session(child.id)).await?;
+                }
+            }
+        }
         if self.is(Mistake::RevivesByReplacing) && self.of(&new.customer_id).await?.len() == 1 {
             // Removes first: a customer without a session is forgotten, and added again.
             self.inner.revoke(&Revocation::Session(old.clone())).await?;
@@ -494,8 +509,58 @@ impl SessionRegistry for Wrong {
         Ok(replaced)
     }
 
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.all.lock().expect("no panic").push(child.clone());
+        let mut orphan = child.clone();
+        orphan.details.parent = None;
+        let is_there = |list: &[SessionSummary]| list.iter().any(|live| live.id == *parent);
+        match self.mistake {
+            Mistake::LeavesChildren if is_there(&self.of(&child.customer_id).await?) => {
+                self.inner.insert(&orphan, None).await?;
+                return Ok(Some(child.clone()));
+            }
+            Mistake::DerivesPastRevocations => {
+                // Reads, awaits, and writes whatever has become of it.
+                let was_there = is_there(&self.of(&child.customer_id).await?);
+                tokio::task::yield_now().await;
+                let derived = self.inner.derive(parent, child).await?;
+                if derived.is_none() && was_there {
+                    self.inner.insert(&orphan, None).await?;
+                }
+                return Ok(derived);
+            }
+            _ => {}
+        }
+        let derived = self.inner.derive(parent, child).await?;
+        if derived.is_none() && self.is(Mistake::DerivesFromNothing) {
+            return Ok(Some(self.inner.insert(&orphan, None).await?.session));
+        }
+        Ok(derived)
+    }
+
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         let mut what = self.loosely(what);
+        if let (true, Revocation::Session(session)) = (self.is(Mistake::EndsParentsToo), &what) {
+            let all = self.all.lock().expect("no panic").clone();
+            let named = all.iter().rfind(|named| named.id == *session);
+            if let Some(parent) = named.and_then(|named| named.details.parent.clone()) {
+                self.inner.revoke(&Revocation::Session(parent)).await?;
+                return Ok(Revoked::new(true, [what.invalidation()]));
+            }
+        }
+        if let (true, Revocation::Others { customer, keep }) =
+            (self.is(Mistake::KeepsNoTree), &what)
+        {
+            for child in self.of(customer).await? {
+                if child.details.parent.as_ref() == Some(keep) {
+                    self.inner.revoke(&Revocation::Session(child.id)).await?;
+                }
+            }
+        }
         match (self.mistake, &what) {
             (Mistake::RotatesIntoTheNewEpoch, Revocation::Customer(customer)) => {
                 let mut revoked = self.revoked.lock().expect("no panic");
@@ -557,7 +622,9 @@ impl SessionRegistry for Wrong {
         let mut revoked = self.inner.revoke(&what).await?;
         match self.mistake {
             Mistake::HidesWhatItEnded => revoked.invalidations.clear(),
-            Mistake::HidesTheSuccessor => revoked.invalidations.truncate(1),
+            Mistake::HidesTheSuccessor | Mistake::HidesChildren => {
+                revoked.invalidations.truncate(1);
+            }
             Mistake::ForgetsDeletedCustomers => self.forget_deleted_customers().await?,
             _ => {}
         }

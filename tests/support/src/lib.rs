@@ -188,6 +188,14 @@ impl SessionRegistry for ProbeStore {
         self.inner.replace(old, new, limit).await
     }
 
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner.derive(parent, child).await
+    }
+
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.inner.revoke(what).await
     }

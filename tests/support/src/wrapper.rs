@@ -40,6 +40,14 @@ pub trait StoreWrapper: Send + Sync + 'static {
         self.inner().replace(old, new, limit).await
     }
 
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().derive(parent, child).await
+    }
+
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.inner().revoke(what).await
     }
@@ -104,6 +112,14 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError> {
         self.0.replace(old, new, limit).await
+    }
+
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.0.derive(parent, child).await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
