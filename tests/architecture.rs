@@ -25,6 +25,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "random",
             "telemetry",
             "session",
+            "session_id",
             "token",
         ],
     ),

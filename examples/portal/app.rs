@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use chrono::{DateTime, Utc};
 use customer_session::{
     CurrentSession, Customer, CustomerData, Device, DynCustomerSessions, NewSession, SessionId,
     SessionSummary, StoreError, WhenFull,
@@ -84,6 +85,8 @@ struct Line {
     #[serde(flatten)]
     session: SessionSummary,
     device: Option<Device>,
+    /// The last use, to the minute or so.
+    last_used_at: Option<DateTime<Utc>>,
     /// `true` for the session of this request.
     current: bool,
 }
@@ -97,6 +100,7 @@ async fn list(
     let lines = sessions.into_iter().map(|session| Line {
         current: session.id == current.id,
         device: session.details.device.clone(),
+        last_used_at: session.details.last_used_at,
         session,
     });
     Ok(Json(lines.collect()))

@@ -14,6 +14,9 @@ use std::{error::Error, process::ExitCode, time::Duration};
 
 use customer_session::{CustomerSessions, store::SqliteStore};
 
+/// A session that is not used for so long ends.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     server::exit_code(run().await)
@@ -23,7 +26,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let url = std::env::var("STORE").unwrap_or_else(|_| "sqlite:portal.db".to_owned());
     let store = SqliteStore::connect(&url, peppers::peppers()).await?;
     store.migrate().await?;
-    let sessions = CustomerSessions::builder(store).build().into_dyn();
+    let sessions = CustomerSessions::builder(store).idle_timeout(WEEK)?;
+    let sessions = sessions.build().into_dyn();
     tokio::spawn(sessions.purge(Duration::from_secs(600)));
     app::serve(sessions, server::bind().await?).await
 }

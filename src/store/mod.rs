@@ -16,6 +16,7 @@ mod messages;
 mod password;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 mod pepper;
+mod pointers;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod reconnect;
 #[cfg(feature = "redis")]

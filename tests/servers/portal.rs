@@ -95,6 +95,9 @@ fn use_the_page_of_devices(portal: &Portal) {
     assert_eq!(status, 200);
     assert_eq!(list.matches(r#""current":true"#).count(), 1, "{list}");
     assert!(list.matches(r#""user_agent":"#).count() >= 2, "{list}");
+    // The request for the list was a use, that of the other device is to come.
+    assert!(list.matches(r#""last_used_at":"2"#).count() >= 1, "{list}");
+    assert!(list.contains(r#""last_used_at":null"#), "{list}");
     let credentials = r#"{"email":"jane@example.com","password":"jane"}"#;
     let wrong = r#"{"email":"jane@example.com","password":"wrong"}"#;
     assert_eq!(send("POST", "payout", &first, "").0, 200, "just signed in");
