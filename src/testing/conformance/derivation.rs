@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
 use tokio::task::JoinSet;
 
 use super::{
@@ -169,6 +169,24 @@ impl<S: SessionRegistry> Harness<S> {
                 )?;
                 self.forget(&[&other]).await?;
             }
+        }
+        self.children_end_by_time().await
+    }
+
+    /// Only the parent is old enough to be revoked.
+    async fn children_end_by_time(&self) -> RuleResult {
+        let day = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let mut parent = self.session(&new_id());
+        parent.created_at = day - TimeDelta::seconds(1);
+        self.insert(&parent).await?;
+        let child = self.derive(&parent).await?;
+        self.store.revoke(&Revocation::CreatedBefore(day)).await?;
+        for session in [&parent, &child] {
+            self.is_gone(
+                session,
+                "its parent was revoked by the time of its creation",
+            )
+            .await?;
         }
         Ok(())
     }
