@@ -35,6 +35,16 @@ const SIGN_IN: [&str; 2] = [
      WHERE customer_id = $1",
 ];
 
+/// A derivation as the store makes it, in steps.
+const DERIVE: [&str; 3] = [
+    LOCK,
+    "INSERT INTO customer_sessions \
+     (id, token_hash, customer_id, epoch, created_at, expires_at, parent) \
+     SELECT $3, sha256($3::bytea), $1, epoch, created_at, expires_at, coalesce(family, id) \
+     FROM customer_sessions WHERE id = $2",
+    "UPDATE customer_sessions SET is_parent = true WHERE id = $2",
+];
+
 /// The end of a customer without sessions, in steps.
 const FORGET: [&str; 3] = [
     "SELECT 1 FROM customer_session_customers WHERE id = $1 FOR UPDATE",
@@ -269,6 +279,69 @@ async fn a_session_that_a_revocation_keeps_may_be_rotated_and_revoked_meanwhile(
         assert!(revoked.any);
         assert!(!on.is_live(&kept).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_what_is_derived_meanwhile() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for was_parent in [false, true] {
+        for form in [
+            |session: &CustomerSession| Revocation::Session(session.id.clone()),
+            |session: &CustomerSession| Revocation::Owned {
+                customer: session.customer_id.clone(),
+                session: session.id.clone(),
+            },
+            of_customer,
+        ] {
+            let mut parent = inserted(&on.store).await;
+            if was_parent {
+                let first = parent;
+                on.store
+                    .derive(&first.id, &child_of(&on, &first))
+                    .await
+                    .expect("derived");
+                parent = session(&on.store, first.customer_id.as_str());
+                on.store.swap(&first.id, &parent).await.expect("rotated");
+            }
+            let what = form(&parent);
+            let held = on.hold(&DERIVE, &parent, &unique("new")).await;
+            let change = on.change({
+                let what = what.clone();
+                |store| async move { store.revoke(&what).await }
+            });
+            let revoked = on.overtake(held, change).await.expect("an answer");
+            assert!(revoked.any, "{what:?}");
+            let left = on.store.summaries(&parent.customer_id).await;
+            assert_eq!(left.expect("a list"), [], "{what:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_derivation_that_a_revocation_overtakes_adds_nothing() {
+    let Some(on) = Fixture::new().await else {
+        return;
+    };
+    for step in [RAISE, "DELETE FROM customer_sessions WHERE id = $2"] {
+        let parent = inserted(&on.store).await;
+        let child = child_of(&on, &parent);
+        let held = on.hold(&[step], &parent, "").await;
+        let change = on.change({
+            let (parent, child) = (parent.id.clone(), child.clone());
+            |store| async move { store.derive(&parent, &child).await }
+        });
+        assert_eq!(on.overtake(held, change).await.expect("an answer"), None);
+        assert!(!on.is_live(&child).await, "{step}");
+    }
+}
+
+fn child_of(on: &Fixture, parent: &CustomerSession) -> CustomerSession {
+    let mut child = session(&on.store, parent.customer_id.as_str());
+    child.expires_at = parent.expires_at;
+    child.details.parent = Some(parent.id.clone());
+    child
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,7 @@ pub(super) mod sqlite;
 )]
 mod statements;
 mod store;
+mod trees;
 
 use self::{
     rows::{Columns, Parameters},
@@ -137,11 +138,11 @@ const LIST_AFTER: &str = concat!(
     sessions_of_customer!(),
     " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
 );
-/// The sessions that expire after `$2`, and have been used since `$3`, if there is such a time, oldest first:
-/// those that count for a limit, and links.
+/// The sessions that expire after `$2`, and have been used since `$3`, if there is such a time, without
+/// children, oldest first: those that count for a limit, and links.
 const LIVE: &str = concat!(
     sessions_of_customer!(),
-    " AND expires_at > $2 AND ($3 IS NULL OR created_at > $3 OR ",
+    " AND parent IS NULL AND expires_at > $2 AND ($3 IS NULL OR created_at > $3 OR ",
     used_at!(),
     " > $3) ORDER BY created_at, id"
 );
@@ -149,11 +150,16 @@ const LIVE: &str = concat!(
 const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
      SELECT id FROM customer_session_customers WHERE id = $1 AND deleted_at IS NULL \
      ON CONFLICT DO NOTHING";
-/// Returns the family of a live session, if it is the customer's. While the customer's epoch is locked,
-/// it stays the one of that session.
-const FAMILY: &str = "SELECT coalesce(s.family, s.id) FROM customer_sessions s \
+/// Returns the family of a live session, if it is the customer's, and its `parent` and `is_parent`. While
+/// the customer's epoch is locked, it stays the one of that session.
+const FAMILY: &str = "SELECT coalesce(s.family, s.id), s.parent, s.is_parent IS NOT NULL FROM customer_sessions s \
      JOIN customer_session_epochs e ON e.customer_id = s.customer_id AND e.epoch = s.epoch \
      WHERE s.id = $1 AND s.customer_id = $2";
+/// Removes a session that another has taken the place of.
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "PostgreSQL does it in one statement")
+)]
 const DELETE: &str = "DELETE FROM customer_sessions WHERE id = $1";
 
 /// Returns `true` if the session that was deleted was of its customer's current epoch. While the
@@ -166,19 +172,21 @@ macro_rules! was_current {
     };
 }
 
+/// Ends a session that never had children.
 const REVOKE: &str = concat!(
-    "DELETE FROM customer_sessions WHERE id = $1 RETURNING ",
+    "DELETE FROM customer_sessions WHERE id = $1 AND is_parent IS NULL RETURNING ",
     was_current!()
 );
 const REVOKE_OWNED: &str = concat!(
-    "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2 RETURNING ",
+    "DELETE FROM customer_sessions WHERE id = $1 AND customer_id = $2 AND is_parent IS NULL RETURNING ",
     was_current!()
 );
-/// Also returns the id that ended.
+/// Ends the live session of a family, and its children. Also returns the id that ended, and `true` for a
+/// child.
 const REVOKE_FAMILY: &str = concat!(
-    "DELETE FROM customer_sessions WHERE family = $1 RETURNING ",
+    "DELETE FROM customer_sessions WHERE id = $1 OR family = $1 OR parent = $1 RETURNING ",
     was_current!(),
-    ", id"
+    ", id, parent IS NOT NULL AND parent = $1"
 );
 
 /// Ends all sessions of a customer. They are removed by [`purge_expired`](crate::SessionRegistry::purge_expired).
@@ -197,16 +205,6 @@ const REVOKE_CUSTOMER: &str = concat!(
      AND s.epoch = customer_session_epochs.epoch - 1 ORDER BY s.created_at LIMIT 1), false)"
 );
 const RAISE_EPOCH: &str = raise_epoch!();
-/// Takes a session over into the epoch that has just begun. It may be named by one that it has
-/// replaced.
-const KEEP: &str = concat!(
-    "UPDATE customer_sessions SET epoch = epoch + 1 \
-     WHERE (id = $2 OR family = coalesce(\
-     (SELECT family FROM customer_session_rotations WHERE id = $2), $2)) \
-     AND customer_id = $1 AND epoch = ",
-    epoch_of_customer!(),
-    " - 1"
-);
 /// Returns `true` if a session of the epoch before is left.
 const HAS_ENDED: &str = concat!(
     "SELECT coalesce((SELECT true FROM customer_sessions WHERE customer_id = $1 AND epoch = ",
@@ -214,9 +212,10 @@ const HAS_ENDED: &str = concat!(
     " - 1 ORDER BY created_at LIMIT 1), false)"
 );
 
-/// Returns the customer of a session, and its family if the session was replaced.
+/// Returns the customer of a session, and its family if the session was replaced or has children.
 const RESOLVE: &str = "SELECT customer_id, family FROM customer_session_rotations WHERE id = $1 \
-     UNION ALL SELECT customer_id, NULL FROM customer_sessions WHERE id = $1";
+     UNION ALL SELECT customer_id, CASE WHEN is_parent THEN coalesce(family, id) END \
+     FROM customer_sessions WHERE id = $1";
 
 /// Returns `true` if there is a session of a current epoch.
 macro_rules! any_current {
@@ -276,17 +275,21 @@ fn revocation_of_many<P: Parameters + Default>(what: &Revocation) -> Vec<(&'stat
             let customer = customer.as_str();
             vec![
                 (RAISE_EPOCH, ids(&[customer])),
-                (KEEP, ids(&[customer, keep.as_str()])),
+                (trees::KEEP, ids(&[customer, keep.as_str()])),
                 (HAS_ENDED, ids(&[customer])),
             ]
         }
-        Revocation::CreatedBefore(time) => [ANY_CREATED_BEFORE, DELETE_CREATED_BEFORE]
-            .map(|statement| {
-                let mut parameters = P::default();
-                parameters.time(Some(*time));
-                (statement, parameters)
-            })
-            .into(),
+        Revocation::CreatedBefore(time) => [
+            ANY_CREATED_BEFORE,
+            trees::DELETE_CHILDREN_CREATED_BEFORE,
+            DELETE_CREATED_BEFORE,
+        ]
+        .map(|statement| {
+            let mut parameters = P::default();
+            parameters.time(Some(*time));
+            (statement, parameters)
+        })
+        .into(),
         Revocation::All => [ANY, DELETE_ALL]
             .map(|statement| (statement, P::default()))
             .into(),
@@ -294,18 +297,10 @@ fn revocation_of_many<P: Parameters + Default>(what: &Revocation) -> Vec<(&'stat
     }
 }
 
-/// Reads the row of [`REVOKE_FAMILY`]: the session that has ended.
-fn ended(row: Option<&impl Columns>) -> Result<Option<SessionId>, sqlx::Error> {
-    match row {
-        Some(row) if row.flag(0)? => Ok(row.text(1)?.map(SessionId::from)),
-        _ => Ok(None),
-    }
-}
-
 /// A session as [`RESOLVE`] finds it.
 struct Resolved {
     customer: CustomerId,
-    /// The family of a session that was replaced.
+    /// The family of a session that was replaced, or has children.
     family: Option<String>,
 }
 
@@ -351,6 +346,10 @@ fn surplus(
     replaced: Option<&SessionId>,
     limit: &SessionLimit,
 ) -> Result<Vec<SessionSummary>, StoreError> {
+    // It takes the place of a child.
+    if new.details.parent.is_some() {
+        return Ok(Vec::new());
+    }
     let is_replaced = |session: &SessionSummary| Some(&session.id) == replaced;
     let mut counted = Vec::new();
     for row in live {

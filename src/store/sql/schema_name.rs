@@ -108,7 +108,8 @@ mod tests {
             assert_eq!(SchemaName::default().qualified(statement), statement);
         }
         // Twice in one statement, and in a nested one.
-        assert_eq!(auth.qualified(sql::KEEP).matches("\"auth\".").count(), 3);
+        let keep = auth.qualified(sql::trees::KEEP);
+        assert_eq!(keep.matches("\"auth\".").count(), 11);
     }
 
     #[test]

@@ -39,6 +39,8 @@ CREATE TABLE customer_sessions (
                 REFERENCES customer_session_epochs (customer_id) ON DELETE CASCADE,
     family      text COLLATE "C",
     details     text COLLATE "C",      -- JSON: scopes, device, actor; null if there are none
+    parent      text COLLATE "C",      -- the family that it was derived from, and ends with
+    is_parent   boolean,               -- true if something was derived from its family
     CHECK (octet_length(token_hash) = 32),
     CHECK (created_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND modified_at BETWEEN '0001-01-01' AND '262000-01-01'
@@ -59,6 +61,7 @@ CREATE TABLE customer_sessions (
 CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at);
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
+CREATE INDEX customer_sessions_by_parent ON customer_sessions (parent) WHERE parent IS NOT NULL;
 
 -- When sessions were last used. A table of its own, without triggers: a use announces nothing, and writes
 -- no other row of a session. No index has `used_at`, and pages have room, so that a new version of a row

@@ -16,7 +16,7 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
-        sql::{self, rows},
+        sql::{self, rows, trees},
     },
 };
 
@@ -142,12 +142,17 @@ impl PostgresStore {
             Ok(ended) => ended,
             Err(refused) => return Ok(Err(refused)),
         };
-        for session in &ended {
-            let id = rows::text_params(&[session.id.as_str()]);
-            let end = self.sql.query(sql::DELETE, id);
-            end.execute(&mut *connection).await?;
+        let mut trees = Vec::new();
+        for session in ended {
+            let id = trees::end_tree_params(&session.id);
+            let end = self.sql.query(trees::END_TREE, id);
+            let rows = end.fetch_all(&mut *connection).await?;
+            match trees::ended_by_limit(session, &rows) {
+                Ok(ended) => trees.extend(ended),
+                Err(corrupt) => return Ok(Err(corrupt)),
+            }
         }
-        Ok(Ok(ended))
+        Ok(Ok(trees))
     }
 
     /// Reads what a transaction has added, and adds the sessions that it has ended.

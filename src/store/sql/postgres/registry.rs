@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     PostgresStore,
-    statements::{ANNOUNCE, INSERT, INSERT_FOR_EXTERNAL, REHASH, REPLACE, UPDATE_CUSTOMER},
+    statements::{ANNOUNCE, DERIVE, INSERT, INSERT_FOR_EXTERNAL, REHASH, REPLACE, UPDATE_CUSTOMER},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -17,7 +17,7 @@ use crate::{
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted, id_is_taken},
+        error::{StoreError, customer_is_deleted, id_is_taken, parent_is_child},
         messages::message,
         sql::{
             error::store_error,
@@ -25,7 +25,9 @@ use crate::{
             store::REHASH_TIMEOUT,
         },
         traits::{SessionRegistry, SessionStore},
-        validation::{check_customer, check_session, is_storable},
+        validation::{
+            check_customer, check_is_child, check_is_no_child, check_session, is_storable,
+        },
     },
     token::{SessionToken, TokenFormat},
 };
@@ -146,7 +148,7 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
-    /// Returns [`REPLACE`]'s parameters.
+    /// Returns the parameters of [`REPLACE`] and of [`DERIVE`].
     pub(super) fn replacement(
         &self,
         old: &SessionId,
@@ -169,7 +171,7 @@ impl PostgresStore {
         row.transpose()
     }
 
-    /// Reads a row of [`INSERT`] or [`REPLACE`].
+    /// Reads a row of [`INSERT`], [`REPLACE`] or [`DERIVE`].
     pub(super) fn added(
         &self,
         row: &PgRow,
@@ -199,6 +201,7 @@ impl SessionRegistry for PostgresStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
+        check_is_no_child(session)?;
         for _ in 0..MAX_ATTEMPTS {
             let outcome = match limit {
                 Some(limit) => self.insert_limited(session, limit).await?,
@@ -234,6 +237,31 @@ impl SessionRegistry for PostgresStore {
             Some(Err(_)) => Err(id_is_taken(&new.id)),
             Some(Ok(replaced)) => Ok(Some(replaced)),
             None => Ok(None),
+        }
+    }
+
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_is_child(child, parent)?;
+        if !is_storable(parent.as_str()) {
+            return Ok(None);
+        }
+        let context = || format!("deriving session {} from {parent}", child.id);
+        let parameters = self.replacement(parent, child)?;
+        let rows = self.fetch_all(DERIVE, parameters, context).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let is_child = row.flag(27);
+        if is_child.map_err(|error| store_error(context(), error))? {
+            return Err(parent_is_child(parent));
+        }
+        match self.added(row, child, context)? {
+            Ok(derived) => Ok(Some(derived.session)),
+            Err(_) => Err(id_is_taken(&child.id)),
         }
     }
 

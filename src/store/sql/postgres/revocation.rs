@@ -16,6 +16,7 @@ use crate::{
             self,
             error::store_error,
             rows::{self, Columns as _, Parameters as _},
+            trees::{self, EndedTree},
         },
         validation::is_storable,
     },
@@ -112,17 +113,18 @@ impl PostgresStore {
         let ended = self
             .revoke_family(what, &resolved.customer, &family)
             .await?;
-        Ok(Revoked::of_session(session, ended, Some(resolved.customer)))
+        let revoked = Revoked::of_session(session, ended.session, Some(resolved.customer));
+        Ok(revoked.with_derived(ended.children))
     }
 
-    /// Ends the live session of a family, and returns its id. The customer's lock keeps rotations
-    /// out, and the deletion is a statement that begins behind it.
+    /// Ends the live session of a family, and its children. The customer's lock keeps rotations and
+    /// derivations out, and the deletion is a statement that begins behind it.
     async fn revoke_family(
         &self,
         what: &Revocation,
         customer: &CustomerId,
         family: &str,
-    ) -> Result<Option<SessionId>, StoreError> {
+    ) -> Result<EndedTree, StoreError> {
         let pool = self.pool().await?;
         let revoking = async {
             let mut connection = self.sql.acquire(pool).await?;
@@ -132,10 +134,10 @@ impl PostgresStore {
             lock.execute(&mut *transaction).await?;
             let family = rows::text_params(&[family]);
             let delete = self.sql.query(sql::REVOKE_FAMILY, family);
-            let ended = delete.fetch_optional(&mut *transaction).await?;
+            let ended = delete.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
             connection.return_to_pool();
-            sql::ended(ended.as_ref())
+            trees::ended(&ended)
         };
         self.sql.change(|| sql::revoking(what), revoking).await
     }

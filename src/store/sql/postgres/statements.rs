@@ -23,14 +23,14 @@ macro_rules! adding_session {
     };
 }
 
-/// The insertion of a session, in an epoch and of a family.
+/// The insertion of a session, with its epoch, family, `parent` and `is_parent`.
 macro_rules! insert_session {
-    ($epoch_and_family:literal, $from:literal) => {
+    ($place:literal, $from:literal) => {
         concat!(
             "INSERT INTO customer_sessions (customer_id, id, token_hash, created_at, \
-             modified_at, expires_at, ends_at, authenticated_at, details, epoch, family) \
+             modified_at, expires_at, ends_at, authenticated_at, details, epoch, family, parent, is_parent) \
              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, ",
-            $epoch_and_family,
+            $place,
             " FROM ",
             $from,
             " WHERE NOT EXISTS (SELECT 1 FROM taken) \
@@ -48,7 +48,10 @@ macro_rules! in_current_epoch {
              WHERE c.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM epoch) \
              AND NOT EXISTS (SELECT 1 FROM taken) ON CONFLICT DO NOTHING RETURNING epoch), \
              e AS (SELECT epoch FROM epoch UNION ALL SELECT epoch FROM first), s AS (",
-            insert_session!("e.epoch, NULL", "e JOIN c ON c.deleted_at IS NULL"),
+            insert_session!(
+                "e.epoch, NULL, NULL, NULL",
+                "e JOIN c ON c.deleted_at IS NULL"
+            ),
             ") SELECT ",
             session_columns!(),
             ", t.taken FROM (SELECT EXISTS (SELECT 1 FROM taken) AS taken) t \
@@ -100,20 +103,58 @@ pub(super) const INSERT_FOR_EXTERNAL: &str = concat!(
     in_current_epoch!()
 );
 
+/// True, and silences the triggers until the end of the transaction: no session ends that was live.
+macro_rules! silently {
+    () => {
+        "(SELECT set_config('customer_session.silent', 'on', true)) = 'on'"
+    };
+}
+
+/// Goes on with a statement that adds a session: locks the session `$10`, if it is there and of the current
+/// epoch, as `old`. The new session has the epoch of the old one, which is judged behind the lock: a
+/// rotation that a revocation has overtaken must not come out with the new epoch.
+macro_rules! beside_old_session {
+    () => {
+        concat!(
+            "locked AS MATERIALIZED (SELECT id, coalesce(family, id) AS family, epoch, parent, is_parent \
+             FROM customer_sessions WHERE id = $10 AND customer_id = $1 \
+             AND (SELECT count(*) FROM epoch) >= 0 FOR UPDATE), \
+             old AS MATERIALIZED (SELECT l.* FROM locked l JOIN epoch ON epoch.epoch = l.epoch), \
+             c AS MATERIALIZED (SELECT ",
+            customer_columns!(),
+            " FROM customer_session_customers WHERE id = $1), s AS ("
+        )
+    };
+}
+
+/// Returns what [`INSERT`] does, and `true` if the parent `$10` is a child; no row if the parent is gone or
+/// is not of the current epoch. The row of the parent is changed, so that a revocation which has waited for
+/// its lock finds that there are children to end.
+pub(super) const DERIVE: &str = concat!(
+    adding_session!(),
+    beside_old_session!(),
+    insert_session!(
+        "old.epoch, NULL, old.family, NULL",
+        "old JOIN c ON old.parent IS NULL"
+    ),
+    "), noted AS (UPDATE customer_sessions SET is_parent = true \
+     WHERE id = $10 AND is_parent IS NULL AND EXISTS (SELECT 1 FROM s) AND ",
+    silently!(),
+    ") SELECT ",
+    session_columns!(),
+    ", EXISTS (SELECT 1 FROM taken), old.parent IS NOT NULL \
+     FROM old CROSS JOIN c LEFT JOIN s ON true"
+);
+
 /// Returns what [`INSERT`] does, or no row if the old session `$10` is gone or is not of the current
-/// epoch. The new session has the epoch of the old one, which is judged behind the lock: a rotation
-/// that a revocation has overtaken must not come out with the new epoch.
+/// epoch.
 pub(super) const REPLACE: &str = concat!(
     adding_session!(),
-    "locked AS MATERIALIZED (SELECT id, coalesce(family, id) AS family, epoch \
-     FROM customer_sessions WHERE id = $10 AND customer_id = $1 \
-     AND (SELECT count(*) FROM epoch) >= 0 FOR UPDATE), \
-     old AS MATERIALIZED (SELECT l.id, l.family, l.epoch FROM locked l \
-     JOIN epoch ON epoch.epoch = l.epoch), \
-     c AS MATERIALIZED (SELECT ",
-    customer_columns!(),
-    " FROM customer_session_customers WHERE id = $1), s AS (",
-    insert_session!("old.epoch, old.family", "old CROSS JOIN c"),
+    beside_old_session!(),
+    insert_session!(
+        "old.epoch, old.family, old.parent, old.is_parent",
+        "old CROSS JOIN c"
+    ),
     "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT old.id, old.family, $1, greatest($6, $7) FROM old CROSS JOIN s), \
      gone AS (DELETE FROM customer_sessions WHERE id = $10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
@@ -149,13 +190,6 @@ pub(super) const UPDATE_CUSTOMER: &str = concat!(
 /// they have added.
 pub(super) const LOCK_CUSTOMER: &str =
     "SELECT 1 FROM customer_session_epochs WHERE customer_id = $1 FOR UPDATE";
-
-/// True, and silences the triggers until the end of the transaction: no session ends that was live.
-macro_rules! silently {
-    () => {
-        "(SELECT set_config('customer_session.silent', 'on', true)) = 'on'"
-    };
-}
 
 /// Keeps a session under the current pepper.
 pub(super) const REHASH: &str = concat!(

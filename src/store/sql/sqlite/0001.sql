@@ -51,12 +51,15 @@ CREATE TABLE customer_sessions (
     ends_at     INTEGER,               -- the end that no rotation passes; if null, expires_at
     authenticated_at INTEGER,          -- when the customer last proved who they are
     family      TEXT,
-    details     TEXT                   -- JSON: scopes, device, actor; null if there are none
+    details     TEXT,                  -- JSON: scopes, device, actor; null if there are none
+    parent      TEXT,                  -- the family that it was derived from, and ends with
+    is_parent   INTEGER                -- 1 if something was derived from its family
 ) STRICT;
 
 CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at, id);
 CREATE INDEX customer_sessions_by_expiry ON customer_sessions (expires_at);
 CREATE INDEX customer_sessions_by_family ON customer_sessions (family) WHERE family IS NOT NULL;
+CREATE INDEX customer_sessions_by_parent ON customer_sessions (parent) WHERE parent IS NOT NULL;
 
 -- When sessions were last used.
 CREATE TABLE customer_session_uses (

@@ -4,6 +4,7 @@ pub(in crate::store) mod builder;
 mod columns;
 mod customers;
 mod file;
+mod insertion;
 #[cfg(test)]
 mod plans;
 mod registry;

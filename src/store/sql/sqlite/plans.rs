@@ -1,6 +1,6 @@
 //! Tests that each statement of the SQLite store uses an index.
 
-use super::{SqliteStore, customers, registry, uses};
+use super::{SqliteStore, customers, insertion, registry, uses};
 use crate::store::{pepper::Peppers, sql};
 
 #[tokio::test]
@@ -19,7 +19,8 @@ async fn no_statement_reads_a_whole_table() {
         sql::DELETE,
         sql::ADD_EPOCH,
         sql::RAISE_EPOCH,
-        sql::KEEP,
+        sql::trees::KEEP,
+        sql::trees::END_TREE,
         sql::HAS_ENDED,
         sql::REVOKE_CUSTOMER,
         registry::REHASH,
@@ -27,14 +28,15 @@ async fn no_statement_reads_a_whole_table() {
         sql::REVOKE_FAMILY,
         sql::RESOLVE,
         sql::FAMILY,
-        registry::FIND_BY_HASH,
+        insertion::FIND_BY_HASH,
         registry::IS_DELETED,
-        registry::IS_REPLACED,
+        insertion::IS_REPLACED,
         registry::PURGE,
         registry::PURGE_ROTATIONS,
         registry::PURGE_REMAINS,
         registry::NOTE_NO_REMAINS,
-        registry::INSERT,
+        insertion::INSERT,
+        insertion::SET_PARENT,
         sql::CUSTOMERS,
         customers::FORGET,
         customers::ERASE,

@@ -5,24 +5,25 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteArguments;
 use tokio::time::timeout;
 
-use super::{SqliteStore, transaction::WriteTransaction};
+use super::{
+    SqliteStore,
+    insertion::{Place, SET_PARENT},
+};
 use crate::{
     customer::{Customer, CustomerId},
     page::{Page, SessionPage},
     registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse},
-    session::{CustomerSession, SessionId, SessionSummary},
+    session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted, id_is_taken},
-        pepper::TokenHash,
+        error::{StoreError, customer_is_deleted, parent_is_child},
         sql::{
             self,
-            error::store_error,
-            rows::{self, Columns as _, Parameters as _},
+            rows::{self, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
         },
         traits::{SessionRegistry, SessionStore},
-        validation::{check_customer, check_session},
+        validation::{check_customer, check_is_child, check_is_no_child, check_session},
     },
     token::{SessionToken, TokenFormat},
 };
@@ -48,27 +49,6 @@ pub(super) const UPDATE_CUSTOMER: &str = concat!(
     customer_values!(),
     ") WHERE id = $1"
 );
-
-pub(super) const INSERT: &str = "INSERT INTO customer_sessions \
-     (customer_id, id, token_hash, created_at, modified_at, expires_at, ends_at, authenticated_at, \
-     details, family, epoch) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, epoch FROM customer_session_epochs \
-     WHERE customer_id = $1";
-
-pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations \
-     (id, family, customer_id, ends_at) VALUES ($1, $2, $3, $4)";
-
-/// The statement that selects the session of one hash.
-pub(super) const FIND_BY_HASH: &str = concat!(
-    "SELECT ",
-    session_columns!(),
-    " FROM ",
-    live_sessions!(),
-    " WHERE s.token_hash = $1"
-);
-
-/// An id that leads to a family leads to no other session.
-pub(super) const IS_REPLACED: &str =
-    "SELECT count(*) FROM customer_session_rotations WHERE id = $1";
 
 pub(super) const IS_DELETED: &str =
     "SELECT count(*) FROM customer_session_customers WHERE id = $1 AND deleted_at IS NOT NULL";
@@ -126,87 +106,6 @@ impl SqliteStore {
     }
 }
 
-impl WriteTransaction<'_> {
-    /// Adds a session, of a family unless it is the first.
-    async fn add(
-        &mut self,
-        session: &CustomerSession,
-        hash: &TokenHash,
-        family: Option<&str>,
-    ) -> Result<(), StoreError> {
-        if self.count(IS_REPLACED, &[session.id.as_str()]).await? > 0 {
-            return Err(id_is_taken(&session.id));
-        }
-        let mut parameters: SqliteArguments = rows::text_params(&[session.customer_id.as_str()]);
-        rows::bind_session(&mut parameters, session, hash)?;
-        parameters.text(family);
-        self.execute(INSERT, parameters).await?;
-        Ok(())
-    }
-
-    /// Ends sessions of a customer until `new` fits in the place of `replaced`, and returns them, oldest
-    /// first.
-    async fn make_room(
-        &mut self,
-        new: &CustomerSession,
-        replaced: Option<&SessionId>,
-        limit: Option<&SessionLimit>,
-    ) -> Result<Vec<SessionSummary>, StoreError> {
-        let Some(limit) = limit else {
-            return Ok(Vec::new());
-        };
-        let parameters: SqliteArguments = sql::live_params(new, limit);
-        let live = self.fetch_all(sql::LIVE, parameters).await?;
-        let ended = sql::surplus(&live, new, replaced, limit)?;
-        for session in &ended {
-            let id = rows::text_params(&[session.id.as_str()]);
-            self.execute(sql::DELETE, id).await?;
-        }
-        Ok(ended)
-    }
-
-    /// Records that `new` has taken the place of `old`, which belonged to `family`.
-    async fn add_rotation(
-        &mut self,
-        old: &SessionId,
-        family: &str,
-        new: &CustomerSession,
-    ) -> Result<(), StoreError> {
-        let ids = [old.as_str(), family, new.customer_id.as_str()];
-        let mut parameters: SqliteArguments = rows::text_params(&ids);
-        parameters.time(Some(SessionSummary::from(new).family_end()));
-        self.execute(INSERT_ROTATION, parameters).await?;
-        Ok(())
-    }
-
-    /// Returns the family of a live session of a customer, or `None` if there is no such session.
-    async fn family(
-        &mut self,
-        id: &SessionId,
-        customer: &CustomerId,
-    ) -> Result<Option<String>, StoreError> {
-        let ids = rows::text_params(&[id.as_str(), customer.as_str()]);
-        let rows = self.fetch_all(sql::FAMILY, ids).await?;
-        let family = rows.first().map(|row| row.text(0)).transpose();
-        let corrupt = |error| store_error(format!("reading session {id}"), error);
-        Ok(family.map_err(corrupt)?.flatten())
-    }
-
-    /// Reads back what was added under `hash`.
-    async fn stored(
-        &mut self,
-        hash: &TokenHash,
-        token: &SessionToken,
-    ) -> Result<CustomerSession, StoreError> {
-        let mut parameters = SqliteArguments::default();
-        parameters.bytes(hash);
-        let rows = self.fetch_all(FIND_BY_HASH, parameters).await?;
-        let row = rows.first();
-        let row = row.ok_or_else(|| StoreError::corrupt("what was inserted is not there"))?;
-        Ok(rows::session(row, token)?.0)
-    }
-}
-
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
@@ -239,6 +138,7 @@ impl SessionRegistry for SqliteStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
+        check_is_no_child(session)?;
         let customer = rows::customer_params(&session.customer)?;
         let hash = self.shared.sql.peppers.hash(&session.token);
         let mut transaction = self
@@ -254,7 +154,7 @@ impl SessionRegistry for SqliteStore {
         let id = rows::text_params(&[customer_id]);
         transaction.execute(sql::ADD_EPOCH, id).await?;
         let ended = transaction.make_room(session, None, limit).await?;
-        transaction.add(session, &hash, None).await?;
+        transaction.add(session, &hash, &Place::default()).await?;
         let mut inserted = Inserted::new(transaction.stored(&hash, &session.token).await?);
         inserted.ended = ended;
         transaction.commit().await?;
@@ -271,18 +171,45 @@ impl SessionRegistry for SqliteStore {
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
         let mut transaction = self.begin(context).await?;
-        let Some(family) = transaction.family(old, &new.customer_id).await? else {
+        let Some(place) = transaction.place(old, &new.customer_id).await? else {
             return Ok(None);
         };
         let ended = transaction.make_room(new, Some(old), limit).await?;
-        transaction.add(new, &hash, Some(&family)).await?;
-        transaction.add_rotation(old, &family, new).await?;
+        transaction.add(new, &hash, &place).await?;
+        transaction.add_rotation(old, &place, new).await?;
         let old = rows::text_params(&[old.as_str()]);
         transaction.execute(sql::DELETE, old).await?;
         let mut replaced = Inserted::new(transaction.stored(&hash, &new.token).await?);
         replaced.ended = ended;
         transaction.commit().await?;
         Ok(Some(replaced))
+    }
+
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_is_child(child, parent)?;
+        let hash = self.shared.sql.peppers.hash(&child.token);
+        let context = format!("deriving session {} from {parent}", child.id);
+        let mut transaction = self.begin(context).await?;
+        let Some(place) = transaction.place(parent, &child.customer_id).await? else {
+            return Ok(None);
+        };
+        if place.parent.is_some() {
+            return Err(parent_is_child(parent));
+        }
+        let of_child = Place {
+            parent: place.family,
+            ..Place::default()
+        };
+        transaction.add(child, &hash, &of_child).await?;
+        let id = rows::text_params(&[parent.as_str()]);
+        transaction.execute(SET_PARENT, id).await?;
+        let stored = transaction.stored(&hash, &child.token).await?;
+        transaction.commit().await?;
+        Ok(Some(stored))
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

@@ -67,7 +67,8 @@ impl WriteTransaction<'_> {
         };
         let rows = self.fetch_all(sql::REVOKE_FAMILY, text_params(&[&family]));
         let rows = rows.await?;
-        let ended = sql::ended(rows.first()).map_err(corrupt)?;
-        Ok(Revoked::of_session(session, ended, Some(resolved.customer)))
+        let ended = sql::trees::ended(&rows).map_err(corrupt)?;
+        let revoked = Revoked::of_session(session, ended.session, Some(resolved.customer));
+        Ok(revoked.with_derived(ended.children))
     }
 }
