@@ -143,6 +143,32 @@ async fn successors_are_announced(
     receive_until(&mut source, Invalidation::Session(second.id)).await;
 }
 
+/// A derivation changes nothing that is cached, and what ends with its parent is announced.
+async fn derived_sessions_are_announced(
+    store: impl SessionRegistry,
+    mut source: impl InvalidationSource,
+) {
+    assert_eq!(next(&mut source).await, Invalidation::All.into());
+    let parent = inserted(&store).await;
+    let mut children = Vec::new();
+    for _ in 0..2 {
+        let mut child = session(&store, parent.customer_id.as_str());
+        child.expires_at = parent.expires_at;
+        child.details.parent = Some(parent.id.clone());
+        let derived = store.derive(&parent.id, &child).await;
+        assert!(derived.expect("an answer").is_some());
+        children.push(child.id);
+    }
+    assert!(store.end(&children[0]).await.expect("revoked"));
+    let ended = Invalidation::Session(children[0].clone());
+    assert_eq!(next(&mut source).await, ended.into());
+    assert!(store.end(&parent.id).await.expect("revoked"));
+    let mut events = [next(&mut source).await, next(&mut source).await];
+    events.sort_by_key(|event| *event != Invalidation::Session(parent.id.clone()).into());
+    let expected = [&parent.id, &children[1]].map(|id| Invalidation::Session(id.clone()).into());
+    assert_eq!(events, expected);
+}
+
 /// A server that is killed and started again, and connections that are closed or silently lost.
 async fn gaps_are_noticed<S: InvalidationSource>(
     server: &mut Server,
@@ -211,6 +237,7 @@ async fn postgres_announces_every_change() {
     };
     changes_are_announced(store.clone(), from_postgres(server.port).await).await;
     successors_are_announced(store.clone(), from_postgres(server.port).await).await;
+    derived_sessions_are_announced(store.clone(), from_postgres(server.port).await).await;
     cancelled_receives_lose_nothing(store, from_postgres(server.port).await).await;
 }
 
@@ -221,6 +248,7 @@ async fn redis_announces_every_change() {
     };
     changes_are_announced(store.clone(), from_redis(server.port).await).await;
     successors_are_announced(store.clone(), from_redis(server.port).await).await;
+    derived_sessions_are_announced(store.clone(), from_redis(server.port).await).await;
     cancelled_receives_lose_nothing(store, from_redis(server.port).await).await;
 }
 

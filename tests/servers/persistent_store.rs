@@ -92,6 +92,8 @@ pub(crate) async fn keeps_the_contract(store: impl SessionRegistry + Clone) {
     let report = conformance(store).await;
     println!("{report}");
     report.assert_passed();
+    let mut rules = report.rules();
+    assert!(rules.any(|(rule, _)| rule == "a derived session ends with its parent"));
 }
 
 /// A revocation reaches every cache in front of a clone of the store.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use customer_session::{
     CustomerSession, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
-    SessionStore as _, SessionToken, store::RedisStore,
+    SessionStore as _, SessionSummary, SessionToken, StoreErrorKind, store::RedisStore,
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 
@@ -143,6 +143,49 @@ async fn a_limit_names_what_it_ended_even_without_its_record() {
     };
     assert_eq!((&ended.id, ended.expires_at), (&first.id, first.expires_at));
     assert!(is_found(&store, &second).await);
+}
+
+#[tokio::test]
+async fn a_parent_has_a_hundred_live_children_and_nothing_is_left_of_them() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let parent = inserted(&store).await;
+    let child = |minutes| {
+        let mut child = session(&store, parent.customer_id.as_str());
+        child.expires_at = Utc::now() + TimeDelta::minutes(minutes);
+        child.details.parent = Some(parent.id.clone());
+        child
+    };
+    // Those that have expired do not count.
+    for minutes in [-1; 10].into_iter().chain([5; 100]) {
+        let derived = store.derive(&parent.id, &child(minutes)).await;
+        assert!(derived.expect("an answer").is_some());
+    }
+    let one_more = child(5);
+    let refused = store.derive(&parent.id, &one_more).await;
+    assert_eq!(
+        refused.expect_err("too many").kind(),
+        StoreErrorKind::Conflict
+    );
+    assert!(!is_found(&store, &one_more).await);
+    let listed = store.summaries(&parent.customer_id).await.expect("a list");
+    let of_parent = |listed: &&SessionSummary| listed.details.parent.is_some();
+    let one = listed.iter().rfind(of_parent).expect("a child");
+    assert!(store.end(&one.id).await.expect("revoked"));
+    let derived = store.derive(&parent.id, &one_more).await;
+    assert!(derived.expect("an answer").is_some());
+
+    assert!(store.end(&parent.id).await.expect("revoked"));
+    assert_eq!(keys(&mut by_hand, "cs:[df]:*").await, Vec::<Vec<u8>>::new());
+    store.purge_expired(Utc::now(), 100).await.expect("purged");
+    let left = keys(&mut by_hand, "cs:[tidcsf]:*").await;
+    assert_eq!(
+        left.len(),
+        0,
+        "{:?}",
+        String::from_utf8_lossy(&left.concat())
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::{
     session::{CustomerSession, SessionSummary},
     store::{
         error::{StoreError, StoreErrorKind, customer_is_deleted, limit_is_reached},
-        validation::check_session,
+        validation::{check_is_no_child, check_session},
     },
 };
 
@@ -60,6 +60,7 @@ impl RedisStore {
         limit: Option<&SessionLimit>,
         context: &str,
     ) -> Result<Inserted, StoreError> {
+        check_is_no_child(session)?;
         let new = self.new_session(session, context)?;
         self.ready().await?;
         let (epoch, claimed) = join(self.epoch(&new), self.claim(&new)).await;
@@ -165,6 +166,7 @@ impl RedisStore {
         for _ in 0..1 << 16 {
             let mut insert = self.scripts.insert.key(self.keys.customer(customer));
             insert.key(self.keys.sessions(customer));
+            insert.key(self.keys.children(customer));
             insert.arg(new.record.member());
             insert.arg(new.record.created_at()).arg(new.score);
             insert.arg(epoch.as_slice()).arg(&json).arg(new.life);
@@ -210,7 +212,7 @@ impl RedisStore {
 
     /// Takes a session back if its id leads to another one, which was added by another call at the same
     /// time.
-    async fn check_pointer(&self, new: &New<'_>) -> Result<(), StoreError> {
+    pub(super) async fn check_pointer(&self, new: &New<'_>) -> Result<(), StoreError> {
         let (context, customer) = (new.context, &new.record.customer);
         let pointer = self.get(self.keys.id(&new.record.id), context).await?;
         if pointer.is_some_and(|found| found == Pointer::new(&new.record, new.hash).to_bytes()) {
@@ -219,6 +221,7 @@ impl RedisStore {
         let mut remove = self.scripts.remove.key(self.keys.customer(customer));
         remove.key(self.keys.sessions(customer));
         remove
+            .key(self.keys.children(customer))
             .arg(new.record.member())
             .arg(self.keys.uses(customer));
         let _: u64 = self.send(Request::Script(&remove), context).await?;
@@ -226,7 +229,11 @@ impl RedisStore {
     }
 
     /// Returns a session as it was stored, with its customer.
-    fn stored(&self, new: &New<'_>, customer: String) -> Result<CustomerSession, StoreError> {
+    pub(super) fn stored(
+        &self,
+        new: &New<'_>,
+        customer: String,
+    ) -> Result<CustomerSession, StoreError> {
         let corrupt = |why| {
             let context = new.context;
             StoreError::corrupt(format!("{context}: its customer is corrupt: {why}"))

@@ -131,6 +131,11 @@ impl Keys {
         self.tagged("f:", &customer.0, &first.0)
     }
 
+    /// Returns the set of what is derived from a customer's sessions.
+    pub(super) fn children(&self, customer: &Packed) -> Vec<u8> {
+        self.tagged("d:", &customer.0, &[])
+    }
+
     /// Returns the list of the ids in a family that others have replaced.
     pub(super) fn members(&self, customer: &Packed, first: &Packed) -> Vec<u8> {
         self.tagged("m:", &customer.0, &first.0)

@@ -4,6 +4,7 @@ pub(super) mod builder;
 pub(super) mod certificates;
 mod claim;
 mod connection;
+mod derivation;
 mod endpoint;
 mod insertion;
 pub(super) mod invalidations;

@@ -18,6 +18,12 @@ const LAYOUT: u8 = b'1';
 /// The first byte of a pointer to a session that has taken the place of another.
 const LAYOUT_OF_MEMBER: u8 = b'2';
 
+/// The first byte of a pointer to a session that was derived from another.
+const LAYOUT_OF_CHILD: u8 = b'3';
+
+/// The first byte of a session in the set of its customer if it was derived from another.
+const CHILD: u8 = b'c';
+
 const HAS_MODIFIED: u8 = 1;
 const HAS_END: u8 = 2;
 const HAS_FAMILY: u8 = 4;
@@ -41,6 +47,8 @@ pub(super) struct Record {
     details: Option<String>,
     /// The first session of the family, if it is not this one.
     family: Option<Packed>,
+    /// The family of the parent.
+    parent: Option<Packed>,
 }
 
 /// The value of a key `i:`, by which an id leads to its session. It leads to the session, and to the one that has taken its
@@ -52,6 +60,8 @@ pub(super) struct Pointer {
     expires_at: i64,
     /// The first session of the family, if it is not this one.
     family: Option<Packed>,
+    /// The family of the parent.
+    parent: Option<Packed>,
 }
 
 /// A reader of bytes.
@@ -75,6 +85,7 @@ impl Record {
             authenticated_at: micros(session.details.authenticated_at),
             details: details_to_json(&session.details)?,
             family: None,
+            parent: None,
         })
     }
 
@@ -84,9 +95,15 @@ impl Record {
         self
     }
 
+    /// Makes it a child of a family.
+    pub(super) fn with_parent(mut self, parent: Option<Packed>) -> Self {
+        self.parent = parent;
+        self
+    }
+
     /// Returns the session as the member of a set.
     pub(super) fn member(&self) -> Vec<u8> {
-        [self.id.as_bytes(), &self.expires_at.to_be_bytes()].concat()
+        member(&self.id, self.expires_at, self.parent.as_ref())
     }
 
     pub(super) fn created_at(&self) -> i64 {
@@ -143,7 +160,8 @@ impl Record {
         }
         let _shard = reader.byte()?;
         let customer = Packed::from_bytes(reader.text()?)?;
-        let (id, expires_at) = read_member(reader.text()?)?;
+        let member = reader.text()?;
+        let ((id, expires_at), parent) = (read_member(member)?, parent_of(member));
         let created_at = reader.number()?;
         let flags = reader.byte()?;
         if flags & !KNOWN_FLAGS != 0 {
@@ -175,6 +193,7 @@ impl Record {
             authenticated_at,
             details,
             family,
+            parent,
         })
     }
 
@@ -214,12 +233,18 @@ impl Pointer {
             customer: record.customer.clone(),
             expires_at: record.expires_at,
             family: record.family.clone(),
+            parent: record.parent.clone(),
         }
     }
 
     /// Returns the session, by its id, as the member of a set.
     pub(super) fn member(&self, id: &Packed) -> Vec<u8> {
-        [id.as_bytes(), &self.expires_at.to_be_bytes()].concat()
+        member(id, self.expires_at, self.parent.as_ref())
+    }
+
+    /// Returns the family of the parent, if the session was derived.
+    pub(super) fn parent(&self) -> Option<&Packed> {
+        self.parent.as_ref()
     }
 
     /// Returns the first session of the family.
@@ -228,11 +253,21 @@ impl Pointer {
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let layout = self.family.as_ref().map_or(LAYOUT, |_| LAYOUT_OF_MEMBER);
+        let layout = match (&self.parent, &self.family) {
+            (Some(_), _) => LAYOUT_OF_CHILD,
+            (None, Some(_)) => LAYOUT_OF_MEMBER,
+            (None, None) => LAYOUT,
+        };
         let mut bytes = vec![layout];
         bytes.extend(self.hash);
         bytes.extend(self.expires_at.to_be_bytes());
-        if let Some(family) = &self.family {
+        if let Some(parent) = &self.parent {
+            put(&mut bytes, parent.as_bytes());
+            put(
+                &mut bytes,
+                self.family.as_ref().map_or(&[], Packed::as_bytes),
+            );
+        } else if let Some(family) = &self.family {
             put(&mut bytes, family.as_bytes());
         }
         bytes.extend(self.customer.as_bytes());
@@ -245,17 +280,26 @@ impl Pointer {
         let layout = reader.byte()?;
         let hash = *reader.take(size_of::<ShortHash>())?.first_chunk()?;
         let expires_at = reader.number()?;
-        let family = match layout {
-            LAYOUT => None,
-            LAYOUT_OF_MEMBER => Some(Packed::from_bytes(reader.text()?)?),
+        let (mut parent, mut family) = (None, None);
+        match layout {
+            LAYOUT => {}
+            LAYOUT_OF_MEMBER => family = Some(Packed::from_bytes(reader.text()?)?),
+            LAYOUT_OF_CHILD => {
+                parent = Some(Packed::from_bytes(reader.text()?)?);
+                let bytes = reader.text()?;
+                if !bytes.is_empty() {
+                    family = Some(Packed::from_bytes(bytes)?);
+                }
+            }
             _ => return None,
-        };
+        }
         let customer = Packed::from_bytes(reader.0)?;
         Some(Self {
             hash,
             customer,
             expires_at,
             family,
+            parent,
         })
     }
 }
@@ -263,7 +307,34 @@ impl Pointer {
 /// Reads the id of a session and the time at which it expires from a member of a set.
 pub(super) fn read_member(member: &[u8]) -> Option<(Packed, i64)> {
     let (id, expires_at) = member.split_last_chunk()?;
+    let id = match id.split_first()? {
+        (&CHILD, rest) => {
+            let mut reader = Reader(rest);
+            let _parent = reader.text()?;
+            reader.0
+        }
+        _ => id,
+    };
     Some((Packed::from_bytes(id)?, i64::from_be_bytes(*expires_at)))
+}
+
+/// Returns the family of the parent from a member of a set.
+fn parent_of(member: &[u8]) -> Option<Packed> {
+    let (&first, rest) = member.split_first()?;
+    let parent = (first == CHILD).then(|| Reader(rest).text())??;
+    Packed::from_bytes(parent)
+}
+
+/// Returns a session as the member of a set.
+fn member(id: &Packed, expires_at: i64, parent: Option<&Packed>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(parent) = parent {
+        bytes.push(CHILD);
+        put(&mut bytes, parent.as_bytes());
+    }
+    bytes.extend(id.as_bytes());
+    bytes.extend(expires_at.to_be_bytes());
+    bytes
 }
 
 /// Adds bytes, with their number before them.
@@ -344,7 +415,14 @@ mod tests {
     fn a_pointer_is_read_as_it_was_kept() {
         let record = Record::new(&session()).expect("valid");
         let first = Packed::from(&SessionId::from("first"));
-        for record in [record.clone(), record.with_family(first)] {
+        let child = record.clone().with_parent(Some(first.clone()));
+        let of_child = child.clone().with_family(first.clone());
+        for record in [record.clone(), record.with_family(first), child, of_child] {
+            assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
+            assert_eq!(
+                read_member(&record.member()).map(|read| read.0),
+                Some(record.id.clone())
+            );
             let pointer = Pointer::new(&record, [7; 16]);
             assert_eq!(pointer.member(&record.id), record.member());
             let first = record.family.as_ref().unwrap_or(&record.id);

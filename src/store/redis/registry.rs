@@ -63,6 +63,15 @@ impl SessionRegistry for RedisStore {
         self.replace_session(old, new, limit, &context).await
     }
 
+    async fn derive(
+        &self,
+        parent: &SessionId,
+        child: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let context = format!("deriving session {} from {parent}", child.id);
+        self.derive_session(parent, child, &context).await
+    }
+
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.end_sessions(what).await
     }

@@ -40,9 +40,11 @@ impl RedisStore {
             return Ok(None);
         }
         let new = New {
-            record: new.record.with_family(place.family().clone()),
+            record: (new.record.with_family(place.family().clone()))
+                .with_parent(place.pointer.parent().cloned()),
             ..new
         };
+        let limit = limit.filter(|_| place.pointer.parent().is_none());
         let claimed = self.claim(&new).await?;
         let replaced = self.commit_replacement(&new, &place, old, limit).await;
         match &replaced {
@@ -82,7 +84,8 @@ impl RedisStore {
         let mut replace = self.scripts.replace.key(self.keys.customer(customer));
         replace.key(self.keys.sessions(customer));
         replace.key(self.keys.family(customer, place.family()));
-        replace.key(members).key(self.keys.uses(customer));
+        replace.key(members).key(self.keys.children(customer));
+        replace.key(self.keys.uses(customer));
         replace.arg(place.member()).arg(new.record.member());
         replace.arg(new.record.created_at()).arg(new.score);
         replace.arg(epoch).arg(new.life).arg(new.id_life);

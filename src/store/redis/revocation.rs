@@ -56,18 +56,24 @@ impl RedisStore {
         let mut revoke = self.scripts.revoke.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
         revoke.key(self.keys.family(customer, place.family()));
+        revoke.key(self.keys.children(customer));
         revoke.key(self.keys.uses(customer));
-        revoke.arg(&member).arg(epoch.unwrap_or_default());
+        revoke.arg(&member).arg(place.family().as_bytes());
+        revoke.arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(session.as_str());
-        let (was_live, current, is_family): (u64, Vec<u8>, u64) =
+        let (was_live, current, is_family, children): (u64, Vec<u8>, u64, Vec<Vec<u8>>) =
             self.send(Request::Script(&revoke), context).await?;
         // It is over. What still leads to it leads nowhere, and expires.
-        let _ = self.forget_ended(customer, &current, context).await;
+        for ended in children.iter().chain([&current]) {
+            let _ = self.forget_ended(customer, ended, context).await;
+        }
         let ended = read_member(&current).filter(|_| was_live > 0);
         let ended = ended.map(|(id, _)| SessionId::from(id.text()));
         let is_replaced = is_family > 0 && current != member;
         let customer = is_replaced.then(|| CustomerId::from(customer.text()));
-        Ok(Revoked::of_session(session, ended, customer))
+        let children = children.iter().filter_map(|child| read_member(child));
+        let children = children.map(|(id, _)| SessionId::from(id.text()));
+        Ok(Revoked::of_session(session, ended, customer).with_derived(children))
     }
 
     /// Ends all sessions of a customer by one script, however many there are.
@@ -90,15 +96,22 @@ impl RedisStore {
             .revoke_customer
             .key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer)).key(ended);
-        let family = kept.as_ref().map_or(customer, Location::family);
-        revoke.key(self.keys.family(customer, family));
+        revoke.key(self.keys.children(customer));
         revoke.key(self.keys.uses(customer));
         revoke
             .arg(epoch.unwrap_or_default())
             .arg(self.keys.channel())
             .arg(id.as_str());
         if let Some(kept) = &kept {
-            revoke.arg(kept.member());
+            let parent = match kept.pointer.parent() {
+                Some(parent) => self.locate(&parent.text().into(), context).await?,
+                None => None,
+            };
+            let family = kept.pointer.parent().unwrap_or_else(|| kept.family());
+            revoke.key(self.keys.family(customer, kept.family()));
+            revoke.key(self.keys.family(customer, family));
+            revoke.arg(kept.member()).arg(family.as_bytes());
+            revoke.arg(parent.as_ref().map(Location::member).unwrap_or_default());
         }
         let (were_live, are_left): (u64, u64) =
             self.send(Request::Script(&revoke), context).await?;
@@ -159,6 +172,7 @@ impl RedisStore {
         let epoch = self.get(self.keys.epoch(customer.shard()), context).await?;
         let mut revoke = self.scripts.revoke_older.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
+        revoke.key(self.keys.children(customer));
         revoke.arg(band.bounds()[0]).arg(band.score(micros));
         revoke.arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(customer.text());

@@ -12,7 +12,7 @@ const UNCOUNTED: i64 = 1 << 53;
 /// that a limit is found by rank, however many links there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Band {
-    /// What does not count for a limit, such as links.
+    /// What does not count for a limit: links, and sessions that were derived from others.
     Uncounted,
     Sessions,
 }

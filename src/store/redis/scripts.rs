@@ -3,7 +3,7 @@
 use redis::Script;
 
 macro_rules! scripts {
-    ($($name:ident $(with $library:ident)?),+ $(,)?) => {
+    ($($name:ident $(with $($library:ident)+)?),+ $(,)?) => {
         /// All scripts.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)+
@@ -13,7 +13,7 @@ macro_rules! scripts {
             pub(super) fn new() -> Self {
                 Self {
                     $($name: script(&[
-                        $(include_str!(concat!("lua/", stringify!($library), ".lua")),)?
+                        $($(include_str!(concat!("lua/", stringify!($library), ".lua")),)+)?
                         include_str!(concat!("lua/", stringify!($name), ".lua")),
                     ]),)+
                 }
@@ -24,18 +24,19 @@ macro_rules! scripts {
 
 scripts!(
     claim,
+    derive with tree,
     due,
     epoch,
     find,
     found,
-    insert with room,
+    insert with tree room,
     keep,
     peppers,
-    remove,
-    replace with room,
-    revoke,
-    revoke_customer,
-    revoke_older,
+    remove with tree,
+    replace with tree room,
+    revoke with tree,
+    revoke_customer with tree,
+    revoke_older with tree,
     schedule,
     swap,
     touch,

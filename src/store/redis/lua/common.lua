@@ -6,11 +6,12 @@
 --   <prefix>c:{<customer>}          the customer: `c` or, deleted, `d`; the epoch; JSON. `t` and the
 --                                   epoch alone is what stays of a deleted customer without sessions
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
---                                   the id, and the time at which it expires. The scores of links are lower by
---                                   2^53, since links do not count for a limit
+--                                   the id, and the time at which it expires. The scores of links and of
+--                                   children are lower by 2^53, since they do not count for a limit
 --   <prefix>u:{<customer>}          a hash: when sessions in that set were last used, by their ids. It is
 --                                   there once a session was used
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
+--   <prefix>d:{<customer>}          sessions that were derived from others: see `tree.lua`
 --   <prefix>m:{<customer>}<id>      a list of the ids in a family that others have replaced
 --   <prefix>g:{<customer>}<number>  sessions that a revocation has ended, to be removed in steps
 --   <prefix>a:{<shard>}             the epoch of all customers of a shard
@@ -51,8 +52,11 @@ local function unpack_id(packed)
   return string.sub(packed, 18) .. hex
 end
 
--- The id of a member of a set of sessions, packed.
-local function packed_id_of(member) return string.sub(member, 1, -9) end
+-- The id of a member of a set of sessions, packed. A child has the family of its parent before the id.
+local function packed_id_of(member)
+  local from = string.sub(member, 1, 1) == 'c' and 4 + struct.unpack('>H', member, 2) or 1
+  return string.sub(member, from, -9)
+end
 local function id_of(member) return unpack_id(packed_id_of(member)) end
 
 local function kind_of(customer) return string.sub(customer, 1, 1) end

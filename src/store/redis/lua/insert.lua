@@ -1,4 +1,4 @@
--- KEYS: c:, s:. ARGV: session, time of creation, score, epoch, customer, life in ms, channel; how many live
+-- KEYS: c:, s:, d:. ARGV: session, time of creation, score, epoch, customer, life in ms, channel; how many live
 -- sessions the customer may have (empty: any number), and what happens beyond that: 'end_oldest' or
 -- 'refuse'; an epoch that is known to be over; since when a session must have been used to count (empty:
 -- whenever); u:.
@@ -10,7 +10,7 @@ if customer and kind_of(customer) ~= 'c' then return { 'deleted' } end
 if not customer or epoch_of(customer) ~= epoch then
   if customer and epoch_of(customer) ~= over then return { 'epoch', epoch_of(customer) } end
   -- Sessions that have all been ended, or whose customer was deleted by hand.
-  redis.call('UNLINK', KEYS[2])
+  redis.call('UNLINK', KEYS[2], KEYS[3])
   redis.pcall('UNLINK', uses)
   if customer then data = string.sub(customer, 10) end
   customer = 'c' .. epoch .. data
@@ -31,7 +31,7 @@ if redis.call('ZCARD', KEYS[2]) > 100 then
 end
 
 local answer = { 'done', string.sub(customer, 10) }
-answer[1] = make_room(KEYS[2], uses, channel, tonumber(created), max, when_full, since, nil, answer)
+answer[1] = make_room(KEYS[2], KEYS[3], uses, channel, tonumber(created), max, when_full, since, nil, answer)
 if answer[1] == 'full' then return { 'full' } end
 if answer[1] == 'more' then return answer end
 redis.call('ZADD', KEYS[2], score, session)

@@ -1,4 +1,4 @@
--- KEYS: c:, s:, f:, m:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
+-- KEYS: c:, s:, f:, m:, d:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
 -- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
 -- happens beyond that, and since when a session must have been used to count, as for an insertion.
 -- Answers 'done' and the customer, or why not: 'gone' if the old one was not live. 'more' means that the call
@@ -13,11 +13,24 @@ if not redis.call('ZSCORE', KEYS[2], old) then
   local is_repeated = redis.call('GET', KEYS[3]) == new and redis.call('ZSCORE', KEYS[2], new)
   return is_repeated and answer or { 'gone' }
 end
-answer[1] = make_room(KEYS[2], KEYS[5], channel, tonumber(created), max, when_full, since, old, answer)
+answer[1] = make_room(KEYS[2], KEYS[5], KEYS[6], channel, tonumber(created), max, when_full, since, old, answer)
 if answer[1] == 'full' then return { 'full' } end
 if answer[1] == 'more' then return answer end
-remove(KEYS[2], KEYS[5], old)
+remove(KEYS[2], KEYS[6], old)
 redis.call('ZADD', KEYS[2], score, new)
+if redis.call('EXISTS', KEYS[5]) == 1 then
+  if is_child(old) then
+    redis.call('ZREM', KEYS[5], child_entry(old))
+    redis.call('ZADD', KEYS[5], 0, child_entry(new))
+  else
+    local family = family_of_parent(KEYS[5], old)
+    if family then
+      redis.call('ZREM', KEYS[5], about('P', old) .. family)
+      redis.call('ZADD', KEYS[5], 0, about('P', new) .. family)
+    end
+  end
+  extend(KEYS[5], life)
+end
 -- A set without members is gone, and the time that it had to live with it.
 redis.call('PEXPIRE', KEYS[2], math.max(left, tonumber(life)))
 extend(KEYS[1], life)

@@ -5,8 +5,8 @@ local LOWEST_SESSION = '-4503599627370496'
 -- most `max` - 1 are left, or the session is refused. A session counts if it expires after `now` and was used
 -- after `since` (empty: whenever), and is not `except`, which the new one replaces. Answers 'done', 'full', or
 -- 'more' if the call must be repeated. The sessions that were ended are added to `answer`, oldest first, each
--- with the time of its creation.
-local function make_room(sessions, uses, channel, now, max, when_full, since, except, answer)
+-- with the time of its creation, and behind each its children.
+local function make_room(sessions, children, uses, channel, now, max, when_full, since, except, answer)
   local room = max ~= '' and tonumber(max) - 1
   if not room then return 'done' end
   if when_full == 'refuse' and room < 0 then return 'full' end
@@ -21,6 +21,10 @@ local function make_room(sessions, uses, channel, now, max, when_full, since, ex
       table.insert(answer, member)
       table.insert(answer, string.format('%.0f', tonumber(score)))
     end
+    end_tree(children, sessions, uses, channel, member, function(child, created)
+      table.insert(answer, child)
+      table.insert(answer, created)
+    end)
   end
 
   -- Which sessions of a page count. A page holds members and their scores in turn.

@@ -1,0 +1,114 @@
+//! Derivation of sessions in Redis.
+
+use chrono::Utc;
+
+use super::{
+    RedisStore,
+    connection::Request,
+    insertion::{New, is_certain},
+    lookup::Location,
+};
+use crate::{
+    session::{CustomerSession, SessionId},
+    store::{
+        error::{StoreError, id_is_taken, parent_is_child},
+        validation::check_is_child,
+    },
+};
+
+/// Live children of one family: so many are ended by one script.
+const MAX_CHILDREN: u32 = 100;
+
+/// Length of the longest identifiers of a parent and its child, in bytes: a child is kept with both.
+const MAX_ID_LEN: usize = 8 * 1024;
+
+/// The outcome of making a child live.
+enum Committed {
+    /// With its customer as JSON.
+    Done(String),
+    /// It was live already, with this customer.
+    WasThere(String),
+    ParentIsGone,
+}
+
+impl RedisStore {
+    /// Adds a child of the session `parent`.
+    pub(super) async fn derive_session(
+        &self,
+        parent: &SessionId,
+        session: &CustomerSession,
+        context: &str,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_is_child(session, parent)?;
+        self.ready().await?;
+        let new = self.new_session(session, context)?;
+        let Some(place) = self.locate(parent, context).await? else {
+            return Ok(None);
+        };
+        if place.pointer.parent().is_some() {
+            return Err(parent_is_child(parent));
+        }
+        if place.pointer.customer != new.record.customer {
+            return Ok(None);
+        }
+        let ids = [&new.record.id, place.family()];
+        if ids.iter().any(|id| id.as_bytes().len() > MAX_ID_LEN) {
+            let why = format!("an identifier is longer than {MAX_ID_LEN} bytes");
+            return Err(StoreError::invalid(why));
+        }
+        let new = New {
+            record: new.record.with_parent(Some(place.family().clone())),
+            ..new
+        };
+        let claimed = self.claim(&new).await?;
+        let customer = match self.commit_derivation(&new, &place).await {
+            Ok(Committed::Done(customer)) => customer,
+            // A call of ours whose answer was lost, or one that derives the same.
+            Ok(Committed::WasThere(customer)) if claimed.is_whole() => customer,
+            Ok(Committed::WasThere(_)) => return Err(id_is_taken(&session.id)),
+            Ok(Committed::ParentIsGone) => {
+                self.undo(&new, claimed).await;
+                return Ok(None);
+            }
+            Err(error) => {
+                if is_certain(&error) {
+                    self.undo(&new, claimed).await;
+                }
+                return Err(error);
+            }
+        };
+        self.check_pointer(&new).await?;
+        self.stored(&new, customer).map(Some)
+    }
+
+    /// Makes a child live.
+    async fn commit_derivation(
+        &self,
+        new: &New<'_>,
+        place: &Location,
+    ) -> Result<Committed, StoreError> {
+        let (customer, context) = (&new.record.customer, new.context);
+        let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
+            return Ok(Committed::ParentIsGone);
+        };
+        let mut derive = self.scripts.derive.key(self.keys.customer(customer));
+        derive.key(self.keys.sessions(customer));
+        derive.key(self.keys.children(customer));
+        derive.arg(place.member()).arg(place.family().as_bytes());
+        derive.arg(new.record.member()).arg(new.score);
+        derive.arg(epoch).arg(new.life);
+        derive.arg(Utc::now().timestamp_micros()).arg(MAX_CHILDREN);
+        let answer: Vec<Vec<u8>> = self.send(Request::Script(&derive), context).await?;
+        let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
+        let text = |text: &[u8]| String::from_utf8(text.to_vec()).map_err(|_| corrupt());
+        match answer.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
+            [b"done", customer] => text(customer).map(Committed::Done),
+            [b"there", customer] => text(customer).map(Committed::WasThere),
+            [b"gone"] => Ok(Committed::ParentIsGone),
+            [b"full"] => Err(StoreError::conflict(format!(
+                "{context}: its parent has {MAX_CHILDREN} live sessions that were derived from it"
+            ))),
+            _ => Err(corrupt()),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+-- What scripts do about sessions that were derived from others. `d:` is a sorted set of texts, all with the
+-- score 0, so that those with one beginning are found together:
+--
+--   'C', a family, a child          of each live child, which is named as in the customer's set
+--   'P', a session, its family      of each live session that has children, or had some
+--
+-- The first of the two has its length before it. A child is 'c', the family of its parent with its length,
+-- and then what any session is. What is left of a child that is gone opens nothing.
+
+-- The beginning of texts about something.
+local function about(kind, name) return kind .. struct.pack('>H', #name) .. name end
+
+-- The texts that begin so.
+local function beginning(key, text)
+  return redis.call('ZRANGE', key, '[' .. text, '[' .. text .. '\255', 'BYLEX')
+end
+
+local function is_child(member) return string.sub(member, 1, 1) == 'c' end
+
+-- The text of a child.
+local function child_entry(member)
+  local len = struct.unpack('>H', member, 2)
+  return 'C' .. string.sub(member, 2, 3 + len) .. member
+end
+
+-- The family of a live session that has children, if it has some.
+local function family_of_parent(key, member)
+  local text = about('P', member)
+  local found = beginning(key, text)[1]
+  return found and string.sub(found, #text + 1)
+end
+
+-- The children of a family that are in the customer's set.
+local function children_of(key, sessions, family)
+  local text, children = about('C', family), {}
+  for _, entry in ipairs(beginning(key, text)) do
+    local child = string.sub(entry, #text + 1)
+    if redis.call('ZSCORE', sessions, child) then table.insert(children, child) end
+  end
+  return children
+end
+
+-- Ends the children of a family. Calls `on_end` with each of them, and the time of its creation.
+local function end_children(key, sessions, uses, channel, family, on_end)
+  for _, child in ipairs(children_of(key, sessions, family)) do
+    local score = redis.call('ZSCORE', sessions, child)
+    remove(sessions, uses, child)
+    redis.call('PUBLISH', channel, 'session:' .. id_of(child))
+    if on_end then on_end(child, string.format('%.0f', tonumber(score) + 9007199254740992)) end
+  end
+  for _, entry in ipairs(beginning(key, about('C', family))) do redis.call('ZREM', key, entry) end
+end
+
+-- Forgets what is kept of a session that is gone, and ends the children that it had.
+local function end_tree(key, sessions, uses, channel, member, on_end)
+  if redis.call('EXISTS', key) == 0 then return end
+  if is_child(member) then redis.call('ZREM', key, child_entry(member)) return end
+  local family = family_of_parent(key, member)
+  if not family then return end
+  redis.call('ZREM', key, about('P', member) .. family)
+  end_children(key, sessions, uses, channel, family, on_end)
+end
