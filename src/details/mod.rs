@@ -53,7 +53,8 @@ pub struct SessionDetails {
     /// The last time at which the customer proved who they are.
     ///
     /// [`issue`](crate::CustomerSessions::issue) sets it, and
-    /// [`reauthenticated`](crate::CustomerSessions::reauthenticated) moves it; nothing else does.
+    /// [`reauthenticated`](crate::CustomerSessions::reauthenticated) moves it; nothing else does. A derived
+    /// session has that of its parent.
     /// `None` if the store keeps no details.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authenticated_at: Option<DateTime<Utc>>,

@@ -101,8 +101,8 @@ impl NewSession {
 
     /// Limits the customer to `max` live sessions, this one included, and says what happens to a
     /// further one. Of concurrent sign-ins, no more are accepted than the limit allows.
-    /// [Links](crate::CustomerSessions::link) do not count, and the session that a link is exchanged for
-    /// does.
+    /// [Links](crate::CustomerSessions::link) and [derived](crate::CustomerSessions::derive) sessions do not
+    /// count, and the session that a link is exchanged for does.
     ///
     /// ```
     /// # use std::time::Duration;
