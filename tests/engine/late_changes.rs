@@ -7,9 +7,9 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, CustomerId, CustomerSession, CustomerSessions, Revocation, Revoked,
-    SessionId, SessionRegistry, SessionStore as _, SessionToken, StoreError, StoreErrorKind,
-    async_trait, store::MemoryStore,
+    AuthenticateError, CustomerId, CustomerSession, CustomerSessions, NewSession, Revocation,
+    Revoked, SessionId, SessionRegistry, SessionStore as _, SessionToken, StoreError,
+    StoreErrorKind, async_trait, store::MemoryStore,
 };
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
@@ -223,4 +223,23 @@ async fn five_thousand_abandoned_revocations_leave_a_bounded_number_behind() {
     assert_eq!(sessions.statistics().changes_in_flight, 0);
     assert!(sessions.revoke(&session.id).await.expect("revoked"));
     assert!(sessions.statistics().invalidations > recorded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_a_late_revocation_ends_what_is_derived_from_its_session_is_not_cached() {
+    let (store, sessions, parent) = one_session().await;
+    let child = sessions.derive(&parent.token, NewSession::new(HOUR)).await;
+    let child = child.expect("an answer").expect("live");
+    sessions.authenticate(&child.token).await.expect("live");
+    let revoked = sessions.revoke(&parent.id);
+    revoked.await.expect_err("late");
+    let before = store.lookups();
+    for _ in 0..3 {
+        sessions.authenticate(&child.token).await.expect("live");
+    }
+    assert_eq!(store.lookups() - before, 3);
+    store.stage.send_replace(Stage::Committed);
+    settle().await;
+    let refused = sessions.authenticate(&child.token).await;
+    assert!(matches!(refused, Err(AuthenticateError::InvalidToken)));
 }

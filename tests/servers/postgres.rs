@@ -284,6 +284,7 @@ async fn every_statement_has_its_index() {
         "INSERT INTO customer_session_uses (session_id, used_at) \
          SELECT 's' || n, timestamptz '2030-01-01' FROM generate_series(1, 20000) n",
         "UPDATE customer_sessions SET family = 'f' || id WHERE id LIKE '%0'",
+        "UPDATE customer_sessions SET parent = 'p' || id WHERE id LIKE '%5'",
         "ANALYZE",
         "SET plan_cache_mode = force_generic_plan",
     ] {
@@ -301,6 +302,12 @@ async fn every_statement_has_its_index() {
     store.touch(&[used]).await.expect("recorded");
     store.summaries(&new.customer_id).await.expect("listed");
     store.end(&old.id).await.expect("revoked");
+    let parent = inserted(&store).await;
+    let mut child = persistent_store::session(&store, parent.customer_id.as_str());
+    child.details.parent = Some(parent.id.clone());
+    let derived = store.derive(&parent.id, &child).await.expect("derived");
+    assert!(derived.is_some());
+    store.end(&parent.id).await.expect("revoked");
     let others = Revocation::Others {
         customer: new.customer_id.clone(),
         keep: new.id.clone(),
@@ -341,7 +348,7 @@ async fn every_statement_has_its_index() {
         assert!(!plan.contains("Seq Scan"), "{statement}\n{plan}");
         planned += 1;
     }
-    assert_eq!(planned, 17, "statements of the store");
+    assert_eq!(planned, 20, "statements of the store");
 }
 
 #[tokio::test]

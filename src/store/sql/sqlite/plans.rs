@@ -43,10 +43,8 @@ async fn no_statement_reads_a_whole_table() {
         uses::TOUCH,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
-        let plan = sqlx::query(explain)
-            .fetch_all(store.pool().await.expect("checked"))
-            .await;
-        let plan = plan.expect("a plan");
+        let pool = store.pool().await.expect("checked");
+        let plan = sqlx::query(explain).fetch_all(pool).await.expect("a plan");
         let plan: Vec<String> = plan
             .iter()
             .map(|row| sqlx::Row::get(row, "detail"))
