@@ -105,7 +105,7 @@ impl Engine {
         }
     }
 
-    /// Adds to a listed session the use that is not written yet. Returns `false` if the session has ended
+    /// Adds to a listed session a use that the store may not have told yet. Returns `false` if the session has ended
     /// by idleness.
     pub(crate) fn update_last_use(&self, session: &mut SessionSummary, now: DateTime<Utc>) -> bool {
         let Some(uses) = &self.uses else { return true };

@@ -117,7 +117,7 @@ impl Engine {
             pending_changes: PendingChanges::new(unconfirmed),
             counters: Counters::default(),
             sweep: Sweep::new(),
-            uses: uses.map(|store| Uses::new(store, config.idle_timeout)),
+            uses: uses.map(|store| Uses::new(store, &config)),
             watcher: Arc::new(Watcher::new(Weak::clone(engine))),
             shared_caches,
             has_looked_for_source: AtomicBool::new(false),

@@ -15,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, timeout};
 
 use super::{
+    config::Config,
     outages::{Access, Outages},
     upstream::{
         breaker::is_outage,
@@ -42,6 +43,8 @@ pub(super) struct Uses {
     store: Arc<dyn SessionRegistry>,
     /// Zero: no session ends by idleness.
     idle_timeout: TimeDelta,
+    /// The longest time that a lookup takes.
+    lookup_limit: Duration,
     /// Guards what is noted, and who writes it. Never held across an await.
     state: Mutex<State>,
 }
@@ -49,6 +52,8 @@ pub(super) struct Uses {
 #[derive(Default)]
 struct State {
     waiting: HashMap<SessionId, SessionUse>,
+    /// What was written a moment ago, and when: a lookup under way may have read the store before.
+    written: HashMap<SessionId, (DateTime<Utc>, Instant)>,
     /// Set while a task writes, or waits to.
     has_writer: bool,
     last_written: Option<Instant>,
@@ -58,9 +63,11 @@ struct State {
 }
 
 impl Uses {
-    pub(super) fn new(store: Arc<dyn SessionRegistry>, idle_timeout: Duration) -> Self {
+    pub(super) fn new(store: Arc<dyn SessionRegistry>, config: &Config) -> Self {
+        let idle_timeout = config.idle_timeout;
         Self {
             store,
+            lookup_limit: config.wait_limit(),
             idle_timeout: TimeDelta::from_std(idle_timeout).unwrap_or(TimeDelta::MAX),
             state: Mutex::default(),
         }
@@ -107,7 +114,7 @@ impl Uses {
         Some(since)
     }
 
-    /// Returns the use of a session that waits to be written, if one does.
+    /// Returns the use of a session that waits to be written, or was written a moment ago.
     pub(super) fn last_use(&self, session: &SessionId) -> Option<DateTime<Utc>> {
         self.state().last_use(session)
     }
@@ -159,8 +166,9 @@ impl Uses {
     /// Writes what waits. Returns `false` if some of it could not be written.
     pub(super) async fn write(&self, limit: Duration, now: impl Fn() -> DateTime<Utc>) -> bool {
         let batches = {
-            let mut state = self.state();
-            state.last_written = Some(Instant::now());
+            let (mut state, now) = (self.state(), Instant::now());
+            state.last_written = Some(now);
+            (state.written).retain(|_, (_, written)| now - *written <= self.lookup_limit);
             state.waiting.len().div_ceil(BATCH)
         };
         for _ in 0..batches {
@@ -186,8 +194,11 @@ impl Uses {
 }
 
 impl State {
+    /// Returns the last use that the store may not have told yet.
     fn last_use(&self, session: &SessionId) -> Option<DateTime<Utc>> {
-        self.waiting.get(session).map(|used| used.at)
+        let waiting = self.waiting.get(session).map(|used| used.at);
+        let written = self.written.get(session).map(|(at, _)| *at);
+        waiting.max(written)
     }
 
     fn note(&mut self, used: SessionUse) {
@@ -207,11 +218,14 @@ impl State {
     }
 
     fn on_written(&mut self, batch: &[SessionUse], now: DateTime<Utc>) {
+        let written = Instant::now();
         for used in batch {
             // A later use of the session waits for the next writing.
-            if self.last_use(&used.session) == Some(used.at) {
+            if self.waiting.get(&used.session) == Some(used) {
                 self.waiting.remove(&used.session);
             }
+            self.written
+                .insert(used.session.clone(), (used.at, written));
         }
         self.recorded += batch.len() as u64;
         self.outages.on_success(Access::Write, now);

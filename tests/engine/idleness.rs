@@ -20,7 +20,7 @@ use test_support::{
     model::agrees_with_the_model,
     rng::{Rng, env, seed},
 };
-use tokio::{runtime, time::sleep};
+use tokio::{runtime, sync::Notify, time::sleep};
 
 use crate::fixture::{MILLISECOND, settle, without_details};
 
@@ -42,6 +42,9 @@ struct Recorder {
     reads_fail: AtomicBool,
     writes_fail: AtomicBool,
     writes_panic: AtomicBool,
+    /// The next lookup reads, and waits until it may go on.
+    holds_next_answer: AtomicBool,
+    go_on: Notify,
 }
 
 #[async_trait]
@@ -53,7 +56,13 @@ impl StoreWrapper for Recorder {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
         match self.reads_fail.load(SeqCst) {
             true => Err(StoreError::unavailable("told to fail")),
-            false => self.inner.find(token).await,
+            false => {
+                let found = self.inner.find(token).await;
+                if self.holds_next_answer.swap(false, SeqCst) {
+                    self.go_on.notified().await;
+                }
+                found
+            }
         }
     }
 
@@ -339,6 +348,24 @@ async fn uses_that_could_not_be_recorded_are_recorded_later() {
     sleep(MINUTE).await;
     assert_eq!(node.recorded(), [used_at]);
     assert_eq!(node.sessions.statistics().uses_waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_read_before_a_use_was_recorded_ends_no_session() {
+    let node = Node::new().await;
+    node.pass(IDLE_TIMEOUT - MILLISECOND).await;
+    node.store.holds_next_answer.store(true, SeqCst);
+    // It has read that the session was never used.
+    let (sessions, token) = (node.sessions.clone(), node.session.token.clone());
+    let rotated = tokio::spawn(async move { sessions.rotate(&token, HOUR).await });
+    settle().await;
+    assert!(node.lets_in().await, "the answer of another lookup");
+    sleep(A_MOMENT).await;
+    assert_eq!(node.recorded().len(), 1);
+    node.clock.advance(MILLISECOND);
+    node.store.go_on.notify_one();
+    let rotated = rotated.await.expect("no panic").expect("an answer");
+    assert!(rotated.is_some(), "it was used a millisecond ago");
 }
 
 #[tokio::test(start_paused = true)]
