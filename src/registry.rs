@@ -238,8 +238,8 @@ impl SessionLimit {
 pub struct Inserted {
     /// The session as stored, with the customer as the store knows them.
     pub session: CustomerSession,
-    /// The sessions that the [`SessionLimit`] ended, oldest first, and behind each those that were derived
-    /// from it.
+    /// The sessions that the [`SessionLimit`] ended, oldest first, and among them those that were derived from
+    /// them.
     pub ended: Vec<SessionSummary>,
 }
 

@@ -47,14 +47,23 @@ impl CoarseDueTime {
         Self(AtomicU32::new(Self::NEVER))
     }
 
-    /// Becomes the same time as `other`.
-    pub(crate) fn follow(&self, other: &Self) {
+    /// Sets it to the time of `other`.
+    pub(crate) fn copy_from(&self, other: &Self) {
         self.0.store(other.0.load(Relaxed), Relaxed);
     }
 
     #[inline]
     pub(crate) fn is_due(&self, now: MonotonicTime) -> bool {
         coarse(now) >= u64::from(self.0.load(Relaxed))
+    }
+
+    /// Returns how long ago it was [claimed](Self::claim) with this pause, at most a sixteenth of a second too
+    /// long; `None` if it was not.
+    pub(crate) fn claimed_ago(&self, now: MonotonicTime, pause: Duration) -> Option<Duration> {
+        let next = u64::from(self.0.load(Relaxed));
+        let claimed = next.checked_sub(pause.as_nanos() as u64 / COARSE_NANOS + 1)?;
+        (next != u64::from(Self::NEVER) && next > 0)
+            .then(|| Duration::from_nanos(coarse(now).saturating_sub(claimed) * COARSE_NANOS))
     }
 
     /// Returns `true` if it is due and the caller is to do it. It is due again after `pause`, or a little
@@ -71,10 +80,12 @@ impl CoarseDueTime {
     }
 }
 
-/// Returns sixteenths of a second: 32 bits hold eight years of them.
+/// A sixteenth of a second. 32 bits hold eight years of them.
+const COARSE_NANOS: u64 = 1_000_000_000 / 16;
+
 #[inline]
 fn coarse(time: MonotonicTime) -> u64 {
-    time.as_nanos() / (1_000_000_000 / 16)
+    time.as_nanos() / COARSE_NANOS
 }
 
 #[cfg(test)]
@@ -106,12 +117,17 @@ mod tests {
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert!(time.is_due(start) && time.claim(start, pause) && !time.claim(start, pause));
         let other = CoarseDueTime::default();
-        other.follow(&time);
+        other.copy_from(&time);
         for time in [&time, &other] {
             assert!(!time.is_due(at(1999)) && !time.claim(at(1999), pause));
             assert!(time.is_due(at(2063)) && time.claim(at(2063), pause));
         }
+        let ago = time.claimed_ago(at(3063), pause).expect("it was claimed");
+        let (least, most) = (Duration::from_millis(938), Duration::from_millis(1063));
+        assert!((least..=most).contains(&ago), "{ago:?}");
+        assert_eq!(CoarseDueTime::default().claimed_ago(at(0), pause), None);
         let never = CoarseDueTime::never();
+        assert_eq!(never.claimed_ago(at(0), pause), None);
         let late = start + Duration::from_secs(20 * 365 * 24 * 3600);
         assert!(!never.claim(late, pause));
     }

@@ -117,7 +117,7 @@ impl Engine {
         let token = token.expose().as_bytes();
         let now = self.clock.monotonic_now();
         let session = self.cached(self.cache.key(token), token, |session| {
-            self.is_usable_in_outage(session, now)
+            self.is_usable_in_outage(session, now) && self.is_in_use(session, now)
         })?;
         Some(Authenticated {
             session,

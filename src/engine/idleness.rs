@@ -11,6 +11,7 @@ use tokio::{runtime::Handle, time::sleep_until};
 
 use super::{Engine, cache::entry::CachedSession, due_time::CoarseDueTime, uses::Uses};
 use crate::{
+    clock::MonotonicTime,
     registry::SessionUse,
     session::{CustomerSession, SessionSummary},
     store::StoreError,
@@ -103,6 +104,16 @@ impl Engine {
             Some(uses) => uses.time_left(&session.id, session.last_use(), now),
             None => Some(TimeDelta::MAX),
         }
+    }
+
+    /// Returns `true` if a cached session has not ended by idleness, as far as this node knows.
+    pub(super) fn is_in_use(&self, cached: &CachedSession, now: MonotonicTime) -> bool {
+        let Some(uses) = &self.uses else { return true };
+        let (session, wall) = (&cached.session, self.now());
+        let noted = cached.next_use.claimed_ago(now, self.config.cache_ttl);
+        let noted = noted.and_then(|ago| wall.checked_sub_signed(TimeDelta::from_std(ago).ok()?));
+        let last_use = noted.map_or(session.last_use(), |noted| noted.max(session.last_use()));
+        uses.time_left(&session.id, last_use, wall).is_some()
     }
 
     /// Adds to a listed session a use that the store may not have told yet. Returns `false` if the session has ended

@@ -130,7 +130,7 @@ impl Engine {
         result: LookupResult,
     ) -> LookupResult {
         if let (Some(before), LookupResult::Session(found)) = (before, &result) {
-            found.next_use.follow(&before.next_use);
+            found.next_use.copy_from(&before.next_use);
         }
         let result = self.reconcile(before, key, result);
         if self.may_land(&result, token.expose().as_bytes()) {

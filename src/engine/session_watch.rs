@@ -9,7 +9,10 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 
 use super::{
     Authenticated, CacheLookup, Engine,
@@ -44,9 +47,26 @@ impl Watch<CachedSession> for Weak<Engine> {
         })
     }
 
-    fn note_use(&self, session: &CachedSession) {
-        if let Some(engine) = self.upgrade() {
-            engine.note_use(session);
+    fn note_use(&self, session: Arc<CachedSession>) {
+        let Some(engine) = self.upgrade() else { return };
+        if !session.next_use.is_due(engine.clock.monotonic_now()) {
+            return;
+        }
+        // The session may have ended since.
+        let token = session.session.token.clone();
+        let noting = async move {
+            let current = match engine.peek(token.expose().as_bytes()) {
+                CacheLookup::Hit(authenticated) => Some(authenticated),
+                CacheLookup::NegativeHit => None,
+                CacheLookup::Miss => engine.lookup_or_stale(&token, &Purpose::REQUEST).await.ok(),
+            };
+            if let Some(current) = current {
+                engine.note_use(&current.session);
+                session.next_use.copy_from(&current.session.next_use);
+            }
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(noting);
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::{
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 /// Most uses in one call of the store.
-const BATCH: usize = 1000;
+const MAX_BATCH: usize = 1000;
 
 /// Most uses that wait to be written. Beyond that, those of further sessions are lost.
 const MAX_WAITING: usize = 100_000;
@@ -78,8 +78,8 @@ impl Uses {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how long a session that was last used at `last_use`, as the store says, may be used yet;
-    /// `None` if that is over. Without an idle timeout it is as long as can be.
+    /// Returns how long a session that was last used at `last_use`, as the store says, may still be used;
+    /// `None` if that is over. Without an idle timeout it is `TimeDelta::MAX`.
     pub(super) fn time_left(
         &self,
         session: &SessionId,
@@ -91,7 +91,9 @@ impl Uses {
         }
         let state = self.state();
         let last_use = last_use.max(state.last_use(session).unwrap_or(last_use));
-        let idle = now - last_use - state.outages.between(last_use, now);
+        // Another node's clock may be ahead.
+        let idle = (now - last_use).max(TimeDelta::zero());
+        let idle = idle - state.outages.between(last_use, now);
         let left = self.idle_timeout.checked_sub(&idle)?;
         (left > TimeDelta::zero()).then_some(left)
     }
@@ -101,17 +103,7 @@ impl Uses {
         if self.idle_timeout.is_zero() {
             return None;
         }
-        let state = self.state();
-        let before = |time: DateTime<Utc>| {
-            let idle = self.idle_timeout + state.outages.between(time, now);
-            now.checked_sub_signed(idle)
-        };
-        // The earlier the time, the more outages lie between; few steps find all of them.
-        let mut since = now.checked_sub_signed(self.idle_timeout)?;
-        for _ in 0..3 {
-            since = before(since)?;
-        }
-        Some(since)
+        self.state().outages.usable_for(self.idle_timeout, now)
     }
 
     /// Returns the use of a session that waits to be written, or was written a moment ago.
@@ -165,21 +157,27 @@ impl Uses {
 
     /// Writes what waits. Returns `false` if some of it could not be written.
     pub(super) async fn write(&self, limit: Duration, now: impl Fn() -> DateTime<Utc>) -> bool {
-        let batches = {
+        let waiting: Vec<_> = {
             let (mut state, now) = (self.state(), Instant::now());
             state.last_written = Some(now);
             (state.written).retain(|_, (_, written)| now - *written <= self.lookup_limit);
-            state.waiting.len().div_ceil(BATCH)
+            state.waiting.values().cloned().collect()
         };
-        for _ in 0..batches {
-            let batch = self.state().batch();
-            if let Err(error) = self.touch(&batch, limit).await {
-                if self.state().outages.on_failure(Access::Write, now()) {
-                    telemetry::uses_not_recorded(&error);
+        for batch in waiting.chunks(MAX_BATCH) {
+            match self.touch(batch, limit).await {
+                Ok(()) => self.state().on_written(batch, now()),
+                Err(error) if is_outage(&error) => {
+                    if self.state().outages.on_failure(Access::Write, now()) {
+                        telemetry::uses_not_recorded(&error);
+                    }
+                    return false;
                 }
-                return false;
+                // The store will not take them another time either.
+                Err(error) => {
+                    telemetry::uses_not_recorded(&error);
+                    self.state().on_lost(batch);
+                }
             }
-            self.state().on_written(&batch, now());
         }
         true
     }
@@ -211,19 +209,25 @@ impl State {
         }
     }
 
-    /// Returns uses to be written. They wait until they are: a lookup may read what the store says
-    /// meanwhile.
-    fn batch(&self) -> Vec<SessionUse> {
-        self.waiting.values().take(BATCH).cloned().collect()
+    /// Removes uses from those that wait. A later use of a session waits for the next writing.
+    fn forget(&mut self, batch: &[SessionUse]) {
+        for used in batch {
+            if self.waiting.get(&used.session) == Some(used) {
+                self.waiting.remove(&used.session);
+            }
+        }
+    }
+
+    fn on_lost(&mut self, batch: &[SessionUse]) {
+        self.forget(batch);
+        self.lost += batch.len() as u64;
     }
 
     fn on_written(&mut self, batch: &[SessionUse], now: DateTime<Utc>) {
         let written = Instant::now();
-        for used in batch {
-            // A later use of the session waits for the next writing.
-            if self.waiting.get(&used.session) == Some(used) {
-                self.waiting.remove(&used.session);
-            }
+        self.forget(batch);
+        let room = MAX_WAITING.saturating_sub(self.written.len());
+        for used in batch.iter().take(room) {
             self.written
                 .insert(used.session.clone(), (used.at, written));
         }

@@ -24,8 +24,8 @@ pub(crate) trait Watch<S>: Send + Sync {
     /// Waits until a request with this session's token would be refused.
     fn watch(&self, session: Arc<S>) -> Watching;
 
-    /// Notes that the session was used.
-    fn note_use(&self, session: &S);
+    /// Notes that the session is used, if it is live.
+    fn note_use(&self, session: Arc<S>);
 }
 
 pub(crate) type Watching = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
@@ -42,7 +42,7 @@ impl<S> Watcher<S> {
         self.0.watch(session)
     }
 
-    pub(crate) fn note_use(&self, session: &S) {
+    pub(crate) fn note_use(&self, session: Arc<S>) {
         self.0.note_use(session);
     }
 }

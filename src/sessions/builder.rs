@@ -228,8 +228,8 @@ impl<S: SessionRegistry> CustomerSessionsBuilder<S> {
     /// A session is used by its requests and when it is created, not by a stream that stays open
     /// ([`SessionLifetime::record_use`](crate::SessionLifetime::record_use) does that). Uses are
     /// [recorded](Self::record_uses), and [`cache_ttl`](Self::cache_ttl) is a quarter of `limit` at
-    /// most. A session may end up to `cache_ttl` and a second early, and later by as much as
-    /// the clocks of the nodes differ. It does not count for [`at_most`](crate::NewSession::at_most) then,
+    /// most. A session may end up to `cache_ttl` and a second early, and earlier or later by as much as
+    /// the clocks of the nodes and of the database differ. It does not count for [`at_most`](crate::NewSession::at_most) then,
     /// is not [listed](CustomerSessions::list), and is purged when it expires.
     ///
     /// An outage of the store ends no session: time in which this node could not read or write

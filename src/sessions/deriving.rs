@@ -30,7 +30,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Once a revocation of the parent has returned, by any id that it had, no request that starts later
     /// is let in by a session that was derived from it; other nodes learn of both together. A
     /// [limit](NewSession::at_most) that ends the parent ends them too, and so does anything else that
-    /// ends it but its expiry. Revoking a derived session ends that one alone. A rotation of the parent,
+    /// ends it but its expiry and a lack of use. Revoking a derived session ends that one alone. A rotation of the parent,
     /// or of a derived session, changes nothing between them: pass a short time to live if a rotation may
     /// make the parent's shorter. Derived sessions do not count for a limit.
     ///
@@ -66,6 +66,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// Those of [`issue_with`](Self::issue_with), and [`Invalid`](crate::StoreErrorKind::Invalid) if a
     /// scope is not one of the parent's, if the parent was derived itself, if `new` has a limit, or if the
     /// store does not [derive](SessionRegistry::derive) sessions.
+    /// [`Conflict`](crate::StoreErrorKind::Conflict) also if the parent has as many derived sessions as the
+    /// store keeps: 100 live ones in Redis.
     #[doc(alias = "child")]
     #[doc(alias = "token_exchange")]
     pub async fn derive(

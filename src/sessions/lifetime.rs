@@ -106,12 +106,13 @@ impl SessionLifetime {
     /// this keep its session in use. Call it when the customer does something, such as when a message of
     /// theirs arrives.
     ///
-    /// It never waits, and what it notes is recorded within a second. Without an idle timeout, and if
+    /// It never waits, and what it notes is recorded within a second or so. It does nothing for a session that
+    /// has ended, by idleness too. Without an idle timeout, and if
     /// uses are not [recorded](crate::CustomerSessionsBuilder::record_uses), it does nothing. It needs a
     /// tokio runtime.
     pub fn record_use(&self) {
         if let Some(watcher) = self.cached.watcher.as_ref().and_then(Weak::upgrade) {
-            watcher.note_use(&self.cached);
+            watcher.note_use(Arc::clone(&self.cached));
         }
     }
 

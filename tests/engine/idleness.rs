@@ -42,6 +42,7 @@ struct Recorder {
     reads_fail: AtomicBool,
     writes_fail: AtomicBool,
     writes_panic: AtomicBool,
+    writes_are_invalid: AtomicBool,
     /// The next lookup reads, and waits until it may go on.
     holds_next_answer: AtomicBool,
     go_on: Notify,
@@ -70,6 +71,9 @@ impl StoreWrapper for Recorder {
         assert!(!self.writes_panic.load(SeqCst), "told to panic");
         if self.writes_fail.load(SeqCst) {
             return Err(StoreError::unavailable("told to fail"));
+        }
+        if self.writes_are_invalid.load(SeqCst) {
+            return Err(StoreError::invalid("told to refuse"));
         }
         self.batches.lock().expect("no panic").push(uses.to_vec());
         self.inner.touch(uses).await
@@ -314,19 +318,80 @@ async fn an_outage_ends_no_session() {
     assert!(node.lets_in().await);
     node.pass(IDLE_TIMEOUT / 2).await;
     node.store.reads_fail.store(true, SeqCst);
-    for sessions in [&node.sessions, &other] {
-        let answer = sessions.authenticate(&node.session.token).await;
-        assert!(
-            matches!(answer, Err(AuthenticateError::Store(_))),
-            "{answer:?}"
-        );
+    for _ in 0..3 * IDLE_TIMEOUT.as_secs() / MINUTE.as_secs() {
+        for sessions in [&node.sessions, &other] {
+            let answer = sessions.authenticate(&node.session.token).await;
+            assert!(
+                matches!(answer, Err(AuthenticateError::Store(_))),
+                "{answer:?}"
+            );
+        }
+        node.pass(MINUTE).await;
     }
-    node.pass(3 * IDLE_TIMEOUT).await;
     node.store.reads_fail.store(false, SeqCst);
     // The time before the outage counts.
     assert!(lets_in(&other, &node.session.token).await);
     node.pass(IDLE_TIMEOUT).await;
     assert!(!lets_in(&other, &node.session.token).await, "it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failure_is_no_outage_of_hours() {
+    let node = Node::new().await;
+    assert!(node.lets_in().await);
+    node.pass(IDLE_TIMEOUT / 2).await;
+    node.store.reads_fail.store(true, SeqCst);
+    let answer = node.sessions.authenticate(&node.session.token).await;
+    assert!(answer.is_err());
+    node.store.reads_fail.store(false, SeqCst);
+    // Nothing is heard of the store meanwhile.
+    node.pass(IDLE_TIMEOUT).await;
+    assert!(!node.lets_in().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_ended_is_not_served_stale() {
+    let node = Node::with(|builder| builder.stale_if_error(4 * IDLE_TIMEOUT)).await;
+    assert!(node.lets_in().await);
+    node.pass(IDLE_TIMEOUT + MINUTE).await;
+    node.store.reads_fail.store(true, SeqCst);
+    let answer = node.sessions.authenticate(&node.session.token).await;
+    assert!(
+        matches!(answer, Err(AuthenticateError::Store(_))),
+        "{answer:?}"
+    );
+    node.store.reads_fail.store(false, SeqCst);
+    sleep(MINUTE).await;
+    assert_eq!(node.recorded().len(), 1);
+    node.clock.advance(MINUTE);
+    assert!(!node.lets_in().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_on_a_stream_revives_no_session() {
+    let node = Node::new().await;
+    let session = node.sessions.authenticate(&node.session.token).await;
+    let lifetime = session.expect("live").lifetime();
+    node.pass(IDLE_TIMEOUT).await;
+    lifetime.record_use();
+    sleep(A_MOMENT).await;
+    assert_eq!(node.recorded().len(), 1);
+    assert!(!node.lets_in().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_that_the_store_refuses_holds_up_no_other() {
+    let node = Node::new().await;
+    node.store.writes_are_invalid.store(true, SeqCst);
+    assert!(node.lets_in().await);
+    sleep(A_MOMENT).await;
+    let statistics = node.sessions.statistics();
+    assert_eq!((statistics.uses_lost, statistics.uses_waiting), (1, 0));
+    node.store.writes_are_invalid.store(false, SeqCst);
+    node.pass(IDLE_TIMEOUT - MINUTE).await;
+    assert!(node.lets_in().await);
+    sleep(A_MOMENT).await;
+    assert_eq!(node.recorded().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

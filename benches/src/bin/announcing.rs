@@ -188,7 +188,7 @@ async fn listen(port: u16, way: Way, received: Arc<AtomicU64>) {
                 word.split_once('-')
                     .is_some_and(|(time, number)| digits(time) && digits(number))
             };
-            let Some(last) = text.split("\r\n").filter(is_id).next_back() else {
+            let Some(last) = text.split("\r\n").filter(is_id).last() else {
                 continue;
             };
             let mut words = READ_STREAM.to_vec();

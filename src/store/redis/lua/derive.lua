@@ -10,10 +10,11 @@ if redis.call('ZSCORE', KEYS[2], child) then return { 'there', string.sub(custom
 local text, live = about('C', family), 0
 for _, entry in ipairs(beginning(KEYS[3], text)) do
   local other = string.sub(entry, #text + 1)
-  if redis.call('ZSCORE', KEYS[2], other) and expires_of(other) > tonumber(now) then
-    live = live + 1
-  else
+  if not redis.call('ZSCORE', KEYS[2], other) then
     redis.call('ZREM', KEYS[3], entry)
+  elseif expires_of(other) > tonumber(now) then
+    -- By a clock that may be ahead, so the others stay.
+    live = live + 1
   end
 end
 if live >= tonumber(max) then return { 'full' } end

@@ -25,7 +25,10 @@ if redis.call('ZCARD', KEYS[2]) > 100 then
   local first = redis.call('ZCARD', KEYS[2]) - redis.call('ZCOUNT', KEYS[2], LOWEST_SESSION, '+inf')
   for _, from in ipairs({ first, 0 }) do
     for _, member in ipairs(redis.call('ZRANGE', KEYS[2], from, from + 9)) do
-      if expires_of(member) < long_ago then remove(KEYS[2], uses, member) end
+      if expires_of(member) < long_ago then
+        remove(KEYS[2], uses, member)
+        forget_in_trees(KEYS[3], member)
+      end
     end
   end
 end

@@ -18,7 +18,8 @@ if answer[1] == 'full' then return { 'full' } end
 if answer[1] == 'more' then return answer end
 remove(KEYS[2], KEYS[6], old)
 redis.call('ZADD', KEYS[2], score, new)
-if redis.call('EXISTS', KEYS[5]) == 1 then
+local left_of_trees = redis.call('PTTL', KEYS[5])
+if left_of_trees >= -1 then
   if is_child(old) then
     redis.call('ZREM', KEYS[5], child_entry(old))
     redis.call('ZADD', KEYS[5], 0, child_entry(new))
@@ -29,7 +30,7 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
       redis.call('ZADD', KEYS[5], 0, about('P', new) .. family)
     end
   end
-  extend(KEYS[5], life)
+  redis.call('PEXPIRE', KEYS[5], math.max(left_of_trees, tonumber(life)))
 end
 -- A set without members is gone, and the time that it had to live with it.
 redis.call('PEXPIRE', KEYS[2], math.max(left, tonumber(life)))

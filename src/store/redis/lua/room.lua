@@ -16,11 +16,10 @@ local function make_room(sessions, children, uses, channel, now, max, when_full,
   -- Ends a session. The score is the time of its creation.
   local function finish(member, score)
     if member == except or remove(sessions, uses, member) == 0 then return end
-    if expires_of(member) > now then
-      redis.call('PUBLISH', channel, 'session:' .. id_of(member))
-      table.insert(answer, member)
-      table.insert(answer, string.format('%.0f', tonumber(score)))
-    end
+    if expires_of(member) <= now then return forget_in_trees(children, member) end
+    redis.call('PUBLISH', channel, 'session:' .. id_of(member))
+    table.insert(answer, member)
+    table.insert(answer, string.format('%.0f', tonumber(score)))
     end_tree(children, sessions, uses, channel, member, function(child, created)
       table.insert(answer, child)
       table.insert(answer, created)

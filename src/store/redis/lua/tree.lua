@@ -51,6 +51,13 @@ local function end_children(key, sessions, uses, channel, family, on_end)
   for _, entry in ipairs(beginning(key, about('C', family))) do redis.call('ZREM', key, entry) end
 end
 
+-- Forgets what is kept of a session that has expired. Its children go on.
+local function forget_in_trees(key, member)
+  if is_child(member) then redis.call('ZREM', key, child_entry(member)) return end
+  local family = family_of_parent(key, member)
+  if family then redis.call('ZREM', key, about('P', member) .. family) end
+end
+
 -- Forgets what is kept of a session that is gone, and ends the children that it had.
 local function end_tree(key, sessions, uses, channel, member, on_end)
   if redis.call('EXISTS', key) == 0 then return end

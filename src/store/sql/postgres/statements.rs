@@ -114,11 +114,11 @@ macro_rules! silently {
 /// epoch, as `old`. The new session has the epoch of the old one, which is judged behind the lock: a
 /// rotation that a revocation has overtaken must not come out with the new epoch.
 macro_rules! beside_old_session {
-    () => {
+    ($lock:literal) => {
         concat!(
             "locked AS MATERIALIZED (SELECT id, coalesce(family, id) AS family, epoch, parent, is_parent \
              FROM customer_sessions WHERE id = $10 AND customer_id = $1 \
-             AND (SELECT count(*) FROM epoch) >= 0 FOR UPDATE), \
+             AND (SELECT count(*) FROM epoch) >= 0 ", $lock, "), \
              old AS MATERIALIZED (SELECT l.* FROM locked l JOIN epoch ON epoch.epoch = l.epoch), \
              c AS MATERIALIZED (SELECT ",
             customer_columns!(),
@@ -132,7 +132,7 @@ macro_rules! beside_old_session {
 /// its lock finds that there are children to end.
 pub(super) const DERIVE: &str = concat!(
     adding_session!(),
-    beside_old_session!(),
+    beside_old_session!("FOR NO KEY UPDATE"),
     insert_session!(
         "old.epoch, NULL, old.family, NULL",
         "old JOIN c ON old.parent IS NULL"
@@ -150,7 +150,7 @@ pub(super) const DERIVE: &str = concat!(
 /// epoch.
 pub(super) const REPLACE: &str = concat!(
     adding_session!(),
-    beside_old_session!(),
+    beside_old_session!("FOR UPDATE"),
     insert_session!(
         "old.epoch, old.family, old.parent, old.is_parent",
         "old CROSS JOIN c"
