@@ -25,7 +25,11 @@ const FIND: &str = include_str!("../../../../src/store/redis/lua/find.lua");
 const CLAIM: &str = include_str!("../../../../src/store/redis/lua/claim.lua");
 const SCHEDULE: &str = include_str!("../../../../src/store/redis/lua/schedule.lua");
 const EPOCH: &str = include_str!("../../../../src/store/redis/lua/epoch.lua");
-const INSERT: &str = include_str!("../../../../src/store/redis/lua/insert.lua");
+const INSERT: &str = concat!(
+    include_str!("../../../../src/store/redis/lua/tree.lua"),
+    include_str!("../../../../src/store/redis/lua/room.lua"),
+    include_str!("../../../../src/store/redis/lua/insert.lua"),
+);
 /// Adds sessions as the store keeps them, each with a customer of its own, all of one shard.
 const FILL: &str = "local epoch = redis.call('GET', KEYS[1] .. 'a:{0}') \
      if not epoch then epoch = '12345678' redis.call('SET', KEYS[1] .. 'a:{0}', epoch) end \
@@ -158,7 +162,7 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
             record.extend(session.created_at.timestamp_micros().to_be_bytes());
             record.push(0);
             let json = serde_json::to_string(&session.customer).expect("JSON");
-            let keys = ["c", "s"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
+            let keys = ["c", "s", "d"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
             let life = 90_000_000;
             let raw = async {
                 let mut claim = scripts.claim.key(format!("{PREFIX}i:={id}"));
@@ -187,9 +191,8 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
                 let mut epoch = scripts.epoch.key(format!("{PREFIX}a:{{0}}"));
                 let epoch: Vec<u8> = epoch.arg("12345678").invoke_async(to).await?;
                 let mut insert = scripts.insert.key(&keys);
-                insert
-                    .arg(&member)
-                    .arg(session.created_at.timestamp_micros());
+                let created = session.created_at.timestamp_micros();
+                insert.arg(&member).arg(created).arg(created);
                 insert.arg(epoch).arg(json).arg(life).arg("cs:changes");
                 insert.arg("").arg("").arg("").arg("");
                 insert.arg(format!("{PREFIX}u:{{={customer}}}"));
