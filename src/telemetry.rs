@@ -66,7 +66,7 @@ pub struct Statistics {
     pub uses_recorded: u64,
     /// Uses that wait to be recorded now.
     pub uses_waiting: u64,
-    /// Uses that were not recorded, because too many were waiting.
+    /// Uses that were not recorded, because too many were waiting or the store refused them.
     pub uses_lost: u64,
     /// Sessions in the cache now. Moka counts in batches, so the figure lags a little.
     pub cached_sessions: u64,
@@ -162,7 +162,7 @@ pub(crate) fn uses_not_recorded(error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
         error = with_causes(error),
-        "the store did not record when sessions were used; until it does, no session ends by idleness"
+        "the store did not record when sessions were used"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = error;

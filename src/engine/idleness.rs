@@ -64,7 +64,7 @@ impl Drop for Writer {
 }
 
 impl Engine {
-    /// Returns when the first use of a session is noted that was just looked up.
+    /// Returns when the next use of a session that was just looked up is noted.
     pub(super) fn first_use(&self) -> CoarseDueTime {
         match self.uses {
             Some(_) => CoarseDueTime::default(),

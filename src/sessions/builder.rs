@@ -22,11 +22,11 @@ use crate::{
 pub struct CustomerSessionsBuilder<S> {
     store: S,
     config: Config,
-    /// Makes a store for uses of the store, if they are to be recorded.
-    uses: Option<UsesOf<S>>,
+    /// Hands the store to the engine if it is to record uses in it.
+    uses: Option<UseRecorder<S>>,
 }
 
-type UsesOf<S> = fn(Arc<S>) -> Arc<dyn SessionRegistry>;
+type UseRecorder<S> = fn(Arc<S>) -> Arc<dyn SessionRegistry>;
 
 impl<S: SessionStore> CustomerSessions<S> {
     /// Returns a builder for sessions kept in `store`.
@@ -229,8 +229,9 @@ impl<S: SessionRegistry> CustomerSessionsBuilder<S> {
     /// ([`SessionLifetime::record_use`](crate::SessionLifetime::record_use) does that). Uses are
     /// [recorded](Self::record_uses), and [`cache_ttl`](Self::cache_ttl) is a quarter of `limit` at
     /// most. A session may end up to `cache_ttl` and a second early, and earlier or later by as much as
-    /// the clocks of the nodes and of the database differ. It does not count for [`at_most`](crate::NewSession::at_most) then,
-    /// is not [listed](CustomerSessions::list), and is purged when it expires.
+    /// the clocks of the nodes and of the database differ. It then does not count for
+    /// [`at_most`](crate::NewSession::at_most), is not [listed](CustomerSessions::list), and is purged when it
+    /// expires.
     ///
     /// An outage of the store ends no session: time in which this node could not read or write
     /// the store does not count. A node that was started since, or had no requests meanwhile, does not

@@ -101,7 +101,7 @@ impl SessionLifetime {
         }
     }
 
-    /// Notes that the session is in use now. What a stream transports is no use by itself: the stream ends
+    /// Notes that the session is in use now. What a stream transports does not count as a use: the stream ends
     /// with the [idle timeout](crate::CustomerSessionsBuilder::idle_timeout), unless requests or calls of
     /// this keep its session in use. Call it when the customer does something, such as when a message of
     /// theirs arrives.

@@ -76,8 +76,8 @@ end
 
 -- Removes a session from its customer's set, and its last use. Answers 1 if it was there.
 --
--- While a slot moves, a cluster refuses a script that names a key which is not there, as that of the uses may
--- be: it is not among the KEYS of scripts that must go on then. A use that is left behind expires.
+-- While a slot moves, the uses may be on another node already, where this script cannot reach them. A use that
+-- is left behind expires.
 local function remove(sessions_key, uses_key, member)
   local was_there = redis.call('ZREM', sessions_key, member)
   if was_there == 1 then redis.pcall('HDEL', uses_key, packed_id_of(member)) end
