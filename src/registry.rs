@@ -241,6 +241,10 @@ pub struct Inserted {
     /// The sessions that the [`SessionLimit`] ended, oldest first, and among them those that were derived from
     /// them.
     pub ended: Vec<SessionSummary>,
+    /// Further invalidations that this node must record, as in [`Revoked::invalidations`]. A store that
+    /// had to repeat itself, and so cannot name all the sessions that the limit ended, names their
+    /// customer.
+    pub invalidations: Vec<Invalidation>,
 }
 
 impl Inserted {
@@ -249,6 +253,7 @@ impl Inserted {
         Self {
             session,
             ended: Vec::new(),
+            invalidations: Vec::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ mod fetch;
 mod idleness;
 mod lookup;
 mod outages;
-mod pending_changes;
+pub(crate) mod pending_changes;
 mod reconcile;
 pub(crate) mod revocations;
 mod session_watch;

@@ -24,6 +24,24 @@ pub(crate) struct PendingChanges {
     unconfirmed: Arc<UnconfirmedChanges>,
 }
 
+/// How much a change concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeExtent {
+    /// One session, or a new one.
+    Session,
+    /// A customer, or everything.
+    Many,
+}
+
+impl From<&Invalidation> for ChangeExtent {
+    fn from(target: &Invalidation) -> Self {
+        match target {
+            Invalidation::Session(_) => Self::Session,
+            Invalidation::Customer(_) | Invalidation::All => Self::Many,
+        }
+    }
+}
+
 /// Permission to make one change. It is returned when it is dropped.
 pub(crate) struct ChangeSlot {
     _one_of_all: OwnedSemaphorePermit,
@@ -40,12 +58,12 @@ impl PendingChanges {
         }
     }
 
-    /// Takes a slot for a change of `target`, or of a new session; `None` if there are too many.
-    pub(crate) fn try_begin(&self, target: Option<&Invalidation>) -> Option<ChangeSlot> {
+    /// Takes a slot for a change; `None` if there are too many.
+    pub(crate) fn try_begin(&self, extent: ChangeExtent) -> Option<ChangeSlot> {
         let take = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned().ok();
-        let of_sessions = match target {
-            Some(Invalidation::Customer(_) | Invalidation::All) => None,
-            Some(Invalidation::Session(_)) | None => Some(take(&self.of_sessions)?),
+        let of_sessions = match extent {
+            ChangeExtent::Many => None,
+            ChangeExtent::Session => Some(take(&self.of_sessions)?),
         };
         Some(ChangeSlot {
             _one_of_all: take(&self.all)?,

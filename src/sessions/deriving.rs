@@ -9,7 +9,7 @@ use super::{
     settle::Settled,
 };
 use crate::{
-    engine::AuthenticateError,
+    engine::{AuthenticateError, pending_changes::ChangeExtent},
     session::CustomerSession,
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -93,7 +93,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let parent = &parent.session;
         let child = self.derived_session(parent, &new)?;
         let (store, parent) = (Arc::clone(&self.store), parent.id.clone());
-        let deriving = self.settle(None, async move {
+        let deriving = self.settle(ChangeExtent::Session, None, async move {
             let derived = store.derive(&parent, &child).await;
             Ok(Settled {
                 answer: derived.map_err(|error| error.without(&child.token))?,

@@ -12,10 +12,10 @@ use crate::{
     clock::END_OF_TIME,
     customer::Customer,
     details::SessionDetails,
-    engine::AuthenticateError,
+    engine::{AuthenticateError, pending_changes::ChangeExtent},
     family::FamilyKey,
     invalidation::Invalidation,
-    registry::{Inserted, SessionLimit},
+    registry::{Inserted, SessionLimit, WhenFull},
     session::{CustomerSession, SessionId},
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -145,8 +145,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         limit: Option<SessionLimit>,
     ) -> Result<CustomerSession, StoreError> {
         let limit = limit.map(|limit| self.at_present(limit));
+        let assumed = limit.and_then(|limit| assumed_of(&limit, &session));
         let store = Arc::clone(&self.store);
-        let inserting = self.settle(None, async move {
+        let inserting = self.settle(ChangeExtent::Session, assumed, async move {
             let inserted = store.insert(&session, limit.as_ref()).await;
             let inserted = inserted.map_err(|error| error.without(&session.token))?;
             Ok(Settled {
@@ -170,8 +171,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         new.id = new_id(Some(&old))?;
         let change = Invalidation::Session(old.clone());
         let limit = limit.map(|limit| self.at_present(limit));
+        let assumed = limit.and_then(|limit| assumed_of(&limit, &new));
+        let assumed = assumed.unwrap_or_else(|| change.clone());
         let store = Arc::clone(&self.store);
-        let replacing = self.settle(Some(change.clone()), async move {
+        let replacing = self.settle(ChangeExtent::Session, Some(assumed), async move {
             let replaced = store.replace(&old, &new, limit.as_ref()).await;
             let replaced = replaced.map_err(|error| error.without(&new.token))?;
             let mut invalidations = vec![change];
@@ -247,12 +250,22 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     }
 }
 
-/// Returns an invalidation of each session that a limit has ended.
+/// Returns invalidations of the sessions that a limit has ended.
 fn invalidations_of(inserted: &Inserted) -> Vec<Invalidation> {
     let ended = inserted.ended.iter();
     ended
         .map(|ended| Invalidation::Session(ended.id.clone()))
+        .chain(inserted.invalidations.clone())
         .collect()
+}
+
+/// Returns what the store may have ended if a session was added with a limit and the outcome is unknown:
+/// any of the customer's sessions.
+fn assumed_of(limit: &SessionLimit, new: &CustomerSession) -> Option<Invalidation> {
+    match limit.when_full {
+        WhenFull::EndOldest => Some(Invalidation::Customer(new.customer_id.clone())),
+        WhenFull::Refuse => None,
+    }
 }
 
 /// Creates the id of a session that takes the place of `relative` or is derived from it, if there is one.

@@ -8,6 +8,7 @@ use super::CustomerSessions;
 use crate::{
     engine::{
         Engine,
+        pending_changes::ChangeExtent,
         upstream::guard::{Panicked, catch_panic},
     },
     invalidation::Invalidation,
@@ -37,11 +38,12 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// the other caches in front of the store.
     pub(super) async fn settle<T: Send + 'static>(
         &self,
+        extent: ChangeExtent,
         assumed: Option<Invalidation>,
         change: impl Future<Output = Result<Settled<T>, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let slot = self.engine.pending_changes().try_begin(assumed.as_ref());
+        let slot = self.engine.pending_changes().try_begin(extent);
         let slot = slot.ok_or_else(|| {
             StoreError::unavailable("too many changes are under way; this one was not made")
         })?;

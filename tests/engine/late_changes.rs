@@ -7,9 +7,9 @@ use std::{
 };
 
 use customer_session::{
-    AuthenticateError, CustomerId, CustomerSession, CustomerSessions, NewSession, Revocation,
-    Revoked, SessionId, SessionRegistry, SessionStore as _, SessionToken, StoreError,
-    StoreErrorKind, async_trait, store::MemoryStore,
+    AuthenticateError, CustomerId, CustomerSession, CustomerSessions, Inserted, NewSession,
+    Revocation, Revoked, SessionId, SessionLimit, SessionRegistry, SessionStore as _, SessionToken,
+    StoreError, StoreErrorKind, WhenFull, async_trait, store::MemoryStore,
 };
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
@@ -60,6 +60,35 @@ impl StoreWrapper for Late {
         let revoked = self.inner.revoke(what).await;
         self.reaches(Stage::Answered).await;
         revoked
+    }
+}
+
+/// A store whose answers to insertions and rotations are lost.
+struct Lossy(MemoryStore);
+
+#[async_trait]
+impl StoreWrapper for Lossy {
+    fn inner(&self) -> &dyn SessionRegistry {
+        &self.0
+    }
+
+    async fn insert(
+        &self,
+        session: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Inserted, StoreError> {
+        self.0.insert(session, limit).await?;
+        Err(StoreError::unavailable("the answer is lost"))
+    }
+
+    async fn replace(
+        &self,
+        old: &SessionId,
+        new: &CustomerSession,
+        limit: Option<&SessionLimit>,
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.0.replace(old, new, limit).await?;
+        Err(StoreError::unavailable("the answer is lost"))
     }
 }
 
@@ -223,6 +252,53 @@ async fn five_thousand_abandoned_revocations_leave_a_bounded_number_behind() {
     assert_eq!(sessions.statistics().changes_in_flight, 0);
     assert!(sessions.revoke(&session.id).await.expect("revoked"));
     assert!(sessions.statistics().invalidations > recorded);
+}
+
+#[tokio::test]
+async fn a_session_that_a_limit_ended_is_refused_though_the_answer_is_lost() {
+    let memory = MemoryStore::new();
+    let issue = |new: NewSession| {
+        let sessions = CustomerSessions::builder(memory.clone()).build();
+        async move {
+            sessions
+                .issue_with(customer("cus_1"), new)
+                .await
+                .expect("issued")
+        }
+    };
+    let link = CustomerSessions::builder(memory.clone()).build();
+    let link = link.link(customer("cus_1"), HOUR).await.expect("a link");
+    let limited = || NewSession::new(HOUR).at_most(1, WhenFull::EndOldest);
+    let sessions = CustomerSessions::builder(Wrapped(Lossy(memory.clone()))).build();
+    for exchanges in [false, true] {
+        let old = issue(NewSession::new(HOUR)).await;
+        sessions.authenticate(&old.token).await.expect("live");
+        let lost = match exchanges {
+            true => sessions.exchange(&link.token, limited()).await.map(drop),
+            false => sessions
+                .issue_with(customer("cus_1"), limited())
+                .await
+                .map(drop),
+        };
+        assert_eq!(lost.expect_err("lost").kind(), StoreErrorKind::Unavailable);
+        assert!(memory.find(&old.token).await.expect("an answer").is_none());
+        let refused = sessions.authenticate(&old.token).await;
+        assert!(matches!(refused, Err(AuthenticateError::InvalidToken)));
+    }
+
+    // Where a limit ends nothing, what is cached stays.
+    sessions
+        .revoke_customer(&"cus_1".into())
+        .await
+        .expect("revoked");
+    let old = issue(NewSession::new(HOUR)).await;
+    sessions.authenticate(&old.token).await.expect("live");
+    let lookups = sessions.statistics().lookups;
+    let refusing = NewSession::new(HOUR).at_most(5, WhenFull::Refuse);
+    let lost = sessions.issue_with(customer("cus_1"), refusing).await;
+    lost.expect_err("lost");
+    sessions.authenticate(&old.token).await.expect("live");
+    assert_eq!(sessions.statistics().lookups, lookups);
 }
 
 #[tokio::test(start_paused = true)]

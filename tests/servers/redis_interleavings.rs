@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use customer_session::{
-    CustomerSession, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
+    CustomerSession, Invalidation, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
     SessionStore as _, SessionSummary, SessionToken, StoreErrorKind, store::RedisStore,
 };
-use redis::{AsyncCommands as _, aio::MultiplexedConnection};
+use redis::{
+    Arg, AsyncCommands as _, Cmd, Pipeline, RedisFuture, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 
 use crate::persistent_store::{inserted, peppers, session, unique};
 use test_support::{
@@ -186,6 +189,75 @@ async fn a_parent_has_a_hundred_live_children_and_nothing_is_left_of_them() {
         "{:?}",
         String::from_utf8_lossy(&left.concat())
     );
+}
+
+/// A connection that loses the first answer to each script about a customer, and sends it once more, as the
+/// driver of a cluster does.
+#[derive(Clone)]
+struct Repeating(MultiplexedConnection);
+
+impl ConnectionLike for Repeating {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let mut args = command.args_iter();
+            let is_script = matches!(args.next(), Some(Arg::Simple(name)) if name == b"EVALSHA");
+            if is_script
+                && matches!(args.nth(2), Some(Arg::Simple(key)) if key.starts_with(b"cs:c:"))
+            {
+                self.0.req_packed_command(command).await?;
+            }
+            self.0.req_packed_command(command).await
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+#[tokio::test]
+async fn a_call_with_a_limit_that_was_repeated_names_the_customer() {
+    let Some((_server, store, by_hand)) = redis().await else {
+        return;
+    };
+    let repeating = RedisStore::new(Repeating(by_hand), peppers());
+    let limit = SessionLimit::end_oldest(1);
+    let first = inserted(&store).await;
+    let customer = vec![Invalidation::Customer(first.customer_id.clone())];
+    let is_gone = async |session: &CustomerSession| !is_found(&store, session).await;
+
+    let second = session(&store, first.customer_id.as_str());
+    let added = repeating
+        .insert(&second, Some(&limit))
+        .await
+        .expect("inserted");
+    assert_eq!(added.invalidations, customer);
+    assert!(is_gone(&first).await && is_found(&store, &second).await);
+
+    let third = session(&store, first.customer_id.as_str());
+    store.add(&third).await.expect("inserted");
+    let fourth = session(&store, first.customer_id.as_str());
+    let replaced = repeating.replace(&third.id, &fourth, Some(&limit)).await;
+    let replaced = replaced.expect("an answer").expect("live");
+    assert_eq!(replaced.invalidations, customer);
+    assert!(is_gone(&second).await && is_gone(&third).await && is_found(&store, &fourth).await);
+
+    // Without a limit nothing has ended, and where nothing is lost the sessions are named.
+    let fifth = session(&store, first.customer_id.as_str());
+    let added = repeating.insert(&fifth, None).await.expect("inserted");
+    assert_eq!(added.invalidations, []);
+    let sixth = session(&store, first.customer_id.as_str());
+    let added = store.insert(&sixth, Some(&limit)).await.expect("inserted");
+    assert_eq!((added.ended.len(), added.invalidations), (2, Vec::new()));
 }
 
 #[tokio::test]

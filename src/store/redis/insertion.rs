@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     customer::Customer,
+    invalidation::Invalidation,
     random::random,
     registry::{Inserted, SessionLimit, WhenFull},
     session::{CustomerSession, SessionSummary},
@@ -52,6 +53,37 @@ enum Committed {
     WasThere(String),
 }
 
+/// The sessions that a limit has ended.
+pub(super) struct Ended {
+    /// Members of the customer's set, each with the time of its creation.
+    sessions: Vec<(Vec<u8>, i64)>,
+    /// `false` if there may be more: the driver repeats a call whose answer was lost, and the lost answer may
+    /// have named some.
+    pub(super) is_complete: bool,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self {
+            sessions: Vec::new(),
+            is_complete: true,
+        }
+    }
+}
+
+impl Ended {
+    /// Adds those that an answer names.
+    pub(super) fn extend(&mut self, outcome: &[u8], answer: &[Vec<u8>]) {
+        // Of several calls one may have been repeated, and its first answer lost.
+        self.is_complete &= outcome != b"more";
+        self.sessions.extend(answer.chunks_exact(2).map(|pair| {
+            let created_at = std::str::from_utf8(&pair[1]).ok();
+            let created_at = created_at.and_then(|micros| micros.parse().ok());
+            (pair[0].clone(), created_at.unwrap_or(0))
+        }));
+    }
+}
+
 impl RedisStore {
     /// Adds a session.
     pub(super) async fn insert_session(
@@ -65,7 +97,7 @@ impl RedisStore {
         self.ready().await?;
         let (epoch, claimed) = join(self.epoch(&new), self.claim(&new)).await;
         let claimed = claimed?;
-        let mut ended = Vec::new();
+        let mut ended = Ended::default();
         let inserted = match epoch {
             Ok(epoch) => self.commit(&new, limit, epoch, &mut ended).await,
             Err(error) => Err(error),
@@ -73,7 +105,10 @@ impl RedisStore {
         let customer = match inserted {
             Ok(Committed::Done(customer)) => customer,
             // A call of ours whose answer was lost, or one that inserts the same.
-            Ok(Committed::WasThere(customer)) if claimed.is_whole() => customer,
+            Ok(Committed::WasThere(customer)) if claimed.is_whole() => {
+                ended.is_complete = limit.is_none();
+                customer
+            }
             Ok(Committed::WasThere(_)) => {
                 return Err(StoreError::conflict(format!("{context}: its id is taken")));
             }
@@ -93,10 +128,14 @@ impl RedisStore {
         &self,
         new: &New<'_>,
         customer: String,
-        ended: Vec<(Vec<u8>, i64)>,
+        ended: Ended,
     ) -> Result<Inserted, StoreError> {
         let mut inserted = Inserted::new(self.stored(new, customer)?);
-        for (member, created_at) in ended {
+        if !ended.is_complete {
+            let customer = new.session.customer_id.clone();
+            inserted.invalidations = vec![Invalidation::Customer(customer)];
+        }
+        for (member, created_at) in ended.sessions {
             let shown = self
                 .forget_ended(&new.record.customer, &member, new.context)
                 .await;
@@ -155,7 +194,7 @@ impl RedisStore {
         new: &New<'_>,
         limit: Option<&SessionLimit>,
         mut epoch: [u8; 8],
-        ended: &mut Vec<(Vec<u8>, i64)>,
+        ended: &mut Ended,
     ) -> Result<Committed, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let json = write_json(&new.session.customer)?;
@@ -167,6 +206,7 @@ impl RedisStore {
             let mut insert = self.scripts.insert.key(self.keys.customer(customer));
             insert.key(self.keys.sessions(customer));
             insert.key(self.keys.children(customer));
+            insert.key(self.keys.uses(customer));
             insert.arg(new.record.member());
             insert.arg(new.record.created_at()).arg(new.score);
             insert.arg(epoch.as_slice()).arg(&json).arg(new.life);
@@ -175,8 +215,7 @@ impl RedisStore {
                 .arg(&max)
                 .arg(&when_full)
                 .arg(&over)
-                .arg(&since)
-                .arg(self.keys.uses(customer));
+                .arg(&since);
             let answer: Vec<Vec<u8>> = self.send(Request::Script(&insert), context).await?;
             let (outcome, rest) = answer.split_first().ok_or_else(corrupt)?;
             match (outcome.as_slice(), rest) {
@@ -196,7 +235,7 @@ impl RedisStore {
                     epoch = current;
                 }
                 (b"done" | b"more", [stored, more @ ..]) => {
-                    ended.extend(more.chunks_exact(2).map(read_ended));
+                    ended.extend(outcome, more);
                     if outcome == b"done" {
                         let stored = String::from_utf8(stored.clone());
                         return stored.map(Committed::Done).map_err(|_| corrupt());
@@ -222,8 +261,8 @@ impl RedisStore {
         remove.key(self.keys.sessions(customer));
         remove
             .key(self.keys.children(customer))
-            .arg(new.record.member())
-            .arg(self.keys.uses(customer));
+            .key(self.keys.uses(customer))
+            .arg(new.record.member());
         let _: u64 = self.send(Request::Script(&remove), context).await?;
         Err(StoreError::conflict(format!("{context}: its id is taken")))
     }
@@ -242,13 +281,6 @@ impl RedisStore {
         let summary = new.record.summary()?;
         Ok(summary.into_session(new.session.token.clone(), customer))
     }
-}
-
-/// Reads a session that a limit has ended, and the time of its creation.
-pub(super) fn read_ended(pair: &[Vec<u8>]) -> (Vec<u8>, i64) {
-    let created_at = std::str::from_utf8(&pair[1]).ok();
-    let created_at = created_at.and_then(|micros| micros.parse().ok());
-    (pair[0].clone(), created_at.unwrap_or(0))
 }
 
 /// Returns what is known of an ended session without its record.

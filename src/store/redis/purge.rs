@@ -153,7 +153,7 @@ impl RedisStore {
         let mut remove = self.scripts.remove.key(self.keys.customer(customer));
         remove.key(self.keys.sessions(customer));
         remove.key(self.keys.children(customer));
-        remove.arg(member).arg(self.keys.uses(customer));
+        remove.key(self.keys.uses(customer)).arg(member);
         let was_there: u64 = self.send(Request::Script(&remove), CONTEXT).await?;
         self.forget_ended(customer, member, CONTEXT).await?;
         Ok(was_there > 0)

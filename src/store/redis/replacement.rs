@@ -5,7 +5,7 @@ use redis::cmd;
 use super::{
     RedisStore,
     connection::Request,
-    insertion::{New, is_certain, limit_args, read_ended},
+    insertion::{Ended, New, is_certain, limit_args},
     keys::Packed,
     lookup::Location,
 };
@@ -15,11 +15,11 @@ use crate::{
     store::error::{StoreError, limit_is_reached},
 };
 
-/// A session that is live, and the sessions that a limit has ended, with the times of their creation.
+/// A session that is live, and the sessions that a limit has ended.
 struct Replaced {
     /// The customer, as JSON.
     customer: String,
-    ended: Vec<(Vec<u8>, i64)>,
+    ended: Ended,
 }
 
 impl RedisStore {
@@ -95,7 +95,7 @@ impl RedisStore {
             .arg(place.id.as_bytes());
         replace.arg(&limit_args(limit));
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
-        let mut ended = Vec::new();
+        let mut ended = Ended::default();
         // Of very many sessions beyond the limit, each attempt ends some.
         for _ in 0..1 << 16 {
             let answer: Vec<Vec<u8>> = self.send(Request::Script(&replace), context).await?;
@@ -103,9 +103,12 @@ impl RedisStore {
             match (outcome.as_slice(), rest) {
                 (b"gone", _) => return Ok(None),
                 (b"full", _) => return Err(limit_is_reached(&new.session.id)),
-                (b"done" | b"more", [customer, more @ ..]) => {
-                    ended.extend(more.chunks_exact(2).map(read_ended));
-                    if outcome == b"done" {
+                (b"done" | b"more" | b"there", [customer, more @ ..]) => {
+                    ended.extend(outcome, more);
+                    if outcome == b"there" {
+                        ended.is_complete = limit.is_none();
+                    }
+                    if outcome != b"more" {
                         let customer =
                             String::from_utf8(customer.clone()).map_err(|_| corrupt())?;
                         return Ok(Some(Replaced { customer, ended }));

@@ -173,10 +173,10 @@ impl RedisStore {
         let mut revoke = self.scripts.revoke_older.key(self.keys.customer(customer));
         revoke.key(self.keys.sessions(customer));
         revoke.key(self.keys.children(customer));
+        revoke.key(self.keys.uses(customer));
         revoke.arg(band.bounds()[0]).arg(band.score(micros));
         revoke.arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(customer.text());
-        revoke.arg(self.keys.uses(customer));
         let mut any = false;
         loop {
             let (more, were_live): (u64, u64) =

@@ -162,7 +162,7 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
             record.extend(session.created_at.timestamp_micros().to_be_bytes());
             record.push(0);
             let json = serde_json::to_string(&session.customer).expect("JSON");
-            let keys = ["c", "s", "d"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
+            let keys = ["c", "s", "d", "u"].map(|kind| format!("{PREFIX}{kind}:{{={customer}}}"));
             let life = 90_000_000;
             let raw = async {
                 let mut claim = scripts.claim.key(format!("{PREFIX}i:={id}"));
@@ -195,7 +195,6 @@ fn raw_insert<'a>(runtime: &'a Runtime, connection: &'a ConnectionManager) -> Ta
                 insert.arg(&member).arg(created).arg(created);
                 insert.arg(epoch).arg(json).arg(life).arg("cs:changes");
                 insert.arg("").arg("").arg("").arg("");
-                insert.arg(format!("{PREFIX}u:{{={customer}}}"));
                 let answer: Vec<Vec<u8>> = insert.invoke_async(to).await?;
                 let pointer = redis::cmd("GET").arg(format!("{PREFIX}i:={id}")).to_owned();
                 let _: Vec<u8> = pointer.query_async(to).await?;

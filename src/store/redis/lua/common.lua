@@ -75,12 +75,9 @@ local function now_by_clock()
 end
 
 -- Removes a session from its customer's set, and its last use. Answers 1 if it was there.
---
--- While a slot moves, the uses may be on another node already, where this script cannot reach them. A use that
--- is left behind expires.
 local function remove(sessions_key, uses_key, member)
   local was_there = redis.call('ZREM', sessions_key, member)
-  if was_there == 1 then redis.pcall('HDEL', uses_key, packed_id_of(member)) end
+  if was_there == 1 then redis.call('HDEL', uses_key, packed_id_of(member)) end
   return was_there
 end
 

@@ -1,8 +1,8 @@
 -- KEYS: c:, s:, f:, m:, d:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
 -- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
 -- happens beyond that, and since when a session must have been used to count, as for an insertion.
--- Answers 'done' and the customer, or why not: 'gone' if the old one was not live. 'more' means that the call
--- must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
+-- Answers 'done' and the customer, 'there' and the customer if that was done already, or why not: 'gone' if the old
+-- one was not live. 'more' means that the call must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
 local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
@@ -11,7 +11,7 @@ local left = redis.call('PTTL', KEYS[2])
 if not redis.call('ZSCORE', KEYS[2], old) then
   -- The driver repeats a call whose answer was lost.
   local is_repeated = redis.call('GET', KEYS[3]) == new and redis.call('ZSCORE', KEYS[2], new)
-  return is_repeated and answer or { 'gone' }
+  return is_repeated and { 'there', answer[2] } or { 'gone' }
 end
 answer[1] = make_room(KEYS[2], KEYS[5], KEYS[6], channel, tonumber(created), max, when_full, since, old, answer)
 if answer[1] == 'full' then return { 'full' } end
