@@ -75,6 +75,10 @@ pub struct SessionDetails {
     /// then. It may have another id since, which [`rotate`](crate::CustomerSessions::rotate) has given it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<SessionId>,
+    /// `true` for a session whose place another has taken, and which goes on for a short time beside it
+    /// ([`rotate_overlapping`](crate::CustomerSessions::rotate_overlapping)).
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_replaced: bool,
     /// The last use that was recorded, if uses are
     /// [recorded](crate::CustomerSessionsBuilder::record_uses) and there was one since the session was
     /// created. In a request it is that of an earlier one. It is not in the JSON, since each use changes
@@ -126,13 +130,18 @@ impl SessionDetails {
 
     /// Returns `true` if the session counts for a [`SessionLimit`](crate::SessionLimit).
     pub(crate) fn counts_for_limits(&self) -> bool {
-        !self.is_link && self.parent.is_none()
+        !self.is_link && self.parent.is_none() && !self.is_replaced
     }
 
     /// Returns `true` if there is more than times.
     pub(crate) fn has_more_than_times(&self) -> bool {
-        let is_restricted = self.actor.is_some() || self.is_link || self.parent.is_some();
-        is_restricted || !self.scopes.is_empty() || self.device.is_some()
+        let times = Self {
+            ends_at: self.ends_at,
+            authenticated_at: self.authenticated_at,
+            last_used_at: self.last_used_at,
+            ..Self::default()
+        };
+        *self != times
     }
 }
 

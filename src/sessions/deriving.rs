@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::{
     CustomerSessions, NewSession,
-    changes::into_store_error,
     issuing::{after, keeps_no_details, new_id},
     settle::Settled,
 };
 use crate::{
-    engine::{AuthenticateError, pending_changes::ChangeExtent},
+    engine::pending_changes::ChangeExtent,
     session::CustomerSession,
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -34,7 +33,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// or of a derived session, changes nothing between them: pass a short time to live if a rotation may
     /// make the parent's shorter. Derived sessions do not count for a limit.
     ///
-    /// `None` means that the token of `parent` opens no live session. In a handler it is that of
+    /// `None` means that the token of `parent` opens no live session, or that another has taken its place
+    /// ([`rotate_overlapping`](Self::rotate_overlapping)). In a handler it is that of
     /// [`CurrentSession`](crate::CurrentSession).
     ///
     /// ```
@@ -81,17 +81,10 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         if new.limit.is_some() {
             return Err(StoreError::invalid("a derived session counts for no limit"));
         }
-        if !self.engine.token_format().matches(parent.expose()) {
+        let Some(parent) = self.current(parent).await? else {
             return Ok(None);
-        }
-        // From the store: what is cached may be older than another node's rotation.
-        let parent = match self.engine.lookup_uncached(parent).await {
-            Ok(Some(parent)) => parent,
-            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
-            Err(error) => return Err(into_store_error(error)),
         };
-        let parent = &parent.session;
-        let child = self.derived_session(parent, &new)?;
+        let child = self.derived_session(&parent, &new)?;
         let (store, parent) = (Arc::clone(&self.store), parent.id.clone());
         let deriving = self.settle(ChangeExtent::Session, None, async move {
             let derived = store.derive(&parent, &child).await;

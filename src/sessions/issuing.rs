@@ -119,23 +119,48 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         ttl: Duration,
         change: impl FnOnce(&mut SessionDetails, DateTime<Utc>),
     ) -> Result<Option<CustomerSession>, StoreError> {
+        let Some(old) = self.current(token).await? else {
+            return Ok(None);
+        };
+        let new = self.renewed(&old, ttl, change)?;
+        self.replace(old.id.clone(), new, None).await
+    }
+
+    /// Returns the live session that a token opens and whose place no other has taken, from the store: what is
+    /// cached may be older than another node's rotation.
+    pub(super) async fn current(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<CurrentSession>, StoreError> {
         if !self.engine.token_format().matches(token.expose()) {
             return Ok(None);
         }
-        // From the store: what is cached may be older than another node's rotation.
-        let old = match self.engine.lookup_uncached(token).await {
-            Ok(Some(old)) => CurrentSession::new(old),
-            Ok(None) | Err(AuthenticateError::InvalidToken) => return Ok(None),
-            Err(error) => return Err(into_store_error(error)),
-        };
+        match self.engine.lookup_uncached(token).await {
+            Ok(found) => {
+                let found = found.filter(|found| !found.session.details.is_replaced);
+                Ok(found.map(CurrentSession::new))
+            }
+            Err(AuthenticateError::InvalidToken) => Ok(None),
+            Err(error) => Err(into_store_error(error)),
+        }
+    }
+
+    /// Creates the session that takes the place of `old`.
+    pub(super) fn renewed(
+        &self,
+        old: &CustomerSession,
+        ttl: Duration,
+        change: impl FnOnce(&mut SessionDetails, DateTime<Utc>),
+    ) -> Result<CustomerSession, StoreError> {
         let now = self.present();
         let mut details = old.details.clone();
         details.last_used_at = None;
         details.ends_at = Some(details.ends_at.unwrap_or(old.expires_at));
         change(&mut details, now);
         let token = self.new_token()?;
-        let new = self.new_session(old.customer.clone(), token, now, ttl, details)?;
-        self.replace(old.id.clone(), new, None).await
+        let mut new = self.new_session(old.customer.clone(), token, now, ttl, details)?;
+        new.id = new_id(Some(&old.id))?;
+        Ok(new)
     }
 
     /// Adds a session.

@@ -13,6 +13,7 @@ mod lifetime;
 mod links;
 pub(crate) mod listener;
 mod new_session;
+mod overlap;
 mod purge;
 mod settle;
 

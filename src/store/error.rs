@@ -183,6 +183,13 @@ pub(super) fn parent_is_child(parent: &SessionId) -> StoreError {
     StoreError::invalid(format!("session {parent} was derived, and has no children"))
 }
 
+/// Returns the error of a rotation after which a session that was derived would go on.
+pub(super) fn child_does_not_overlap(session: &SessionId) -> StoreError {
+    StoreError::invalid(format!(
+        "session {session} was derived, and does not go on beside the one that takes its place"
+    ))
+}
+
 /// Returns the error of adding a session that the limit refuses.
 pub(super) fn limit_is_reached(session: &SessionId) -> StoreError {
     StoreError::conflict(format!(

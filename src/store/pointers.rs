@@ -65,6 +65,14 @@ macro_rules! through_pointer {
                 (**self).replace(old, new, limit).await
             }
 
+            async fn replace_overlapping(
+                &self,
+                old: &CustomerSession,
+                new: &CustomerSession,
+            ) -> Result<Option<CustomerSession>, StoreError> {
+                (**self).replace_overlapping(old, new).await
+            }
+
             async fn derive(
                 &self,
                 parent: &SessionId,

@@ -188,6 +188,30 @@ pub trait SessionRegistry: SessionStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError>;
 
+    /// Adds `new` in the place of `old`, both or neither, as [`replace`](Self::replace) does without a limit; but
+    /// `old` goes on beside it, as it is given here: with an earlier `expires_at`, and
+    /// [`is_replaced`](crate::SessionDetails::is_replaced). Its id leads to the live session of the family, as
+    /// ever, so that revoking either of both ends both, and its token opens it until it expires. Like a session
+    /// that was derived from the family, it ends wherever that ends, and it counts for no limit.
+    ///
+    /// `None` means that no live session has the id of `old`, or that another has taken its place already. A
+    /// session that goes on is not replaced and nothing is derived from it: those calls answer `None` too.
+    ///
+    /// The default refuses, for stores in which a session ends where another takes its place.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`replace`](Self::replace). [`Invalid`](crate::StoreErrorKind::Invalid) if the store keeps no
+    /// replaced sessions, or if `old` was derived.
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let _ = (old, new);
+        Err(StoreError::invalid("this store keeps no replaced sessions"))
+    }
+
     /// Adds `child`, a session of the same customer that ends with the session `parent`, and returns it as
     /// stored. `None` means that `parent` was not there under exactly this id, or that a revocation of its
     /// customer has ended it. A store that counts the revocations of a customer as epochs gives the child the

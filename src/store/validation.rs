@@ -28,6 +28,37 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     check_fields(&session.customer).map_err(refuse)
 }
 
+/// Refuses a new session whose place has been taken already.
+pub(super) fn check_is_current(session: &CustomerSession) -> Result<(), StoreError> {
+    match session.details.is_replaced {
+        false => Ok(()),
+        true => Err(StoreError::invalid(format!(
+            "session {}: it is new, and yet replaced",
+            session.id
+        ))),
+    }
+}
+
+/// Refuses two sessions of which `new` cannot take the place of `old`, as it goes on.
+pub(super) fn check_overlap(
+    old: &CustomerSession,
+    new: &CustomerSession,
+) -> Result<(), StoreError> {
+    for session in [old, new] {
+        check_session(session)?;
+        check_is_no_child(session)?;
+    }
+    check_is_current(new)?;
+    let why = match () {
+        () if !old.details.is_replaced => "is to go on, and is not replaced",
+        () if old.customer_id != new.customer_id => "is another customer's",
+        () => return Ok(()),
+    };
+    let (old, new) = (&old.id, &new.id);
+    let why = format!("session {new}: it is to overlap with {old}, which {why}");
+    Err(StoreError::invalid(why))
+}
+
 /// Refuses a session that must be derived.
 pub(super) fn check_is_no_child(session: &CustomerSession) -> Result<(), StoreError> {
     match &session.details.parent {

@@ -144,6 +144,14 @@ impl<S: SessionRegistry> SessionRegistry for FaultyStore<S> {
         self.inner().await?.replace(old, new, limit).await
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().await?.replace_overlapping(old, new).await
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,

@@ -10,6 +10,7 @@ mod lifetime;
 mod links;
 mod listing;
 mod outage_policy;
+mod overlap;
 mod revocation;
 mod rotation;
 mod shared_resources;

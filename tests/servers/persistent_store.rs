@@ -1,10 +1,11 @@
 //! The behaviour that every store in a database must have.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -394,6 +395,7 @@ macro_rules! shared_tests {
         shared_tests!($database, rotations_have_one_winner);
         shared_tests!($database, changes_do_not_hinder_each_other);
         shared_tests!($database, purging_spares_lookups);
+        shared_tests!($database, no_request_is_refused_by_a_rotation_that_overlaps);
     };
     ($database:ty, $test:ident) => {
         #[tokio::test(flavor = "multi_thread")]
@@ -406,6 +408,66 @@ macro_rules! shared_tests {
     };
 }
 pub(crate) use shared_tests;
+
+/// Requests with the old token go on while another rotates it, and until the overlap is over.
+pub(crate) async fn no_request_is_refused_by_a_rotation_that_overlaps(
+    store: Arc<impl SessionRegistry>,
+) {
+    for _ in 0..20 {
+        let first = inserted(&*store).await;
+        let is_done = Arc::new(AtomicBool::new(false));
+        let asking = {
+            let (store, token, is_done) = (
+                Arc::clone(&store),
+                first.token.clone(),
+                Arc::clone(&is_done),
+            );
+            tokio::spawn(async move {
+                let (mut found, mut ends) = (0, BTreeSet::new());
+                while !is_done.load(Ordering::Relaxed) || found == 0 {
+                    let session = store.find(&token).await.expect("an answer");
+                    let session = session.expect("it goes on");
+                    ends.insert((session.details.is_replaced, session.expires_at));
+                    found += 1;
+                }
+                ends
+            })
+        };
+        let (old, mut current) = (going_on(&first), first.clone());
+        for _ in 0..3 {
+            let new = session(&*store, first.customer_id.as_str());
+            let replaced = store.replace_overlapping(&going_on(&current), &new).await;
+            let replaced = replaced.expect("an answer").expect("live");
+            assert_eq!(
+                (&replaced.id, replaced.expires_at),
+                (&new.id, new.expires_at)
+            );
+            current = new;
+            tokio::task::yield_now().await;
+        }
+        is_done.store(true, Ordering::Relaxed);
+        let ends = asking.await.expect("no panic");
+        let either = [(false, first.expires_at), (true, old.expires_at)];
+        assert!(ends.iter().all(|end| either.contains(end)), "{ends:?}");
+        let found = store.find(&first.token).await.expect("an answer");
+        let found = found.expect("it goes on");
+        assert_eq!(found, old, "as it was given");
+        assert!(store.end(&first.id).await.expect("an answer"));
+        for session in [&first, &current] {
+            let found = store.find(&session.token).await.expect("an answer");
+            assert_eq!(found, None);
+        }
+    }
+}
+
+/// Returns a session as it goes on beside the one that takes its place.
+pub(crate) fn going_on(session: &CustomerSession) -> CustomerSession {
+    let mut session = session.clone();
+    session.expires_at -= TimeDelta::minutes(59);
+    session.details.ends_at = Some(session.expires_at);
+    session.details.is_replaced = true;
+    session
+}
 
 /// A pepper is changed without ending sessions; a wrong one is noticed.
 pub(crate) async fn peppers_form_a_ring(database: &impl Database) {

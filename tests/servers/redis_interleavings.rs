@@ -1,8 +1,8 @@
 //! What happens in Redis when calls meet, and when keys are missing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     CustomerSession, Invalidation, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
     SessionStore as _, SessionSummary, SessionToken, StoreErrorKind, store::RedisStore,
@@ -12,7 +12,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use crate::persistent_store::{inserted, peppers, session, unique};
+use crate::persistent_store::{going_on, inserted, peppers, session, unique};
 use test_support::{
     RegistryExt as _,
     servers::{self, Server},
@@ -222,6 +222,160 @@ impl ConnectionLike for Repeating {
     fn get_db(&self) -> i64 {
         self.0.get_db()
     }
+}
+
+/// A connection that is lost after the script that puts a session in the place of another.
+#[derive(Clone)]
+struct Breaking {
+    connection: MultiplexedConnection,
+    /// The number of commands that get through after that script.
+    after: u32,
+    /// Those that are left of it, once the script has run.
+    left: Arc<Mutex<Option<u32>>>,
+}
+
+impl ConnectionLike for Breaking {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let mut args = command.args_iter();
+            let is_script = matches!(args.next(), Some(Arg::Simple(name)) if name == b"EVALSHA");
+            if let Some(left) = &mut *self.left.lock().expect("no panic")
+                && is_script
+            {
+                let Some(one_less) = left.checked_sub(1) else {
+                    return Err(std::io::Error::other("lost").into());
+                };
+                *left = one_less;
+            }
+            let answer = self.connection.req_packed_command(command).await;
+            // Not if the server did not know the script.
+            let has_run = !matches!(answer, Err(_) | Ok(Value::ServerError(_)));
+            let is_of_customer = is_script
+                && matches!(args.nth(2), Some(Arg::Simple(key)) if key.starts_with(b"cs:c:"));
+            if has_run && is_of_customer {
+                let mut left = self.left.lock().expect("no panic");
+                left.get_or_insert(self.after);
+            }
+            answer
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.connection.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+#[tokio::test]
+async fn an_overlap_that_was_interrupted_ends_as_it_should() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    for after in 0..4 {
+        let first = inserted(&store).await;
+        let (old, new) = (
+            going_on(&first),
+            session(&store, first.customer_id.as_str()),
+        );
+        let breaking = Breaking {
+            connection: by_hand.clone(),
+            left: Arc::default(),
+            after,
+        };
+        let breaking = RedisStore::new(breaking, peppers());
+        let replaced = breaking.replace_overlapping(&old, &new).await;
+        assert!(replaced.expect("an answer").is_some(), "{after}");
+
+        let found = store.find(&first.token).await.expect("an answer");
+        assert_eq!(found, Some(old.clone()), "{after}");
+        let another = session(&store, first.customer_id.as_str());
+        let replaced = store.replace(&first.id, &another, None).await;
+        assert_eq!(replaced.expect("an answer"), None, "{after}");
+        let replaced = store.replace_overlapping(&old, &another).await;
+        assert_eq!(replaced.expect("an answer"), None, "{after}");
+        let mut child = session(&store, first.customer_id.as_str());
+        child.details.parent = Some(first.id.clone());
+        let derived = store.derive(&first.id, &child).await;
+        assert_eq!(derived.expect("an answer"), None, "{after}");
+        let limit = SessionLimit::refuse(2);
+        store
+            .insert(&another, Some(&limit))
+            .await
+            .expect("one counts");
+
+        let others = Revocation::Others {
+            customer: first.customer_id.clone(),
+            keep: first.id.clone(),
+        };
+        if after % 2 == 0 {
+            assert!(store.revoke(&others).await.expect("an answer").any);
+            assert!(!is_found(&store, &another).await && is_found(&store, &new).await);
+        }
+        assert!(store.end(&new.id).await.expect("revoked"));
+        assert!(
+            !is_found(&store, &first).await && !is_found(&store, &new).await,
+            "{after}"
+        );
+    }
+    // Also by the time of creation, which is not known of the old one before its record says it.
+    let first = inserted(&store).await;
+    let (old, new) = (
+        going_on(&first),
+        session(&store, first.customer_id.as_str()),
+    );
+    let breaking = Breaking {
+        connection: by_hand.clone(),
+        left: Arc::default(),
+        after: 0,
+    };
+    let breaking = RedisStore::new(breaking, peppers());
+    let replaced = breaking.replace_overlapping(&old, &new).await;
+    replaced.expect("an answer").expect("live");
+    let before = Revocation::CreatedBefore(first.created_at);
+    store.revoke(&before).await.expect("an answer");
+    assert!(!is_found(&store, &first).await && is_found(&store, &new).await);
+    assert!(store.end(&new.id).await.expect("revoked"));
+    assert_eq!(keys(&mut by_hand, "cs:[sd]:*").await, Vec::<Vec<u8>>::new());
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_an_overlap() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let mut current = inserted(&store).await;
+    let customer = current.customer_id.clone();
+    for _ in 0..5 {
+        let next = session(&store, customer.as_str());
+        let mut old = going_on(&current);
+        old.expires_at = Utc::now() - TimeDelta::minutes(1);
+        old.expires_at = old.expires_at.trunc_subsecs(6);
+        let replaced = store.replace_overlapping(&old, &next).await;
+        replaced.expect("an answer").expect("live");
+        current = next;
+    }
+    let in_set: u64 = by_hand
+        .zcard(format!("cs:s:{{={customer}}}"))
+        .await
+        .expect("a number");
+    assert_eq!(in_set, 6);
+    assert_eq!(
+        store.purge_expired(Utc::now(), 100).await.expect("purged"),
+        5
+    );
+    assert_eq!(keys(&mut by_hand, "cs:t:*").await.len(), 1);
+    assert!(is_found(&store, &current).await);
+    assert!(store.end(&current.id).await.expect("revoked"));
+    let left = keys(&mut by_hand, "cs:[tsdcu]:*").await;
+    assert_eq!(left, Vec::<Vec<u8>>::new());
 }
 
 #[tokio::test]

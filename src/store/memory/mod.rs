@@ -16,9 +16,12 @@ use sha2::{Digest, Sha256};
 
 use self::tables::{Tables, TokenHash};
 use super::{
-    error::{StoreError, customer_is_deleted, parent_is_child},
+    error::{StoreError, child_does_not_overlap, customer_is_deleted, parent_is_child},
     traits::{SessionRegistry, SessionStore},
-    validation::{check_customer, check_is_child, check_is_no_child, check_session},
+    validation::{
+        check_customer, check_is_child, check_is_current, check_is_no_child, check_overlap,
+        check_session,
+    },
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -122,9 +125,10 @@ impl SessionRegistry for MemoryStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
+        check_is_current(new)?;
         let hash = hash(&new.token);
         let mut tables = self.write();
-        if !tables.sessions.contains_key(old) {
+        if !tables.is_current(old) {
             return Ok(None);
         }
         tables.check_new(new, &hash)?;
@@ -137,6 +141,24 @@ impl SessionRegistry for MemoryStore {
         Ok(Some(replaced))
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_overlap(old, new)?;
+        let hash = hash(&new.token);
+        let mut tables = self.write();
+        if !tables.is_current(&old.id) || !tables.is_of_customer(&old.id, &new.customer_id) {
+            return Ok(None);
+        }
+        if tables.is_child(&old.id) {
+            return Err(child_does_not_overlap(&old.id));
+        }
+        tables.check_new(new, &hash)?;
+        Ok(Some(tables.replace_overlapping(old, new, hash)))
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,
@@ -145,11 +167,11 @@ impl SessionRegistry for MemoryStore {
         check_is_child(child, parent)?;
         let hash = hash(&child.token);
         let mut tables = self.write();
+        if !tables.is_current(parent) || !tables.is_of_customer(parent, &child.customer_id) {
+            return Ok(None);
+        }
         if tables.is_child(parent) {
             return Err(parent_is_child(parent));
-        }
-        if !tables.is_of_customer(parent, &child.customer_id) {
-            return Ok(None);
         }
         tables.check_new(child, &hash)?;
         Ok(Some(tables.derive(parent, child, hash)))

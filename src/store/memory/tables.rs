@@ -173,6 +173,34 @@ impl Tables {
         stored
     }
 
+    /// Puts `new` in the place of `old`, which goes on as it is given, and returns `new` as stored.
+    pub(super) fn replace_overlapping(
+        &mut self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+        token_hash: TokenHash,
+    ) -> CustomerSession {
+        let customer = self.known(new);
+        self.families.replace(&old.id, &SessionSummary::from(new));
+        let family = self.families.first(&old.id).clone();
+        self.children.insert(family, old.id.clone());
+        if let Some(row) = self.sessions.get_mut(&old.id) {
+            let last_used_at = row.summary.details.last_used_at;
+            self.by_expiry
+                .remove(&(row.summary.expires_at, old.id.clone()));
+            self.by_expiry.insert((old.expires_at, old.id.clone()));
+            row.summary.expires_at = old.expires_at;
+            row.summary.details = old.details.clone();
+            row.summary.details.last_used_at = last_used_at;
+        }
+        self.add(new, token_hash, customer)
+    }
+
+    /// Returns `true` if the session is there, and no other has taken its place.
+    pub(super) fn is_current(&self, id: &SessionId) -> bool {
+        self.sessions.contains_key(id) && self.families.current(id) == id
+    }
+
     /// Returns `true` if the session is there and was derived.
     pub(super) fn is_child(&self, id: &SessionId) -> bool {
         self.children.parent(id).is_some()

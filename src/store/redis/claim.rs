@@ -115,7 +115,8 @@ impl RedisStore {
         };
         let mut found = self.scripts.found.key(self.keys.customer(&customer));
         found.key(self.keys.sessions(&customer)).arg(member);
-        let is_there: Option<Vec<u8>> = self.send(Request::Script(&found), new.context).await?;
+        let is_there: Option<(Vec<u8>, Option<i64>)> =
+            self.send(Request::Script(&found), new.context).await?;
         if let (None, Some(family)) = (&is_there, family) {
             return Ok(self.get(family, new.context).await?.is_some());
         }

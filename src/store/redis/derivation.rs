@@ -6,6 +6,7 @@ use super::{
     RedisStore,
     connection::Request,
     insertion::{New, is_certain},
+    keys::Packed,
     lookup::Location,
 };
 use crate::{
@@ -20,7 +21,18 @@ use crate::{
 const MAX_CHILDREN: u32 = 100;
 
 /// Length of the longest identifiers of a parent and its child, in bytes: a child is kept with both.
-const MAX_ID_LEN: usize = 8 * 1024;
+const MAX_ID_LEN_IN_TREE: usize = 8 * 1024;
+
+/// Refuses identifiers that are too long to be kept together.
+pub(super) fn check_ids_of_child(child: &Packed, family: &Packed) -> Result<(), StoreError> {
+    let is_long = |id: &&Packed| id.as_bytes().len() > MAX_ID_LEN_IN_TREE;
+    match [child, family].iter().any(is_long) {
+        false => Ok(()),
+        true => Err(StoreError::invalid(format!(
+            "an identifier is longer than {MAX_ID_LEN_IN_TREE} bytes"
+        ))),
+    }
+}
 
 /// The outcome of making a child live.
 enum Committed {
@@ -45,17 +57,13 @@ impl RedisStore {
         let Some(place) = self.locate(parent, context).await? else {
             return Ok(None);
         };
+        if place.pointer.customer != new.record.customer || place.is_replaced() {
+            return Ok(None);
+        }
         if place.pointer.parent().is_some() {
             return Err(parent_is_child(parent));
         }
-        if place.pointer.customer != new.record.customer {
-            return Ok(None);
-        }
-        let ids = [&new.record.id, place.family()];
-        if ids.iter().any(|id| id.as_bytes().len() > MAX_ID_LEN) {
-            let why = format!("an identifier is longer than {MAX_ID_LEN} bytes");
-            return Err(StoreError::invalid(why));
-        }
+        check_ids_of_child(&new.record.id, place.family())?;
         let new = New {
             record: new.record.with_parent(Some(place.family().clone())),
             ..new

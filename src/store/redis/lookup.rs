@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use futures_util::future::join4;
 use redis::{Cmd, cmd};
 use serde::Deserialize as _;
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     customer::{Customer, CustomerData},
-    session::{CustomerSession, SessionId},
+    session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
         json::{from_json, to_json},
@@ -40,10 +41,13 @@ pub(super) struct LiveSession {
     customer: Customer,
     /// The time of the last use, in microseconds.
     used_at: Option<i64>,
+    /// The time until which it goes on if another has taken its place, in microseconds.
+    goes_on_until: Option<i64>,
 }
 
-/// The answer of `find.lua`: the place of the hash, the record, the customer, and the last use.
-type LookupAnswer = (usize, Vec<u8>, Vec<u8>, Option<i64>);
+/// The answer of `find.lua`: the place of the hash, the record, the customer, the last use, and the time until
+/// which the session goes on if another has taken its place.
+type LookupAnswer = (usize, Vec<u8>, Vec<u8>, Option<i64>, Option<i64>);
 
 /// The session that an id leads to, live or not.
 #[derive(Debug)]
@@ -56,6 +60,11 @@ impl Location {
     /// Returns the session as the member of its customer's set, unless another has taken its place.
     pub(super) fn member(&self) -> Vec<u8> {
         self.pointer.member(&self.id)
+    }
+
+    /// Returns `true` if the session goes on beside the one that has taken its place.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.pointer.parent() == Some(self.family())
     }
 
     /// Returns the first session of the family.
@@ -89,6 +98,7 @@ impl RedisStore {
             let _ = timeout(REHASH_TIMEOUT, rehash).await;
         }
         let summary = with_last_use(found.record.summary()?, found.used_at)?;
+        let summary = with_overlap(summary, found.goes_on_until)?;
         Ok(Some(summary.into_session(token.clone(), found.customer)))
     }
 
@@ -108,7 +118,8 @@ impl RedisStore {
                 self.read(Request::Script(&find), context).await?
             }
         };
-        let Some((place, bytes, customer, used_at)): Option<LookupAnswer> = found else {
+        let Some((place, bytes, customer, used_at, goes_on_until)): Option<LookupAnswer> = found
+        else {
             return Ok(None);
         };
         let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
@@ -119,6 +130,7 @@ impl RedisStore {
             record,
             bytes,
             used_at,
+            goes_on_until,
         }))
     }
 
@@ -137,7 +149,7 @@ impl RedisStore {
             let mut found = self.scripts.found.key(self.keys.customer(&record.customer));
             found.key(self.keys.sessions(&record.customer));
             found.arg(record.member());
-            let found = self.read::<Option<Vec<u8>>>(Request::Script(&found), context);
+            let found = self.read::<Option<(Vec<u8>, _)>>(Request::Script(&found), context);
             // By a command of its own: while a slot moves, the key of a script must be there.
             let used_at = self.last_use(&record, context);
             let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
@@ -146,13 +158,14 @@ impl RedisStore {
             let (found, epoch, pointer, used_at) = join4(found, epoch, pointer, used_at).await;
             let (found, epoch, pointer, used_at) = (found?, epoch?, pointer?, used_at?);
             let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
-            if pointer.is_none_or(|pointer| pointer.member(&record.id) != record.member()) {
+            if !pointer.is_some_and(|pointer| pointer.leads_to(&record)) {
                 continue;
             }
-            if let Some(customer) = found.filter(|customer| customer.get(1..9) == epoch.as_deref())
+            if let Some((customer, goes_on_until)) = found
                 && epoch.is_some()
+                && customer.get(1..9) == epoch.as_deref()
             {
-                return Ok(Some((place, bytes, customer, used_at)));
+                return Ok(Some((place, bytes, customer, used_at, goes_on_until)));
             }
         }
         Ok(None)
@@ -247,6 +260,22 @@ impl RedisStore {
         let swapped: u64 = self.send(Request::Script(&swap), context).await?;
         Ok(swapped > 0)
     }
+}
+
+/// Has a session end where it goes on until then beside the one that has taken its place.
+fn with_overlap(
+    mut summary: SessionSummary,
+    until: Option<i64>,
+) -> Result<SessionSummary, StoreError> {
+    if let Some(until) = until {
+        let until = DateTime::from_timestamp_micros(until);
+        let corrupt =
+            || StoreError::corrupt(format!("session {}: its score is corrupt", summary.id));
+        summary.expires_at = summary.expires_at.min(until.ok_or_else(corrupt)?);
+        summary.details.ends_at = Some(summary.expires_at);
+        summary.details.is_replaced = true;
+    }
+    Ok(summary)
 }
 
 /// Reads the customer of a session: a byte for the kind, the epoch, and JSON.

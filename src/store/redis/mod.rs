@@ -13,6 +13,7 @@ mod link;
 mod listing;
 mod lookup;
 mod options;
+mod overlap;
 mod password;
 mod probe;
 mod purge;

@@ -106,6 +106,11 @@ impl Record {
         member(&self.id, self.expires_at, self.parent.as_ref())
     }
 
+    /// Returns `true` if it goes on beside the session that has taken its place: as a child of its own family.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.parent.as_ref() == Some(self.family.as_ref().unwrap_or(&self.id))
+    }
+
     pub(super) fn created_at(&self) -> i64 {
         self.created_at
     }
@@ -235,6 +240,15 @@ impl Pointer {
             family: record.family.clone(),
             parent: record.parent.clone(),
         }
+    }
+
+    /// Returns `true` if it leads to a session, or to the family of one that goes on beside another: what ends
+    /// the family ends it.
+    pub(super) fn leads_to(&self, record: &Record) -> bool {
+        let id = &record.id;
+        let is_of_family = record.parent.as_ref() == Some(self.family(id));
+        self.customer == record.customer
+            && (self.member(id) == record.member() || record.is_replaced() && is_of_family)
     }
 
     /// Returns the session, by its id, as the member of a set.

@@ -63,6 +63,15 @@ impl SessionRegistry for RedisStore {
         self.replace_session(old, new, limit, &context).await
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let context = format!("replacing session {} with {}", old.id, new.id);
+        self.replace_with_overlap(old, new, &context).await
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,

@@ -8,17 +8,22 @@ use super::{
     insertion::{Ended, New, is_certain, limit_args},
     keys::Packed,
     lookup::Location,
+    record::Record,
+    score::{Band, score_until},
 };
 use crate::{
     registry::{Inserted, SessionLimit},
     session::{CustomerSession, SessionId},
-    store::error::{StoreError, limit_is_reached},
+    store::{
+        error::{StoreError, limit_is_reached},
+        validation::check_is_current,
+    },
 };
 
 /// A session that is live, and the sessions that a limit has ended.
-struct Replaced {
+pub(super) struct Replaced {
     /// The customer, as JSON.
-    customer: String,
+    pub(super) customer: String,
     ended: Ended,
 }
 
@@ -31,12 +36,13 @@ impl RedisStore {
         limit: Option<&SessionLimit>,
         context: &str,
     ) -> Result<Option<Inserted>, StoreError> {
+        check_is_current(session)?;
         self.ready().await?;
         let new = self.new_session(session, context)?;
         let Some(place) = self.locate(old, context).await? else {
             return Ok(None);
         };
-        if place.pointer.customer != new.record.customer {
+        if place.pointer.customer != new.record.customer || place.is_replaced() {
             return Ok(None);
         }
         let new = New {
@@ -45,33 +51,41 @@ impl RedisStore {
             ..new
         };
         let limit = limit.filter(|_| place.pointer.parent().is_none());
-        let claimed = self.claim(&new).await?;
-        let replaced = self.commit_replacement(&new, &place, old, limit).await;
-        match &replaced {
-            Ok(Some(_)) => {
-                // The old token opens nothing any more.
-                self.delete(self.keys.token(&place.pointer.hash), context)
-                    .await;
-            }
-            Ok(None) => self.undo(&new, claimed).await,
-            Err(error) if is_certain(error) => self.undo(&new, claimed).await,
-            Err(_) => {}
-        }
-        match replaced? {
-            Some(Replaced { customer, ended }) => {
-                Ok(Some(self.inserted(&new, customer, ended).await?))
-            }
-            None => Ok(None),
-        }
+        let replaced = self.commit_replacement(&new, &place, limit, None).await?;
+        let Some(Replaced { customer, ended }) = replaced else {
+            return Ok(None);
+        };
+        // The old token opens nothing any more.
+        self.delete(self.keys.token(&place.pointer.hash), context)
+            .await;
+        Ok(Some(self.inserted(&new, customer, ended).await?))
     }
 
     /// Makes a session live in the place of another. Returns `None` if the other one is gone.
-    async fn commit_replacement(
+    pub(super) async fn commit_replacement(
         &self,
         new: &New<'_>,
         place: &Location,
-        old: &SessionId,
         limit: Option<&SessionLimit>,
+        goes_on: Option<&Record>,
+    ) -> Result<Option<Replaced>, StoreError> {
+        let claimed = self.claim(new).await?;
+        let replaced = self.call_replacement(new, place, limit, goes_on).await;
+        match &replaced {
+            Ok(None) => self.undo(new, claimed).await,
+            Err(error) if is_certain(error) => self.undo(new, claimed).await,
+            Ok(Some(_)) | Err(_) => {}
+        }
+        replaced
+    }
+
+    /// Calls the script that puts a session in the place of another, which goes on as it is given, if at all.
+    async fn call_replacement(
+        &self,
+        new: &New<'_>,
+        place: &Location,
+        limit: Option<&SessionLimit>,
+        goes_on: Option<&Record>,
     ) -> Result<Option<Replaced>, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
@@ -91,9 +105,14 @@ impl RedisStore {
         replace.arg(epoch).arg(new.life).arg(new.id_life);
         replace
             .arg(self.keys.channel())
-            .arg(old.as_str())
+            .arg(place.id.text())
             .arg(place.id.as_bytes());
         replace.arg(&limit_args(limit));
+        if let Some(old) = goes_on {
+            replace.arg(score_until(old.expires_at())).arg(old.member());
+            replace.arg(Band::Uncounted.score(old.created_at()));
+            replace.arg(place.family().as_bytes());
+        }
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         let mut ended = Ended::default();
         // Of very many sessions beyond the limit, each attempt ends some.

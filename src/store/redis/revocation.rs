@@ -174,7 +174,12 @@ impl RedisStore {
         revoke.key(self.keys.sessions(customer));
         revoke.key(self.keys.children(customer));
         revoke.key(self.keys.uses(customer));
-        revoke.arg(band.bounds()[0]).arg(band.score(micros));
+        // Below those that do not count are those whose place was taken a moment ago.
+        match band {
+            Band::Uncounted => revoke.arg("-inf"),
+            Band::Sessions => revoke.arg(band.bounds()[0]),
+        };
+        revoke.arg(band.score(micros));
         revoke.arg(epoch.unwrap_or_default());
         revoke.arg(self.keys.channel()).arg(customer.text());
         let mut any = false;

@@ -28,6 +28,7 @@ scripts!(
     due,
     epoch,
     find,
+    forget_overlap with tree,
     found,
     insert with tree room,
     keep,

@@ -79,6 +79,29 @@ macro_rules! erase_customers {
     };
 }
 
+/// True for a session whose place no other has taken. One that goes on beside another is a child of its own
+/// family.
+macro_rules! is_current {
+    () => {
+        "(parent IS NULL OR parent <> coalesce(family, id))"
+    };
+}
+
+/// Begins a statement that has a session go on beside the one that has taken its place. It has `is_parent`, so
+/// that its revocation looks for the others of the family.
+macro_rules! go_on {
+    ($ends_at:literal, $details:literal) => {
+        concat!(
+            "UPDATE customer_sessions SET expires_at = ",
+            $ends_at,
+            ", ends_at = ",
+            $ends_at,
+            ", details = ",
+            $details,
+            ", parent = coalesce(family, id), is_parent = true WHERE id = "
+        )
+    };
+}
 mod customers;
 mod error;
 mod idle_connections;
@@ -150,11 +173,14 @@ const LIVE: &str = concat!(
 const ADD_EPOCH: &str = "INSERT INTO customer_session_epochs (customer_id) \
      SELECT id FROM customer_session_customers WHERE id = $1 AND deleted_at IS NULL \
      ON CONFLICT DO NOTHING";
-/// Returns the family of a live session, if it is the customer's, and its `parent` and `is_parent`. While
-/// the customer's epoch is locked, it stays the one of that session.
-const FAMILY: &str = "SELECT coalesce(s.family, s.id), s.parent, s.is_parent IS NOT NULL FROM customer_sessions s \
-     JOIN customer_session_epochs e ON e.customer_id = s.customer_id AND e.epoch = s.epoch \
-     WHERE s.id = $1 AND s.customer_id = $2";
+/// Returns the family of a live session, if it is the customer's and no other has taken its place, and its
+/// `parent` and `is_parent`. While the customer's epoch is locked, it stays the one of that session.
+const FAMILY: &str = concat!(
+    "SELECT coalesce(family, id), parent, is_parent IS NOT NULL FROM customer_sessions s \
+     WHERE id = $1 AND customer_id = $2 AND ",
+    is_current!(),
+    " AND epoch = (SELECT e.epoch FROM customer_session_epochs e WHERE e.customer_id = s.customer_id)"
+);
 /// Removes a session that another has taken the place of.
 #[cfg_attr(
     not(feature = "sqlite"),

@@ -121,6 +121,16 @@ pub(super) fn bind_session(
     Ok(())
 }
 
+/// Binds the end and the details of a session that goes on beside the one that has taken its place.
+pub(super) fn bind_end(
+    parameters: &mut impl Parameters,
+    session: &CustomerSession,
+) -> Result<(), StoreError> {
+    parameters.time(Some(session.expires_at));
+    parameters.text(details_to_json(&session.details)?.as_deref());
+    Ok(())
+}
+
 /// Reads a row of [`find_statement`](super::find_statement): the session with its last use, and the hash
 /// under which it is kept.
 pub(super) fn found_session(

@@ -3,6 +3,8 @@
 //! A child's `parent` is the family of its parent, so that a rotation of the parent changes no child.
 //! `is_parent` is set in the row of a session that has, or had, children, and goes over to those that take
 //! its place: what ends a session without children looks for none.
+//!
+//! A session that goes on beside the one that has taken its place is a child of its own family.
 
 use super::rows::{self, Columns, Parameters};
 use crate::{
@@ -55,7 +57,7 @@ pub(super) const KEEP: &str = concat!(
 /// Removes the children of sessions that were created before a time.
 pub(super) const DELETE_CHILDREN_CREATED_BEFORE: &str = "DELETE FROM customer_sessions \
      WHERE parent IN (SELECT coalesce(s.family, s.id) FROM customer_sessions s \
-     WHERE s.is_parent AND s.created_at < $1)";
+     WHERE s.is_parent AND s.parent IS NULL AND s.created_at < $1)";
 
 /// The sessions that a revocation of a family has ended.
 #[derive(Default)]

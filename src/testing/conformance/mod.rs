@@ -9,6 +9,7 @@ mod identifiers;
 mod insertion;
 mod limits;
 mod lookups;
+mod overlap;
 mod replacement;
 mod report;
 mod revocation;
@@ -32,7 +33,8 @@ use crate::{
 /// [`Revocation::All`](crate::Revocation::All) is not checked, since it would end the others.
 ///
 /// The rules about [derived](SessionRegistry::derive) sessions are checked if the registry derives
-/// sessions. The rules about [details](crate::SessionDetails) and about [uses](SessionRegistry::touch) are checked
+/// sessions, and those about [overlaps](SessionRegistry::replace_overlapping) if it keeps replaced ones. The
+/// rules about [details](crate::SessionDetails) and about [uses](SessionRegistry::touch) are checked
 /// if the registry says that it [keeps](SessionRegistry::keeps) them.
 ///
 /// For a store that cannot insert sessions there is [`conformance_of_lookups`].
@@ -56,6 +58,7 @@ pub async fn conformance<S: SessionRegistry>(store: S) -> Conformance {
     harness.check_families(&mut report).await;
     harness.check_limits(&mut report).await;
     harness.check_derivation(&mut report).await;
+    harness.check_overlap(&mut report).await;
     harness.check_details(&mut report).await;
     harness.check_uses(&mut report).await;
     harness.check_identifiers(&mut report).await;

@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 56);
+    assert!(report.rules().count() >= 63);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -188,6 +188,38 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             DerivesPastRevocations,
             "no derivation outlives a revocation of its customer",
+        ),
+        (
+            EndsReplacedAtOnce,
+            "a replaced session that goes on has its new end",
+        ),
+        (
+            KeepsTheEndOfReplaced,
+            "a replaced session that goes on has its new end",
+        ),
+        (
+            ReplacesWhatGoesOn,
+            "a replaced session that goes on is not replaced again",
+        ),
+        (
+            EndsOverlapsAlone,
+            "revoking one of two sessions that overlap ends both",
+        ),
+        (
+            KeepsNoOverlap,
+            "keeping one of two sessions that overlap keeps both",
+        ),
+        (
+            CountsOverlaps,
+            "a replaced session that goes on counts for no limit, and ends with the other by it",
+        ),
+        (
+            OverlapsPastRevocations,
+            "no overlap outlives a revocation of the session",
+        ),
+        (
+            OverlapsPastRevocations,
+            "no overlap outlives a revocation of the customer",
         ),
         (
             ForgetsCustomersInUse,

@@ -76,6 +76,13 @@ pub(crate) enum Mistake {
     EndsChildrenOfReplaced,
     CountsChildren,
     DerivesPastRevocations,
+    EndsReplacedAtOnce,
+    KeepsTheEndOfReplaced,
+    ReplacesWhatGoesOn,
+    EndsOverlapsAlone,
+    KeepsNoOverlap,
+    CountsOverlaps,
+    OverlapsPastRevocations,
     ComparesLoosely(Method),
 }
 
@@ -98,6 +105,8 @@ pub(crate) struct Wrong {
     mistake: Mistake,
     last: Arc<Mutex<Option<CustomerSession>>>,
     replaced: Arc<Mutex<Vec<CustomerSession>>>,
+    /// Replaced sessions that go on.
+    going_on: Arc<Mutex<Vec<CustomerSession>>>,
     /// Deleted customers, as they were before.
     deleted: Arc<Mutex<Vec<Customer>>>,
     /// Customers all of whose sessions were revoked.
@@ -112,6 +121,7 @@ impl Wrong {
             mistake,
             last: Arc::default(),
             replaced: Arc::default(),
+            going_on: Arc::default(),
             deleted: Arc::default(),
             revoked: Arc::default(),
             all: Arc::default(),
@@ -140,6 +150,13 @@ impl SessionStore for Wrong {
         if found.is_none() && self.is(ReplaysAfterRotation) {
             let replaced = self.replaced.lock().expect("no panic");
             found = replaced
+                .iter()
+                .find(|session| session.token == *token)
+                .cloned();
+        }
+        if found.is_none() && self.is(EndsOverlapsAlone) {
+            let going_on = self.going_on.lock().expect("no panic");
+            found = going_on
                 .iter()
                 .find(|session| session.token == *token)
                 .cloned();
@@ -202,6 +219,12 @@ impl Wrong {
                 .clone(),
             false => id.clone(),
         }
+    }
+
+    /// Returns `true` if a replaced session went on.
+    fn goes_on(&self, id: &SessionId) -> bool {
+        let going_on = self.going_on.lock().expect("no panic");
+        going_on.iter().any(|session| session.id == *id)
     }
 
     /// Returns the customer id that `id` is another spelling of, if this method compares loosely.
@@ -388,7 +411,10 @@ impl SessionRegistry for Wrong {
             return Ok(Inserted::new(session));
         }
         match (self.mistake, limit) {
-            (Mistake::CountsLinks | Mistake::CountsChildren, Some(limit)) => {
+            (
+                Mistake::CountsLinks | Mistake::CountsChildren | Mistake::CountsOverlaps,
+                Some(limit),
+            ) => {
                 return self.insert_racily(&session, limit).await;
             }
             (Mistake::CountsBeforeItWaits, Some(limit)) => {
@@ -495,6 +521,9 @@ impl SessionRegistry for Wrong {
             return self.replace_limited(old, new, limit).await;
         }
         let replaced = self.inner.replace(old, new, None).await?;
+        if replaced.is_none() && self.is(Mistake::ReplacesWhatGoesOn) && self.goes_on(old) {
+            return Ok(Some(self.inner.insert(new, None).await?));
+        }
         if let Some(at) = new
             .details
             .last_used_at
@@ -505,6 +534,43 @@ impl SessionRegistry for Wrong {
         }
         if self.is(Mistake::RotationUndoesUpdate) {
             self.inner.update_customer(&new.customer).await?;
+        }
+        Ok(replaced)
+    }
+
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let mut kept = old.clone();
+        match self.mistake {
+            Mistake::EndsReplacedAtOnce => {
+                let replaced = self.inner.replace(&old.id, new, None).await?;
+                return Ok(replaced.map(|replaced| replaced.session));
+            }
+            Mistake::KeepsTheEndOfReplaced => {
+                let list = self.of(&old.customer_id).await?;
+                if let Some(before) = list.iter().find(|session| session.id == old.id) {
+                    kept.expires_at = before.expires_at;
+                }
+            }
+            Mistake::OverlapsPastRevocations => {
+                // Reads, awaits, and writes whatever has become of it.
+                let list = self.of(&old.customer_id).await?;
+                let was_there = list.iter().any(|session| session.id == old.id);
+                tokio::task::yield_now().await;
+                let replaced = self.inner.replace_overlapping(old, new).await?;
+                if replaced.is_none() && was_there {
+                    self.inner.insert(new, None).await?;
+                }
+                return Ok(replaced);
+            }
+            _ => {}
+        }
+        let replaced = self.inner.replace_overlapping(&kept, new).await?;
+        if replaced.is_some() {
+            self.going_on.lock().expect("no panic").push(kept);
         }
         Ok(replaced)
     }
@@ -584,6 +650,11 @@ impl SessionRegistry for Wrong {
             }
             (Mistake::KeepsNoSuccessor, Revocation::Others { customer, keep })
                 if self.was_replaced(keep) =>
+            {
+                what = Revocation::Customer(customer.clone());
+            }
+            (Mistake::KeepsNoOverlap, Revocation::Others { customer, keep })
+                if self.goes_on(keep) =>
             {
                 what = Revocation::Customer(customer.clone());
             }

@@ -188,6 +188,14 @@ impl SessionRegistry for ProbeStore {
         self.inner.replace(old, new, limit).await
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner.replace_overlapping(old, new).await
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,

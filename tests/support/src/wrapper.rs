@@ -40,6 +40,14 @@ pub trait StoreWrapper: Send + Sync + 'static {
         self.inner().replace(old, new, limit).await
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.inner().replace_overlapping(old, new).await
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,
@@ -112,6 +120,14 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError> {
         self.0.replace(old, new, limit).await
+    }
+
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        self.0.replace_overlapping(old, new).await
     }
 
     async fn derive(

@@ -7,7 +7,9 @@
 --                                   epoch alone is what stays of a deleted customer without sessions
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
 --                                   the id, and the time at which it expires. The scores of links and of
---                                   children are lower by 2^53, since they do not count for a limit
+--                                   children are lower by 2^53, since they do not count for a limit. The
+--                                   score of one whose place was just taken, and which goes on for a while,
+--                                   is twice the end of that, lower by 2^54
 --   <prefix>u:{<customer>}          a hash: when sessions in that set were last used, by their ids. It is
 --                                   there once a session was used
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
@@ -58,6 +60,18 @@ local function packed_id_of(member)
   return string.sub(member, from, -9)
 end
 local function id_of(member) return unpack_id(packed_id_of(member)) end
+
+-- Until when a session goes on whose place another has taken, by its score; nothing for any other.
+local function overlap_end(score)
+  score = tonumber(score)
+  if score < -9007199254740992 then return string.format('%.0f', (score + 18014398509481984) / 2) end
+end
+
+-- Whether a session is in its customer's set, and no other has taken its place.
+local function is_current(sessions_key, member)
+  local score = redis.call('ZSCORE', sessions_key, member)
+  return score and not overlap_end(score)
+end
 
 local function kind_of(customer) return string.sub(customer, 1, 1) end
 local function epoch_of(customer) return string.sub(customer, 2, 9) end

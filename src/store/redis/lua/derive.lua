@@ -4,7 +4,7 @@
 local parent, family, child, score, epoch, life, now, max = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
-if not redis.call('ZSCORE', KEYS[2], parent) then return { 'gone' } end
+if not is_current(KEYS[2], parent) then return { 'gone' } end
 -- The driver repeats a call whose answer was lost.
 if redis.call('ZSCORE', KEYS[2], child) then return { 'there', string.sub(customer, 10) } end
 local text, live = about('C', family), 0

@@ -1,5 +1,5 @@
--- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record, the customer, and
--- the last use.
+-- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record, the customer, the
+-- last use, and until when it goes on if another has taken its place.
 -- For a single server, where the keys need not be named.
 for place = 1, #ARGV do
   local record = redis.call('GET', KEYS[1] .. 't:' .. ARGV[place])
@@ -10,10 +10,10 @@ for place = 1, #ARGV do
     if not is_whole then return redis.error_reply('CORRUPT its record is corrupt') end
     local key = KEYS[1] .. 'c:{' .. customer .. '}'
     local found = redis.call('GET', key)
-    if found and redis.call('ZSCORE', KEYS[1] .. 's:{' .. customer .. '}', member)
-      and epoch_of(found) == redis.call('GET', KEYS[1] .. 'a:{' .. shard .. '}') then
+    local score = found and redis.call('ZSCORE', KEYS[1] .. 's:{' .. customer .. '}', member)
+    if score and epoch_of(found) == redis.call('GET', KEYS[1] .. 'a:{' .. shard .. '}') then
       local used = redis.call('HGET', KEYS[1] .. 'u:{' .. customer .. '}', packed_id_of(member))
-      return { place, record, found, used }
+      return { place, record, found, used, overlap_end(score) or false }
     end
   end
 end

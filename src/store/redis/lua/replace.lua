@@ -1,14 +1,16 @@
 -- KEYS: c:, s:, f:, m:, d:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
 -- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
--- happens beyond that, and since when a session must have been used to count, as for an insertion.
+-- happens beyond that, and since when a session must have been used to count, as for an insertion; and, if the
+-- old one goes on as a child, its score until that is known, the child, its score, and the family.
 -- Answers 'done' and the customer, 'there' and the customer if that was done already, or why not: 'gone' if the old
 -- one was not live. 'more' means that the call must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
-local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since = unpack(ARGV)
+local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since,
+  score_of_old, child, score_of_child, family = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
 local answer = { 'done', string.sub(customer, 10) }
 local left = redis.call('PTTL', KEYS[2])
-if not redis.call('ZSCORE', KEYS[2], old) then
+if not is_current(KEYS[2], old) then
   -- The driver repeats a call whose answer was lost.
   local is_repeated = redis.call('GET', KEYS[3]) == new and redis.call('ZSCORE', KEYS[2], new)
   return is_repeated and { 'there', answer[2] } or { 'gone' }
@@ -16,7 +18,20 @@ end
 answer[1] = make_room(KEYS[2], KEYS[5], KEYS[6], channel, tonumber(created), max, when_full, since, old, answer)
 if answer[1] == 'full' then return { 'full' } end
 if answer[1] == 'more' then return answer end
-remove(KEYS[2], KEYS[6], old)
+if child then
+  redis.call('ZADD', KEYS[2], score_of_old, old, score_of_child, child)
+  -- For a service that never purges: what went on like this over a day ago goes.
+  local long_ago = now_by_clock() - 86400000000
+  for _, other in ipairs(children_of(KEYS[5], KEYS[2], family)) do
+    if expires_of(other) < long_ago then
+      remove(KEYS[2], KEYS[6], other)
+      forget_in_trees(KEYS[5], other)
+    end
+  end
+  redis.call('ZADD', KEYS[5], 0, about('C', family) .. old, 0, child_entry(child))
+else
+  remove(KEYS[2], KEYS[6], old)
+end
 redis.call('ZADD', KEYS[2], score, new)
 local left_of_trees = redis.call('PTTL', KEYS[5])
 if left_of_trees >= -1 then
@@ -24,11 +39,10 @@ if left_of_trees >= -1 then
     redis.call('ZREM', KEYS[5], child_entry(old))
     redis.call('ZADD', KEYS[5], 0, child_entry(new))
   else
-    local family = family_of_parent(KEYS[5], old)
-    if family then
-      redis.call('ZREM', KEYS[5], about('P', old) .. family)
-      redis.call('ZADD', KEYS[5], 0, about('P', new) .. family)
-    end
+    local of_parent = family_of_parent(KEYS[5], old)
+    if of_parent then redis.call('ZREM', KEYS[5], about('P', old) .. of_parent) end
+    of_parent = of_parent or child and family
+    if of_parent then redis.call('ZADD', KEYS[5], 0, about('P', new) .. of_parent) end
   end
   redis.call('PEXPIRE', KEYS[5], math.max(left_of_trees, tonumber(life)))
 end

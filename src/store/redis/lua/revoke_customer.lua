@@ -13,7 +13,9 @@ local kept = {}
 if keep and redis.call('ZSCORE', KEYS[2], keep) then
   local root = keep
   if is_child(keep) then root = redis.call('GET', KEYS[7]) or parent end
-  for _, member in ipairs(children_of(KEYS[4], KEYS[2], family)) do table.insert(kept, member) end
+  for _, member in ipairs(children_of(KEYS[4], KEYS[2], family)) do
+    if is_current(KEYS[2], member) then table.insert(kept, member) end
+  end
   if root ~= '' and redis.call('ZSCORE', KEYS[2], root) then table.insert(kept, root) end
 end
 if count == #kept then return { 0, 0 } end

@@ -6,6 +6,9 @@
 --
 -- The first of the two has its length before it. A child is 'c', the family of its parent with its length,
 -- and then what any session is. What is left of a child that is gone opens nothing.
+--
+-- A session that goes on beside the one that has taken its place is a child of its own family. Its record says
+-- so a moment later; until then it is there a second time, as it was, with the score that ends it.
 
 -- The beginning of texts about something.
 local function about(kind, name) return kind .. struct.pack('>H', #name) .. name end
@@ -46,7 +49,7 @@ local function end_children(key, sessions, uses, channel, family, on_end)
     local score = redis.call('ZSCORE', sessions, child)
     remove(sessions, uses, child)
     redis.call('PUBLISH', channel, 'session:' .. id_of(child))
-    if on_end then on_end(child, string.format('%.0f', tonumber(score) + 9007199254740992)) end
+    if on_end and is_child(child) then on_end(child, string.format('%.0f', tonumber(score) + 9007199254740992)) end
   end
   for _, entry in ipairs(beginning(key, about('C', family))) do redis.call('ZREM', key, entry) end
 end

@@ -7,7 +7,10 @@ use tokio::time::timeout;
 
 use super::{
     PostgresStore,
-    statements::{ANNOUNCE, DERIVE, INSERT, INSERT_FOR_EXTERNAL, REHASH, REPLACE, UPDATE_CUSTOMER},
+    statements::{
+        ANNOUNCE, DERIVE, INSERT, INSERT_FOR_EXTERNAL, REHASH, REPLACE, REPLACE_OVERLAPPING,
+        UPDATE_CUSTOMER,
+    },
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -17,7 +20,9 @@ use crate::{
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted, id_is_taken, parent_is_child},
+        error::{
+            StoreError, child_does_not_overlap, customer_is_deleted, id_is_taken, parent_is_child,
+        },
         messages::message,
         sql::{
             error::store_error,
@@ -26,7 +31,8 @@ use crate::{
         },
         traits::{SessionRegistry, SessionStore},
         validation::{
-            check_customer, check_is_child, check_is_no_child, check_session, is_storable,
+            check_customer, check_is_child, check_is_current, check_is_no_child, check_overlap,
+            check_session, is_storable,
         },
     },
     token::{SessionToken, TokenFormat},
@@ -171,6 +177,30 @@ impl PostgresStore {
         row.transpose()
     }
 
+    /// Adds a session by [`DERIVE`] or [`REPLACE_OVERLAPPING`]. `is_child` is the error if the old session was
+    /// derived.
+    async fn add_beside(
+        &self,
+        statement: &'static str,
+        parameters: PgArguments,
+        new: &CustomerSession,
+        is_child: impl FnOnce() -> StoreError + Send,
+        context: impl Fn() -> String + Send,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        let rows = self.fetch_all(statement, parameters, &context).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let was_child = row.flag(27);
+        if was_child.map_err(|error| store_error(context(), error))? {
+            return Err(is_child());
+        }
+        match self.added(row, new, context)? {
+            Ok(added) => Ok(Some(added.session)),
+            Err(_) => Err(id_is_taken(&new.id)),
+        }
+    }
+
     /// Reads a row of [`INSERT`], [`REPLACE`] or [`DERIVE`].
     pub(super) fn added(
         &self,
@@ -226,6 +256,7 @@ impl SessionRegistry for PostgresStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
+        check_is_current(new)?;
         if !is_storable(old.as_str()) {
             return Ok(None);
         }
@@ -240,6 +271,20 @@ impl SessionRegistry for PostgresStore {
         }
     }
 
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_overlap(old, new)?;
+        let context = || format!("replacing session {} with {}", old.id, new.id);
+        let mut parameters = self.replacement(&old.id, new)?;
+        rows::bind_end(&mut parameters, old)?;
+        let is_child = || child_does_not_overlap(&old.id);
+        self.add_beside(REPLACE_OVERLAPPING, parameters, new, is_child, context)
+            .await
+    }
+
     async fn derive(
         &self,
         parent: &SessionId,
@@ -251,18 +296,9 @@ impl SessionRegistry for PostgresStore {
         }
         let context = || format!("deriving session {} from {parent}", child.id);
         let parameters = self.replacement(parent, child)?;
-        let rows = self.fetch_all(DERIVE, parameters, context).await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        let is_child = row.flag(27);
-        if is_child.map_err(|error| store_error(context(), error))? {
-            return Err(parent_is_child(parent));
-        }
-        match self.added(row, child, context)? {
-            Ok(derived) => Ok(Some(derived.session)),
-            Err(_) => Err(id_is_taken(&child.id)),
-        }
+        let is_child = || parent_is_child(parent);
+        self.add_beside(DERIVE, parameters, child, is_child, context)
+            .await
     }
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {

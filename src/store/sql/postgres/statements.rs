@@ -117,7 +117,7 @@ macro_rules! beside_old_session {
     ($lock:literal) => {
         concat!(
             "locked AS MATERIALIZED (SELECT id, coalesce(family, id) AS family, epoch, parent, is_parent \
-             FROM customer_sessions WHERE id = $10 AND customer_id = $1 \
+             FROM customer_sessions WHERE id = $10 AND customer_id = $1 AND ", is_current!(), " \
              AND (SELECT count(*) FROM epoch) >= 0 ", $lock, "), \
              old AS MATERIALIZED (SELECT l.* FROM locked l JOIN epoch ON epoch.epoch = l.epoch), \
              c AS MATERIALIZED (SELECT ",
@@ -160,6 +160,25 @@ pub(super) const REPLACE: &str = concat!(
      gone AS (DELETE FROM customer_sessions WHERE id = $10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
     ", EXISTS (SELECT 1 FROM taken) FROM old CROSS JOIN c LEFT JOIN s ON true"
+);
+
+/// Returns what [`REPLACE`] does, and `true` if the old session is a child. It goes on until `$11`, with the
+/// details `$12`.
+pub(super) const REPLACE_OVERLAPPING: &str = concat!(
+    adding_session!(),
+    beside_old_session!("FOR UPDATE"),
+    insert_session!(
+        "old.epoch, old.family, NULL, true",
+        "old JOIN c ON old.parent IS NULL"
+    ),
+    "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
+     SELECT old.id, old.family, $1, greatest($6, $7) FROM old CROSS JOIN s), \
+     goes_on AS (",
+    go_on!("$11", "$12"),
+    "$10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
+    session_columns!(),
+    ", EXISTS (SELECT 1 FROM taken), old.parent IS NOT NULL \
+     FROM old CROSS JOIN c LEFT JOIN s ON true"
 );
 
 pub(super) const INSERT_CUSTOMER_IF_NEW: &str = concat!(

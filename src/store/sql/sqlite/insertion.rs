@@ -33,6 +33,9 @@ pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations
 pub(super) const SET_PARENT: &str =
     "UPDATE customer_sessions SET is_parent = 1 WHERE id = $1 AND is_parent IS NULL";
 
+/// Has a session go on beside the one that has taken its place.
+pub(super) const GO_ON: &str = concat!(go_on!("$1", "$2"), "$3");
+
 /// The statement that selects the session of one hash.
 pub(super) const FIND_BY_HASH: &str = concat!(
     "SELECT ",

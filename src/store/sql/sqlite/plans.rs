@@ -37,6 +37,7 @@ async fn no_statement_reads_a_whole_table() {
         registry::NOTE_NO_REMAINS,
         insertion::INSERT,
         insertion::SET_PARENT,
+        insertion::GO_ON,
         sql::CUSTOMERS,
         customers::FORGET,
         customers::ERASE,

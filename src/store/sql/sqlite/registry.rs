@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     SqliteStore,
-    insertion::{Place, SET_PARENT},
+    insertion::{GO_ON, Place, SET_PARENT},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -16,14 +16,17 @@ use crate::{
     session::{CustomerSession, SessionId},
     shared_caches::SharedCaches,
     store::{
-        error::{StoreError, customer_is_deleted, parent_is_child},
+        error::{StoreError, child_does_not_overlap, customer_is_deleted, parent_is_child},
         sql::{
             self,
             rows::{self, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
         },
         traits::{SessionRegistry, SessionStore},
-        validation::{check_customer, check_is_child, check_is_no_child, check_session},
+        validation::{
+            check_customer, check_is_child, check_is_current, check_is_no_child, check_overlap,
+            check_session,
+        },
     },
     token::{SessionToken, TokenFormat},
 };
@@ -168,6 +171,7 @@ impl SessionRegistry for SqliteStore {
         limit: Option<&SessionLimit>,
     ) -> Result<Option<Inserted>, StoreError> {
         check_session(new)?;
+        check_is_current(new)?;
         let hash = self.shared.sql.peppers.hash(&new.token);
         let context = format!("replacing session {old} with {}", new.id);
         let mut transaction = self.begin(context).await?;
@@ -183,6 +187,33 @@ impl SessionRegistry for SqliteStore {
         replaced.ended = ended;
         transaction.commit().await?;
         Ok(Some(replaced))
+    }
+
+    async fn replace_overlapping(
+        &self,
+        old: &CustomerSession,
+        new: &CustomerSession,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_overlap(old, new)?;
+        let hash = self.shared.sql.peppers.hash(&new.token);
+        let context = format!("replacing session {} with {}", old.id, new.id);
+        let mut transaction = self.begin(context).await?;
+        let Some(mut place) = transaction.place(&old.id, &new.customer_id).await? else {
+            return Ok(None);
+        };
+        if place.parent.is_some() {
+            return Err(child_does_not_overlap(&old.id));
+        }
+        place.is_parent = true;
+        transaction.add(new, &hash, &place).await?;
+        transaction.add_rotation(&old.id, &place, new).await?;
+        let mut parameters = SqliteArguments::default();
+        rows::bind_end(&mut parameters, old)?;
+        parameters.text(Some(old.id.as_str()));
+        transaction.execute(GO_ON, parameters).await?;
+        let stored = transaction.stored(&hash, &new.token).await?;
+        transaction.commit().await?;
+        Ok(Some(stored))
     }
 
     async fn derive(

@@ -1,0 +1,116 @@
+//! Replacement of sessions in Redis after which the old one goes on for a while.
+//!
+//! The script that puts the new session in its place leaves the old one in the customer's set, as it was, with a
+//! score that says until when it goes on, and adds it as a child of its family. Then its record and its pointer
+//! are rewritten to lead to that child, and the other entry is removed. So the old token opens a session all the
+//! time, and after an interruption at any point it does so until the end of the overlap, and no longer.
+
+use super::{
+    RedisStore,
+    claim::minute_of,
+    connection::Request,
+    derivation::check_ids_of_child,
+    insertion::New,
+    lookup::{Location, life},
+    record::{Pointer, Record},
+};
+use crate::{
+    session::CustomerSession,
+    store::{
+        error::{StoreError, child_does_not_overlap},
+        validation::check_overlap,
+    },
+};
+
+impl RedisStore {
+    /// Puts a session in the place of another, which goes on as it is given.
+    pub(super) async fn replace_with_overlap(
+        &self,
+        old: &CustomerSession,
+        session: &CustomerSession,
+        context: &str,
+    ) -> Result<Option<CustomerSession>, StoreError> {
+        check_overlap(old, session)?;
+        self.ready().await?;
+        let new = self.new_session(session, context)?;
+        let Some(place) = self.locate(&old.id, context).await? else {
+            return Ok(None);
+        };
+        if place.pointer.customer != new.record.customer || place.is_replaced() {
+            return Ok(None);
+        }
+        if place.pointer.parent().is_some() {
+            return Err(child_does_not_overlap(&old.id));
+        }
+        let family = place.family().clone();
+        check_ids_of_child(&place.id, &family)?;
+        let Some(before) = self.record(&place.pointer.hash, context).await? else {
+            return Ok(None);
+        };
+        let new = New {
+            record: new.record.with_family(family.clone()),
+            ..new
+        };
+        let goes_on = match family == place.id {
+            true => Record::new(old)?,
+            false => Record::new(old)?.with_family(family.clone()),
+        };
+        let goes_on = goes_on.with_parent(Some(family));
+        let end = goes_on.expires_at();
+        // If this fails, the keys expire.
+        let _ = self
+            .schedule(
+                place.pointer.customer.shard(),
+                minute_of(end),
+                &goes_on.member(),
+                life(end),
+                context,
+            )
+            .await;
+        let replaced = self
+            .commit_replacement(&new, &place, None, Some(&goes_on))
+            .await?;
+        let Some(replaced) = replaced else {
+            return Ok(None);
+        };
+        // If this fails, the score ends it in time.
+        let _ = self.rewrite(&new, &place, &before, &goes_on).await;
+        self.stored(&new, replaced.customer).map(Some)
+    }
+
+    /// Has the token and the id of a session lead to what it goes on as, and then removes what it was.
+    async fn rewrite(
+        &self,
+        new: &New<'_>,
+        place: &Location,
+        before: &Record,
+        goes_on: &Record,
+    ) -> Result<(), StoreError> {
+        let (context, hash) = (new.context, place.pointer.hash);
+        let token = self.keys.token(&hash);
+        let [before_bytes, after] = [before, goes_on].map(Record::to_bytes);
+        let token_life = life(goes_on.expires_at());
+        if !self
+            .swap(token, &before_bytes, &after, token_life, context)
+            .await?
+        {
+            // Another pepper is in use since, and another key.
+            return Ok(());
+        }
+        let pointers = [&place.pointer, &Pointer::new(goes_on, hash)].map(Pointer::to_bytes);
+        let id_life = new.id_life.max(life(before.family_end()));
+        let id = self.keys.id(&place.id);
+        if !self
+            .swap(id, &pointers[0], &pointers[1], id_life, context)
+            .await?
+        {
+            return Ok(());
+        }
+        let sessions = self.keys.sessions(&goes_on.customer);
+        let mut forget = self.scripts.forget_overlap.key(sessions);
+        forget.key(self.keys.children(&goes_on.customer));
+        forget.arg(place.member()).arg(place.family().as_bytes());
+        let _: u64 = self.send(Request::Script(&forget), context).await?;
+        Ok(())
+    }
+}
