@@ -13,7 +13,8 @@ use crate::{
 /// A session is named by its id, or by that of a session that it has replaced: an id leads to the
 /// live session of its *family*, which is a session and all that took its place by
 /// [`replace`](crate::SessionRegistry::replace). Where a session ends, so do those that were
-/// [derived](crate::SessionRegistry::derive) from its family.
+/// [derived](crate::SessionRegistry::derive) from its family, and those of the family that
+/// [go on](crate::SessionRegistry::replace_overlapping) beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Revocation {
@@ -175,8 +176,9 @@ impl SessionUse {
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the
 /// new session's `created_at`, and it has been used since [`used_since`](Self::used_since). A
 /// [one-time link](crate::SessionDetails::is_link) does not count, nor does a session that was
-/// [derived](crate::SessionDetails::parent) from another, nor the one that the new one replaces. Where a
-/// session ends by a limit, those that were derived from it end too.
+/// [derived](crate::SessionDetails::parent) from another, nor one that goes on although it was
+/// [replaced](crate::SessionDetails::is_replaced), nor the one that the new one replaces. Where a session ends by
+/// a limit, those that end with it are among the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -238,8 +240,7 @@ impl SessionLimit {
 pub struct Inserted {
     /// The session as stored, with the customer as the store knows them.
     pub session: CustomerSession,
-    /// The sessions that the [`SessionLimit`] ended, oldest first, and among them those that were derived from
-    /// them.
+    /// The sessions that the [`SessionLimit`] ended, oldest first, and among them those that end with them.
     pub ended: Vec<SessionSummary>,
     /// Further invalidations that this node must record, as in [`Revoked::invalidations`]. A store that
     /// had to repeat itself, and so cannot name all the sessions that the limit ended, names their

@@ -105,6 +105,7 @@ macro_rules! go_on {
 mod customers;
 mod error;
 mod idle_connections;
+mod limits;
 #[cfg(feature = "postgres")]
 pub(super) mod postgres;
 mod rows;
@@ -128,13 +129,7 @@ use self::{
     rows::{Columns, Parameters},
     schema_name::SchemaName,
 };
-use super::error::{StoreError, limit_is_reached};
-use crate::{
-    customer::CustomerId,
-    page::Page,
-    registry::{Revocation, SessionLimit},
-    session::{CustomerSession, SessionId, SessionSummary},
-};
+use crate::{customer::CustomerId, page::Page, registry::Revocation, session::SessionId};
 
 /// The current epoch of the customer `$1`.
 macro_rules! epoch_of_customer {
@@ -362,39 +357,6 @@ fn list<P: Parameters + Default>(customer: &CustomerId, page: &Page) -> (&'stati
     parameters.time(Some(cursor.created_at));
     parameters.text(Some(cursor.id.as_str()));
     (LIST_AFTER, parameters)
-}
-
-/// Returns those of the `live` sessions that must end before `new` is added in the place of `replaced`,
-/// oldest first.
-fn surplus(
-    live: &[impl Columns],
-    new: &CustomerSession,
-    replaced: Option<&SessionId>,
-    limit: &SessionLimit,
-) -> Result<Vec<SessionSummary>, StoreError> {
-    // It takes the place of a child.
-    if new.details.parent.is_some() {
-        return Ok(Vec::new());
-    }
-    let is_replaced = |session: &SessionSummary| Some(&session.id) == replaced;
-    let mut counted = Vec::new();
-    for row in live {
-        let session = rows::summary(row)?;
-        if session.details.counts_for_limits() && !is_replaced(&session) {
-            counted.push(session);
-        }
-    }
-    let surplus = limit.surplus(counted.len());
-    counted.truncate(surplus.ok_or_else(|| limit_is_reached(&new.id))?);
-    Ok(counted)
-}
-
-/// Returns the parameters of [`LIVE`].
-fn live_params<P: Parameters + Default>(new: &CustomerSession, limit: &SessionLimit) -> P {
-    let mut parameters: P = rows::text_params(&[new.customer_id.as_str()]);
-    parameters.time(Some(new.created_at));
-    parameters.time(limit.used_since);
-    parameters
 }
 
 /// Returns the statement that selects the session of any of `hashes` hashes and its customer, in

@@ -16,7 +16,7 @@ use crate::{
     session::{CustomerSession, SessionId, SessionSummary},
     store::{
         error::StoreError,
-        sql::{self, rows, trees},
+        sql::{self, limits, rows, trees},
     },
 };
 
@@ -135,10 +135,10 @@ impl PostgresStore {
         replaced: Option<&SessionId>,
         limit: &SessionLimit,
     ) -> Result<Result<Vec<SessionSummary>, StoreError>, Error> {
-        let live: PgArguments = sql::live_params(new, limit);
+        let live: PgArguments = limits::live_params(new, limit);
         let live = self.sql.query(sql::LIVE, live);
         let live = live.fetch_all(&mut *connection).await?;
-        let ended = match sql::surplus(&live, new, replaced, limit) {
+        let ended = match limits::surplus(&live, new, replaced, limit) {
             Ok(ended) => ended,
             Err(refused) => return Ok(Err(refused)),
         };

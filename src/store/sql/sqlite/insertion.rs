@@ -13,6 +13,7 @@ use crate::{
         sql::{
             self,
             error::store_error,
+            limits,
             rows::{self, Columns as _, Parameters as _},
             trees,
         },
@@ -90,9 +91,9 @@ impl WriteTransaction<'_> {
         let Some(limit) = limit else {
             return Ok(Vec::new());
         };
-        let parameters: SqliteArguments = sql::live_params(new, limit);
+        let parameters: SqliteArguments = limits::live_params(new, limit);
         let live = self.fetch_all(sql::LIVE, parameters).await?;
-        let ended = sql::surplus(&live, new, replaced, limit)?;
+        let ended = limits::surplus(&live, new, replaced, limit)?;
         let mut trees = Vec::new();
         for session in ended {
             let id = trees::end_tree_params(&session.id);
