@@ -1,5 +1,5 @@
 //! Sessions against a model of when they end: at the earliest of `expires_at`, the end that no rotation
-//! moves, and the last use and the idle timeout together; or with a revocation, which ends derived
+//! moves, and the last use and the idle timeout together; or by a revocation or a limit, which end derived
 //! sessions with their parent.
 
 use std::{sync::Arc, time::Duration};
@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     AuthenticateError, Clock as _, CustomerId, CustomerSession, CustomerSessions, NewSession,
-    SessionId, SessionRegistry, StoreErrorKind, testing::ManualClock,
+    SessionId, SessionRegistry, StoreErrorKind, WhenFull, testing::ManualClock,
 };
 
 use crate::{HOUR, customer, rng::Rng};
@@ -154,17 +154,58 @@ impl<S: SessionRegistry> Walk<'_, S> {
     async fn issue(&mut self) {
         let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
         let max = Duration::from_secs(self.rng.below(3 * HOUR.as_secs()));
-        let new = NewSession::new(ttl).max_lifetime(max);
+        let mut new = NewSession::new(ttl).max_lifetime(max);
+        let limit = self.limit().await;
+        if let Some((max, when_full)) = limit {
+            new = new.at_most(max, when_full);
+        }
         let issued = self
             .sessions()
             .issue_with(customer(self.customer.as_str()), new)
             .await;
+        let id = issued.as_ref().ok().map(|session| &session.id);
+        self.steps.push(format!(
+            "issue {id:?} for {ttl:?} and {max:?}, limit {limit:?}"
+        ));
+        let surplus = self.surplus(limit.map(|(max, _)| max));
+        if !surplus.is_empty() && limit.is_some_and(|(_, full)| full == WhenFull::Refuse) {
+            let error = issued.map(drop).expect_err("there are too many");
+            assert_eq!(error.kind(), StoreErrorKind::Conflict, "{}", self.said());
+            return;
+        }
+        for known in &mut self.sessions {
+            known.is_ended |= surplus.iter().any(|family| known.ends_with(*family));
+        }
         let session = issued.expect("issued");
         let now = self.clock.now().trunc_subsecs(6);
         assert_eq!(session.expires_at, now + ttl.min(max), "{}", self.said());
-        self.note(format!("issue {} for {ttl:?} and {max:?}", session.id));
         let family = self.sessions.len();
         self.sessions.push(Expected::new(session, family, None));
+    }
+
+    /// Returns a limit for the next session, now and then. Uses are recorded by then, which count for it.
+    async fn limit(&self) -> Option<(u32, WhenFull)> {
+        if self.nodes.len() < 2 || self.rng.below(2) == 0 {
+            return None;
+        }
+        tokio::time::sleep(RECORDED_WITHIN).await;
+        let when_full = match self.rng.below(3) {
+            0 => WhenFull::Refuse,
+            _ => WhenFull::EndOldest,
+        };
+        Some((1 + self.rng.below(3) as u32, when_full))
+    }
+
+    /// Returns the families of the sessions that are too many if one is added, oldest first.
+    fn surplus(&self, max: Option<u32>) -> Vec<Family> {
+        let Some(max) = max else { return Vec::new() };
+        let now = self.clock.now();
+        let counted = self.sessions.iter().filter(|known| known.parent.is_none());
+        let mut live: Vec<_> = counted.filter(|known| known.is_live(now)).collect();
+        live.sort_by_key(|known| (known.session.created_at, known.session.id.clone()));
+        let surplus = (live.len() + 1).saturating_sub(max as usize);
+        let surplus = live.into_iter().take(surplus);
+        surplus.map(|known| known.family).collect()
     }
 
     async fn derive(&mut self) {
