@@ -5,6 +5,7 @@
 //! time, for `FUZZ_SECONDS` each (10). A failure prints its seed; `FUZZ_SEED` repeats that case.
 
 mod json;
+mod memory_model;
 mod memory_store;
 mod places;
 mod random;

@@ -1,15 +1,17 @@
 //! `MemoryStore` against plain maps: any sequence of operations has the same answers.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use customer_session::{
-    Customer, CustomerData, CustomerSession, Page, Revocation, SessionId, SessionLimit,
-    SessionRegistry as _, SessionStore as _, SessionToken, StoreErrorKind, store::MemoryStore,
+    Customer, CustomerData, CustomerSession, Inserted, Page, Revocation, SessionId, SessionLimit,
+    SessionRegistry as _, SessionStore as _, SessionToken, StoreError, StoreErrorKind,
+    store::MemoryStore,
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::random::{Random, Target};
+use crate::{
+    memory_model::{Account, Limit, Live, Model, Parent},
+    random::{Random, Target},
+};
 
 const CUSTOMERS: [&str; 3] = ["c", "C", "c "];
 const SESSIONS: [&str; 8] = ["s", "S", "s ", "1", "2", "3", "4", "5"];
@@ -29,71 +31,6 @@ pub fn target() -> Target {
             pair.compare();
         }
     })
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Live {
-    token: &'static str,
-    customer: &'static str,
-    created_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-}
-
-/// A customer with a session, or a deleted one.
-#[derive(Clone, Debug, PartialEq)]
-struct Account {
-    name: Option<String>,
-    is_deleted: bool,
-}
-
-#[derive(Default)]
-struct Model {
-    live: BTreeMap<&'static str, Live>,
-    /// The last session of the family of each member, where there is more than one.
-    current: BTreeMap<&'static str, &'static str>,
-    /// The end of the family of each current session.
-    ends: BTreeMap<&'static str, DateTime<Utc>>,
-    customers: BTreeMap<&'static str, Account>,
-}
-
-impl Model {
-    fn resolve(&self, id: &'static str) -> &'static str {
-        self.current.get(id).copied().unwrap_or(id)
-    }
-
-    fn is_taken(&self, id: &str, token: &str) -> bool {
-        self.live.contains_key(id)
-            || self.current.contains_key(id)
-            || self.live.values().any(|live| live.token == token)
-    }
-
-    /// Returns the sessions of a customer, oldest first.
-    fn of(&self, customer: &str) -> Vec<&'static str> {
-        let mut ids: Vec<_> = self
-            .live
-            .iter()
-            .filter(|(_, live)| live.customer == customer)
-            .map(|(id, live)| (live.created_at, *id))
-            .collect();
-        ids.sort_unstable();
-        ids.into_iter().map(|(_, id)| id).collect()
-    }
-
-    fn remove(&mut self, ids: &[&'static str]) {
-        self.live.retain(|id, _| !ids.contains(id));
-        self.forget();
-    }
-
-    fn forget(&mut self) {
-        let live = &self.live;
-        self.customers.retain(|id, account| {
-            let has_session = live.values().any(|live| live.customer == *id);
-            if account.is_deleted && !has_session {
-                account.name = None;
-            }
-            has_session || account.is_deleted
-        });
-    }
 }
 
 struct Pair<'a> {
@@ -120,18 +57,25 @@ fn session(id: &str, live: &Live, account: &Account) -> CustomerSession {
     let token = SessionToken::new(live.token);
     let mut session = CustomerSession::new(id, token, customer, live.expires_at);
     session.created_at = live.created_at;
+    session.details.ends_at = live.ends_at;
+    session.details.parent = live.parent.as_ref().map(|parent| parent.id.into());
     session
 }
 
 impl Pair<'_> {
     fn step(&mut self, random: &mut Random) {
-        match random.below(10) {
+        match random.below(12) {
             0..4 => self.insert(random),
             4 | 5 => self.replace(random),
-            6 | 7 => self.revoke(random),
-            8 => self.update(random),
+            6 | 7 => self.derive(random),
+            8 | 9 => self.revoke(random),
+            10 => self.update(random),
             _ => self.purge(random),
         }
+    }
+
+    fn log(&self) -> String {
+        self.log.join("\n")
     }
 
     fn new_session(random: &mut Random, customer: &'static str) -> (&'static str, Live, Account) {
@@ -140,6 +84,8 @@ impl Pair<'_> {
             customer,
             created_at: time(random.below(6)),
             expires_at: time(2 + random.below(8)),
+            ends_at: random.one_in(3).then(|| time(10)),
+            parent: None,
         };
         let account = Account {
             name: Some(random.pick(&["a", "b"]).to_owned()),
@@ -148,171 +94,169 @@ impl Pair<'_> {
         (random.pick(&SESSIONS), live, account)
     }
 
+    fn assert_error<T>(&self, outcome: Result<T, StoreError>, kind: StoreErrorKind) {
+        let error = outcome.map(drop).expect_err(&self.log());
+        assert_eq!(error.kind(), kind, "{}", self.log());
+    }
+
+    /// Compares what the store says of a new session, and ends in the model what ended in its favour.
+    fn compare_new(&mut self, inserted: Inserted, new: CustomerSession, ended: &[&'static str]) {
+        let said = inserted.ended.iter().map(|summary| summary.id.as_str());
+        assert_eq!(said.collect::<Vec<_>>(), ended, "{}", self.log());
+        assert_eq!(inserted.session, new, "{}", self.log());
+        self.model.remove(ended);
+    }
+
     fn insert(&mut self, random: &mut Random) {
         let customer = random_customer(random);
-        let (id, live, given) = Self::new_session(random, customer);
-        let max = 1 + random.below(3) as u32;
-        let limit = match random.below(4) {
-            0 => Some((SessionLimit::refuse(max), true)),
-            1 => Some((SessionLimit::end_oldest(max), false)),
-            _ => None,
-        };
+        let (id, mut live, given) = Self::new_session(random, customer);
+        let limit = random_limit(random);
+        if random.one_in(20) {
+            live.parent = Some(Parent {
+                id: random.pick(&SESSIONS),
+                family: "",
+                expires_at: time(9),
+            });
+        }
         let new = session(id, &live, &given);
         self.log
             .push(format!("insert {id:?} {live:?} {given:?} {limit:?}"));
-        let limit_of_store = limit.as_ref().map(|(limit, _)| limit);
-        let inserted = self
-            .runtime
-            .block_on(self.store.insert(&new, limit_of_store));
-
-        let known = self
-            .model
-            .customers
-            .get(live.customer)
-            .cloned()
-            .unwrap_or(given);
-        let mut counted = self.model.of(live.customer);
-        counted.retain(|id| self.model.live[id].expires_at > live.created_at);
-        let surplus = limit
-            .as_ref()
-            .map_or(0, |_| (counted.len() + 1).saturating_sub(max as usize));
-        let refuses = limit.is_some_and(|(_, refuses)| refuses) && surplus > 0;
-        if self.model.is_taken(id, live.token) || known.is_deleted || refuses {
-            let error = inserted.map(drop).expect_err(&self.log.join("\n"));
-            assert_eq!(
-                error.kind(),
-                StoreErrorKind::Conflict,
-                "{}",
-                self.log.join("\n")
-            );
-            return;
+        let of_store = limit.map(limit_of_store);
+        let inserting = self.store.insert(&new, of_store.as_ref());
+        let inserted = self.runtime.block_on(inserting);
+        if live.parent.is_some() {
+            return self.assert_error(inserted, StoreErrorKind::Invalid);
         }
-        let ended = &counted[..surplus];
-        let inserted = inserted.unwrap_or_else(|error| panic!("{error}\n{}", self.log.join("\n")));
-        let said: Vec<_> = inserted
-            .ended
-            .iter()
-            .map(|summary| summary.id.as_str())
-            .collect();
-        assert_eq!(said, ended, "{}", self.log.join("\n"));
-        self.model.remove(ended);
-        assert_eq!(
-            inserted.session,
-            session(id, &live, &known),
-            "{}",
-            self.log.join("\n")
-        );
+        let known = self.model.customers.get(live.customer).cloned();
+        let known = known.unwrap_or(given);
+        let surplus = self.model.surplus(&live, None, limit);
+        let is_taken = self.model.is_taken(id, live.token) || known.is_deleted;
+        let Some(ended) = surplus.filter(|_| !is_taken) else {
+            return self.assert_error(inserted, StoreErrorKind::Conflict);
+        };
+        let inserted = inserted.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
+        self.compare_new(inserted, session(id, &live, &known), &ended);
         self.model.customers.insert(live.customer, known);
         self.model.live.insert(id, live);
     }
 
     fn replace(&mut self, random: &mut Random) {
         let old = random.pick(&SESSIONS);
-        let of = self.model.live.get(old).map_or("c", |live| live.customer);
-        let (id, live, given) = Self::new_session(random, of);
+        let replaced = self.model.live.get(old).cloned();
+        let of = replaced.as_ref().map_or("c", |live| live.customer);
+        let (id, mut live, given) = Self::new_session(random, of);
+        live.parent = replaced.as_ref().and_then(|live| live.parent.clone());
+        if let Some(parent) = &live.parent {
+            live.expires_at = live.expires_at.min(parent.expires_at);
+            live.ends_at = Some(parent.expires_at);
+        }
+        let children = self.model.derived_from(self.model.family(old));
+        if !children.is_empty() {
+            // No child outlives the end of its parent's family.
+            live.ends_at = Some(time(10));
+        }
+        let limit = random_limit(random);
+        self.log.push(format!(
+            "replace {old:?} {id:?} {live:?} {given:?} {limit:?}"
+        ));
+        let (new, of_store) = (session(id, &live, &given), limit.map(limit_of_store));
+        let old_id = SessionId::from(old);
+        let replacing = self.store.replace(&old_id, &new, of_store.as_ref());
+        let stored = self.runtime.block_on(replacing);
+        if replaced.is_none() {
+            assert_eq!(stored.expect("an answer"), None, "{}", self.log());
+            return;
+        }
+        let surplus = self.model.surplus(&live, Some(old), limit);
+        let is_taken = self.model.is_taken(id, live.token);
+        let Some(ended) = surplus.filter(|_| !is_taken) else {
+            return self.assert_error(stored, StoreErrorKind::Conflict);
+        };
+        let known = self.model.customers[live.customer].clone();
+        let stored = stored.expect("an answer");
+        let stored = stored.unwrap_or_else(|| panic!("it was there\n{}", self.log()));
+        self.compare_new(stored, session(id, &live, &known), &ended);
+        self.model.replace(old, id, live);
+    }
+
+    fn derive(&mut self, random: &mut Random) {
+        let named = random.pick(&SESSIONS);
+        let parent = self.model.live.get(named).cloned();
+        let of = parent.as_ref().map(|parent| parent.customer);
+        let customer = of.filter(|_| !random.one_in(8));
+        let customer = customer.unwrap_or_else(|| random_customer(random));
+        let (id, mut live, given) = Self::new_session(random, customer);
+        let end = parent.as_ref().map_or(time(9), |parent| parent.expires_at);
+        live.expires_at = live.expires_at.min(end);
+        live.ends_at = Some(end);
+        let is_named = !random.one_in(12);
+        live.parent = Some(Parent {
+            id: if is_named { named } else { "other" },
+            family: self.model.family(named),
+            expires_at: end,
+        });
         self.log
-            .push(format!("replace {old:?} {id:?} {live:?} {given:?}"));
-        let new = session(id, &live, &given);
-        let replaced = self
-            .runtime
-            .block_on(self.store.replace(&old.into(), &new, None));
-        let replaced = replaced.map(|replaced| replaced.map(|replaced| replaced.session));
-        if !self.model.live.contains_key(old) {
-            assert_eq!(
-                replaced.expect("an answer"),
-                None,
-                "{}",
-                self.log.join("\n")
-            );
+            .push(format!("derive from {named:?} {id:?} {live:?} {given:?}"));
+        let (new, asked) = (session(id, &live, &given), SessionId::from(named));
+        let derived = self.runtime.block_on(self.store.derive(&asked, &new));
+        let is_child = parent.is_some_and(|parent| parent.parent.is_some());
+        if !is_named || is_child {
+            return self.assert_error(derived, StoreErrorKind::Invalid);
+        }
+        if of != Some(customer) {
+            assert_eq!(derived.expect("an answer"), None, "{}", self.log());
             return;
         }
         if self.model.is_taken(id, live.token) {
-            let error = replaced.map(drop).expect_err(&self.log.join("\n"));
-            assert_eq!(
-                error.kind(),
-                StoreErrorKind::Conflict,
-                "{}",
-                self.log.join("\n")
-            );
-            return;
+            return self.assert_error(derived, StoreErrorKind::Conflict);
         }
-        let known = self.model.customers[live.customer].clone();
-        let stored = replaced.expect("an answer");
-        assert_eq!(
-            stored,
-            Some(session(id, &live, &known)),
-            "{}",
-            self.log.join("\n")
-        );
-        let end = self
-            .model
-            .ends
-            .remove(old)
-            .unwrap_or(live.expires_at)
-            .max(live.expires_at);
-        for current in self
-            .model
-            .current
-            .values_mut()
-            .filter(|current| **current == old)
-        {
-            *current = id;
-        }
-        self.model.current.insert(old, id);
-        self.model.current.insert(id, id);
-        self.model.ends.insert(id, end);
-        self.model.live.remove(old);
+        let known = &self.model.customers[customer];
+        let expected = Some(session(id, &live, known));
+        assert_eq!(derived.expect("an answer"), expected, "{}", self.log());
         self.model.live.insert(id, live);
     }
 
-    fn revoke(&mut self, random: &mut Random) {
+    fn random_revocation(&self, random: &mut Random) -> (Revocation, Vec<&'static str>) {
         let asked = random.pick(&SESSIONS);
         let customer = random_customer(random);
-        let id = self.model.resolve(asked);
-        let live = self.model.live.get(id);
-        let (what, ended) = match random.below(6) {
-            0 | 1 => (
-                Revocation::Session(asked.into()),
-                Vec::from_iter(live.map(|_| id)),
-            ),
-            2 => (
-                Revocation::Owned {
-                    customer: customer.into(),
-                    session: asked.into(),
-                },
-                Vec::from_iter(live.filter(|live| live.customer == customer).map(|_| id)),
-            ),
-            3 => {
-                let mut ended = self.model.of(customer);
-                ended.retain(|other| *other != id);
-                (
-                    Revocation::Others {
-                        customer: customer.into(),
-                        keep: asked.into(),
-                    },
-                    ended,
-                )
+        let live = &self.model.live;
+        let of_customer = self.model.of(customer);
+        match random.below(6) {
+            0 | 1 => (Revocation::Session(asked.into()), self.model.led_to(asked)),
+            2 => {
+                let mut ended = self.model.led_to(asked);
+                ended.retain(|id| of_customer.contains(id));
+                let (customer, session) = (customer.into(), asked.into());
+                (Revocation::Owned { customer, session }, ended)
             }
-            4 => (
-                Revocation::Customer(customer.into()),
-                self.model.of(customer),
-            ),
-            _ if random.one_in(3) => (Revocation::All, self.model.live.keys().copied().collect()),
+            3 => {
+                let (mut ended, kept) = (of_customer, self.model.tree(asked));
+                ended.retain(|id| !kept.contains(id));
+                let (customer, keep) = (customer.into(), asked.into());
+                (Revocation::Others { customer, keep }, ended)
+            }
+            4 => (Revocation::Customer(customer.into()), of_customer),
+            _ if random.one_in(3) => (Revocation::All, live.keys().copied().collect()),
             _ => {
                 let before = time(random.below(6));
-                let live = self.model.live.iter();
-                let ended = live
-                    .filter(|(_, live)| live.created_at < before)
-                    .map(|(id, _)| *id);
+                let covered = live.keys().filter(|id| live[*id].created_at < before);
+                let ended = covered.flat_map(|id| {
+                    let children = self.model.derived_from(self.model.family(id));
+                    [vec![*id], children].concat()
+                });
                 (Revocation::CreatedBefore(before), ended.collect())
             }
-        };
+        }
+    }
+
+    fn revoke(&mut self, random: &mut Random) {
+        let (what, ended) = self.random_revocation(random);
         self.log.push(format!("revoke {what:?}"));
         let revoked = self
             .runtime
             .block_on(self.store.revoke(&what))
             .expect("an answer");
-        assert_eq!(revoked.any, !ended.is_empty(), "{}", self.log.join("\n"));
+        assert_eq!(revoked.any, !ended.is_empty(), "{}", self.log());
         for id in &ended {
             let customer = self.model.live[id].customer;
             let is_named = revoked.invalidations.iter().any(|invalidation| {
@@ -323,7 +267,7 @@ impl Pair<'_> {
                     _ => true,
                 }
             });
-            assert!(is_named, "{id:?} is not named\n{}", self.log.join("\n"));
+            assert!(is_named, "{id:?} is not named\n{}", self.log());
         }
         self.model.remove(&ended);
     }
@@ -341,7 +285,7 @@ impl Pair<'_> {
             .block_on(self.store.update_customer(&data))
             .expect("an answer");
         let expected = self.model.customers.contains_key(id);
-        assert_eq!(is_known, expected, "{}", self.log.join("\n"));
+        assert_eq!(is_known, expected, "{}", self.log());
         if expected {
             self.model.customers.insert(id, account);
             self.model.forget();
@@ -355,23 +299,12 @@ impl Pair<'_> {
         loop {
             let purge = self.store.purge_expired(before, limit);
             let removed = self.runtime.block_on(purge).expect("an answer");
-            assert!(removed <= u64::from(limit), "{}", self.log.join("\n"));
+            assert!(removed <= u64::from(limit), "{}", self.log());
             if removed < u64::from(limit) {
                 break;
             }
         }
-        let live = self
-            .model
-            .live
-            .iter()
-            .filter(|(_, live)| live.expires_at <= before);
-        let expired: Vec<_> = live.map(|(id, _)| *id).collect();
-        self.model.remove(&expired);
-        let ends = &self.model.ends;
-        self.model
-            .current
-            .retain(|_, current| ends[current] > before);
-        self.model.ends.retain(|_, end| *end > before);
+        self.model.purge(before);
     }
 
     /// Compares everything that can be read.
@@ -384,7 +317,7 @@ impl Pair<'_> {
             let expected = live.find(|(_, live)| live.token == token);
             let expected =
                 expected.map(|(id, live)| session(id, live, &self.model.customers[live.customer]));
-            assert_eq!(found, expected, "{token}\n{}", self.log.join("\n"));
+            assert_eq!(found, expected, "{token}\n{}", self.log());
         }
         for customer in CUSTOMERS {
             let id = customer.into();
@@ -402,7 +335,7 @@ impl Pair<'_> {
                 listed,
                 self.model.of(customer),
                 "{customer:?}\n{}",
-                self.log.join("\n")
+                self.log()
             );
         }
     }
@@ -410,4 +343,17 @@ impl Pair<'_> {
 
 fn random_customer(random: &mut Random) -> &'static str {
     random.pick(&CUSTOMERS)
+}
+
+fn random_limit(random: &mut Random) -> Option<Limit> {
+    let max = 1 + random.below(3) as u32;
+    let refuses = random.one_in(2);
+    random.one_in(2).then_some(Limit { max, refuses })
+}
+
+fn limit_of_store(limit: Limit) -> SessionLimit {
+    match limit.refuses {
+        true => SessionLimit::refuse(limit.max),
+        false => SessionLimit::end_oldest(limit.max),
+    }
 }

@@ -82,9 +82,13 @@ struct Changes {
     endings: HashMap<u32, Vec<Ending>>,
     /// The revocations by a session's id, which end its successors too.
     revocations: HashMap<u32, Vec<Ending>>,
+    /// The same by the first session of the family, which end also what was derived from the family.
+    family_revocations: HashMap<u32, Vec<Ending>>,
     /// The session that each has replaced.
     replaced: HashMap<u32, u32>,
-    /// Those of all sessions of a customer, or of all but those of one family.
+    /// The session that each was derived from.
+    derived: HashMap<u32, u32>,
+    /// Those of all sessions of a customer, or of all but those of one tree.
     of_customer: HashMap<u32, Vec<(Ending, Option<u32>)>>,
     writes: HashMap<u32, Vec<Write>>,
 }
@@ -117,17 +121,21 @@ pub(crate) fn check(history: &[Event], promise: &Promise, lags: &[Lag]) -> Findi
                     }
                 }
             }
-            // Both say that the session is not there; the second, that no successor is either.
+            // They say that the session is not there; the last, that neither a successor is, nor a session
+            // that ends with it.
             What::Rotate {
                 session,
                 new: Some(None),
+            }
+            | What::Derive {
+                parent: session,
+                child: Some(None),
             } => findings.refused.extend(changes.refused(event, *session)),
             What::Revoke {
                 session,
                 found: Some(false),
             } => {
-                let family = changes.successors(*session, event.start);
-                for session in family.chain([*session]) {
+                for session in changes.ended_with(*session, event.start) {
                     findings.refused.extend(changes.refused(event, session));
                 }
             }
@@ -154,28 +162,41 @@ impl Changes {
         for event in history {
             changes.note(event);
         }
-        // Rotations name no customer: theirs is the old session's, which came about before.
-        let mut rotations: Vec<&Event> = history.iter().collect();
-        rotations.sort_by_key(|event| event.end);
-        for event in rotations {
-            if let What::Rotate {
-                session,
-                new: Some(Some(new)),
-            } = event.what
-            {
-                changes.replaced.insert(new, session);
-                if let Some(old) = changes.births.get(&session).copied() {
-                    let (customer, start, end) = (old.customer, event.start, event.end);
-                    changes.births.insert(
-                        new,
-                        Birth {
-                            customer,
-                            start,
-                            end,
-                        },
-                    );
+        // Rotations and derivations name no customer: theirs is that of a session that came about before.
+        let mut descents: Vec<&Event> = history.iter().collect();
+        descents.sort_by_key(|event| event.end);
+        for event in descents {
+            let (new, from) = match event.what {
+                What::Rotate {
+                    session,
+                    new: Some(Some(new)),
+                } => {
+                    changes.replaced.insert(new, session);
+                    (new, session)
                 }
+                What::Derive {
+                    parent,
+                    child: Some(Some(child)),
+                } => {
+                    changes.derived.insert(child, parent);
+                    (child, parent)
+                }
+                _ => continue,
+            };
+            if let Some(old) = changes.births.get(&from).copied() {
+                let (customer, start, end) = (old.customer, event.start, event.end);
+                let birth = Birth {
+                    customer,
+                    start,
+                    end,
+                };
+                changes.births.insert(new, birth);
             }
+        }
+        for (session, revocations) in &changes.revocations {
+            let family = changes.family(*session);
+            let of_family = changes.family_revocations.entry(family).or_default();
+            of_family.extend(revocations);
         }
         changes
     }
@@ -194,7 +215,7 @@ impl Changes {
             sure: sure.then_some(event.end),
         };
         match event.what {
-            What::Authenticate { .. } => {}
+            What::Authenticate { .. } | What::Derive { .. } => {}
             What::Issue {
                 customer,
                 version,
@@ -264,11 +285,32 @@ impl Changes {
         self.replaced_by(session).last().unwrap_or(session)
     }
 
-    /// Returns the successors of a session that were there by `time`.
-    fn successors(&self, session: u32, time: Duration) -> impl Iterator<Item = u32> {
-        let was_there = move |new: &u32| self.births.get(new).is_some_and(|new| new.end < time);
-        let sessions = self.replaced.keys().copied().filter(was_there);
-        sessions.filter(move |new| self.replaced_by(*new).any(|old| old == session))
+    /// Returns the first session of the family that a session's family was derived from.
+    fn parent(&self, session: u32) -> Option<u32> {
+        let parent = self.derived.get(&self.family(session))?;
+        Some(self.family(*parent))
+    }
+
+    /// Returns the first session of the family that is not derived, which a session belongs to or was
+    /// derived from.
+    fn tree(&self, session: u32) -> u32 {
+        self.parent(session).unwrap_or(self.family(session))
+    }
+
+    /// Returns the sessions that a revocation of `session` ends: that one, and its successors and those
+    /// derived from its family that were there by `time`.
+    fn ended_with(&self, session: u32, time: Duration) -> Vec<u32> {
+        let family = self.family(session);
+        let was_there = |new: &u32| self.births.get(new).is_some_and(|new| new.end < time);
+        let ends = |new: &u32| {
+            self.replaced_by(*new).any(|old| old == session) || self.parent(*new) == Some(family)
+        };
+        let came_about = self.replaced.keys().chain(self.derived.keys()).copied();
+        let mut sessions: Vec<_> = came_about.filter(was_there).filter(ends).collect();
+        sessions.push(session);
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
     }
 
     /// Returns the operations that may have ended a session; `true` with those on its customer.
@@ -277,14 +319,31 @@ impl Changes {
         let own = self.endings.get(&session).into_iter().flatten();
         let of_family = self.replaced_by(session);
         let of_family = of_family.filter_map(|replaced| self.revocations.get(&replaced));
+        let of_parent = self.parent(session);
+        let of_parent = of_parent.and_then(|parent| self.family_revocations.get(&parent));
         let own = own.chain(of_family.flatten());
+        let own = own.chain(of_parent.into_iter().flatten());
         let of_customer = birth.and_then(|birth| self.of_customer.get(&birth.customer));
-        let family = self.family(session);
-        let ends_it = move |keep: u32| self.family(keep) != family;
         let of_customer = of_customer.into_iter().flatten();
-        let of_customer = of_customer.filter(move |(_, keep)| keep.is_none_or(&ends_it));
+        let of_customer =
+            of_customer.filter_map(move |(ending, keep)| self.ending_but(*ending, *keep, session));
         own.map(|ending| (*ending, false))
-            .chain(of_customer.map(|(ending, _)| (*ending, true)))
+            .chain(of_customer.map(|ending| (ending, true)))
+    }
+
+    /// Returns the ending of a session by an operation that keeps the tree of `keep`.
+    fn ending_but(&self, ending: Ending, keep: Option<u32>, session: u32) -> Option<Ending> {
+        let Some(keep) = keep.filter(|keep| self.tree(*keep) == self.tree(session)) else {
+            return Some(ending);
+        };
+        // A derived session that was revoked leads to no tree: all that it was of may have ended.
+        let keep = Some(self.family(keep)).filter(|keep| self.derived.contains_key(keep))?;
+        let mut revocations = self.family_revocations.get(&keep)?.iter();
+        let was_revoked = revocations.any(|by| ending.sure.is_none_or(|sure| by.start < sure));
+        was_revoked.then_some(Ending {
+            sure: None,
+            ..ending
+        })
     }
 
     /// Returns the start of the first operation that may have ended the session, leaving out
@@ -301,11 +360,12 @@ impl Changes {
 
     /// Describes a request that was let in later than the promise allows.
     fn stale(&self, event: &Event, session: u32, promise: &Promise) -> Option<String> {
-        let birth = self.births.get(&session)?;
+        let issued = self.births.get(&self.tree(session))?;
         self.endings(session).find_map(|(ending, of_customer)| {
             let sure = ending.sure?;
-            // One that came while all of the customer's sessions were ended may have survived.
-            if of_customer && ending.start < birth.end {
+            // One that was issued while all of the customer's sessions were ended may have survived. What
+            // has taken its place since, or was derived from it, is of its time.
+            if of_customer && ending.start < issued.end {
                 return None;
             }
             let bound = match ending.marked && ending.node == event.node {
@@ -437,8 +497,8 @@ fn ended(changes: &Changes, event: &Event) -> Vec<u32> {
         What::Revoke {
             session,
             found: Some(true),
-        }
-        | What::Rotate {
+        } => changes.ended_with(session, event.start),
+        What::Rotate {
             session,
             new: Some(Some(_)),
         } => vec![session],
@@ -457,12 +517,12 @@ fn ended(changes: &Changes, event: &Event) -> Vec<u32> {
             keep,
             ended: Some(()),
         } => {
-            let kept = changes.family(keep);
+            let kept = changes.tree(keep);
             let sessions = changes.births.iter();
             sessions
                 .filter(|(_, birth)| birth.customer == customer && birth.end < event.start)
                 .map(|(session, _)| *session)
-                .filter(|session| changes.family(*session) != kept)
+                .filter(|session| changes.tree(*session) != kept)
                 .collect()
         }
         _ => Vec::new(),

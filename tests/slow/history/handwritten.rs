@@ -294,6 +294,195 @@ fn revoking_a_replaced_session_finds_its_live_successor() {
     }
 }
 
+/// The derivation of the second session from the first.
+fn derived(start: u64) -> Event {
+    derivation(start, 1, Some(Some(2)))
+}
+
+fn derivation(start: u64, parent: u32, child: Option<Option<u32>>) -> Event {
+    at(0, start, start + 10, What::Derive { parent, child })
+}
+
+fn rotation(start: u64, session: u32, new: u32) -> Event {
+    let new = Some(Some(new));
+    at(0, start, start + 10, What::Rotate { session, new })
+}
+
+fn revocation(node: usize, start: u64, session: u32, found: Option<bool>) -> Event {
+    at(node, start, start + 10, What::Revoke { session, found })
+}
+
+fn keeping(start: u64, keep: u32, ended: Option<()>) -> Event {
+    let customer = 7;
+    let others = What::RevokeOthers {
+        customer,
+        keep,
+        ended,
+    };
+    at(0, start, start + 10, others)
+}
+
+/// A request with a session that is let in.
+fn let_in_by(session: u32, node: usize, start: u64) -> Event {
+    let answer = Answer::LetIn { version: 1 };
+    let what = What::Authenticate { session, answer };
+    at(node, start, start + 1, what)
+}
+
+/// A request with a session that is refused.
+fn refused_by(session: u32, node: usize, start: u64) -> Event {
+    let answer = Answer::Refused;
+    let what = What::Authenticate { session, answer };
+    at(node, start, start + 1, what)
+}
+
+#[test]
+fn a_derived_session_ends_with_its_parent() {
+    let revoked = revocation(0, 40, 1, Some(true));
+    for ending in [
+        revoked,
+        at(0, 40, 50, revoke_all(Some(()))),
+        keeping(40, 9, Some(())),
+    ] {
+        let after = |event| counts(&[derived(20), ending.clone(), event]);
+        assert_eq!(after(let_in_by(2, 0, 51)), STALE, "{ending:?}");
+        assert_eq!(after(let_in_by(2, 1, 1050)), CLEAN, "{ending:?}");
+        assert_eq!(after(let_in_by(2, 1, 1051)), STALE, "{ending:?}");
+        assert_eq!(after(refused_by(2, 0, 51)), CLEAN, "{ending:?}");
+        // No derivation carries a session over the end of its parent.
+        let meanwhile = [derived(45), ending.clone(), let_in_by(2, 0, 60)];
+        assert_eq!(counts(&meanwhile), STALE, "{ending:?}");
+    }
+    let in_doubt = revocation(0, 40, 1, None);
+    let events = [
+        derived(20),
+        in_doubt,
+        let_in_by(2, 0, 60),
+        refused_by(2, 0, 70),
+    ];
+    assert_eq!(counts(&events), CLEAN);
+}
+
+#[test]
+fn a_derived_session_ends_with_any_id_of_its_parent() {
+    // The first session is rotated into the third before, and into the fourth after the derivation from
+    // the third; the derived one is rotated into the fifth.
+    let descent = [
+        rotation(20, 1, 3),
+        derivation(40, 3, Some(Some(2))),
+        rotation(60, 3, 4),
+        rotation(80, 2, 5),
+    ];
+    for session in [1, 3, 4] {
+        let revoked = revocation(0, 100, session, Some(true));
+        let after = |event| counts(&[&descent[..], &[revoked.clone(), event]].concat());
+        assert_eq!(after(let_in_by(5, 0, 111)), STALE, "{session}");
+        assert_eq!(after(let_in_by(4, 0, 111)), STALE, "{session}");
+        assert_eq!(after(refused_by(5, 0, 111)), CLEAN, "{session}");
+    }
+    // A rotation of the parent, or of the derived session, ends nothing else.
+    for live in [4, 5] {
+        let refused = refused_by(live, 0, 111);
+        assert_eq!(
+            counts(&[&descent[..], &[refused]].concat()),
+            REFUSED,
+            "{live}"
+        );
+    }
+    let early = [rotation(20, 1, 3), derivation(40, 3, Some(Some(2)))];
+    let after = |event| counts(&[&early[..], &[rotation(60, 3, 4), event]].concat());
+    assert_eq!(after(refused_by(2, 0, 80)), REFUSED);
+    assert_eq!(after(let_in_by(2, 0, 80)), CLEAN);
+}
+
+#[test]
+fn a_revoked_derived_session_ends_alone() {
+    let siblings = [
+        derived(20),
+        derivation(40, 1, Some(Some(3))),
+        rotation(60, 2, 4),
+    ];
+    for session in [2, 4] {
+        let revoked = revocation(0, 80, session, Some(true));
+        let after = |event| counts(&[&siblings[..], &[revoked.clone(), event]].concat());
+        assert_eq!(after(let_in_by(4, 0, 91)), STALE, "{session}");
+        assert_eq!(after(refused_by(4, 0, 91)), CLEAN, "{session}");
+        for live in [1, 3] {
+            assert_eq!(after(refused_by(live, 0, 91)), REFUSED, "{session}, {live}");
+            assert_eq!(after(let_in_by(live, 1, 1091)), CLEAN, "{session}, {live}");
+        }
+    }
+}
+
+#[test]
+fn ending_the_others_keeps_a_whole_tree() {
+    let tree = [
+        derived(20),
+        derivation(40, 1, Some(Some(3))),
+        rotation(60, 1, 4),
+        rotation(80, 2, 5),
+    ];
+    for keep in [1, 2, 3, 4, 5] {
+        let others = keeping(100, keep, Some(()));
+        let after = |event| counts(&[&tree[..], &[others.clone(), event]].concat());
+        for kept in [3, 4, 5] {
+            assert_eq!(after(refused_by(kept, 0, 111)), REFUSED, "{keep}, {kept}");
+            assert_eq!(after(let_in_by(kept, 1, 1111)), CLEAN, "{keep}, {kept}");
+        }
+    }
+    // A derived session that may have been revoked may lead to no tree.
+    for (revoked, of_fourth) in [
+        (revocation(1, 95, 2, None), CLEAN),
+        (revocation(1, 115, 2, None), REFUSED),
+    ] {
+        let events = |event| {
+            [
+                &tree[..],
+                &[revoked.clone(), keeping(100, 5, Some(())), event],
+            ]
+            .concat()
+        };
+        assert_eq!(counts(&events(refused_by(4, 0, 130))), of_fourth);
+        assert_eq!(counts(&events(refused_by(3, 0, 130))), of_fourth);
+        assert_eq!(counts(&events(let_in_by(4, 0, 130))), CLEAN);
+    }
+    // With the parent that is kept all of it has ended anyway.
+    let revoked = revocation(1, 95, 1, None);
+    let events = [
+        &tree[..],
+        &[revoked, keeping(100, 4, Some(())), refused_by(5, 0, 130)],
+    ]
+    .concat();
+    assert_eq!(counts(&events), CLEAN);
+}
+
+#[test]
+fn a_live_parent_and_its_live_derived_sessions_are_found() {
+    assert_eq!(counts(&[derived(20), refused_by(2, 0, 40)]), REFUSED);
+    // The token of a live session opens one.
+    assert_eq!(counts(&[derivation(20, 1, Some(None))]), REFUSED);
+    let revoked = revocation(1, 15, 1, None);
+    assert_eq!(counts(&[revoked, derivation(20, 1, Some(None))]), CLEAN);
+    // A revocation of the parent finds the derived session that is left, and both if they are live.
+    let none = |session| revocation(0, 40, session, Some(false));
+    let both: [usize; 5] = [0, 2, 0, 0, 0];
+    assert_eq!(counts(&[derived(20), none(1)]), both);
+    assert_eq!(counts(&[derived(20), none(2)]), REFUSED);
+    // Nothing is known of one whose derivation is in doubt.
+    assert_eq!(counts(&[derivation(20, 1, None), none(1)]), REFUSED);
+    let ended = at(1, 35, 38, revoke_all(Some(())));
+    assert_eq!(counts(&[derived(20), ended, none(1)]), CLEAN);
+}
+
+#[test]
+fn a_rotated_session_is_as_old_as_the_first_of_its_family() {
+    let rotated = rotation(20, 1, 2);
+    let meanwhile = at(1, 25, 28, revoke_all(Some(())));
+    let later = [rotated.clone(), meanwhile.clone(), let_in_by(2, 1, 40)];
+    assert_eq!(counts(&later), STALE);
+    assert_eq!(counts(&[rotated, meanwhile, refused_by(2, 1, 40)]), CLEAN);
+}
+
 #[test]
 fn an_old_customer_is_not_seen_after_an_update() {
     let updated = at(0, 20, 30, update(2, Some(true)));

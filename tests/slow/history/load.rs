@@ -34,8 +34,11 @@ const BETWEEN_REQUESTS: Duration = Duration::from_millis(5);
 /// The number of customers, with two sessions each.
 const CUSTOMERS: u64 = 12;
 
+/// The number of derived sessions of a customer that are requested as often as the others.
+const MAX_DERIVED: usize = 3;
+
 /// The number of ended sessions of a customer that are still requested.
-const MAX_ENDED: usize = 6;
+const MAX_ENDED: usize = 8;
 
 /// After an ending each node is probed until it refuses, or [`PROBES`] times: at first at this
 /// interval, the shortest of a timer.
@@ -65,14 +68,62 @@ struct KnownSession {
     ends_at: Option<DateTime<Utc>>,
     /// The session that it has replaced.
     replaces: Option<Arc<KnownSession>>,
+    /// The number of the session that was issued, which its family began with or was derived from.
+    tree: u32,
+    is_derived: bool,
 }
 
-/// A customer and their sessions, as far as the load knows.
+/// The origin of a session.
+enum Origin<'a> {
+    Issued,
+    Replaces(&'a Arc<KnownSession>),
+    DerivedFrom(&'a Arc<KnownSession>),
+}
+
+/// A customer and their sessions, as far as the load knows. A dead one may be live: its end is in doubt,
+/// or another one has taken its place here.
 struct Subject {
     number: u32,
     id: CustomerId,
     seats: [Option<Arc<KnownSession>>; 2],
+    derived: VecDeque<Arc<KnownSession>>,
     dead: VecDeque<Arc<KnownSession>>,
+}
+
+impl Subject {
+    /// Returns the sessions that are live, as far as is known.
+    fn live(&self) -> Vec<Arc<KnownSession>> {
+        let seats = self.seats.iter().flatten();
+        seats.chain(&self.derived).cloned().collect()
+    }
+
+    fn bury(&mut self, ended: &[Arc<KnownSession>]) {
+        self.dead.extend(ended.iter().cloned());
+        while self.dead.len() > MAX_ENDED {
+            self.dead.pop_front();
+        }
+    }
+
+    /// Takes the live sessions that `ends` accepts out, and returns them.
+    fn end(&mut self, ends: impl Fn(&KnownSession) -> bool) -> Vec<Arc<KnownSession>> {
+        let mut ended: Vec<_> = (self.seats.iter_mut())
+            .filter_map(|seat| seat.take_if(|known| ends(known)))
+            .collect();
+        let derived = self.derived.drain(..);
+        let (gone, left): (VecDeque<_>, _) = derived.partition(|known| ends(known));
+        self.derived = left;
+        ended.extend(gone);
+        self.bury(&ended);
+        ended
+    }
+}
+
+/// A customer and one of their sessions, which a change concerns.
+struct Target {
+    place: usize,
+    customer: u32,
+    id: CustomerId,
+    known: Arc<KnownSession>,
 }
 
 pub(crate) struct World {
@@ -111,12 +162,12 @@ impl World {
         };
         let subjects = (0..CUSTOMERS).map(|_| {
             let (number, id) = world.new_customer();
-            let (seats, dead) = ([None, None], VecDeque::new());
             Mutex::new(Subject {
                 number,
                 id,
-                seats,
-                dead,
+                seats: [None, None],
+                derived: VecDeque::new(),
+                dead: VecDeque::new(),
             })
         });
         let subjects = subjects.collect();
@@ -164,17 +215,21 @@ impl World {
         (version, data.into())
     }
 
-    fn know(
-        &self,
-        session: &CustomerSession,
-        replaces: Option<&Arc<KnownSession>>,
-    ) -> Arc<KnownSession> {
+    fn know(&self, session: &CustomerSession, origin: Origin<'_>) -> Arc<KnownSession> {
+        let number = self.next_session.fetch_add(1, SeqCst);
+        let (replaces, tree, is_derived) = match origin {
+            Origin::Issued => (None, number, false),
+            Origin::Replaces(old) => (Some(Arc::clone(old)), old.tree, old.is_derived),
+            Origin::DerivedFrom(parent) => (None, parent.tree, true),
+        };
         Arc::new(KnownSession {
-            number: self.next_session.fetch_add(1, SeqCst),
+            number,
             id: session.id.clone(),
             token: session.token.clone(),
             ends_at: session.details.ends_at,
-            replaces: replaces.cloned(),
+            replaces,
+            tree,
+            is_derived,
         })
     }
 
@@ -206,11 +261,12 @@ impl World {
         let known = {
             let subject = self.subjects[self.rng.below(CUSTOMERS) as usize].lock();
             let subject = subject.expect("no panic");
-            let seat = subject.seats[self.rng.below(2) as usize].clone();
-            match (seat, subject.dead.len() as u64) {
-                (None, 0) => return,
-                (Some(live), 0) => live,
-                (Some(live), _) if self.rng.below(6) > 0 => live,
+            let live = subject.live();
+            match (live.len() as u64, subject.dead.len() as u64) {
+                (0, 0) => return,
+                (live_count, dead) if dead == 0 || (live_count > 0 && self.rng.below(6) > 0) => {
+                    Arc::clone(&live[self.rng.below(live_count) as usize])
+                }
                 (_, dead) => Arc::clone(&subject.dead[self.rng.below(dead) as usize]),
             }
         };
@@ -258,7 +314,7 @@ impl World {
         let stored = issued
             .as_ref()
             .map(|session| self::version(&session.customer));
-        let known = issued.map(|session| self.know(&session, None));
+        let known = issued.map(|session| self.know(&session, Origin::Issued));
         let session = known.as_ref().map(|known| known.number);
         self.note(
             node,
@@ -277,11 +333,21 @@ impl World {
         true
     }
 
+    /// Adds a live session of a customer; `seat` is that of its tree.
     fn seat(&self, subject: usize, seat: usize, customer: u32, known: Arc<KnownSession>) {
         let mut subject = self.subjects[subject].lock().expect("no panic");
         // Another customer may have taken the place meanwhile.
-        if subject.number == customer {
+        if subject.number != customer {
+            return;
+        }
+        if !known.is_derived {
             subject.seats[seat] = Some(known);
+            return;
+        }
+        subject.derived.push_back(known);
+        if subject.derived.len() > MAX_DERIVED {
+            let oldest = subject.derived.pop_front();
+            subject.bury(oldest.as_slice());
         }
     }
 
@@ -296,82 +362,148 @@ impl World {
 
     /// Makes one change on a node, then issues what is missing.
     async fn make_a_change(self: &Arc<Self>, node: usize) {
-        let (place, seat) = (
-            self.rng.below(CUSTOMERS) as usize,
-            self.rng.below(2) as usize,
-        );
-        let (customer, id, known) = {
+        let place = self.rng.below(CUSTOMERS) as usize;
+        let (customer, id, live) = {
             let subject = self.subjects[place].lock().expect("no panic");
-            (
-                subject.number,
-                subject.id.clone(),
-                subject.seats[seat].clone(),
-            )
+            (subject.number, subject.id.clone(), subject.live())
         };
-        let Some(known) = known else { return };
-        let sessions = &self.nodes[node].sessions;
-        let (session, start) = (known.number, self.now());
-        let (ended, is_sure) = match self.rng.below(10) {
-            0..3 => {
-                let named = self.any_of_family(&known);
-                let session = named.number;
-                let found = match self.rng.below(2) {
-                    0 => self.change(sessions.revoke(&named.id)).await,
-                    _ => self.change(sessions.revoke_owned(&id, &named.id)).await,
-                };
-                self.note(node, start, What::Revoke { session, found });
-                (vec![Arc::clone(&known)], found.is_some())
-            }
-            3 => return self.end_the_others(node, place, seat).await,
-            4 => {
-                let ended = self.change(sessions.revoke_customer(&id)).await;
-                self.note(node, start, What::RevokeCustomer { customer, ended });
-                let all = self.empty(place, customer, ended.is_none());
-                (all, ended.is_some())
-            }
-            5..7 => {
-                let new = self.change(sessions.rotate(&known.token, 2 * HOUR)).await;
-                if let Some(Some(new)) = &new {
-                    let kept = (new.details.ends_at, Some(new.expires_at));
-                    assert_eq!(kept, (known.ends_at, known.ends_at), "the end of a session");
-                }
-                let new = new.map(|new| new.map(|new| self.know(&new, Some(&known))));
-                let number = new.as_ref().map(|new| new.as_ref().map(|new| new.number));
-                self.note(
-                    node,
-                    start,
-                    What::Rotate {
-                        session,
-                        new: number,
-                    },
-                );
-                let is_sure = new.is_some();
-                self.retire(place, seat, &known);
-                if let Some(Some(new)) = new {
-                    self.seat(place, seat, customer, new);
-                }
-                (vec![Arc::clone(&known)], is_sure)
-            }
-            _ => {
-                let (version, data) = self.new_version(&id);
-                let known = self.change(sessions.update_customer(&data)).await;
-                self.note(
-                    node,
-                    start,
-                    What::Update {
-                        customer,
-                        version,
-                        known,
-                    },
-                );
-                return;
-            }
-        };
-        self.retire(place, seat, &known);
-        if is_sure {
-            self.probe_everywhere(&ended);
+        if live.is_empty() {
+            return;
         }
+        let known = &live[self.rng.below(live.len() as u64) as usize];
+        let target = Target {
+            place,
+            customer,
+            id,
+            known: Arc::clone(known),
+        };
+        let ended = match self.rng.below(11) {
+            0..3 => self.revoke(node, &target).await,
+            3 => self.revoke_others(node, &target).await,
+            4 => self.revoke_customer(node, &target).await,
+            5..7 => self.rotate(node, &target).await,
+            7 | 8 => return self.derive(node, &target).await,
+            _ => return self.update(node, &target).await,
+        };
+        self.probe_everywhere(&ended);
         self.issue_missing(node, place).await;
+    }
+
+    /// Revokes a session by any id that it had. Returns the sessions that have certainly ended, as the
+    /// other changes do.
+    async fn revoke(&self, node: usize, target: &Target) -> Vec<Arc<KnownSession>> {
+        let (named, start) = (self.any_of_family(&target.known), self.now());
+        let (session, sessions) = (named.number, &self.nodes[node].sessions);
+        let found = match self.rng.below(2) {
+            0 => self.change(sessions.revoke(&named.id)).await,
+            _ => {
+                let revoking = sessions.revoke_owned(&target.id, &named.id);
+                self.change(revoking).await
+            }
+        };
+        self.note(node, start, What::Revoke { session, found });
+        let revoked = &target.known;
+        let ends = |known: &KnownSession| match revoked.is_derived {
+            true => known.number == revoked.number,
+            false => known.tree == revoked.tree,
+        };
+        self.retire(target, ends, found.is_some())
+    }
+
+    /// Ends all sessions of a customer.
+    async fn revoke_customer(&self, node: usize, target: &Target) -> Vec<Arc<KnownSession>> {
+        let (customer, start) = (target.customer, self.now());
+        let revoking = self.nodes[node].sessions.revoke_customer(&target.id);
+        let ended = self.change(revoking).await;
+        self.note(node, start, What::RevokeCustomer { customer, ended });
+        let retired = self.retire(target, |_| true, ended.is_some());
+        self.leave_if_in_doubt(target, ended);
+        retired
+    }
+
+    /// Ends all sessions of a customer but those of one tree.
+    async fn revoke_others(&self, node: usize, target: &Target) -> Vec<Arc<KnownSession>> {
+        let (named, start) = (self.any_of_family(&target.known), self.now());
+        let sessions = &self.nodes[node].sessions;
+        let revoking = sessions.revoke_others(&target.id, &named.id);
+        let ended = self.change(revoking).await;
+        let (customer, keep) = (target.customer, named.number);
+        self.note(
+            node,
+            start,
+            What::RevokeOthers {
+                customer,
+                keep,
+                ended,
+            },
+        );
+        let ends = |known: &KnownSession| ended.is_none() || known.tree != named.tree;
+        let retired = self.retire(target, ends, ended.is_some());
+        self.leave_if_in_doubt(target, ended);
+        retired
+    }
+
+    async fn rotate(&self, node: usize, target: &Target) -> Vec<Arc<KnownSession>> {
+        let (known, start) = (&target.known, self.now());
+        let rotating = self.nodes[node].sessions.rotate(&known.token, 2 * HOUR);
+        let new = self.change(rotating).await;
+        if let Some(Some(new)) = &new {
+            let kept = (new.details.ends_at, Some(new.expires_at));
+            assert_eq!(kept, (known.ends_at, known.ends_at), "the end of a session");
+        }
+        let new = new.map(|new| new.map(|new| self.know(&new, Origin::Replaces(known))));
+        let what = What::Rotate {
+            session: known.number,
+            new: number_of(new.as_ref()),
+        };
+        self.note(node, start, what);
+        let seat = self.seat_of(target);
+        let is_rotated = |other: &KnownSession| other.number == known.number;
+        let retired = self.retire(target, is_rotated, new.is_some());
+        if let (Some(Some(new)), Some(seat)) = (new, seat) {
+            self.seat(target.place, seat, target.customer, new);
+        }
+        retired
+    }
+
+    /// Derives a session from one, or from its parent.
+    async fn derive(&self, node: usize, target: &Target) {
+        let parent = {
+            let subject = self.subjects[target.place].lock().expect("no panic");
+            let mut seats = subject.seats.iter().flatten();
+            seats.find(|known| known.tree == target.known.tree).cloned()
+        };
+        let Some(parent) = parent else { return };
+        let (sessions, start) = (&self.nodes[node].sessions, self.now());
+        let deriving = sessions.derive(&parent.token, NewSession::new(HOUR));
+        let child = self.change(deriving).await;
+        let child =
+            child.map(|child| child.map(|child| self.know(&child, Origin::DerivedFrom(&parent))));
+        let what = What::Derive {
+            parent: parent.number,
+            child: number_of(child.as_ref()),
+        };
+        self.note(node, start, what);
+        if let Some(Some(child)) = child {
+            self.seat(target.place, 0, target.customer, child);
+        }
+    }
+
+    async fn update(&self, node: usize, target: &Target) {
+        let (version, data) = self.new_version(&target.id);
+        let start = self.now();
+        let updating = self.nodes[node].sessions.update_customer(&data);
+        let known = self.change(updating).await;
+        let customer = target.customer;
+        self.note(
+            node,
+            start,
+            What::Update {
+                customer,
+                version,
+                known,
+            },
+        );
     }
 
     /// Requests sessions that have ended on all nodes.
@@ -397,71 +529,46 @@ impl World {
         }
     }
 
-    /// Ends all sessions of a customer but that of one seat, and issues what is missing.
-    async fn end_the_others(self: &Arc<Self>, node: usize, place: usize, seat: usize) {
-        let (customer, id, kept) = {
-            let subject = self.subjects[place].lock().expect("no panic");
-            let kept = subject.seats[seat].clone();
-            (subject.number, subject.id.clone(), kept)
-        };
-        let Some(kept) = kept else { return };
-        let (named, start) = (self.any_of_family(&kept), self.now());
-        let sessions = &self.nodes[node].sessions;
-        let ended = self.change(sessions.revoke_others(&id, &named.id)).await;
-        let keep = named.number;
-        self.note(
-            node,
-            start,
-            What::RevokeOthers {
-                customer,
-                keep,
-                ended,
-            },
-        );
-        let mut all = self.empty(place, customer, ended.is_none());
-        if ended.is_some() {
-            if let Some(kept) = all.iter().position(|known| known.number == kept.number) {
-                self.seat(place, seat, customer, all.remove(kept));
-            }
-            self.probe_everywhere(&all);
-        }
-        self.issue_missing(node, place).await;
-    }
-
     fn is_free(&self, place: usize, seat: usize) -> bool {
         let subject = self.subjects[place].lock().expect("no panic");
         subject.seats[seat].is_none()
     }
 
-    /// Moves a session that has ended, or may have, to those that are requested now and then.
-    fn retire(&self, place: usize, seat: usize, known: &Arc<KnownSession>) {
-        let mut subject = self.subjects[place].lock().expect("no panic");
-        if subject.seats[seat]
-            .as_ref()
-            .is_some_and(|seated| seated.number == known.number)
-        {
-            let ended = subject.seats[seat].take();
-            subject.dead.extend(ended);
-        }
-        while subject.dead.len() > MAX_ENDED {
-            subject.dead.pop_front();
+    /// Returns the seat of the session that a change concerns; any if it is a derived one.
+    fn seat_of(&self, target: &Target) -> Option<usize> {
+        let subject = self.subjects[target.place].lock().expect("no panic");
+        let is_here = |seat: &Option<Arc<KnownSession>>| {
+            seat.as_ref()
+                .is_some_and(|known| known.number == target.known.number)
+        };
+        match target.known.is_derived {
+            true => Some(0),
+            false => subject.seats.iter().position(is_here),
         }
     }
 
-    /// Removes all sessions of a customer and returns them. In doubt another customer takes the
-    /// place, since the change may still be under way and end sessions to come.
-    fn empty(&self, place: usize, customer: u32, in_doubt: bool) -> Vec<Arc<KnownSession>> {
-        let mut subject = self.subjects[place].lock().expect("no panic");
-        if subject.number != customer {
+    /// Moves sessions that have ended, or may have, to those that are requested now and then. Returns
+    /// them if they certainly have.
+    fn retire(
+        &self,
+        target: &Target,
+        ends: impl Fn(&KnownSession) -> bool,
+        is_sure: bool,
+    ) -> Vec<Arc<KnownSession>> {
+        let mut subject = self.subjects[target.place].lock().expect("no panic");
+        if subject.number != target.customer {
             return Vec::new();
         }
-        let ended = std::mem::take(&mut subject.seats);
-        let ended: Vec<_> = ended.into_iter().flatten().collect();
-        subject.dead.extend(ended.iter().cloned());
-        if in_doubt {
+        let ended = subject.end(ends);
+        if is_sure { ended } else { Vec::new() }
+    }
+
+    /// Has another customer take the place of one whose sessions a change may yet end, those to come too.
+    fn leave_if_in_doubt(&self, target: &Target, ended: Option<()>) {
+        let mut subject = self.subjects[target.place].lock().expect("no panic");
+        if ended.is_none() && subject.number == target.customer {
             (subject.number, subject.id) = self.new_customer();
         }
-        ended
     }
 
     /// Requests an ended session until the node refuses it.
@@ -526,6 +633,11 @@ impl World {
             }
         }
     }
+}
+
+/// Returns the number of the session that a change has opened.
+fn number_of(new: Option<&Option<Arc<KnownSession>>>) -> Option<Option<u32>> {
+    new.map(|new| new.as_ref().map(|new| new.number))
 }
 
 fn version(customer: &Customer) -> i64 {

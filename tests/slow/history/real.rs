@@ -185,6 +185,7 @@ impl Run {
                     | What::RevokeCustomer { ended: None, .. }
                     | What::RevokeOthers { ended: None, .. }
                     | What::Rotate { new: None, .. }
+                    | What::Derive { child: None, .. }
                     | What::Update { known: None, .. }
             )
         });
@@ -193,6 +194,15 @@ impl Run {
                 what,
                 What::Update {
                     known: Some(true),
+                    ..
+                }
+            )
+        });
+        let derived = count(&|what| {
+            matches!(
+                what,
+                What::Derive {
+                    child: Some(Some(_)),
                     ..
                 }
             )
@@ -229,7 +239,7 @@ impl Run {
         let all = delays(&self.history, WARMTH, |_| true);
         println!(
             "{:?}, seed {}: {} operations, {asked} requests {answers:?}, {ends} endings, \
-             {updates} updates, {in_doubt} changes of unknown outcome\n\
+             {derived} derivations, {updates} updates, {in_doubt} changes of unknown outcome\n\
              faults {kinds:?}, {} panics; {} requests without a fault, {failed} of them failed\n\
              other nodes followed, without a fault: {}; always: {}\n\
              longest request {longest:?}, {} excused; the runtimes were late by {late:?} at most",
@@ -252,7 +262,7 @@ impl Run {
         let seconds = usize::try_from(seconds).expect("small");
         assert!(asked > 150 * NODES * seconds, "there were few requests");
         assert!(
-            ends > 5 * seconds && updates > seconds,
+            ends > 5 * seconds && updates > seconds && 2 * derived > seconds,
             "there were few changes"
         );
         assert!(
@@ -351,6 +361,14 @@ fn with(defect: Defect, faults: &'static [Fault], bound: Duration) -> Option<Fin
 fn a_cache_that_ignores_revocations_is_found() {
     if let Some(findings) = with(Defect::StaleCache, &[], Kind::Redis.cache_ttl()) {
         assert!(!findings.stale.is_empty());
+    }
+}
+
+#[test]
+fn derived_sessions_that_outlive_their_parents_are_found() {
+    if let Some(findings) = with(Defect::NoParents, &[], Kind::Redis.cache_ttl()) {
+        assert!(!findings.stale.is_empty());
+        assert!(findings.hung.is_empty() && findings.mistaken.is_empty());
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum What {
         customer: u32,
         ended: Option<()>,
     },
-    /// All sessions of a customer but the one that `keep` leads to.
+    /// All sessions of a customer but the tree of the one that `keep` leads to.
     RevokeOthers {
         customer: u32,
         keep: u32,
@@ -48,6 +48,11 @@ pub(crate) enum What {
     Rotate {
         session: u32,
         new: Option<Option<u32>>,
+    },
+    /// A session that ends with its parent. `Some(None)`: the parent's token opened no session.
+    Derive {
+        parent: u32,
+        child: Option<Option<u32>>,
     },
     /// `known` is `Some(false)` if the store does not know the customer.
     Update {

@@ -1,12 +1,13 @@
 //! Sessions against a model of when they end: at the earliest of `expires_at`, the end that no rotation
-//! moves, and the last use and the idle timeout together.
+//! moves, and the last use and the idle timeout together; or by a revocation or a limit, which end derived
+//! sessions with their parent.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     AuthenticateError, Clock as _, CustomerId, CustomerSession, CustomerSessions, NewSession,
-    SessionRegistry, testing::ManualClock,
+    SessionId, SessionRegistry, StoreErrorKind, WhenFull, testing::ManualClock,
 };
 
 use crate::{HOUR, customer, rng::Rng};
@@ -32,17 +33,30 @@ pub struct Walk<'a, S> {
 /// A session as it should be.
 struct Expected {
     session: CustomerSession,
+    family: Family,
+    /// The family that it was derived from.
+    parent: Option<Family>,
     is_ended: bool,
     last_used_at: Option<DateTime<Utc>>,
 }
 
+/// A session and those that it was rotated into, by the place of the first one.
+type Family = usize;
+
 impl Expected {
-    fn new(session: CustomerSession) -> Self {
+    fn new(session: CustomerSession, family: Family, parent: Option<Family>) -> Self {
         Self {
             session,
+            family,
+            parent,
             is_ended: false,
             last_used_at: None,
         }
+    }
+
+    /// Returns `true` if it is of a family, or was derived from it.
+    fn ends_with(&self, family: Family) -> bool {
+        self.family == family || self.parent == Some(family)
     }
 
     fn is_live(&self, now: DateTime<Utc>) -> bool {
@@ -101,13 +115,16 @@ impl<S: SessionRegistry> Walk<'_, S> {
     }
 
     async fn step(&mut self) {
-        match self.rng.below(12) {
-            0..3 => self.let_time_pass(),
-            3 => self.issue().await,
-            4 => self.rotate().await,
-            5 => self.revoke().await,
-            6 => self.list().await,
-            7 if self.nodes.len() > 1 => {
+        match self.rng.below(24) {
+            0..6 => self.let_time_pass(),
+            6 | 7 => self.issue().await,
+            8 | 9 => self.derive().await,
+            10 | 11 => self.rotate().await,
+            12 => self.revoke().await,
+            13 => self.revoke_owned().await,
+            14 => self.revoke_others().await,
+            15 => self.list().await,
+            16 if self.nodes.len() > 1 => {
                 tokio::time::sleep(RECORDED_WITHIN).await;
                 self.node = self.rng.below(self.nodes.len() as u64) as usize;
                 self.note(format!("node {}", self.node));
@@ -137,16 +154,98 @@ impl<S: SessionRegistry> Walk<'_, S> {
     async fn issue(&mut self) {
         let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
         let max = Duration::from_secs(self.rng.below(3 * HOUR.as_secs()));
-        let new = NewSession::new(ttl).max_lifetime(max);
+        let mut new = NewSession::new(ttl).max_lifetime(max);
+        let limit = self.limit().await;
+        if let Some((max, when_full)) = limit {
+            new = new.at_most(max, when_full);
+        }
         let issued = self
             .sessions()
             .issue_with(customer(self.customer.as_str()), new)
             .await;
+        let id = issued.as_ref().ok().map(|session| &session.id);
+        self.steps.push(format!(
+            "issue {id:?} for {ttl:?} and {max:?}, limit {limit:?}"
+        ));
+        let surplus = self.surplus(limit.map(|(max, _)| max));
+        if !surplus.is_empty() && limit.is_some_and(|(_, full)| full == WhenFull::Refuse) {
+            let error = issued.map(drop).expect_err("there are too many");
+            assert_eq!(error.kind(), StoreErrorKind::Conflict, "{}", self.said());
+            return;
+        }
+        for known in &mut self.sessions {
+            known.is_ended |= surplus.iter().any(|family| known.ends_with(*family));
+        }
         let session = issued.expect("issued");
         let now = self.clock.now().trunc_subsecs(6);
         assert_eq!(session.expires_at, now + ttl.min(max), "{}", self.said());
-        self.note(format!("issue {} for {ttl:?} and {max:?}", session.id));
-        self.sessions.push(Expected::new(session));
+        let family = self.sessions.len();
+        self.sessions.push(Expected::new(session, family, None));
+    }
+
+    /// Returns a limit for the next session, now and then. Uses are recorded by then, which count for it.
+    async fn limit(&self) -> Option<(u32, WhenFull)> {
+        if self.nodes.len() < 2 || self.rng.below(2) == 0 {
+            return None;
+        }
+        tokio::time::sleep(RECORDED_WITHIN).await;
+        let when_full = match self.rng.below(3) {
+            0 => WhenFull::Refuse,
+            _ => WhenFull::EndOldest,
+        };
+        Some((1 + self.rng.below(3) as u32, when_full))
+    }
+
+    /// Returns the families of the sessions that are too many if one is added, oldest first.
+    fn surplus(&self, max: Option<u32>) -> Vec<Family> {
+        let Some(max) = max else { return Vec::new() };
+        let now = self.clock.now();
+        let counted = self.sessions.iter().filter(|known| known.parent.is_none());
+        let mut live: Vec<_> = counted.filter(|known| known.is_live(now)).collect();
+        live.sort_by_key(|known| (known.session.created_at, known.session.id.clone()));
+        let surplus = (live.len() + 1).saturating_sub(max as usize);
+        let surplus = live.into_iter().take(surplus);
+        surplus.map(|known| known.family).collect()
+    }
+
+    async fn derive(&mut self) {
+        let Some(index) = self.any() else { return };
+        let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
+        let max = Duration::from_secs(self.rng.below(3 * HOUR.as_secs()));
+        let new = NewSession::new(ttl).max_lifetime(max);
+        let token = self.sessions[index].session.token.clone();
+        let derived = self.sessions().derive(&token, new).await;
+        let (known, now) = (&self.sessions[index], self.clock.now().trunc_subsecs(6));
+        let is_live = known.is_live(self.clock.now());
+        self.steps.push(format!(
+            "derive from {} for {ttl:?} and {max:?}: {:?}",
+            known.session.id,
+            derived
+                .as_ref()
+                .ok()
+                .and_then(Option::as_ref)
+                .map(|child| &child.id)
+        ));
+        if is_live && known.parent.is_some() {
+            let error = derived.map(drop).expect_err("it was derived itself");
+            assert_eq!(error.kind(), StoreErrorKind::Invalid, "{}", self.said());
+            return;
+        }
+        let child = derived.expect("an answer");
+        assert_eq!(child.is_some(), is_live, "{}", self.said());
+        let (Some(child), parent) = (child, &known.session) else {
+            return;
+        };
+        let end = parent.expires_at.min(now + max);
+        assert_eq!(child.details.ends_at, Some(end), "{}", self.said());
+        assert_eq!(child.expires_at, end.min(now + ttl), "{}", self.said());
+        assert_eq!(child.details.parent.as_ref(), Some(&parent.id));
+        assert_eq!(
+            child.details.authenticated_at,
+            parent.details.authenticated_at
+        );
+        let (family, parent) = (self.sessions.len(), Some(known.family));
+        self.sessions.push(Expected::new(child, family, parent));
     }
 
     async fn rotate(&mut self) {
@@ -177,19 +276,72 @@ impl<S: SessionRegistry> Walk<'_, S> {
             false => old.details.authenticated_at,
         };
         assert_eq!(new.details.authenticated_at, authenticated_at);
-        self.sessions.push(Expected::new(new));
+        assert_eq!(new.details.parent, old.details.parent);
+        let new = Expected::new(new, known.family, known.parent);
+        self.sessions.push(new);
     }
 
     async fn revoke(&mut self) {
         let Some(index) = self.any() else { return };
         let id = self.sessions[index].session.id.clone();
-        self.sessions().revoke(&id).await.expect("an answer");
+        let found = self.sessions().revoke(&id).await.expect("an answer");
         self.note(format!("revoke {id}"));
-        // An id leads to what the session was rotated into: those ids begin alike.
-        let family = |id: &str| id[..id.len() / 2].to_owned();
-        for known in &mut self.sessions {
-            known.is_ended |= family(known.session.id.as_str()) == family(id.as_str());
+        self.end_family(self.sessions[index].family, found);
+    }
+
+    async fn revoke_owned(&mut self) {
+        let Some(index) = self.any() else { return };
+        let id = self.sessions[index].session.id.clone();
+        let is_owner = self.rng.below(3) > 0;
+        let customer = match is_owner {
+            true => self.customer.clone(),
+            false => format!("not {}", self.customer).into(),
+        };
+        let found = self.sessions().revoke_owned(&customer, &id).await;
+        let found = found.expect("an answer");
+        self.note(format!("revoke {id} of {customer:?}"));
+        match is_owner {
+            true => self.end_family(self.sessions[index].family, found),
+            false => assert!(!found, "{}", self.said()),
         }
+    }
+
+    /// Ends a family and what was derived from it. `found` is the answer of the store, which may have
+    /// forgotten what has expired.
+    fn end_family(&mut self, family: Family, found: bool) {
+        let now = self.clock.now();
+        let mut ended = self.sessions.iter().filter(|known| known.ends_with(family));
+        match found {
+            true => assert!(ended.any(|known| !known.is_ended), "{}", self.said()),
+            false => assert!(!ended.any(|known| known.is_live(now)), "{}", self.said()),
+        }
+        for known in &mut self.sessions {
+            known.is_ended |= known.ends_with(family);
+        }
+    }
+
+    async fn revoke_others(&mut self) {
+        let Some(index) = self.any() else { return };
+        let (keep, kept) = match self.rng.below(4) {
+            0 => (SessionId::from("unknown"), None),
+            _ => (
+                self.sessions[index].session.id.clone(),
+                self.tree(self.sessions[index].family),
+            ),
+        };
+        let customer = self.customer.clone();
+        let ended = self.sessions().revoke_others(&customer, &keep).await;
+        ended.expect("an answer");
+        self.note(format!("revoke all but {keep}"));
+        for known in &mut self.sessions {
+            known.is_ended |= !kept.is_some_and(|root| known.ends_with(root));
+        }
+    }
+
+    /// Returns the family at the root of the tree that a family belongs to, or `None` if it was revoked.
+    fn tree(&self, family: Family) -> Option<Family> {
+        let current = self.sessions.iter().rfind(|known| known.family == family)?;
+        (!current.is_ended).then(|| current.parent.unwrap_or(family))
     }
 
     async fn authenticate(&mut self) {
@@ -241,7 +393,7 @@ impl<S: SessionRegistry> Walk<'_, S> {
     fn any(&self) -> Option<usize> {
         let count = self.sessions.len() as u64;
         // Rather a late one: the first have ended long since.
-        let from_end = self.rng.below(count.clamp(1, 4));
+        let from_end = self.rng.below(count.clamp(1, 6));
         (count > 0).then(|| (count - 1 - from_end) as usize)
     }
 
