@@ -75,8 +75,8 @@ pub struct SessionDetails {
     /// then. It may have another id since, which [`rotate`](crate::CustomerSessions::rotate) has given it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<SessionId>,
-    /// `true` for a session whose place another has taken, and which goes on for a short time beside it
-    /// ([`rotate_overlapping`](crate::CustomerSessions::rotate_overlapping)).
+    /// `true` for a session that [`rotate_overlapping`](crate::CustomerSessions::rotate_overlapping) has replaced,
+    /// and whose token is still accepted for a short time.
     #[serde(skip_serializing_if = "is_false")]
     pub is_replaced: bool,
     /// The last use that was recorded, if uses are

@@ -198,12 +198,17 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let limit = limit.map(|limit| self.at_present(limit));
         let assumed = limit.and_then(|limit| assumed_of(&limit, &new));
         let assumed = assumed.unwrap_or_else(|| change.clone());
+        let of_none = assumed.clone();
         let store = Arc::clone(&self.store);
         let replacing = self.settle(ChangeExtent::Session, Some(assumed), async move {
             let replaced = store.replace(&old, &new, limit.as_ref()).await;
             let replaced = replaced.map_err(|error| error.without(&new.token))?;
             let mut invalidations = vec![change];
-            invalidations.extend(replaced.iter().flat_map(invalidations_of));
+            match &replaced {
+                Some(replaced) => invalidations.extend(invalidations_of(replaced)),
+                // The limit may have ended some before the old one was gone.
+                None => invalidations.push(of_none),
+            }
             Ok(Settled {
                 answer: replaced.map(|replaced| replaced.session),
                 invalidations,

@@ -1,4 +1,4 @@
-//! How sessions are rotated while requests with the old token are under way.
+//! Rotation after which the old token is still accepted for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,25 +15,28 @@ use crate::{
     token::SessionToken,
 };
 
-/// Longest overlap. An old token that has leaked may be used for that long.
+/// Longest overlap: a token that has leaked is of use for so long after a rotation.
 const MAX_OVERLAP: Duration = Duration::from_secs(5 * 60);
 
 impl<S: SessionRegistry> CustomerSessions<S> {
-    /// Exchanges a live session as [`rotate`](Self::rotate) does, but the old token goes on for `overlap`: for
-    /// a browser whose other tabs, and whose requests under way, still send it. Thirty seconds are enough for
-    /// these; five minutes is the most.
+    /// Rotates a session as [`rotate`](Self::rotate) does, but keeps accepting the old token for `overlap`, so
+    /// that a browser's requests in flight and its other tabs are not refused. Thirty seconds are enough for
+    /// that; the most is five minutes.
     ///
-    /// The old session then has [`is_replaced`](crate::SessionDetails::is_replaced), and expires after `overlap`,
-    /// or when it would have anyway, or when the new one does, whichever is first. Nothing extends it: a rotation
-    /// of the old token answers `None`, as if it were over, and so does [`derive`](Self::derive). Of any number
-    /// of concurrent rotations one gets a session. A handler that gets `None` for a request that was let in
-    /// leaves the cookie as it is, since another answer has set the new one.
+    /// The old session is marked as [replaced](crate::SessionDetails::is_replaced). It expires after `overlap`, or
+    /// when it would have expired anyway, or when the new one expires, whichever is first. Nothing extends it: to
+    /// rotate it again, or to [derive](Self::derive) from it, answers `None`. Of any number of concurrent
+    /// rotations one gets a session. If a handler gets `None` for a request that was let in, another response
+    /// sets the new cookie, and this one must not clear it. If that other response is lost on its way, the
+    /// customer signs in again after the overlap.
     ///
-    /// The two are one session to everything else: [`revoke`](Self::revoke) of either id ends both, on all
-    /// nodes alike, a limit counts them once, and [`revoke_others`](Self::revoke_others) keeps both. A list
-    /// shows both.
+    /// In all other respects the two are one session: [`revoke`](Self::revoke) of either id ends both, on all
+    /// nodes, a limit counts them once, and [`revoke_others`](Self::revoke_others) keeps both. A list shows both.
+    /// A session can be rotated again within the overlap; a Redis store then accepts the eight latest old
+    /// tokens.
     ///
-    /// After a change of rights, such as a new password, rotate without an overlap.
+    /// After a change of privilege, such as a new password, use [`reauthenticated`](Self::reauthenticated) or
+    /// [`rotate`](Self::rotate): they end every old token at once, those of earlier overlaps too.
     ///
     /// ```
     /// use std::time::Duration;
@@ -50,7 +53,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// let new = sessions.rotate_overlapping(&old.token, HOUR, overlap).await?;
     /// let new = new.expect("it is live");
     /// assert!(sessions.authenticate(&new.token).await.is_ok());
-    /// // From another tab, which has not got the new cookie yet.
+    /// // From another tab, which does not have the new cookie yet.
     /// assert!(sessions.authenticate(&old.token).await?.details.is_replaced);
     /// assert!(sessions.rotate_overlapping(&old.token, HOUR, overlap).await?.is_none());
     ///
@@ -63,8 +66,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// # Errors
     ///
     /// Those of [`rotate`](Self::rotate), and [`Invalid`](crate::StoreErrorKind::Invalid) if `overlap` is longer
-    /// than five minutes, if the session was derived from another, or if the store does not
-    /// [keep](SessionRegistry::replace_overlapping) replaced sessions.
+    /// than five minutes, if the session was derived from another, or if the store has no
+    /// [overlaps](SessionRegistry::replace_overlapping).
     #[doc(alias = "grace_period")]
     #[doc(alias = "leeway")]
     pub async fn rotate_overlapping(
@@ -74,7 +77,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         overlap: Duration,
     ) -> Result<Option<CustomerSession>, StoreError> {
         if overlap > MAX_OVERLAP {
-            let why = "a session that was rotated goes on for five minutes at most";
+            let why = "an overlap is five minutes at most";
             return Err(StoreError::invalid(why));
         }
         if overlap.is_zero() {

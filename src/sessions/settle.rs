@@ -12,7 +12,7 @@ use crate::{
         upstream::guard::{Panicked, catch_panic},
     },
     invalidation::Invalidation,
-    store::{SessionRegistry, StoreError},
+    store::{SessionRegistry, StoreError, StoreErrorKind},
     telemetry,
 };
 
@@ -76,7 +76,12 @@ async fn run<T>(
     let mut reply = |outcome: Result<T, StoreError>| {
         // After a timeout the caller has its answer.
         let Some(answer) = answer.take() else { return };
-        if let (Some(change), Err(error)) = (&assumed, &outcome) {
+        if let (Some(change), Err(error)) = (&assumed, &outcome)
+            && !matches!(
+                error.kind(),
+                StoreErrorKind::Conflict | StoreErrorKind::Invalid
+            )
+        {
             telemetry::outcome_unknown(change, error);
         }
         // The caller may be gone.

@@ -183,10 +183,10 @@ pub(super) fn parent_is_child(parent: &SessionId) -> StoreError {
     StoreError::invalid(format!("session {parent} was derived, and has no children"))
 }
 
-/// Returns the error of a rotation after which a session that was derived would go on.
+/// Returns the error of a rotation after which the token of a derived session would still be accepted.
 pub(super) fn child_does_not_overlap(session: &SessionId) -> StoreError {
     StoreError::invalid(format!(
-        "session {session} was derived, and does not go on beside the one that takes its place"
+        "session {session} was derived from another; rotate it without an overlap"
     ))
 }
 

@@ -189,20 +189,20 @@ pub trait SessionRegistry: SessionStore {
     ) -> Result<Option<Inserted>, StoreError>;
 
     /// Adds `new` in the place of `old`, both or neither, as [`replace`](Self::replace) does without a limit; but
-    /// `old` goes on beside it, as it is given here: with an earlier `expires_at`, and
-    /// [`is_replaced`](crate::SessionDetails::is_replaced). Its id leads to the live session of the family, as
-    /// ever, so that revoking either of both ends both, and its token opens it until it expires. Like a session
-    /// that was derived from the family, it ends wherever that ends, and it counts for no limit.
+    /// the token of `old` is still accepted, until the `expires_at` that `old` has here. Its
+    /// [`is_replaced`](crate::SessionDetails::is_replaced) is set, and the rest of it is unchanged. Its id leads to
+    /// the live session of the family, so that revoking either session ends both. Like a session that was derived
+    /// from the family, `old` ends with it, and counts for no limit. A `replace` of `new` ends it too.
     ///
-    /// `None` means that no live session has the id of `old`, or that another has taken its place already. A
-    /// session that goes on is not replaced and nothing is derived from it: those calls answer `None` too.
+    /// `None` means that no live session has the id of `old`, or that it was replaced already. [`replace`](Self::replace)
+    /// and [`derive`](Self::derive) also answer `None` for a session that was replaced.
     ///
-    /// The default refuses, for stores in which a session ends where another takes its place.
+    /// The default refuses, for stores in which a replaced session ends at once.
     ///
     /// # Errors
     ///
-    /// Those of [`replace`](Self::replace). [`Invalid`](crate::StoreErrorKind::Invalid) if the store keeps no
-    /// replaced sessions, or if `old` was derived.
+    /// Those of [`replace`](Self::replace). [`Invalid`](crate::StoreErrorKind::Invalid) if the store has no
+    /// overlaps, or if `old` was derived.
     async fn replace_overlapping(
         &self,
         old: &CustomerSession,

@@ -1,6 +1,6 @@
 //! Checks of what no database can keep.
 
-use super::error::{ContextError, StoreError};
+use super::error::{ContextError, StoreError, child_does_not_overlap};
 use crate::{
     customer::Customer,
     metadata::{Metadata, MetadataValue},
@@ -28,35 +28,36 @@ pub(super) fn check_session(session: &CustomerSession) -> Result<(), StoreError>
     check_fields(&session.customer).map_err(refuse)
 }
 
-/// Refuses a new session whose place has been taken already.
+/// Refuses a new session that is marked as replaced.
 pub(super) fn check_is_current(session: &CustomerSession) -> Result<(), StoreError> {
     match session.details.is_replaced {
         false => Ok(()),
         true => Err(StoreError::invalid(format!(
-            "session {}: it is new, and yet replaced",
+            "session {}: a new session cannot be marked as replaced",
             session.id
         ))),
     }
 }
 
-/// Refuses two sessions of which `new` cannot take the place of `old`, as it goes on.
+/// Refuses two sessions of which `new` cannot replace `old`, or after which `old` cannot remain.
 pub(super) fn check_overlap(
     old: &CustomerSession,
     new: &CustomerSession,
 ) -> Result<(), StoreError> {
-    for session in [old, new] {
-        check_session(session)?;
-        check_is_no_child(session)?;
+    check_session(old)?;
+    check_session(new)?;
+    if old.details.parent.is_some() {
+        return Err(child_does_not_overlap(&old.id));
     }
+    check_is_no_child(new)?;
     check_is_current(new)?;
-    let why = match () {
-        () if !old.details.is_replaced => "is to go on, and is not replaced",
-        () if old.customer_id != new.customer_id => "is another customer's",
-        () => return Ok(()),
-    };
+    if old.details.is_replaced && old.customer_id == new.customer_id {
+        return Ok(());
+    }
     let (old, new) = (&old.id, &new.id);
-    let why = format!("session {new}: it is to overlap with {old}, which {why}");
-    Err(StoreError::invalid(why))
+    Err(StoreError::invalid(format!(
+        "session {new}: it cannot replace {old}, which is not marked as replaced, or belongs to another customer"
+    )))
 }
 
 /// Refuses a session that must be derived.
@@ -76,6 +77,7 @@ pub(super) fn check_is_child(
     parent: &SessionId,
 ) -> Result<(), StoreError> {
     check_session(child)?;
+    check_is_current(child)?;
     if child.details.parent.as_ref() == Some(parent) {
         return Ok(());
     }

@@ -99,6 +99,29 @@ async fn revoking_either_ends_both_at_once_though_they_are_cached() {
 }
 
 #[tokio::test]
+async fn a_rotation_without_an_overlap_ends_every_old_token_at_once() {
+    for proves in [false, true] {
+        let fixture = Fixture::new(|builder| builder).await;
+        let sessions = &fixture.sessions;
+        let second = overlap(&fixture).await;
+        let third = sessions.rotate_overlapping(&second.token, HOUR, OVERLAP);
+        let third = third.await.expect("an answer").expect("live");
+        for session in [&fixture.session, &second, &third] {
+            assert!(is_live(sessions, session).await);
+        }
+        let last = match proves {
+            true => sessions.reauthenticated(&third.token, HOUR).await,
+            false => sessions.rotate(&third.token, HOUR).await,
+        };
+        let last = last.expect("an answer").expect("live");
+        for session in [&fixture.session, &second, &third] {
+            assert!(!is_live(sessions, session).await);
+        }
+        assert!(is_live(sessions, &last).await);
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_overlaps_ends_no_later_than_it_would_have() {
     let fixture = Fixture::new(|builder| builder).await;
     let sessions = &fixture.sessions;

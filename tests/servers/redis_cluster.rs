@@ -1,6 +1,6 @@
 //! Sessions in a Redis cluster, while its slots move and its primaries fail.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use customer_session::{
     CustomerSession, Invalidation, InvalidationSource as _, Revocation, SessionRegistry as _,
@@ -44,6 +44,9 @@ async fn the_store_keeps_the_contract_on_a_cluster() {
         let store = RedisStore::connect(url, peppers()).await;
         persistent_store::keeps_the_contract(store.expect("connected")).await;
     }
+    let store = RedisStore::connect(&cluster.urls()[1], peppers()).await;
+    let store = Arc::new(store.expect("connected"));
+    persistent_store::no_request_is_refused_by_a_rotation_that_overlaps(store).await;
     // Also by a connection of the application's own.
     let client = redis::cluster::ClusterClient::new(cluster.urls()).expect("URLs");
     let connection = client.get_async_connection().await.expect("connected");

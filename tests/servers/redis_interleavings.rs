@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
     CustomerSession, Invalidation, Page, Revocation, SessionId, SessionLimit, SessionRegistry as _,
-    SessionStore as _, SessionSummary, SessionToken, StoreErrorKind, store::RedisStore,
+    SessionStore as _, SessionSummary, SessionToken, StoreErrorKind,
+    store::{Peppers, RedisStore},
 };
 use redis::{
     Arg, AsyncCommands as _, Cmd, Pipeline, RedisFuture, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use crate::persistent_store::{going_on, inserted, peppers, session, unique};
+use crate::persistent_store::{PEPPER, going_on, inserted, peppers, session, unique};
 use test_support::{
     RegistryExt as _,
     servers::{self, Server},
@@ -344,6 +345,123 @@ async fn an_overlap_that_was_interrupted_ends_as_it_should() {
     assert!(!is_found(&store, &first).await && is_found(&store, &new).await);
     assert!(store.end(&new.id).await.expect("revoked"));
     assert_eq!(keys(&mut by_hand, "cs:[sd]:*").await, Vec::<Vec<u8>>::new());
+}
+
+#[tokio::test]
+async fn an_old_token_is_accepted_under_a_new_pepper_and_its_id_still_ends_both() {
+    let Some((server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let ring = || Peppers::new([7; 32]).or(PEPPER);
+    let pointer = |session: &CustomerSession| format!("cs:i:={}", session.id);
+    let [plain, hurried] = [inserted(&store).await, inserted(&store).await];
+    for first in [&plain, &hurried] {
+        let mut new = session(&store, first.customer_id.as_str());
+        new.details.ends_at = Some(Utc::now().trunc_subsecs(6) + TimeDelta::days(30));
+        let new_pepper = RedisStore::connect(&server.url(), ring())
+            .await
+            .expect("connected");
+        if first == &hurried {
+            // An attempt to keep it under the new pepper that was interrupted.
+            let record = keys(&mut by_hand, "cs:t:*").await;
+            let before: Vec<_> = record.iter().cloned().collect();
+            assert!(is_found(&new_pepper, first).await);
+            let now = keys(&mut by_hand, "cs:t:*").await;
+            let new_key = now.iter().find(|key| !before.contains(key)).expect("a key");
+            let old_key = before.iter().find(|key| !now.contains(key)).expect("a key");
+            let (value, pointer_value): (Vec<u8>, Vec<u8>) = (
+                by_hand.get(new_key).await.expect("a record"),
+                by_hand.get(pointer(first)).await.expect("a pointer"),
+            );
+            let back = [&pointer_value[..1], &old_key[5..], &pointer_value[17..]].concat();
+            let _: () = by_hand.set(old_key, value).await.expect("set");
+            let _: () = by_hand.set(pointer(first), back).await.expect("set");
+        }
+        let replaced = store.replace_overlapping(&going_on(first), &new).await;
+        replaced.expect("an answer").expect("live");
+        for _ in 0..3 {
+            assert!(is_found(&new_pepper, first).await);
+        }
+        let left: i64 = by_hand.pttl(pointer(first)).await.expect("an answer");
+        assert!(left > TimeDelta::days(30).num_milliseconds(), "{left} ms");
+        assert!(store.end(&first.id).await.expect("revoked"));
+        for ended in [first, &new] {
+            assert!(!is_found(&new_pepper, ended).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_very_many_overlaps_the_latest_stay() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    let mut family = vec![inserted(&store).await];
+    for number in 0..20 {
+        let old = &family[family.len() - 1];
+        let next = session(&store, old.customer_id.as_str());
+        let mut old = going_on(old);
+        old.expires_at += TimeDelta::microseconds(number);
+        let replaced = store.replace_overlapping(&old, &next).await;
+        replaced.expect("an answer").expect("live");
+        family.push(next);
+    }
+    for (number, session) in family.iter().enumerate() {
+        assert_eq!(is_found(&store, session).await, number >= 12, "{number}");
+    }
+    let customer = family[0].customer_id.clone();
+    let in_set: u64 = by_hand
+        .zcard(format!("cs:s:{{={customer}}}"))
+        .await
+        .expect("a number");
+    assert_eq!(in_set, 9);
+    // None of them is one of the hundred that may be derived.
+    for _ in 0..100 {
+        let mut child = session(&store, customer.as_str());
+        child.details.parent = Some(family[20].id.clone());
+        let derived = store.derive(&family[20].id, &child).await;
+        assert!(derived.expect("there is room").is_some());
+    }
+    let last = session(&store, customer.as_str());
+    let replaced = store.replace(&family[20].id, &last, None).await;
+    replaced.expect("an answer").expect("live");
+    for session in &family {
+        assert!(!is_found(&store, session).await);
+    }
+    assert!(store.end(&family[0].id).await.expect("revoked"));
+    assert_eq!(keys(&mut by_hand, "cs:[sd]:*").await, Vec::<Vec<u8>>::new());
+}
+
+#[tokio::test]
+async fn what_an_interruption_leaves_of_an_overlap_is_purged() {
+    let Some((_server, store, mut by_hand)) = redis().await else {
+        return;
+    };
+    for after in 0..3 {
+        let first = inserted(&store).await;
+        let new = session(&store, first.customer_id.as_str());
+        let mut old = going_on(&first);
+        old.expires_at = Utc::now().trunc_subsecs(6) - TimeDelta::minutes(1);
+        let breaking = Breaking {
+            connection: by_hand.clone(),
+            left: Arc::default(),
+            after,
+        };
+        let breaking = RedisStore::new(breaking, peppers());
+        let replaced = breaking.replace_overlapping(&old, &new).await;
+        replaced.expect("an answer").expect("live");
+        store.purge_expired(Utc::now(), 100).await.expect("purged");
+        let set = format!("cs:s:{{={}}}", first.customer_id);
+        let in_set: u64 = by_hand.zcard(set).await.expect("a number");
+        // What it was is there until its time.
+        assert!(in_set <= 2, "{after}: {in_set}");
+        let ended = [first, new.clone()].map(|session| session.token);
+        assert!(store.end(&new.id).await.expect("revoked"));
+        for token in ended {
+            assert_eq!(store.find(&token).await.expect("an answer"), None);
+        }
+        assert_eq!(keys(&mut by_hand, "cs:[sd]:*").await, Vec::<Vec<u8>>::new());
+    }
 }
 
 #[tokio::test]

@@ -102,6 +102,7 @@ impl SessionRegistry for MemoryStore {
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
         check_is_no_child(session)?;
+        check_is_current(session)?;
         let hash = hash(&session.token);
         let mut tables = self.write();
         tables.check_new(session, &hash)?;

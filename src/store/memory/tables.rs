@@ -163,6 +163,12 @@ impl Tables {
         token_hash: TokenHash,
     ) -> CustomerSession {
         let customer = self.known(new);
+        let is_overlapping = |session: &&SessionSummary| session.details.is_replaced;
+        let overlapping = self.derived_from(old).filter(is_overlapping);
+        let overlapping: Vec<_> = overlapping.map(|session| session.id.clone()).collect();
+        for id in &overlapping {
+            self.remove(id);
+        }
         if let Some(parent) = self.children.parent(old).cloned() {
             self.children.insert(parent, new.id.clone());
         }

@@ -86,7 +86,7 @@ impl RedisStore {
             }
             // It led to a session that has ended.
             if self
-                .swap(key.clone(), &there, value, life, new.context)
+                .swap(key.clone(), &there, value, Some(life), new.context)
                 .await?
             {
                 return Ok(Some(true));

@@ -22,7 +22,7 @@ use crate::{
     session::{CustomerSession, SessionSummary},
     store::{
         error::{StoreError, StoreErrorKind, customer_is_deleted, limit_is_reached},
-        validation::{check_is_no_child, check_session},
+        validation::{check_is_current, check_is_no_child, check_session},
     },
 };
 
@@ -93,6 +93,7 @@ impl RedisStore {
         context: &str,
     ) -> Result<Inserted, StoreError> {
         check_is_no_child(session)?;
+        check_is_current(session)?;
         let new = self.new_session(session, context)?;
         self.ready().await?;
         let (epoch, claimed) = join(self.epoch(&new), self.claim(&new)).await;
@@ -262,7 +263,8 @@ impl RedisStore {
         remove
             .key(self.keys.children(customer))
             .key(self.keys.uses(customer))
-            .arg(new.record.member());
+            .arg(new.record.member())
+            .arg(new.record.id.as_bytes());
         let _: u64 = self.send(Request::Script(&remove), context).await?;
         Err(StoreError::conflict(format!("{context}: its id is taken")))
     }

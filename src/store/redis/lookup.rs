@@ -141,32 +141,55 @@ impl RedisStore {
         context: &str,
     ) -> Result<Option<LookupAnswer>, StoreError> {
         for (hash, place) in hashes.iter().zip(1..) {
-            let Some(bytes) = self.get(self.keys.token(hash), context).await? else {
-                continue;
-            };
-            let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
-            let record = Record::from_bytes(&bytes).ok_or_else(corrupt)?;
-            let mut found = self.scripts.found.key(self.keys.customer(&record.customer));
-            found.key(self.keys.sessions(&record.customer));
-            found.arg(record.member());
-            let found = self.read::<Option<(Vec<u8>, _)>>(Request::Script(&found), context);
-            // By a command of its own: while a slot moves, the key of a script must be there.
-            let used_at = self.last_use(&record, context);
-            let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
-            // A failover may have lost what the session is revoked by.
-            let pointer = self.get(self.keys.id(&record.id), context);
-            let (found, epoch, pointer, used_at) = join4(found, epoch, pointer, used_at).await;
-            let (found, epoch, pointer, used_at) = (found?, epoch?, pointer?, used_at?);
-            let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
-            if !pointer.is_some_and(|pointer| pointer.leads_to(&record)) {
-                continue;
+            let mut bytes = self.get(self.keys.token(hash), context).await?;
+            while let Some(read) = bytes {
+                let found = self.find_by_record(place, &read, context).await?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+                // It may have been rewritten between the two steps, as by a rotation that overlaps.
+                bytes = self.get(self.keys.token(hash), context).await?;
+                bytes = bytes.filter(|bytes| *bytes != read);
             }
-            if let Some((customer, goes_on_until)) = found
-                && epoch.is_some()
-                && customer.get(1..9) == epoch.as_deref()
-            {
-                return Ok(Some((place, bytes, customer, used_at, goes_on_until)));
-            }
+        }
+        Ok(None)
+    }
+
+    /// Finds the live session of a record.
+    async fn find_by_record(
+        &self,
+        place: usize,
+        bytes: &[u8],
+        context: &str,
+    ) -> Result<Option<LookupAnswer>, StoreError> {
+        let corrupt = || StoreError::corrupt(format!("{context}: its record is corrupt"));
+        let record = Record::from_bytes(bytes).ok_or_else(corrupt)?;
+        let mut found = self.scripts.found.key(self.keys.customer(&record.customer));
+        found.key(self.keys.sessions(&record.customer));
+        found.arg(record.member());
+        let found = self.read::<Option<(Vec<u8>, _)>>(Request::Script(&found), context);
+        // By a command of its own: while a slot moves, the key of a script must be there.
+        let used_at = self.last_use(&record, context);
+        let epoch = self.get(self.keys.epoch(record.customer.shard()), context);
+        // A failover may have lost what the session is revoked by.
+        let pointer = self.get(self.keys.id(&record.id), context);
+        let (found, epoch, pointer, used_at) = join4(found, epoch, pointer, used_at).await;
+        let (found, epoch, pointer, used_at) = (found?, epoch?, pointer?, used_at?);
+        let pointer = pointer.as_deref().and_then(Pointer::from_bytes);
+        if !pointer.is_some_and(|pointer| pointer.leads_to(&record)) {
+            return Ok(None);
+        }
+        if let Some((customer, goes_on_until)) = found
+            && epoch.is_some()
+            && customer.get(1..9) == epoch.as_deref()
+        {
+            return Ok(Some((
+                place,
+                bytes.to_vec(),
+                customer,
+                used_at,
+                goes_on_until,
+            )));
         }
         Ok(None)
     }
@@ -222,12 +245,22 @@ impl RedisStore {
         let (new, old) = (&hashes[0], &hashes[found.place]);
         let mut claim = self.scripts.claim.key(self.keys.token(new));
         claim.arg(&found.bytes).arg(life(found.record.expires_at()));
-        let _: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
+        let there: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
+        // What an earlier attempt wrote may have changed under the other hash since.
+        if let Some(there) = there.filter(|there| *there != found.bytes) {
+            let is_same = |there: Record| there.id == found.record.id;
+            let key = self.keys.token(new);
+            let life = Some(life(found.record.expires_at()));
+            if !Record::from_bytes(&there).is_some_and(is_same)
+                || !self.swap(key, &there, &found.bytes, life, context).await?
+            {
+                return Ok(());
+            }
+        }
         let pointers = [old, new].map(|hash| Pointer::new(&found.record, *hash).to_bytes());
         let key = self.keys.id(&found.record.id);
-        let life = life(found.record.family_end());
         if self
-            .swap(key, &pointers[0], &pointers[1], life, context)
+            .swap(key, &pointers[0], &pointers[1], None, context)
             .await?
         {
             self.delete(self.keys.token(old), context).await;
@@ -242,20 +275,21 @@ impl RedisStore {
         old: &[u8],
         context: &str,
     ) -> Result<(), StoreError> {
-        self.swap(key, old, b"", 0, context).await.map(drop)
+        self.swap(key, old, b"", None, context).await.map(drop)
     }
 
-    /// Replaces the value of a key, or deletes the key if the new one is empty. Returns `false` if the
-    /// value is not `old`.
+    /// Replaces the value of a key, or deletes the key if the new one is empty. Its life stays as it is, unless
+    /// one is given. Returns `false` if the value is not `old`.
     pub(super) async fn swap(
         &self,
         key: Vec<u8>,
         old: &[u8],
         new: &[u8],
-        life: i64,
+        life: Option<i64>,
         context: &str,
     ) -> Result<bool, StoreError> {
         let mut swap = self.scripts.swap.key(key);
+        let life = life.map(|life| life.to_string()).unwrap_or_default();
         swap.arg(old).arg(new).arg(life);
         let swapped: u64 = self.send(Request::Script(&swap), context).await?;
         Ok(swapped > 0)

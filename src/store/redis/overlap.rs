@@ -89,7 +89,7 @@ impl RedisStore {
         let (context, hash) = (new.context, place.pointer.hash);
         let token = self.keys.token(&hash);
         let [before_bytes, after] = [before, goes_on].map(Record::to_bytes);
-        let token_life = life(goes_on.expires_at());
+        let token_life = Some(life(goes_on.expires_at()));
         if !self
             .swap(token, &before_bytes, &after, token_life, context)
             .await?
@@ -98,10 +98,9 @@ impl RedisStore {
             return Ok(());
         }
         let pointers = [&place.pointer, &Pointer::new(goes_on, hash)].map(Pointer::to_bytes);
-        let id_life = new.id_life.max(life(before.family_end()));
         let id = self.keys.id(&place.id);
         if !self
-            .swap(id, &pointers[0], &pointers[1], id_life, context)
+            .swap(id, &pointers[0], &pointers[1], None, context)
             .await?
         {
             return Ok(());

@@ -145,15 +145,16 @@ impl RedisStore {
         let Some(pointer) = self.get(self.keys.id(id), CONTEXT).await? else {
             return Ok(false);
         };
-        let pointer = Pointer::from_bytes(&pointer);
-        let Some(pointer) = pointer.filter(|pointer| pointer.member(id) == member) else {
+        let Some(pointer) = Pointer::from_bytes(&pointer) else {
             return Ok(false);
         };
+        // Also if the id leads to what the session was, or goes on as: it has expired.
         let customer = &pointer.customer;
         let mut remove = self.scripts.remove.key(self.keys.customer(customer));
         remove.key(self.keys.sessions(customer));
         remove.key(self.keys.children(customer));
-        remove.key(self.keys.uses(customer)).arg(member);
+        remove.key(self.keys.uses(customer));
+        remove.arg(member).arg(pointer.family(id).as_bytes());
         let was_there: u64 = self.send(Request::Script(&remove), CONTEXT).await?;
         self.forget_ended(customer, member, CONTEXT).await?;
         Ok(was_there > 0)

@@ -24,6 +24,9 @@ const LAYOUT_OF_CHILD: u8 = b'3';
 /// The first byte of a session in the set of its customer if it was derived from another.
 const CHILD: u8 = b'c';
 
+/// The same if it goes on beside the session that has taken its place, and is a child of its own family.
+const OVERLAPPING: u8 = b'o';
+
 const HAS_MODIFIED: u8 = 1;
 const HAS_END: u8 = 2;
 const HAS_FAMILY: u8 = 4;
@@ -103,7 +106,8 @@ impl Record {
 
     /// Returns the session as the member of a set.
     pub(super) fn member(&self) -> Vec<u8> {
-        member(&self.id, self.expires_at, self.parent.as_ref())
+        let family = self.family.as_ref().unwrap_or(&self.id);
+        member(&self.id, self.expires_at, family, self.parent.as_ref())
     }
 
     /// Returns `true` if it goes on beside the session that has taken its place: as a child of its own family.
@@ -253,7 +257,7 @@ impl Pointer {
 
     /// Returns the session, by its id, as the member of a set.
     pub(super) fn member(&self, id: &Packed) -> Vec<u8> {
-        member(id, self.expires_at, self.parent.as_ref())
+        member(id, self.expires_at, self.family(id), self.parent.as_ref())
     }
 
     /// Returns the family of the parent, if the session was derived.
@@ -322,7 +326,7 @@ impl Pointer {
 pub(super) fn read_member(member: &[u8]) -> Option<(Packed, i64)> {
     let (id, expires_at) = member.split_last_chunk()?;
     let id = match id.split_first()? {
-        (&CHILD, rest) => {
+        (&CHILD | &OVERLAPPING, rest) => {
             let mut reader = Reader(rest);
             let _parent = reader.text()?;
             reader.0
@@ -335,15 +339,16 @@ pub(super) fn read_member(member: &[u8]) -> Option<(Packed, i64)> {
 /// Returns the family of the parent from a member of a set.
 fn parent_of(member: &[u8]) -> Option<Packed> {
     let (&first, rest) = member.split_first()?;
-    let parent = (first == CHILD).then(|| Reader(rest).text())??;
+    let is_child = matches!(first, CHILD | OVERLAPPING);
+    let parent = is_child.then(|| Reader(rest).text())??;
     Packed::from_bytes(parent)
 }
 
 /// Returns a session as the member of a set.
-fn member(id: &Packed, expires_at: i64, parent: Option<&Packed>) -> Vec<u8> {
+fn member(id: &Packed, expires_at: i64, family: &Packed, parent: Option<&Packed>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(parent) = parent {
-        bytes.push(CHILD);
+        bytes.push(if parent == family { OVERLAPPING } else { CHILD });
         put(&mut bytes, parent.as_bytes());
     }
     bytes.extend(id.as_bytes());

@@ -108,10 +108,10 @@ impl RedisStore {
             .arg(place.id.text())
             .arg(place.id.as_bytes());
         replace.arg(&limit_args(limit));
+        replace.arg(place.family().as_bytes());
         if let Some(old) = goes_on {
             replace.arg(score_until(old.expires_at())).arg(old.member());
             replace.arg(Band::Uncounted.score(old.created_at()));
-            replace.arg(place.family().as_bytes());
         }
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         let mut ended = Ended::default();

@@ -102,6 +102,7 @@ macro_rules! go_on {
         )
     };
 }
+
 mod customers;
 mod error;
 mod idle_connections;

@@ -95,14 +95,18 @@ impl<S: SessionRegistry> Harness<S> {
             });
             ensure(is_listed, format!("{kept:?} is kept, the list is {list:?}"))?;
         }
-        // Again and again, and in the end without.
         let (second, third) = self.overlap(&new).await?;
-        let fourth = self.session(old.customer_id.as_str());
-        self.replace(&third.id, &fourth).await?;
-        for session in [&old, &second, &fourth] {
+        for session in [&old, &second, &third] {
             self.is_found(session).await?;
         }
-        self.is_gone(&third, "it was replaced").await?;
+        // Without an overlap, all of them end.
+        let fourth = self.session(old.customer_id.as_str());
+        self.replace(&third.id, &fourth).await?;
+        self.is_found(&fourth).await?;
+        for session in [&old, &second, &third] {
+            self.is_gone(session, "it was replaced, without an overlap in the end")
+                .await?;
+        }
         self.forget(&[&fourth]).await?;
         let list = self.list(&old.customer_id).await?;
         ensure(list.is_empty(), format!("{list:?} is left"))

@@ -37,6 +37,8 @@ struct Expected {
     /// The family that it was derived from.
     parent: Option<Family>,
     is_ended: bool,
+    /// Another one has its place, and its token is still accepted.
+    is_replaced: bool,
     last_used_at: Option<DateTime<Utc>>,
 }
 
@@ -50,6 +52,7 @@ impl Expected {
             family,
             parent,
             is_ended: false,
+            is_replaced: false,
             last_used_at: None,
         }
     }
@@ -119,7 +122,8 @@ impl<S: SessionRegistry> Walk<'_, S> {
             0..6 => self.let_time_pass(),
             6 | 7 => self.issue().await,
             8 | 9 => self.derive().await,
-            10 | 11 => self.rotate().await,
+            10 => self.rotate().await,
+            11 => self.rotate_overlapping().await,
             12 => self.revoke().await,
             13 => self.revoke_owned().await,
             14 => self.revoke_others().await,
@@ -200,7 +204,8 @@ impl<S: SessionRegistry> Walk<'_, S> {
     fn surplus(&self, max: Option<u32>) -> Vec<Family> {
         let Some(max) = max else { return Vec::new() };
         let now = self.clock.now();
-        let counted = self.sessions.iter().filter(|known| known.parent.is_none());
+        let counts = |known: &&Expected| known.parent.is_none() && !known.is_replaced;
+        let counted = self.sessions.iter().filter(counts);
         let mut live: Vec<_> = counted.filter(|known| known.is_live(now)).collect();
         live.sort_by_key(|known| (known.session.created_at, known.session.id.clone()));
         let surplus = (live.len() + 1).saturating_sub(max as usize);
@@ -226,13 +231,14 @@ impl<S: SessionRegistry> Walk<'_, S> {
                 .and_then(Option::as_ref)
                 .map(|child| &child.id)
         ));
-        if is_live && known.parent.is_some() {
+        if is_live && known.parent.is_some() && !known.is_replaced {
             let error = derived.map(drop).expect_err("it was derived itself");
             assert_eq!(error.kind(), StoreErrorKind::Invalid, "{}", self.said());
             return;
         }
         let child = derived.expect("an answer");
-        assert_eq!(child.is_some(), is_live, "{}", self.said());
+        let is_current = is_live && !known.is_replaced;
+        assert_eq!(child.is_some(), is_current, "{}", self.said());
         let (Some(child), parent) = (child, &known.session) else {
             return;
         };
@@ -262,7 +268,8 @@ impl<S: SessionRegistry> Walk<'_, S> {
         let is_live = known.is_live(self.clock.now());
         self.steps
             .push(format!("rotate {} for {ttl:?}", known.session.id));
-        assert_eq!(new.is_some(), is_live, "{:#?}", self.steps);
+        let is_current = is_live && !known.is_replaced;
+        assert_eq!(new.is_some(), is_current, "{:#?}", self.steps);
         let Some(new) = new else { return };
         let old = &known.session;
         known.is_ended = true;
@@ -278,6 +285,47 @@ impl<S: SessionRegistry> Walk<'_, S> {
         assert_eq!(new.details.authenticated_at, authenticated_at);
         assert_eq!(new.details.parent, old.details.parent);
         let new = Expected::new(new, known.family, known.parent);
+        for known in &mut self.sessions {
+            known.is_ended |= known.is_replaced && known.family == new.family;
+        }
+        self.sessions.push(new);
+    }
+
+    async fn rotate_overlapping(&mut self) {
+        let Some(index) = self.any() else { return };
+        let ttl = Duration::from_secs(self.rng.below(2 * HOUR.as_secs()));
+        let overlap = Duration::from_secs(1 + self.rng.below(300));
+        let token = self.sessions[index].session.token.clone();
+        let new = self
+            .sessions()
+            .rotate_overlapping(&token, ttl, overlap)
+            .await;
+        let (known, now) = (&mut self.sessions[index], self.clock.now().trunc_subsecs(6));
+        let is_current = known.is_live(self.clock.now()) && !known.is_replaced;
+        self.steps.push(format!(
+            "rotate {} for {ttl:?}, and accept it for {overlap:?}: {:?}",
+            known.session.id,
+            new.as_ref()
+                .ok()
+                .and_then(Option::as_ref)
+                .map(|new| &new.id)
+        ));
+        if is_current && known.parent.is_some() {
+            let error = new.map(drop).expect_err("it was derived");
+            assert_eq!(error.kind(), StoreErrorKind::Invalid, "{}", self.said());
+            return;
+        }
+        let new = new.expect("an answer");
+        assert_eq!(new.is_some(), is_current, "{:#?}", self.steps);
+        let Some(new) = new else { return };
+        let old = &mut known.session;
+        assert_eq!(new.details.ends_at, old.details.ends_at);
+        let end = new.details.ends_at.map(|end| end.min(now + ttl));
+        assert_eq!(Some(new.expires_at), end);
+        old.expires_at = old.expires_at.min(now + overlap).min(new.expires_at);
+        old.details.ends_at = Some(old.expires_at);
+        known.is_replaced = true;
+        let new = Expected::new(new, known.family, None);
         self.sessions.push(new);
     }
 
@@ -359,6 +407,7 @@ impl<S: SessionRegistry> Walk<'_, S> {
                 let ends =
                     |session: &CustomerSession| (session.expires_at, session.details.ends_at);
                 assert_eq!(ends(&session), ends(&known.session), "a use moves no end");
+                assert_eq!(session.details.is_replaced, known.is_replaced);
                 known.last_used_at = known.last_used_at.max(Some(now.trunc_subsecs(6)));
             }
             Err(AuthenticateError::InvalidToken) => {

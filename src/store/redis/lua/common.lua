@@ -54,9 +54,18 @@ local function unpack_id(packed)
   return string.sub(packed, 18) .. hex
 end
 
--- The id of a member of a set of sessions, packed. A child has the family of its parent before the id.
+-- Whether a member of a set of sessions ends with a family, which it has before its id.
+local function is_child(member)
+  local kind = string.sub(member, 1, 1)
+  return kind == 'c' or kind == 'o'
+end
+
+-- Whether it is a child of its own family: it goes on beside the session that has taken its place.
+local function is_overlapping(member) return string.sub(member, 1, 1) == 'o' end
+
+-- The id of a member of a set of sessions, packed.
 local function packed_id_of(member)
-  local from = string.sub(member, 1, 1) == 'c' and 4 + struct.unpack('>H', member, 2) or 1
+  local from = is_child(member) and 4 + struct.unpack('>H', member, 2) or 1
   return string.sub(member, from, -9)
 end
 local function id_of(member) return unpack_id(packed_id_of(member)) end

@@ -1,6 +1,7 @@
 -- KEYS: c:, s:, d:. ARGV: the parent, its family, the child and its score; epoch; life in ms; the present time;
 -- how many children a parent may have.
--- Answers 'done' and the customer, 'there' and the customer if the child was live already, or why not: 'gone' if the parent is not live, or 'full'.
+-- Answers 'done' and the customer, 'there' and the customer if the child was live already, or why not: 'gone' if
+-- the parent is not live, or 'full'.
 local parent, family, child, score, epoch, life, now, max = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
@@ -12,7 +13,7 @@ for _, entry in ipairs(beginning(KEYS[3], text)) do
   local other = string.sub(entry, #text + 1)
   if not redis.call('ZSCORE', KEYS[2], other) then
     redis.call('ZREM', KEYS[3], entry)
-  elseif expires_of(other) > tonumber(now) then
+  elseif expires_of(other) > tonumber(now) and not is_overlapping(other) then
     -- By a clock that may be ahead, so the others stay.
     live = live + 1
   end

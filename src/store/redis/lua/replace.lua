@@ -1,11 +1,11 @@
 -- KEYS: c:, s:, f:, m:, d:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
 -- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
--- happens beyond that, and since when a session must have been used to count, as for an insertion; and, if the
--- old one goes on as a child, its score until that is known, the child, its score, and the family.
--- Answers 'done' and the customer, 'there' and the customer if that was done already, or why not: 'gone' if the old
--- one was not live. 'more' means that the call must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
+-- happens beyond that, and since when a session must have been used to count, as for an insertion; the family;
+-- and, if the old one goes on as a child, its score until that is known, the child, and its score.
+-- Answers 'done' and the customer, 'there' and the customer if that was done already, or why not: 'gone' if the
+-- old one was not live. 'more' means that the call must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
 local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since,
-  score_of_old, child, score_of_child, family = unpack(ARGV)
+  family, score_of_old, child, score_of_child = unpack(ARGV)
 local customer = redis.call('GET', KEYS[1])
 if not customer or epoch_of(customer) ~= epoch then return { 'gone' } end
 local answer = { 'done', string.sub(customer, 10) }
@@ -19,18 +19,13 @@ answer[1] = make_room(KEYS[2], KEYS[5], KEYS[6], channel, tonumber(created), max
 if answer[1] == 'full' then return { 'full' } end
 if answer[1] == 'more' then return answer end
 if child then
+  -- So that scripts have little to do, also for a service that never purges. Clocks may be apart by five minutes.
+  end_overlaps(KEYS[5], KEYS[2], KEYS[6], channel, family, 7, tonumber(created) - 300000000)
   redis.call('ZADD', KEYS[2], score_of_old, old, score_of_child, child)
-  -- For a service that never purges: what went on like this over a day ago goes.
-  local long_ago = now_by_clock() - 86400000000
-  for _, other in ipairs(children_of(KEYS[5], KEYS[2], family)) do
-    if expires_of(other) < long_ago then
-      remove(KEYS[2], KEYS[6], other)
-      forget_in_trees(KEYS[5], other)
-    end
-  end
   redis.call('ZADD', KEYS[5], 0, about('C', family) .. old, 0, child_entry(child))
 else
   remove(KEYS[2], KEYS[6], old)
+  end_overlaps(KEYS[5], KEYS[2], KEYS[6], channel, family, 0)
 end
 redis.call('ZADD', KEYS[2], score, new)
 local left_of_trees = redis.call('PTTL', KEYS[5])

@@ -5,16 +5,19 @@ local session, family, epoch, channel, asked_for = unpack(ARGV)
 local replaced = redis.call('GET', KEYS[3])
 local current = replaced or session
 local customer = redis.call('GET', KEYS[1])
-local is_current = customer and epoch_of(customer) == epoch
+local is_of_epoch = customer and epoch_of(customer) == epoch
 local was_there = remove(KEYS[2], KEYS[5], current) == 1
 if was_there then
   redis.call('PUBLISH', channel, 'session:' .. asked_for)
   if current ~= session then redis.call('PUBLISH', channel, 'session:' .. id_of(current)) end
 end
 local children = {}
-local function on_end(child) if is_current then table.insert(children, child) end end
+local function on_end(child) if is_of_epoch then table.insert(children, child) end end
 end_tree(KEYS[4], KEYS[2], KEYS[5], channel, current, on_end)
--- Also if the parent has expired, and was removed.
-if not is_child(current) then end_children(KEYS[4], KEYS[2], KEYS[5], channel, family, on_end) end
+-- Also if the parent has expired, and was removed, or if a failover has lost that another has taken the place of
+-- this one.
+if not is_child(current) or is_overlapping(current) then
+  end_children(KEYS[4], KEYS[2], KEYS[5], channel, family, on_end)
+end
 if was_there or #children > 0 then forget(KEYS[1], KEYS[2]) end
-return { was_there and is_current and 1 or 0, current, replaced and 1 or 0, children }
+return { was_there and is_of_epoch and 1 or 0, current, replaced and 1 or 0, children }

@@ -7,8 +7,9 @@
 -- The first of the two has its length before it. A child is 'c', the family of its parent with its length,
 -- and then what any session is. What is left of a child that is gone opens nothing.
 --
--- A session that goes on beside the one that has taken its place is a child of its own family. Its record says
--- so a moment later; until then it is there a second time, as it was, with the score that ends it.
+-- A session that goes on beside the one that has taken its place is a child of its own family, with 'o' before
+-- it. Its record says so a moment later; until then it is there a second time, as it was, with the score that
+-- ends it.
 
 -- The beginning of texts about something.
 local function about(kind, name) return kind .. struct.pack('>H', #name) .. name end
@@ -17,8 +18,6 @@ local function about(kind, name) return kind .. struct.pack('>H', #name) .. name
 local function beginning(key, text)
   return redis.call('ZRANGE', key, '[' .. text, '[' .. text .. '\255', 'BYLEX')
 end
-
-local function is_child(member) return string.sub(member, 1, 1) == 'c' end
 
 -- The text of a child.
 local function child_entry(member)
@@ -52,6 +51,25 @@ local function end_children(key, sessions, uses, channel, family, on_end)
     if on_end and is_child(child) then on_end(child, string.format('%.0f', tonumber(score) + 9007199254740992)) end
   end
   for _, entry in ipairs(beginning(key, about('C', family))) do redis.call('ZREM', key, entry) end
+end
+
+-- Ends sessions of a family that go on beside the one that has taken their place: all but the `max` that end
+-- last, and those that ended before a time (optional).
+local function end_overlaps(key, sessions, uses, channel, family, max, before)
+  local overlaps = {}
+  for _, member in ipairs(children_of(key, sessions, family)) do
+    local until_then = overlap_end(redis.call('ZSCORE', sessions, member))
+    if is_overlapping(member) then until_then = expires_of(member) end
+    if until_then then table.insert(overlaps, { tonumber(until_then), member }) end
+  end
+  table.sort(overlaps, function(one, other) return one[1] > other[1] end)
+  for place, overlap in ipairs(overlaps) do
+    if place > max or before and overlap[1] < before then
+      remove(sessions, uses, overlap[2])
+      redis.call('ZREM', key, about('C', family) .. overlap[2])
+      redis.call('PUBLISH', channel, 'session:' .. id_of(overlap[2]))
+    end
+  end
 end
 
 -- Forgets what is kept of a session that has expired. Its children go on.

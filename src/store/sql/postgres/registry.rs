@@ -232,6 +232,7 @@ impl SessionRegistry for PostgresStore {
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
         check_is_no_child(session)?;
+        check_is_current(session)?;
         for _ in 0..MAX_ATTEMPTS {
             let outcome = match limit {
                 Some(limit) => self.insert_limited(session, limit).await?,

@@ -147,7 +147,7 @@ pub(super) const DERIVE: &str = concat!(
 );
 
 /// Returns what [`INSERT`] does, or no row if the old session `$10` is gone or is not of the current
-/// epoch.
+/// epoch. Ends the replaced sessions of the family whose tokens are still accepted.
 pub(super) const REPLACE: &str = concat!(
     adding_session!(),
     beside_old_session!("FOR UPDATE"),
@@ -157,16 +157,18 @@ pub(super) const REPLACE: &str = concat!(
     ),
     "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT old.id, old.family, $1, greatest($6, $7) FROM old CROSS JOIN s), \
+     overlapping AS (DELETE FROM customer_sessions WHERE parent = (SELECT old.family FROM old WHERE old.is_parent) \
+     AND parent = coalesce(family, id) AND EXISTS (SELECT 1 FROM s)), \
      gone AS (DELETE FROM customer_sessions WHERE id = $10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
     ", EXISTS (SELECT 1 FROM taken) FROM old CROSS JOIN c LEFT JOIN s ON true"
 );
 
-/// Returns what [`REPLACE`] does, and `true` if the old session is a child. It goes on until `$11`, with the
-/// details `$12`.
+/// Returns what [`REPLACE`] does, and `true` if the old session is a child. Its token is accepted until `$11`, with
+/// the details `$12`.
 pub(super) const REPLACE_OVERLAPPING: &str = concat!(
     adding_session!(),
-    beside_old_session!("FOR UPDATE"),
+    beside_old_session!("FOR NO KEY UPDATE"),
     insert_session!(
         "old.epoch, old.family, NULL, true",
         "old JOIN c ON old.parent IS NULL"

@@ -21,6 +21,7 @@ async fn no_statement_reads_a_whole_table() {
         sql::RAISE_EPOCH,
         sql::trees::KEEP,
         sql::trees::END_TREE,
+        sql::trees::END_OVERLAPS,
         sql::HAS_ENDED,
         sql::REVOKE_CUSTOMER,
         registry::REHASH,

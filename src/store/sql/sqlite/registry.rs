@@ -21,6 +21,7 @@ use crate::{
             self,
             rows::{self, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
+            trees,
         },
         traits::{SessionRegistry, SessionStore},
         validation::{
@@ -142,6 +143,7 @@ impl SessionRegistry for SqliteStore {
     ) -> Result<Inserted, StoreError> {
         check_session(session)?;
         check_is_no_child(session)?;
+        check_is_current(session)?;
         let customer = rows::customer_params(&session.customer)?;
         let hash = self.shared.sql.peppers.hash(&session.token);
         let mut transaction = self
@@ -183,6 +185,10 @@ impl SessionRegistry for SqliteStore {
         transaction.add_rotation(old, &place, new).await?;
         let old = rows::text_params(&[old.as_str()]);
         transaction.execute(sql::DELETE, old).await?;
+        if let Some(family) = place.family.as_deref().filter(|_| place.is_parent) {
+            let family = rows::text_params(&[family]);
+            transaction.execute(trees::END_OVERLAPS, family).await?;
+        }
         let mut replaced = Inserted::new(transaction.stored(&hash, &new.token).await?);
         replaced.ended = ended;
         transaction.commit().await?;
