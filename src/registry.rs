@@ -14,7 +14,7 @@ use crate::{
 /// live session of its *family*, which is a session and all that took its place by
 /// [`replace`](crate::SessionRegistry::replace). Where a session ends, so do those that were
 /// [derived](crate::SessionRegistry::derive) from its family, and those of the family that
-/// [go on](crate::SessionRegistry::replace_overlapping) beside it.
+/// [overlap](crate::SessionRegistry::replace_overlapping) with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Revocation {
@@ -176,9 +176,9 @@ impl SessionUse {
 /// A session counts if it is live when the new one is created: its `expires_at` is later than the
 /// new session's `created_at`, and it has been used since [`used_since`](Self::used_since). A
 /// [one-time link](crate::SessionDetails::is_link) does not count, nor does a session that was
-/// [derived](crate::SessionDetails::parent) from another, nor one that goes on although it was
-/// [replaced](crate::SessionDetails::is_replaced), nor the one that the new one replaces. Where a session ends by
-/// a limit, those that end with it are among the answer.
+/// [derived](crate::SessionDetails::parent) from another, nor one that was
+/// [replaced](crate::SessionDetails::is_replaced) and is still accepted, nor the one that the new one replaces.
+/// Where a session ends by a limit, those that were derived from it or overlap with it end too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SessionLimit {

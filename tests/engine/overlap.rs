@@ -1,4 +1,4 @@
-//! Sessions that go on for a while beside the one that has taken their place.
+//! Sessions that were replaced, and whose tokens are still accepted for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,10 +31,10 @@ async fn overlap(fixture: &Fixture) -> CustomerSession {
 }
 
 #[tokio::test]
-async fn the_old_token_goes_on_for_the_overlap_and_no_longer() {
+async fn the_old_token_is_accepted_for_the_overlap_and_no_longer() {
     let fixture = Fixture::new(|builder| builder).await;
     let new = overlap(&fixture).await;
-    let old = fixture.authenticate().await.expect("it goes on");
+    let old = fixture.authenticate().await.expect("it is accepted");
     assert!(old.details.is_replaced && !new.details.is_replaced);
     assert_eq!(old.id, fixture.session.id);
     let overlap = TimeDelta::from_std(OVERLAP).expect("short");
@@ -43,7 +43,7 @@ async fn the_old_token_goes_on_for_the_overlap_and_no_longer() {
     assert_eq!(new.details.ends_at, fixture.session.details.ends_at);
 
     fixture.clock.advance(OVERLAP - MILLISECOND);
-    fixture.authenticate().await.expect("it goes on");
+    fixture.authenticate().await.expect("it is accepted");
     assert_eq!(
         fixture.store.lookups(),
         3,
@@ -128,7 +128,7 @@ async fn a_session_that_overlaps_ends_no_later_than_it_would_have() {
     // Ten seconds before its end.
     fixture.clock.advance(HOUR - Duration::from_secs(10));
     let new = overlap(&fixture).await;
-    let old = fixture.authenticate().await.expect("it goes on");
+    let old = fixture.authenticate().await.expect("it is accepted");
     assert_eq!(old.expires_at, fixture.session.expires_at);
     assert_eq!(new.expires_at, fixture.session.expires_at);
 
@@ -189,7 +189,7 @@ fn is_invalid(answer: Result<Option<CustomerSession>, StoreError>) -> bool {
 }
 
 #[tokio::test]
-async fn what_cannot_overlap_is_refused_and_goes_on_as_it_was() {
+async fn what_cannot_overlap_is_refused_and_changes_nothing() {
     let fixture = Fixture::new(|builder| builder).await;
     let (sessions, token) = (&fixture.sessions, &fixture.session.token);
     let minutes = Duration::from_secs(5 * 60);

@@ -433,10 +433,12 @@ pub(crate) async fn no_request_is_refused_by_a_rotation_that_overlaps(
                 ends
             })
         };
-        let (old, mut current) = (going_on(&first), first.clone());
+        let (old, mut current) = (overlapping(&first), first.clone());
         for _ in 0..3 {
             let new = session(&*store, first.customer_id.as_str());
-            let replaced = store.replace_overlapping(&going_on(&current), &new).await;
+            let replaced = store
+                .replace_overlapping(&overlapping(&current), &new)
+                .await;
             let replaced = replaced.expect("an answer").expect("live");
             assert_eq!(
                 (&replaced.id, replaced.expires_at),
@@ -460,8 +462,8 @@ pub(crate) async fn no_request_is_refused_by_a_rotation_that_overlaps(
     }
 }
 
-/// Returns a session as it goes on beside the one that takes its place.
-pub(crate) fn going_on(session: &CustomerSession) -> CustomerSession {
+/// Returns a session as it is kept when another takes its place.
+pub(crate) fn overlapping(session: &CustomerSession) -> CustomerSession {
     let mut session = session.clone();
     session.expires_at -= TimeDelta::minutes(59);
     session.details.ends_at = Some(session.expires_at);

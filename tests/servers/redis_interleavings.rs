@@ -13,7 +13,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use crate::persistent_store::{PEPPER, going_on, inserted, peppers, session, unique};
+use crate::persistent_store::{PEPPER, inserted, overlapping, peppers, session, unique};
 use test_support::{
     RegistryExt as _,
     servers::{self, Server},
@@ -283,7 +283,7 @@ async fn an_overlap_that_was_interrupted_ends_as_it_should() {
     for after in 0..4 {
         let first = inserted(&store).await;
         let (old, new) = (
-            going_on(&first),
+            overlapping(&first),
             session(&store, first.customer_id.as_str()),
         );
         let breaking = Breaking {
@@ -329,7 +329,7 @@ async fn an_overlap_that_was_interrupted_ends_as_it_should() {
     // Also by the time of creation, which is not known of the old one before its record says it.
     let first = inserted(&store).await;
     let (old, new) = (
-        going_on(&first),
+        overlapping(&first),
         session(&store, first.customer_id.as_str()),
     );
     let breaking = Breaking {
@@ -364,7 +364,7 @@ async fn an_old_token_is_accepted_under_a_new_pepper_and_its_id_still_ends_both(
         if first == &hurried {
             // An attempt to keep it under the new pepper that was interrupted.
             let record = keys(&mut by_hand, "cs:t:*").await;
-            let before: Vec<_> = record.iter().cloned().collect();
+            let before = record.to_vec();
             assert!(is_found(&new_pepper, first).await);
             let now = keys(&mut by_hand, "cs:t:*").await;
             let new_key = now.iter().find(|key| !before.contains(key)).expect("a key");
@@ -375,9 +375,11 @@ async fn an_old_token_is_accepted_under_a_new_pepper_and_its_id_still_ends_both(
             );
             let back = [&pointer_value[..1], &old_key[5..], &pointer_value[17..]].concat();
             let _: () = by_hand.set(old_key, value).await.expect("set");
-            let _: () = by_hand.set(pointer(first), back).await.expect("set");
+            let mut set = redis::cmd("SET");
+            set.arg(pointer(first)).arg(back).arg("KEEPTTL");
+            let _: () = set.query_async(&mut by_hand).await.expect("set");
         }
-        let replaced = store.replace_overlapping(&going_on(first), &new).await;
+        let replaced = store.replace_overlapping(&overlapping(first), &new).await;
         replaced.expect("an answer").expect("live");
         for _ in 0..3 {
             assert!(is_found(&new_pepper, first).await);
@@ -400,7 +402,7 @@ async fn of_very_many_overlaps_the_latest_stay() {
     for number in 0..20 {
         let old = &family[family.len() - 1];
         let next = session(&store, old.customer_id.as_str());
-        let mut old = going_on(old);
+        let mut old = overlapping(old);
         old.expires_at += TimeDelta::microseconds(number);
         let replaced = store.replace_overlapping(&old, &next).await;
         replaced.expect("an answer").expect("live");
@@ -440,7 +442,7 @@ async fn what_an_interruption_leaves_of_an_overlap_is_purged() {
     for after in 0..3 {
         let first = inserted(&store).await;
         let new = session(&store, first.customer_id.as_str());
-        let mut old = going_on(&first);
+        let mut old = overlapping(&first);
         old.expires_at = Utc::now().trunc_subsecs(6) - TimeDelta::minutes(1);
         let breaking = Breaking {
             connection: by_hand.clone(),
@@ -473,7 +475,7 @@ async fn nothing_is_left_of_an_overlap() {
     let customer = current.customer_id.clone();
     for _ in 0..5 {
         let next = session(&store, customer.as_str());
-        let mut old = going_on(&current);
+        let mut old = overlapping(&current);
         old.expires_at = Utc::now() - TimeDelta::minutes(1);
         old.expires_at = old.expires_at.trunc_subsecs(6);
         let replaced = store.replace_overlapping(&old, &next).await;

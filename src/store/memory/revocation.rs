@@ -76,7 +76,7 @@ impl Tables {
         let rows = self.sessions.iter();
         let covered = rows.filter(|(_, row)| is_covered(&row.summary));
         let ids = covered.flat_map(|(id, _)| {
-            // One that goes on beside another has none of its own.
+            // An overlapping one has none of its own.
             let children = self.is_current(id).then(|| self.derived_from(id));
             let children = children.into_iter().flatten().map(|child| &child.id);
             [id].into_iter().chain(children)

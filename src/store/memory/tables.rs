@@ -179,7 +179,7 @@ impl Tables {
         stored
     }
 
-    /// Puts `new` in the place of `old`, which goes on as it is given, and returns `new` as stored.
+    /// Puts `new` in the place of `old`, which is kept as given, and returns `new` as stored.
     pub(super) fn replace_overlapping(
         &mut self,
         old: &CustomerSession,

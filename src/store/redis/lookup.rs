@@ -41,12 +41,12 @@ pub(super) struct LiveSession {
     customer: Customer,
     /// The time of the last use, in microseconds.
     used_at: Option<i64>,
-    /// The time until which it goes on if another has taken its place, in microseconds.
-    goes_on_until: Option<i64>,
+    /// The end of its overlap if it was just replaced, in microseconds.
+    overlap_end: Option<i64>,
 }
 
-/// The answer of `find.lua`: the place of the hash, the record, the customer, the last use, and the time until
-/// which the session goes on if another has taken its place.
+/// The answer of `find.lua`: the place of the hash, the record, the customer, the last use, and the end of the
+/// overlap if the session was just replaced.
 type LookupAnswer = (usize, Vec<u8>, Vec<u8>, Option<i64>, Option<i64>);
 
 /// The session that an id leads to, live or not.
@@ -62,7 +62,7 @@ impl Location {
         self.pointer.member(&self.id)
     }
 
-    /// Returns `true` if the session goes on beside the one that has taken its place.
+    /// Returns `true` if the session was replaced, and is still accepted.
     pub(super) fn is_replaced(&self) -> bool {
         self.pointer.parent() == Some(self.family())
     }
@@ -98,7 +98,7 @@ impl RedisStore {
             let _ = timeout(REHASH_TIMEOUT, rehash).await;
         }
         let summary = with_last_use(found.record.summary()?, found.used_at)?;
-        let summary = with_overlap(summary, found.goes_on_until)?;
+        let summary = with_overlap(summary, found.overlap_end)?;
         Ok(Some(summary.into_session(token.clone(), found.customer)))
     }
 
@@ -118,7 +118,7 @@ impl RedisStore {
                 self.read(Request::Script(&find), context).await?
             }
         };
-        let Some((place, bytes, customer, used_at, goes_on_until)): Option<LookupAnswer> = found
+        let Some((place, bytes, customer, used_at, overlap_end)): Option<LookupAnswer> = found
         else {
             return Ok(None);
         };
@@ -130,7 +130,7 @@ impl RedisStore {
             record,
             bytes,
             used_at,
-            goes_on_until,
+            overlap_end,
         }))
     }
 
@@ -179,7 +179,7 @@ impl RedisStore {
         if !pointer.is_some_and(|pointer| pointer.leads_to(&record)) {
             return Ok(None);
         }
-        if let Some((customer, goes_on_until)) = found
+        if let Some((customer, overlap_end)) = found
             && epoch.is_some()
             && customer.get(1..9) == epoch.as_deref()
         {
@@ -188,7 +188,7 @@ impl RedisStore {
                 bytes.to_vec(),
                 customer,
                 used_at,
-                goes_on_until,
+                overlap_end,
             )));
         }
         Ok(None)
@@ -296,7 +296,7 @@ impl RedisStore {
     }
 }
 
-/// Has a session end where it goes on until then beside the one that has taken its place.
+/// Marks a session as replaced, and gives it the end of its overlap.
 fn with_overlap(
     mut summary: SessionSummary,
     until: Option<i64>,

@@ -1,9 +1,9 @@
-//! Replacement of sessions in Redis after which the old one goes on for a while.
+//! Replacement of sessions in Redis after which the old token is still accepted for a while.
 //!
-//! The script that puts the new session in its place leaves the old one in the customer's set, as it was, with a
-//! score that says until when it goes on, and adds it as a child of its family. Then its record and its pointer
-//! are rewritten to lead to that child, and the other entry is removed. So the old token opens a session all the
-//! time, and after an interruption at any point it does so until the end of the overlap, and no longer.
+//! The script that puts the new session in place leaves the old one in the customer's set, with a score that holds
+//! the end of the overlap, and adds it a second time, as a child of its own family. Then the old record and
+//! pointer are rewritten to lead to that child, and the first entry is removed. So the old token opens a session
+//! all the time. After an interruption at any point, it does so until the end of the overlap and no longer.
 
 use super::{
     RedisStore,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl RedisStore {
-    /// Puts a session in the place of another, which goes on as it is given.
+    /// Puts a session in the place of another, which is kept as given.
     pub(super) async fn replace_with_overlap(
         &self,
         old: &CustomerSession,
@@ -51,45 +51,46 @@ impl RedisStore {
             record: new.record.with_family(family.clone()),
             ..new
         };
-        let goes_on = match family == place.id {
+        let overlapping = match family == place.id {
             true => Record::new(old)?,
             false => Record::new(old)?.with_family(family.clone()),
         };
-        let goes_on = goes_on.with_parent(Some(family));
-        let end = goes_on.expires_at();
+        let overlapping = overlapping.with_parent(Some(family));
+        let end = overlapping.expires_at();
         // If this fails, the keys expire.
         let _ = self
             .schedule(
                 place.pointer.customer.shard(),
                 minute_of(end),
-                &goes_on.member(),
+                &overlapping.member(),
                 life(end),
                 context,
             )
             .await;
         let replaced = self
-            .commit_replacement(&new, &place, None, Some(&goes_on))
+            .commit_replacement(&new, &place, None, Some(&overlapping))
             .await?;
         let Some(replaced) = replaced else {
             return Ok(None);
         };
         // If this fails, the score ends it in time.
-        let _ = self.rewrite(&new, &place, &before, &goes_on).await;
+        let _ = self.rewrite(&new, &place, &before, &overlapping).await;
         self.stored(&new, replaced.customer).map(Some)
     }
 
-    /// Has the token and the id of a session lead to what it goes on as, and then removes what it was.
+    /// Leads the token and the id of a replaced session to the child that it has become, and then removes the
+    /// entry of before.
     async fn rewrite(
         &self,
         new: &New<'_>,
         place: &Location,
         before: &Record,
-        goes_on: &Record,
+        overlapping: &Record,
     ) -> Result<(), StoreError> {
         let (context, hash) = (new.context, place.pointer.hash);
         let token = self.keys.token(&hash);
-        let [before_bytes, after] = [before, goes_on].map(Record::to_bytes);
-        let token_life = Some(life(goes_on.expires_at()));
+        let [before_bytes, after] = [before, overlapping].map(Record::to_bytes);
+        let token_life = Some(life(overlapping.expires_at()));
         if !self
             .swap(token, &before_bytes, &after, token_life, context)
             .await?
@@ -97,7 +98,7 @@ impl RedisStore {
             // Another pepper is in use since, and another key.
             return Ok(());
         }
-        let pointers = [&place.pointer, &Pointer::new(goes_on, hash)].map(Pointer::to_bytes);
+        let pointers = [&place.pointer, &Pointer::new(overlapping, hash)].map(Pointer::to_bytes);
         let id = self.keys.id(&place.id);
         if !self
             .swap(id, &pointers[0], &pointers[1], None, context)
@@ -105,9 +106,9 @@ impl RedisStore {
         {
             return Ok(());
         }
-        let sessions = self.keys.sessions(&goes_on.customer);
+        let sessions = self.keys.sessions(&overlapping.customer);
         let mut forget = self.scripts.forget_overlap.key(sessions);
-        forget.key(self.keys.children(&goes_on.customer));
+        forget.key(self.keys.children(&overlapping.customer));
         forget.arg(place.member()).arg(place.family().as_bytes());
         let _: u64 = self.send(Request::Script(&forget), context).await?;
         Ok(())

@@ -148,7 +148,7 @@ impl RedisStore {
         let Some(pointer) = Pointer::from_bytes(&pointer) else {
             return Ok(false);
         };
-        // Also if the id leads to what the session was, or goes on as: it has expired.
+        // Also if the id leads to another entry of the session: this one has expired.
         let customer = &pointer.customer;
         let mut remove = self.scripts.remove.key(self.keys.customer(customer));
         remove.key(self.keys.sessions(customer));

@@ -24,7 +24,7 @@ const LAYOUT_OF_CHILD: u8 = b'3';
 /// The first byte of a session in the set of its customer if it was derived from another.
 const CHILD: u8 = b'c';
 
-/// The same if it goes on beside the session that has taken its place, and is a child of its own family.
+/// The same if it was replaced and is still accepted, as a child of its own family.
 const OVERLAPPING: u8 = b'o';
 
 const HAS_MODIFIED: u8 = 1;
@@ -110,7 +110,7 @@ impl Record {
         member(&self.id, self.expires_at, family, self.parent.as_ref())
     }
 
-    /// Returns `true` if it goes on beside the session that has taken its place: as a child of its own family.
+    /// Returns `true` if it was replaced and is still accepted, as a child of its own family.
     pub(super) fn is_replaced(&self) -> bool {
         self.parent.as_ref() == Some(self.family.as_ref().unwrap_or(&self.id))
     }
@@ -246,8 +246,8 @@ impl Pointer {
         }
     }
 
-    /// Returns `true` if it leads to a session, or to the family of one that goes on beside another: what ends
-    /// the family ends it.
+    /// Returns `true` if it leads to a session, or to the family of an overlapping one: what ends the family ends
+    /// that.
     pub(super) fn leads_to(&self, record: &Record) -> bool {
         let id = &record.id;
         let is_of_family = record.parent.as_ref() == Some(self.family(id));

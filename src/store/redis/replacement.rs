@@ -9,7 +9,7 @@ use super::{
     keys::Packed,
     lookup::Location,
     record::Record,
-    score::{Band, score_until},
+    score::{Band, score_of_overlap},
 };
 use crate::{
     registry::{Inserted, SessionLimit},
@@ -67,10 +67,10 @@ impl RedisStore {
         new: &New<'_>,
         place: &Location,
         limit: Option<&SessionLimit>,
-        goes_on: Option<&Record>,
+        overlapping: Option<&Record>,
     ) -> Result<Option<Replaced>, StoreError> {
         let claimed = self.claim(new).await?;
-        let replaced = self.call_replacement(new, place, limit, goes_on).await;
+        let replaced = self.call_replacement(new, place, limit, overlapping).await;
         match &replaced {
             Ok(None) => self.undo(new, claimed).await,
             Err(error) if is_certain(error) => self.undo(new, claimed).await,
@@ -79,13 +79,14 @@ impl RedisStore {
         replaced
     }
 
-    /// Calls the script that puts a session in the place of another, which goes on as it is given, if at all.
+    /// Calls the script that puts a session in the place of another, which is kept as `overlapping`, if that is
+    /// given.
     async fn call_replacement(
         &self,
         new: &New<'_>,
         place: &Location,
         limit: Option<&SessionLimit>,
-        goes_on: Option<&Record>,
+        overlapping: Option<&Record>,
     ) -> Result<Option<Replaced>, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
@@ -109,8 +110,10 @@ impl RedisStore {
             .arg(place.id.as_bytes());
         replace.arg(&limit_args(limit));
         replace.arg(place.family().as_bytes());
-        if let Some(old) = goes_on {
-            replace.arg(score_until(old.expires_at())).arg(old.member());
+        if let Some(old) = overlapping {
+            replace
+                .arg(score_of_overlap(old.expires_at()))
+                .arg(old.member());
             replace.arg(Band::Uncounted.score(old.created_at()));
         }
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
@@ -124,9 +127,7 @@ impl RedisStore {
                 (b"full", _) => return Err(limit_is_reached(&new.session.id)),
                 (b"done" | b"more" | b"there", [customer, more @ ..]) => {
                     ended.extend(outcome, more);
-                    if outcome == b"there" {
-                        ended.is_complete = limit.is_none();
-                    }
+                    ended.is_complete &= outcome != b"there" || limit.is_none();
                     if outcome != b"more" {
                         let customer =
                             String::from_utf8(customer.clone()).map_err(|_| corrupt())?;

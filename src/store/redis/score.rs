@@ -8,14 +8,14 @@ const MAX_SCORE: i64 = (1 << 52) - 1;
 /// Distance of the scores of what does not count for a limit. A sorted set holds integers of 53 bits exactly.
 const UNCOUNTED: i64 = 1 << 53;
 
-/// Distance of the scores of what goes on beside the session that has taken its place. Below -2^53 a sorted set
-/// holds even integers exactly.
-const GOES_ON: i64 = 1 << 54;
+/// Distance of the scores of sessions that were just replaced and overlap. Below -2^53 a sorted set holds even
+/// integers exactly.
+const OVERLAPPING: i64 = 1 << 54;
 
-/// Returns the score of a session that goes on until a time, in microseconds since 1970, beside the one that has
-/// taken its place.
-pub(super) fn score_until(micros: i64) -> i64 {
-    2 * micros.clamp(0, MAX_SCORE) - GOES_ON
+/// Returns the score of a session that was just replaced, and whose overlap ends at a time, in microseconds since
+/// 1970.
+pub(super) fn score_of_overlap(micros: i64) -> i64 {
+    2 * micros.clamp(0, MAX_SCORE) - OVERLAPPING
 }
 
 /// A part of a customer's set. Each is ordered by the time of creation, and that of sessions comes last, so
@@ -63,13 +63,13 @@ mod tests {
         let common = include_str!("lua/common.lua");
         assert!(
             common.contains(&format!("< -{UNCOUNTED} "))
-                && common.contains(&format!("+ {GOES_ON})"))
+                && common.contains(&format!("+ {OVERLAPPING})"))
         );
-        assert!(score_until(i64::MAX) < Band::Uncounted.bounds()[0]);
+        assert!(score_of_overlap(i64::MAX) < Band::Uncounted.bounds()[0]);
         for until in [0, 1_893_456_000_000_001, i64::MAX] {
-            let (score, until) = (score_until(until), until.clamp(0, MAX_SCORE));
+            let (score, until) = (score_of_overlap(until), until.clamp(0, MAX_SCORE));
             assert_eq!(score as f64 as i64, score);
-            assert_eq!((score as f64 + GOES_ON as f64) / 2.0, until as f64);
+            assert_eq!((score as f64 + OVERLAPPING as f64) / 2.0, until as f64);
         }
         let room = include_str!("lua/room.lua");
         assert!(room.contains(&format!("'{below}'")));

@@ -79,17 +79,16 @@ macro_rules! erase_customers {
     };
 }
 
-/// True for a session whose place no other has taken. One that goes on beside another is a child of its own
-/// family.
+/// True for a session that was not replaced. An overlapping one is a child of its own family.
 macro_rules! is_current {
     () => {
         "(parent IS NULL OR parent <> coalesce(family, id))"
     };
 }
 
-/// Begins a statement that has a session go on beside the one that has taken its place. It has `is_parent`, so
-/// that its revocation looks for the others of the family.
-macro_rules! go_on {
+/// Begins a statement that keeps a replaced session as an overlapping one. `is_parent` is set, so that a
+/// revocation of it looks for the others of its family.
+macro_rules! keep_overlapping {
     ($ends_at:literal, $details:literal) => {
         concat!(
             "UPDATE customer_sessions SET expires_at = ",
@@ -326,7 +325,7 @@ struct Resolved {
     family: Option<String>,
 }
 
-/// Reads the rows of [`RESOLVE`]. A session that was replaced is not there any more.
+/// Reads the rows of [`RESOLVE`]. There are two for an overlapping session, which lead to one family.
 fn resolved(rows: &[impl Columns]) -> Result<Option<Resolved>, sqlx::Error> {
     let Some(row) = rows.first() else {
         return Ok(None);

@@ -121,7 +121,7 @@ pub(super) fn bind_session(
     Ok(())
 }
 
-/// Binds the end and the details of a session that goes on beside the one that has taken its place.
+/// Binds the end and the details of an overlapping session.
 pub(super) fn bind_end(
     parameters: &mut impl Parameters,
     session: &CustomerSession,

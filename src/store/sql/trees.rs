@@ -4,7 +4,7 @@
 //! `is_parent` is set in the row of a session that has, or had, children, and goes over to those that take
 //! its place: what ends a session without children looks for none.
 //!
-//! A session that goes on beside the one that has taken its place is a child of its own family.
+//! An overlapping session, which was replaced and is still accepted, is a child of its own family.
 
 use super::rows::{self, Columns, Parameters};
 use crate::{

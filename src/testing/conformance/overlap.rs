@@ -1,4 +1,4 @@
-//! The rules of replaced sessions that go on for a while, for a registry that keeps them.
+//! The rules of overlaps: replaced sessions whose tokens are still accepted, for a registry that keeps them.
 
 use std::sync::Arc;
 
@@ -18,29 +18,29 @@ use crate::{
 };
 
 impl<S: SessionRegistry> Harness<S> {
-    /// Checks what goes on beside the session that has taken its place, if the registry keeps it.
+    /// Checks overlapping sessions, if the registry keeps them.
     pub(super) async fn check_overlap(&self, report: &mut Conformance) {
         if !self.store.keeps().details || !self.keeps_replaced().await {
             return;
         }
         report.add(
-            "a replaced session that goes on has its new end",
+            "an overlapping session has its new end",
             self.replaced_as_given().await,
         );
         report.add(
-            "a replaced session that goes on is not replaced again",
+            "an overlapping session is not replaced again",
             self.replaced_once().await,
         );
         report.add(
-            "revoking one of two sessions that overlap ends both",
+            "revoking one of two overlapping sessions ends both",
             self.overlaps_end_together().await,
         );
         report.add(
-            "keeping one of two sessions that overlap keeps both",
+            "keeping one of two overlapping sessions keeps both",
             self.overlaps_are_kept().await,
         );
         report.add(
-            "a replaced session that goes on counts for no limit, and ends with the other by it",
+            "an overlapping session counts for no limit, and ends with its successor by it",
             self.limits_end_overlaps().await,
         );
         report.add(
@@ -57,7 +57,10 @@ impl<S: SessionRegistry> Harness<S> {
 
     async fn keeps_replaced(&self) -> bool {
         let (old, new) = (self.session("kit_none"), self.session("kit_none"));
-        let kept = self.store.replace_overlapping(&going_on(&old), &new).await;
+        let kept = self
+            .store
+            .replace_overlapping(&overlapping(&old), &new)
+            .await;
         kept.map_or_else(|error| error.kind() != StoreErrorKind::Invalid, |_| true)
     }
 
@@ -66,7 +69,7 @@ impl<S: SessionRegistry> Harness<S> {
         &self,
         old: &CustomerSession,
     ) -> Result<(CustomerSession, CustomerSession), Violation> {
-        let (old, new) = (going_on(old), self.session(old.customer_id.as_str()));
+        let (old, new) = (overlapping(old), self.session(old.customer_id.as_str()));
         let replaced = self.store.replace_overlapping(&old, &new).await?;
         ensure(
             replaced.as_ref() == Some(&new),
@@ -119,7 +122,7 @@ impl<S: SessionRegistry> Harness<S> {
         taken.id = first.id.clone();
         conflict(
             self.store
-                .replace_overlapping(&going_on(&first), &taken)
+                .replace_overlapping(&overlapping(&first), &taken)
                 .await,
             "an id that is taken",
         )?;
@@ -141,7 +144,7 @@ impl<S: SessionRegistry> Harness<S> {
         for session in [&another, &child] {
             self.is_gone(session, "it was not added").await?;
         }
-        let unknown = going_on(&self.session(&customer));
+        let unknown = overlapping(&self.session(&customer));
         let refused = self.store.replace_overlapping(&unknown, &another).await?;
         ensure(refused.is_none(), "an unknown session was replaced")?;
         self.forget(&[&new]).await?;
@@ -149,7 +152,7 @@ impl<S: SessionRegistry> Harness<S> {
         let first = self.inserted(&customer).await?;
         let mut calls = JoinSet::new();
         for _ in 0..CONTENDERS {
-            let (store, old) = (Arc::clone(&self.store), going_on(&first));
+            let (store, old) = (Arc::clone(&self.store), overlapping(&first));
             let new = self.session(&customer);
             calls.spawn(async move { store.replace_overlapping(&old, &new).await });
         }
@@ -259,7 +262,10 @@ impl<S: SessionRegistry> Harness<S> {
     async fn overlaps_end(&self, form: fn(&CustomerSession) -> Revocation) -> RuleResult {
         for _ in 0..CONTENDERS {
             let first = self.inserted(&new_id()).await?;
-            let (old, new) = (going_on(&first), self.session(first.customer_id.as_str()));
+            let (old, new) = (
+                overlapping(&first),
+                self.session(first.customer_id.as_str()),
+            );
             let replacing = {
                 let (store, old, new) = (Arc::clone(&self.store), old.clone(), new.clone());
                 tokio::spawn(async move { store.replace_overlapping(&old, &new).await })
@@ -276,8 +282,8 @@ impl<S: SessionRegistry> Harness<S> {
     }
 }
 
-/// Returns a live session as it goes on beside the one that takes its place.
-fn going_on(session: &CustomerSession) -> CustomerSession {
+/// Returns a live session as it is kept when another takes its place.
+fn overlapping(session: &CustomerSession) -> CustomerSession {
     let mut session = session.clone();
     session.expires_at -= TimeDelta::minutes(59);
     session.details.ends_at = Some(session.expires_at);

@@ -189,29 +189,26 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
             DerivesPastRevocations,
             "no derivation outlives a revocation of its customer",
         ),
-        (
-            EndsReplacedAtOnce,
-            "a replaced session that goes on has its new end",
-        ),
+        (EndsReplacedAtOnce, "an overlapping session has its new end"),
         (
             KeepsTheEndOfReplaced,
-            "a replaced session that goes on has its new end",
+            "an overlapping session has its new end",
         ),
         (
-            ReplacesWhatGoesOn,
-            "a replaced session that goes on is not replaced again",
+            ReplacesOverlapping,
+            "an overlapping session is not replaced again",
         ),
         (
             EndsOverlapsAlone,
-            "revoking one of two sessions that overlap ends both",
+            "revoking one of two overlapping sessions ends both",
         ),
         (
             KeepsNoOverlap,
-            "keeping one of two sessions that overlap keeps both",
+            "keeping one of two overlapping sessions keeps both",
         ),
         (
             CountsOverlaps,
-            "a replaced session that goes on counts for no limit, and ends with the other by it",
+            "an overlapping session counts for no limit, and ends with its successor by it",
         ),
         (
             OverlapsPastRevocations,

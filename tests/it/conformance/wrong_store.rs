@@ -78,7 +78,7 @@ pub(crate) enum Mistake {
     DerivesPastRevocations,
     EndsReplacedAtOnce,
     KeepsTheEndOfReplaced,
-    ReplacesWhatGoesOn,
+    ReplacesOverlapping,
     EndsOverlapsAlone,
     KeepsNoOverlap,
     CountsOverlaps,
@@ -105,8 +105,8 @@ pub(crate) struct Wrong {
     mistake: Mistake,
     last: Arc<Mutex<Option<CustomerSession>>>,
     replaced: Arc<Mutex<Vec<CustomerSession>>>,
-    /// Replaced sessions that go on.
-    going_on: Arc<Mutex<Vec<CustomerSession>>>,
+    /// Replaced sessions that are still accepted.
+    overlapping: Arc<Mutex<Vec<CustomerSession>>>,
     /// Deleted customers, as they were before.
     deleted: Arc<Mutex<Vec<Customer>>>,
     /// Customers all of whose sessions were revoked.
@@ -121,7 +121,7 @@ impl Wrong {
             mistake,
             last: Arc::default(),
             replaced: Arc::default(),
-            going_on: Arc::default(),
+            overlapping: Arc::default(),
             deleted: Arc::default(),
             revoked: Arc::default(),
             all: Arc::default(),
@@ -155,8 +155,8 @@ impl SessionStore for Wrong {
                 .cloned();
         }
         if found.is_none() && self.is(EndsOverlapsAlone) {
-            let going_on = self.going_on.lock().expect("no panic");
-            found = going_on
+            let overlapping = self.overlapping.lock().expect("no panic");
+            found = overlapping
                 .iter()
                 .find(|session| session.token == *token)
                 .cloned();
@@ -221,10 +221,10 @@ impl Wrong {
         }
     }
 
-    /// Returns `true` if a replaced session went on.
-    fn goes_on(&self, id: &SessionId) -> bool {
-        let going_on = self.going_on.lock().expect("no panic");
-        going_on.iter().any(|session| session.id == *id)
+    /// Returns `true` if a session was replaced, and was still accepted.
+    fn is_overlapping(&self, id: &SessionId) -> bool {
+        let overlapping = self.overlapping.lock().expect("no panic");
+        overlapping.iter().any(|session| session.id == *id)
     }
 
     /// Returns the customer id that `id` is another spelling of, if this method compares loosely.
@@ -521,7 +521,7 @@ impl SessionRegistry for Wrong {
             return self.replace_limited(old, new, limit).await;
         }
         let replaced = self.inner.replace(old, new, None).await?;
-        if replaced.is_none() && self.is(Mistake::ReplacesWhatGoesOn) && self.goes_on(old) {
+        if replaced.is_none() && self.is(Mistake::ReplacesOverlapping) && self.is_overlapping(old) {
             return Ok(Some(self.inner.insert(new, None).await?));
         }
         if let Some(at) = new
@@ -570,7 +570,7 @@ impl SessionRegistry for Wrong {
         }
         let replaced = self.inner.replace_overlapping(&kept, new).await?;
         if replaced.is_some() {
-            self.going_on.lock().expect("no panic").push(kept);
+            self.overlapping.lock().expect("no panic").push(kept);
         }
         Ok(replaced)
     }
@@ -654,7 +654,7 @@ impl SessionRegistry for Wrong {
                 what = Revocation::Customer(customer.clone());
             }
             (Mistake::KeepsNoOverlap, Revocation::Others { customer, keep })
-                if self.goes_on(keep) =>
+                if self.is_overlapping(keep) =>
             {
                 what = Revocation::Customer(customer.clone());
             }

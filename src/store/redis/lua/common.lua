@@ -8,8 +8,8 @@
 --   <prefix>s:{<customer>}          a sorted set of the customer's sessions, by the time of creation:
 --                                   the id, and the time at which it expires. The scores of links and of
 --                                   children are lower by 2^53, since they do not count for a limit. The
---                                   score of one whose place was just taken, and which goes on for a while,
---                                   is twice the end of that, lower by 2^54
+--                                   score of one that was just replaced, and overlaps with its successor, is
+--                                   twice the end of the overlap, lower by 2^54
 --   <prefix>u:{<customer>}          a hash: when sessions in that set were last used, by their ids. It is
 --                                   there once a session was used
 --   <prefix>f:{<customer>}<id>      the current session of a family, by the id of the first one
@@ -60,7 +60,7 @@ local function is_child(member)
   return kind == 'c' or kind == 'o'
 end
 
--- Whether it is a child of its own family: it goes on beside the session that has taken its place.
+-- Whether it is a child of its own family: it was replaced, and is still accepted.
 local function is_overlapping(member) return string.sub(member, 1, 1) == 'o' end
 
 -- The id of a member of a set of sessions, packed.
@@ -70,7 +70,7 @@ local function packed_id_of(member)
 end
 local function id_of(member) return unpack_id(packed_id_of(member)) end
 
--- Until when a session goes on whose place another has taken, by its score; nothing for any other.
+-- The end of the overlap of a session that was just replaced, by its score; nothing for any other.
 local function overlap_end(score)
   score = tonumber(score)
   if score < -9007199254740992 then return string.format('%.0f', (score + 18014398509481984) / 2) end

@@ -1,5 +1,5 @@
 -- KEYS: the prefix. ARGV: the hashes of a token. Answers which of them it was, the record, the customer, the
--- last use, and until when it goes on if another has taken its place.
+-- last use, and the end of its overlap if it was just replaced.
 -- For a single server, where the keys need not be named.
 for place = 1, #ARGV do
   local record = redis.call('GET', KEYS[1] .. 't:' .. ARGV[place])

@@ -1,4 +1,4 @@
--- KEYS: s:, d:. ARGV: a session that goes on as a child, and its family. Removes what it was.
+-- KEYS: s:, d:. ARGV: an overlapping session as it was before, and its family. Removes it.
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], about('C', ARGV[2]) .. ARGV[1])
 return 1

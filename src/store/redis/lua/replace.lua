@@ -1,7 +1,7 @@
 -- KEYS: c:, s:, f:, m:, d:, u:. ARGV: the old session, the new one, its time of creation and its score; epoch; life in
 -- ms, that of the family; channel; the old id, and packed; how many live sessions the customer may have, what
 -- happens beyond that, and since when a session must have been used to count, as for an insertion; the family;
--- and, if the old one goes on as a child, its score until that is known, the child, and its score.
+-- and, if the old one overlaps, the score of what it was, the child that it becomes, and the score of that.
 -- Answers 'done' and the customer, 'there' and the customer if that was done already, or why not: 'gone' if the
 -- old one was not live. 'more' means that the call must be repeated. The sessions that a limit has ended come last, each with the time of its creation.
 local old, new, created, score, epoch, life, family_life, channel, old_id, packed, max, when_full, since,

@@ -14,8 +14,7 @@ end
 local children = {}
 local function on_end(child) if is_of_epoch then table.insert(children, child) end end
 end_tree(KEYS[4], KEYS[2], KEYS[5], channel, current, on_end)
--- Also if the parent has expired, and was removed, or if a failover has lost that another has taken the place of
--- this one.
+-- Also if the parent has expired, and was removed, or if a failover has lost that this one was replaced.
 if not is_child(current) or is_overlapping(current) then
   end_children(KEYS[4], KEYS[2], KEYS[5], channel, family, on_end)
 end

@@ -7,9 +7,9 @@
 -- The first of the two has its length before it. A child is 'c', the family of its parent with its length,
 -- and then what any session is. What is left of a child that is gone opens nothing.
 --
--- A session that goes on beside the one that has taken its place is a child of its own family, with 'o' before
--- it. Its record says so a moment later; until then it is there a second time, as it was, with the score that
--- ends it.
+-- An overlapping session, which was replaced and is still accepted, is a child of its own family, with 'o' before
+-- it. Its record is rewritten a moment later. Until then the set also has the session as it was before, with a
+-- score that ends it.
 
 -- The beginning of texts about something.
 local function about(kind, name) return kind .. struct.pack('>H', #name) .. name end
@@ -53,14 +53,14 @@ local function end_children(key, sessions, uses, channel, family, on_end)
   for _, entry in ipairs(beginning(key, about('C', family))) do redis.call('ZREM', key, entry) end
 end
 
--- Ends sessions of a family that go on beside the one that has taken their place: all but the `max` that end
--- last, and those that ended before a time (optional).
+-- Ends overlapping sessions of a family: all but the `max` that end last, and those that ended before a time
+-- (optional).
 local function end_overlaps(key, sessions, uses, channel, family, max, before)
   local overlaps = {}
   for _, member in ipairs(children_of(key, sessions, family)) do
-    local until_then = overlap_end(redis.call('ZSCORE', sessions, member))
-    if is_overlapping(member) then until_then = expires_of(member) end
-    if until_then then table.insert(overlaps, { tonumber(until_then), member }) end
+    local ends = overlap_end(redis.call('ZSCORE', sessions, member))
+    if is_overlapping(member) then ends = expires_of(member) end
+    if ends then table.insert(overlaps, { tonumber(ends), member }) end
   end
   table.sort(overlaps, function(one, other) return one[1] > other[1] end)
   for place, overlap in ipairs(overlaps) do

@@ -39,8 +39,8 @@ CREATE TABLE customer_sessions (
                 REFERENCES customer_session_epochs (customer_id) ON DELETE CASCADE,
     family      text COLLATE "C",
     details     text COLLATE "C",      -- JSON: scopes, device, actor; null if there are none
-    parent      text COLLATE "C",      -- the family that it was derived from, and ends with
-    is_parent   boolean,               -- true if something was derived from its family
+    parent      text COLLATE "C",      -- the family that it was derived from or overlaps with, and ends with
+    is_parent   boolean,               -- true if something ends with its family
     CHECK (octet_length(token_hash) = 32),
     CHECK (created_at BETWEEN '0001-01-01' AND '262000-01-01'
            AND modified_at BETWEEN '0001-01-01' AND '262000-01-01'

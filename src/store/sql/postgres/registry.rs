@@ -177,9 +177,9 @@ impl PostgresStore {
         row.transpose()
     }
 
-    /// Adds a session by [`DERIVE`] or [`REPLACE_OVERLAPPING`]. `is_child` is the error if the old session was
+    /// Adds a session by [`DERIVE`] or [`REPLACE_OVERLAPPING`]. `is_child` is the error if the other session was
     /// derived.
-    async fn add_beside(
+    async fn add_relative(
         &self,
         statement: &'static str,
         parameters: PgArguments,
@@ -282,7 +282,7 @@ impl SessionRegistry for PostgresStore {
         let mut parameters = self.replacement(&old.id, new)?;
         rows::bind_end(&mut parameters, old)?;
         let is_child = || child_does_not_overlap(&old.id);
-        self.add_beside(REPLACE_OVERLAPPING, parameters, new, is_child, context)
+        self.add_relative(REPLACE_OVERLAPPING, parameters, new, is_child, context)
             .await
     }
 
@@ -298,7 +298,7 @@ impl SessionRegistry for PostgresStore {
         let context = || format!("deriving session {} from {parent}", child.id);
         let parameters = self.replacement(parent, child)?;
         let is_child = || parent_is_child(parent);
-        self.add_beside(DERIVE, parameters, child, is_child, context)
+        self.add_relative(DERIVE, parameters, child, is_child, context)
             .await
     }
 

@@ -175,8 +175,8 @@ pub(super) const REPLACE_OVERLAPPING: &str = concat!(
     ),
     "), rotated AS (INSERT INTO customer_session_rotations (id, family, customer_id, ends_at) \
      SELECT old.id, old.family, $1, greatest($6, $7) FROM old CROSS JOIN s), \
-     goes_on AS (",
-    go_on!("$11", "$12"),
+     kept AS (",
+    keep_overlapping!("$11", "$12"),
     "$10 AND EXISTS (SELECT 1 FROM s)) SELECT ",
     session_columns!(),
     ", EXISTS (SELECT 1 FROM taken), old.parent IS NOT NULL \

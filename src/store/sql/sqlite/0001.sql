@@ -52,8 +52,8 @@ CREATE TABLE customer_sessions (
     authenticated_at INTEGER,          -- when the customer last proved who they are
     family      TEXT,
     details     TEXT,                  -- JSON: scopes, device, actor; null if there are none
-    parent      TEXT,                  -- the family that it was derived from, and ends with
-    is_parent   INTEGER                -- 1 if something was derived from its family
+    parent      TEXT,                  -- the family that it was derived from or overlaps with, and ends with
+    is_parent   INTEGER                -- 1 if something ends with its family
 ) STRICT;
 
 CREATE INDEX customer_sessions_by_customer ON customer_sessions (customer_id, epoch, created_at, id);

@@ -34,8 +34,8 @@ pub(super) const INSERT_ROTATION: &str = "INSERT INTO customer_session_rotations
 pub(super) const SET_PARENT: &str =
     "UPDATE customer_sessions SET is_parent = 1 WHERE id = $1 AND is_parent IS NULL";
 
-/// Has a session go on beside the one that has taken its place.
-pub(super) const GO_ON: &str = concat!(go_on!("$1", "$2"), "$3");
+/// Keeps a replaced session as an overlapping one.
+pub(super) const KEEP_OVERLAPPING: &str = concat!(keep_overlapping!("$1", "$2"), "$3");
 
 /// The statement that selects the session of one hash.
 pub(super) const FIND_BY_HASH: &str = concat!(

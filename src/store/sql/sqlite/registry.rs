@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     SqliteStore,
-    insertion::{GO_ON, Place, SET_PARENT},
+    insertion::{KEEP_OVERLAPPING, Place, SET_PARENT},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -216,7 +216,7 @@ impl SessionRegistry for SqliteStore {
         let mut parameters = SqliteArguments::default();
         rows::bind_end(&mut parameters, old)?;
         parameters.text(Some(old.id.as_str()));
-        transaction.execute(GO_ON, parameters).await?;
+        transaction.execute(KEEP_OVERLAPPING, parameters).await?;
         let stored = transaction.stored(&hash, &new.token).await?;
         transaction.commit().await?;
         Ok(Some(stored))
