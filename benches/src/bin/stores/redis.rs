@@ -121,7 +121,7 @@ fn raw_find<'a>(
         async move {
             let mut call = script.key(PREFIX);
             call.arg(&hash[..16]);
-            let row: (u64, Vec<u8>, Vec<u8>, Option<i64>) = call
+            let row: (u64, Vec<u8>, Vec<u8>, Option<i64>, Option<i64>) = call
                 .invoke_async(&mut connection.clone())
                 .await
                 .expect("found");
