@@ -22,6 +22,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A session ends after a day, unless it is rotated; after a month in any case.
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// The time for which a token that was exchanged for a new one is still accepted.
+const OVERLAP: Duration = Duration::from_secs(30);
+
 /// A payout demands that the customer has typed the password within this time.
 const RECENT: Duration = Duration::from_secs(5 * 60);
 
@@ -91,13 +94,17 @@ struct Line {
     current: bool,
 }
 
-/// Lists where the customer is signed in. A summary holds no token.
+/// Lists where the customer is signed in. A summary holds no token. A session that was just rotated is shown by
+/// its successor alone.
 async fn list(
     State(sessions): State<DynCustomerSessions>,
     current: CurrentSession,
 ) -> Result<Json<Vec<Line>>, StoreError> {
     let sessions = sessions.list(&current.customer_id).await?;
-    let lines = sessions.into_iter().map(|session| Line {
+    let shown = sessions
+        .into_iter()
+        .filter(|session| !session.details.is_replaced || session.id == current.id);
+    let lines = shown.map(|session| Line {
         current: session.id == current.id,
         device: session.details.device.clone(),
         last_used_at: session.details.last_used_at,
@@ -106,15 +113,18 @@ async fn list(
     Ok(Json(lines.collect()))
 }
 
-/// Exchanges the token for a new one, for another day, but not past the session's month. The old
-/// token is refused from then on.
+/// Exchanges the token for a new one, for another day, but not past the session's month. The old token is accepted
+/// for a few more seconds, for requests in flight. If another request was first, that one has the new token.
 async fn rotate(
     State(sessions): State<DynCustomerSessions>,
     session: CurrentSession,
 ) -> Result<Response, StoreError> {
-    Ok(match sessions.rotate(&session.token, DAY).await? {
+    let new = sessions
+        .rotate_overlapping(&session.token, DAY, OVERLAP)
+        .await?;
+    Ok(match new {
         Some(new) => Json(new).into_response(),
-        None => StatusCode::UNAUTHORIZED.into_response(),
+        None => StatusCode::CONFLICT.into_response(),
     })
 }
 
@@ -164,7 +174,8 @@ async fn confirm_password(
     let confirmed = sessions.reauthenticated(&current.token, DAY).await?;
     Ok(match confirmed {
         Some(new) => Json(new).into_response(),
-        None => StatusCode::UNAUTHORIZED.into_response(),
+        // Another request has rotated it: the client tries again with the new token.
+        None => StatusCode::CONFLICT.into_response(),
     })
 }
 

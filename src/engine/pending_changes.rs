@@ -24,7 +24,7 @@ pub(crate) struct PendingChanges {
     unconfirmed: Arc<UnconfirmedChanges>,
 }
 
-/// How much a change concerns.
+/// The extent of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeExtent {
     /// One session, or a new one.

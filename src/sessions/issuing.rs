@@ -75,7 +75,9 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// The old id goes on leading to the new session, until that end: [`revoke`](Self::revoke) of
     /// any id that it had ends it. The ids of both begin alike, which tells the cache that they belong
     /// together. The answer holds the customer as the store knows them. `None`
-    /// means that the token opens no live session, or that another request rotated it first.
+    /// means that the token opens no live session, or that another request rotated it first. So the token of a
+    /// [replaced](crate::SessionDetails::is_replaced) session, which is still accepted, ends nothing here: the
+    /// client tries again with the new one.
     ///
     /// # Errors
     ///

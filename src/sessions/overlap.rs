@@ -21,19 +21,21 @@ const MAX_OVERLAP: Duration = Duration::from_secs(5 * 60);
 impl<S: SessionRegistry> CustomerSessions<S> {
     /// Rotates a session as [`rotate`](Self::rotate) does, but keeps accepting the old token for `overlap`, so
     /// that a browser's requests in flight and its other tabs are not refused. Thirty seconds are enough for
-    /// that; the most is five minutes.
+    /// that. The maximum is five minutes; an `overlap` of zero is [`rotate`](Self::rotate).
     ///
     /// The old session is marked as [replaced](crate::SessionDetails::is_replaced). It expires after `overlap`, or
-    /// when it would have expired anyway, or when the new one expires, whichever is first. Nothing extends it: to
-    /// rotate it again, or to [derive](Self::derive) from it, answers `None`. Of any number of concurrent
-    /// rotations one gets a session. If a handler gets `None` for a request that was let in, another response
-    /// sets the new cookie, and this one must not clear it. If that other response is lost on its way, the
-    /// customer signs in again after the overlap.
+    /// when it would have expired anyway, or when the new one expires, whichever is first. It cannot be extended:
+    /// all rotations, and [`derive`](Self::derive), answer `None` for its token. Of several concurrent rotations,
+    /// exactly one gets a session. `None` for an authenticated request means that another request has just
+    /// rotated the session, or that it was revoked. Leave the cookie as it is: the next request will tell. If the
+    /// answer with the new token is lost on its way, the customer must sign in again after the overlap.
     ///
-    /// In all other respects the two are one session: [`revoke`](Self::revoke) of either id ends both, on all
-    /// nodes, a limit counts them once, and [`revoke_others`](Self::revoke_others) keeps both. A list shows both.
-    /// A session can be rotated again within the overlap; a Redis store then accepts the eight latest old
-    /// tokens.
+    /// They end together: [`revoke`](Self::revoke) of either id ends both, on all nodes, and
+    /// [`revoke_others`](Self::revoke_others) keeps both. A limit counts them once, and a list shows both. A stream
+    /// that the old token opened ends with the overlap
+    /// ([`SessionEnd::Expired`](crate::SessionEnd::Expired)). The new session can be rotated in the same way
+    /// within the overlap, which keeps its own end; `RedisStore` keeps at most eight old tokens of a session: the
+    /// latest, and the seven others that expire last.
     ///
     /// After a change of privilege, such as a new password, use [`reauthenticated`](Self::reauthenticated) or
     /// [`rotate`](Self::rotate): they end every old token at once, those of earlier overlaps too.
@@ -66,8 +68,8 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// # Errors
     ///
     /// Those of [`rotate`](Self::rotate), and [`Invalid`](crate::StoreErrorKind::Invalid) if `overlap` is longer
-    /// than five minutes, if the session was derived from another, or if the store has no
-    /// [overlaps](SessionRegistry::replace_overlapping).
+    /// than five minutes, if the session was derived from another, or if the store
+    /// keeps no [details](SessionRegistry::keeps) or has no [overlaps](SessionRegistry::replace_overlapping).
     #[doc(alias = "grace_period")]
     #[doc(alias = "leeway")]
     pub async fn rotate_overlapping(

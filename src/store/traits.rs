@@ -189,10 +189,13 @@ pub trait SessionRegistry: SessionStore {
     ) -> Result<Option<Inserted>, StoreError>;
 
     /// Adds `new` in the place of `old`, both or neither, as [`replace`](Self::replace) does without a limit; but
-    /// the token of `old` is still accepted, until the `expires_at` that `old` has here. Its
-    /// [`is_replaced`](crate::SessionDetails::is_replaced) is set, and the rest of it is unchanged. Its id leads to
-    /// the live session of the family, so that revoking either session ends both. Like a session that was derived
-    /// from the family, `old` ends with it, and counts for no limit. A `replace` of `new` ends it too.
+    /// the token of `old` is still accepted. `old` comes as it is to be kept: with an earlier `expires_at`, the same
+    /// time as its `ends_at`, and [`is_replaced`](crate::SessionDetails::is_replaced). The store keeps its id, token,
+    /// time of creation and last use.
+    ///
+    /// The id of `old` leads to the live session of the family, so that revoking either session ends both. Like a
+    /// session that was derived from the family, `old` ends with it, and counts for no limit. A `replace` of the
+    /// live session ends all that overlap with it.
     ///
     /// `None` means that no live session has the id of `old`, or that it was replaced already. [`replace`](Self::replace)
     /// and [`derive`](Self::derive) also answer `None` for a session that was replaced.
@@ -202,14 +205,17 @@ pub trait SessionRegistry: SessionStore {
     /// # Errors
     ///
     /// Those of [`replace`](Self::replace). [`Invalid`](crate::StoreErrorKind::Invalid) if the store has no
-    /// overlaps, or if `old` was derived.
+    /// overlaps, if `old` was derived or is not marked as replaced, if `new` is, or if they are of different
+    /// customers.
     async fn replace_overlapping(
         &self,
         old: &CustomerSession,
         new: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
         let _ = (old, new);
-        Err(StoreError::invalid("this store keeps no replaced sessions"))
+        Err(StoreError::invalid(
+            "this store cannot keep the token of a replaced session valid",
+        ))
     }
 
     /// Adds `child`, a session of the same customer that ends with the session `parent`, and returns it as

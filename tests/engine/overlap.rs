@@ -231,7 +231,9 @@ impl StoreWrapper for WithoutOverlap {
         _: &CustomerSession,
         _: &CustomerSession,
     ) -> Result<Option<CustomerSession>, StoreError> {
-        Err(StoreError::invalid("this store keeps no replaced sessions"))
+        Err(StoreError::invalid(
+            "this store cannot keep the token of a replaced session valid",
+        ))
     }
 }
 

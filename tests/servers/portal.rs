@@ -111,6 +111,15 @@ fn use_the_page_of_devices(portal: &Portal) {
         "it was exchanged"
     );
     assert_eq!(send("POST", "payout", &confirmed, "").0, 200);
+    // Requests with the old token go on for a while, and are not a device of their own.
+    let devices = |list: &str| list.matches(r#""user_agent":"#).count();
+    let before = devices(&send("GET", "sessions", &confirmed, "").1);
+    let (status, rotated) = send("POST", "rotate", &confirmed, "");
+    assert_eq!(status, 200);
+    let (old, confirmed) = (confirmed, text(&rotated, "token"));
+    assert_eq!(send("POST", "rotate", &old, "").0, 409);
+    assert_eq!(send("GET", "me", &old, "").0, 200);
+    assert_eq!(devices(&send("GET", "sessions", &confirmed, "").1), before);
     assert_eq!(send("POST", "sign-out-others", &confirmed, "").0, 204);
     assert_eq!(send("GET", "me", &second, "").0, 401);
     assert_eq!(send("GET", "me", &confirmed, "").0, 200);

@@ -628,6 +628,16 @@ async fn pages_lose_no_session_of_one_moment() {
         store.add(&one).await.expect("inserted");
         ids.push(one.id);
     }
+    // The set has them in the order of their parents.
+    for (parent, id) in [("Z", "y"), ("Z", "x"), ("zzz", "b"), ("zzz", "a")] {
+        let mut child = session(&store, &customer);
+        child.id = id.into();
+        child.created_at = DateTime::from_timestamp_micros(at.timestamp_micros()).expect("a time");
+        child.details.parent = Some(parent.into());
+        let derived = store.derive(&parent.into(), &child).await;
+        derived.expect("an answer").expect("live");
+        ids.push(child.id);
+    }
     let (mut listed, mut page) = (Vec::new(), Page::default().with_size(1));
     loop {
         let found = store

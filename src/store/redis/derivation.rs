@@ -5,7 +5,7 @@ use chrono::Utc;
 use super::{
     RedisStore,
     connection::Request,
-    insertion::{New, is_certain},
+    insertion::{Committed, New, is_certain},
     keys::Packed,
     lookup::Location,
 };
@@ -32,15 +32,6 @@ pub(super) fn check_ids_of_child(child: &Packed, family: &Packed) -> Result<(), 
             "an identifier is longer than {MAX_ID_LEN_IN_TREE} bytes"
         ))),
     }
-}
-
-/// The outcome of making a child live.
-enum Committed {
-    /// With its customer as JSON.
-    Done(String),
-    /// It was live already, with this customer.
-    WasThere(String),
-    ParentIsGone,
 }
 
 impl RedisStore {
@@ -70,11 +61,11 @@ impl RedisStore {
         };
         let claimed = self.claim(&new).await?;
         let customer = match self.commit_derivation(&new, &place).await {
-            Ok(Committed::Done(customer)) => customer,
+            Ok(Some(Committed::Done(customer))) => customer,
             // A call of ours whose answer was lost, or one that derives the same.
-            Ok(Committed::WasThere(customer)) if claimed.is_whole() => customer,
-            Ok(Committed::WasThere(_)) => return Err(id_is_taken(&session.id)),
-            Ok(Committed::ParentIsGone) => {
+            Ok(Some(Committed::WasThere(customer))) if claimed.is_whole() => customer,
+            Ok(Some(Committed::WasThere(_))) => return Err(id_is_taken(&session.id)),
+            Ok(None) => {
                 self.undo(&new, claimed).await;
                 return Ok(None);
             }
@@ -89,15 +80,15 @@ impl RedisStore {
         self.stored(&new, customer).map(Some)
     }
 
-    /// Makes a child live.
+    /// Makes a child live. Returns `None` if its parent is gone.
     async fn commit_derivation(
         &self,
         new: &New<'_>,
         place: &Location,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<Option<Committed>, StoreError> {
         let (customer, context) = (&new.record.customer, new.context);
         let Some(epoch) = self.get(self.keys.epoch(customer.shard()), context).await? else {
-            return Ok(Committed::ParentIsGone);
+            return Ok(None);
         };
         let mut derive = self.scripts.derive.key(self.keys.customer(customer));
         derive.key(self.keys.sessions(customer));
@@ -110,9 +101,9 @@ impl RedisStore {
         let corrupt = || StoreError::corrupt(format!("{context}: the answer is corrupt"));
         let text = |text: &[u8]| String::from_utf8(text.to_vec()).map_err(|_| corrupt());
         match answer.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
-            [b"done", customer] => text(customer).map(Committed::Done),
-            [b"there", customer] => text(customer).map(Committed::WasThere),
-            [b"gone"] => Ok(Committed::ParentIsGone),
+            [b"done", customer] => text(customer).map(Committed::Done).map(Some),
+            [b"there", customer] => text(customer).map(Committed::WasThere).map(Some),
+            [b"gone"] => Ok(None),
             [b"full"] => Err(StoreError::conflict(format!(
                 "{context}: its parent has {MAX_CHILDREN} live sessions that were derived from it"
             ))),

@@ -46,7 +46,7 @@ pub(super) struct New<'a> {
 }
 
 /// The outcome of making a session live.
-enum Committed {
+pub(super) enum Committed {
     /// With its customer as JSON.
     Done(String),
     /// It was live already, with this customer.

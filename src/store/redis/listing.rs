@@ -59,11 +59,12 @@ impl RedisStore {
         context: &str,
     ) -> Result<Vec<SessionSummary>, StoreError> {
         let wanted = page.size() as usize + 1;
-        let mut sessions = Vec::new();
+        let mut sessions: Vec<SessionSummary> = Vec::new();
         let mut offset = 0;
-        while sessions.len() < wanted {
+        loop {
             let members = self.members(customer, band, page, offset, context).await?;
             offset += members.len();
+            let last_score = members.last().map(|(_, score)| *score);
             let is_last = members.len() < wanted;
             let after = members
                 .into_iter()
@@ -76,11 +77,16 @@ impl RedisStore {
                 let used_at = uses.get(&record.id).copied();
                 sessions.push(with_last_use(record.summary()?, used_at)?);
             }
-            if is_last {
-                break;
+            // Those of one microsecond are in the order of their families, and not of their ids.
+            let score =
+                |session: &SessionSummary| band.score(session.created_at.timestamp_micros());
+            let border = sessions
+                .get(wanted - 1)
+                .map(|session| score(session) as f64);
+            if is_last || border.is_some_and(|border| last_score > Some(border)) {
+                return Ok(sessions);
             }
         }
-        Ok(sessions)
     }
 
     /// Reads sessions of a customer as members of the set, with their scores.

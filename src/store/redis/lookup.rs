@@ -5,7 +5,6 @@ use std::time::Duration;
 use chrono::DateTime;
 use futures_util::future::join4;
 use redis::{Cmd, cmd};
-use serde::Deserialize as _;
 use tokio::time::timeout;
 
 use super::{
@@ -246,12 +245,13 @@ impl RedisStore {
         let mut claim = self.scripts.claim.key(self.keys.token(new));
         claim.arg(&found.bytes).arg(life(found.record.expires_at()));
         let there: Option<Vec<u8>> = self.send(Request::Script(&claim), context).await?;
-        // What an earlier attempt wrote may have changed under the other hash since.
+        // An earlier attempt may have written what the session was before it was replaced. Only that is older.
         if let Some(there) = there.filter(|there| *there != found.bytes) {
-            let is_same = |there: Record| there.id == found.record.id;
+            let is_older =
+                |there: Record| there.id == found.record.id && found.record.is_replaced();
             let key = self.keys.token(new);
             let life = Some(life(found.record.expires_at()));
-            if !Record::from_bytes(&there).is_some_and(is_same)
+            if !Record::from_bytes(&there).is_some_and(is_older)
                 || !self.swap(key, &there, &found.bytes, life, context).await?
             {
                 return Ok(());
@@ -339,10 +339,11 @@ pub(super) fn write_json(customer: &Customer) -> Result<String, StoreError> {
 
 /// Reads what [`write_json`] has written. The error says where it is corrupt, never what stands there.
 pub(super) fn read_json(id: &Packed, json: &str) -> Result<Customer, String> {
-    let mut fields: serde_json::Map<_, _> = from_json(json)?;
-    fields.insert("id".to_owned(), id.text().into());
-    Customer::deserialize(serde_json::Value::from(fields))
-        .map_err(|_| "a field is missing, or of another type".to_owned())
+    let not_written = || "it is not a JSON object".to_owned();
+    let fields = json.strip_prefix('{').ok_or_else(not_written)?;
+    let separator = if fields.starts_with('}') { "" } else { "," };
+    let id = serde_json::to_string(&id.text()).map_err(|_| not_written())?;
+    from_json(&format!("{{\"id\":{id}{separator}{fields}"))
 }
 
 #[cfg(test)]

@@ -54,8 +54,8 @@ pub(super) struct Record {
     parent: Option<Packed>,
 }
 
-/// The value of a key `i:`, by which an id leads to its session. It leads to the session, and to the one that has taken its
-/// place, for as long as either is there.
+/// The value of a key `i:`, by which an id leads to its session. It stays for as long as the session or
+/// its successor is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pointer {
     pub(super) hash: ShortHash,

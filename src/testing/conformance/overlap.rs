@@ -32,6 +32,10 @@ impl<S: SessionRegistry> Harness<S> {
             self.replaced_once().await,
         );
         report.add(
+            "a replacement without an overlap ends every overlapping session",
+            self.replacements_end_overlaps().await,
+        );
+        report.add(
             "revoking one of two overlapping sessions ends both",
             self.overlaps_end_together().await,
         );
@@ -102,17 +106,29 @@ impl<S: SessionRegistry> Harness<S> {
         for session in [&old, &second, &third] {
             self.is_found(session).await?;
         }
-        // Without an overlap, all of them end.
-        let fourth = self.session(old.customer_id.as_str());
-        self.replace(&third.id, &fourth).await?;
-        self.is_found(&fourth).await?;
-        for session in [&old, &second, &third] {
-            self.is_gone(session, "it was replaced, without an overlap in the end")
-                .await?;
-        }
-        self.forget(&[&fourth]).await?;
+        self.forget(&[&third]).await?;
         let list = self.list(&old.customer_id).await?;
         ensure(list.is_empty(), format!("{list:?} is left"))
+    }
+
+    async fn replacements_end_overlaps(&self) -> RuleResult {
+        for limit in [None, Some(SessionLimit::end_oldest(5))] {
+            let first = self.inserted(&new_id()).await?;
+            let (first, second) = self.overlap(&first).await?;
+            let (second, third) = self.overlap(&second).await?;
+            let fourth = self.session(first.customer_id.as_str());
+            let replaced = self.store.replace(&third.id, &fourth, limit.as_ref());
+            ensure(replaced.await?.is_some(), "a live session was not replaced")?;
+            self.is_found(&fourth).await?;
+            for session in [&first, &second, &third] {
+                self.is_gone(session, "it was replaced, without an overlap in the end")
+                    .await?;
+            }
+            self.forget(&[&fourth]).await?;
+            let list = self.list(&first.customer_id).await?;
+            ensure(list.is_empty(), format!("{list:?} is left"))?;
+        }
+        Ok(())
     }
 
     async fn replaced_once(&self) -> RuleResult {

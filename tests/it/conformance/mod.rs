@@ -20,7 +20,7 @@ async fn the_memory_store_keeps_the_contract() {
     conformance(Arc::new(MemoryStore::new()))
         .await
         .assert_passed();
-    assert!(report.rules().count() >= 63);
+    assert!(report.rules().count() >= 64);
 }
 
 /// Stores of which one method compares identifiers as a column of type `uuid` does.
@@ -217,6 +217,10 @@ async fn each_mistake_is_caught_by_the_rule_meant_for_it() {
         (
             OverlapsPastRevocations,
             "no overlap outlives a revocation of the customer",
+        ),
+        (
+            ReplacesWithoutEndingOverlaps,
+            "a replacement without an overlap ends every overlapping session",
         ),
         (
             ForgetsCustomersInUse,

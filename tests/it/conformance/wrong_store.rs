@@ -79,6 +79,7 @@ pub(crate) enum Mistake {
     EndsReplacedAtOnce,
     KeepsTheEndOfReplaced,
     ReplacesOverlapping,
+    ReplacesWithoutEndingOverlaps,
     EndsOverlapsAlone,
     KeepsNoOverlap,
     CountsOverlaps,
@@ -154,7 +155,14 @@ impl SessionStore for Wrong {
                 .find(|session| session.token == *token)
                 .cloned();
         }
-        if found.is_none() && self.is(EndsOverlapsAlone) {
+        let was_replaced = |token: &SessionToken| {
+            let replaced = self.replaced.lock().expect("no panic");
+            !replaced.is_empty() && replaced.iter().all(|session| session.token != *token)
+        };
+        if found.is_none()
+            && (self.is(EndsOverlapsAlone)
+                || self.is(ReplacesWithoutEndingOverlaps) && was_replaced(token))
+        {
             let overlapping = self.overlapping.lock().expect("no panic");
             found = overlapping
                 .iter()

@@ -9,12 +9,12 @@ redis.call('PUBLISH', channel, 'customer:' .. id)
 local count = redis.call('ZCARD', KEYS[2])
 if count == 0 then return { 0, 0 } end
 keep = keep and (redis.call('GET', KEYS[6]) or keep)
-local kept = {}
+local kept, root = {}, nil
 if keep and redis.call('ZSCORE', KEYS[2], keep) then
-  local root = keep
+  root = keep
   if is_child(keep) then root = redis.call('GET', KEYS[7]) or parent end
   for _, member in ipairs(children_of(KEYS[4], KEYS[2], family)) do
-    if is_current(KEYS[2], member) then table.insert(kept, member) end
+    table.insert(kept, member)
   end
   if root ~= '' and redis.call('ZSCORE', KEYS[2], root) then table.insert(kept, root) end
 end
@@ -28,8 +28,8 @@ for place, member in ipairs(kept) do
   if used[place] then redis.call('HSET', KEYS[5], packed_id_of(member), used[place]) end
   redis.call('ZADD', KEYS[2], redis.call('ZSCORE', KEYS[3], member), member)
   redis.call('ZREM', KEYS[3], member)
-  if is_child(member) then
-    redis.call('ZADD', KEYS[4], 0, child_entry(member))
+  if member ~= root then
+    redis.call('ZADD', KEYS[4], 0, about('C', family) .. member)
   elseif #kept > 1 then
     redis.call('ZADD', KEYS[4], 0, about('P', member) .. family)
   end

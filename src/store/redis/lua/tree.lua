@@ -63,8 +63,13 @@ local function end_overlaps(key, sessions, uses, channel, family, max, before)
     if ends then table.insert(overlaps, { tonumber(ends), member }) end
   end
   table.sort(overlaps, function(one, other) return one[1] > other[1] end)
-  for place, overlap in ipairs(overlaps) do
-    if place > max or before and overlap[1] < before then
+  -- A session that was just replaced may be there twice.
+  local count, counted = 0, {}
+  for _, overlap in ipairs(overlaps) do
+    local id = packed_id_of(overlap[2])
+    if not counted[id] then count = count + 1 end
+    counted[id] = counted[id] or count
+    if counted[id] > max or before and overlap[1] < before then
       remove(sessions, uses, overlap[2])
       redis.call('ZREM', key, about('C', family) .. overlap[2])
       redis.call('PUBLISH', channel, 'session:' .. id_of(overlap[2]))

@@ -2,7 +2,7 @@
 //! customer's lock keeps other sign-ins and rotations out from the counting to the commit.
 
 use sqlx::{
-    Connection, Error, PgConnection,
+    Connection, Error, PgConnection, Postgres, Transaction,
     postgres::{PgArguments, PgRow},
 };
 
@@ -47,23 +47,10 @@ impl PostgresStore {
             let add_epoch = self.sql.query(add_epoch, rows::text_params(&[id]));
             add_epoch.execute(&mut *transaction).await?;
             self.lock_customer(&mut transaction, id).await?;
-            let room = self.make_room(&mut transaction, session, None, limit);
-            let ended = match room.await? {
-                Ok(ended) => ended,
-                Err(refused) => {
-                    transaction.rollback().await?;
-                    connection.return_to_pool();
-                    return Ok(Err(refused));
-                }
-            };
-            let insert = self.sql.query(insert, parameters);
-            let row = insert.fetch_one(&mut *transaction).await?;
-            match self.refusal(&row)? {
-                Some(_) => transaction.rollback().await?,
-                None => transaction.commit().await?,
-            }
+            let added = self.add_limited(transaction, session, None, limit, (insert, parameters));
+            let added = added.await?;
             connection.return_to_pool();
-            Ok(Ok(Some((row, ended))))
+            Ok(added)
         };
         let context = || format!("inserting session {}", session.id);
         let outcome: Outcome = self.sql.change(context, inserting).await?;
@@ -92,27 +79,42 @@ impl PostgresStore {
                 connection.return_to_pool();
                 return Ok(Ok(None));
             }
-            let room = self.make_room(&mut transaction, new, Some(old), limit);
-            let ended = match room.await? {
-                Ok(ended) => ended,
-                Err(refused) => {
-                    transaction.rollback().await?;
-                    connection.return_to_pool();
-                    return Ok(Err(refused));
-                }
-            };
-            let replace = self.sql.query(REPLACE, parameters);
-            let row = replace.fetch_optional(&mut *transaction).await?;
-            match &row {
-                Some(row) if self.refusal(row)?.is_none() => transaction.commit().await?,
-                _ => transaction.rollback().await?,
-            }
+            let replace = (REPLACE, parameters);
+            let replaced = self.add_limited(transaction, new, Some(old), limit, replace);
+            let replaced = replaced.await?;
             connection.return_to_pool();
-            Ok(Ok(row.map(|row| (row, ended))))
+            Ok(replaced)
         };
         let context = || format!("replacing session {old} with {}", new.id);
         let outcome: Outcome = self.sql.change(context, replacing).await?;
         self.limited(outcome?, new, context)
+    }
+
+    /// Ends sessions until `new` fits in the place of `replaced`, and adds it, in the transaction of a locked
+    /// customer.
+    async fn add_limited(
+        &self,
+        mut transaction: Transaction<'_, Postgres>,
+        new: &CustomerSession,
+        replaced: Option<&SessionId>,
+        limit: &SessionLimit,
+        (statement, parameters): (&'static str, PgArguments),
+    ) -> Result<Outcome, Error> {
+        let room = self.make_room(&mut transaction, new, replaced, limit);
+        let ended = match room.await? {
+            Ok(ended) => ended,
+            Err(refused) => {
+                transaction.rollback().await?;
+                return Ok(Err(refused));
+            }
+        };
+        let add = self.sql.query(statement, parameters);
+        let row = add.fetch_optional(&mut *transaction).await?;
+        match &row {
+            Some(row) if self.refusal(row)?.is_none() => transaction.commit().await?,
+            _ => transaction.rollback().await?,
+        }
+        Ok(Ok(row.map(|row| (row, ended))))
     }
 
     async fn lock_customer(
