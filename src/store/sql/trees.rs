@@ -59,14 +59,6 @@ pub(super) const DELETE_CHILDREN_CREATED_BEFORE: &str = "DELETE FROM customer_se
      WHERE parent IN (SELECT coalesce(s.family, s.id) FROM customer_sessions s \
      WHERE s.is_parent AND s.parent IS NULL AND s.created_at < $1)";
 
-/// Ends the replaced sessions of the family `$1` whose tokens are still accepted.
-#[cfg_attr(
-    not(feature = "sqlite"),
-    allow(dead_code, reason = "PostgreSQL does it in one statement")
-)]
-pub(super) const END_OVERLAPS: &str =
-    "DELETE FROM customer_sessions WHERE parent = $1 AND parent = coalesce(family, id)";
-
 /// The sessions that a revocation of a family has ended.
 #[derive(Default)]
 pub(super) struct EndedTree {

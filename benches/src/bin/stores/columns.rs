@@ -21,14 +21,15 @@ pub const COLUMNS: [&str; 18] = [
     "avatar_url",
 ];
 
-/// The statement of a lookup.
+/// The statement of a lookup, which reads all that a session has.
 pub const FIND: &str = "SELECT s.id, s.token_hash, s.created_at, s.modified_at, s.expires_at, c.id, \
      c.organization_id, c.created_at, c.modified_at, CAST(c.metadata AS text), c.external_id, \
      c.email, c.email_verified, c.kind, c.name, c.billing_name, \
      CAST(c.billing_address AS text), CAST(c.tax_id AS text), c.locale, \
-     c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url \
-     FROM customer_sessions s JOIN customer_session_epochs e ON e.customer_id = s.customer_id \
-     AND e.epoch = s.epoch JOIN customer_session_customers c ON c.id = s.customer_id WHERE s.token_hash IN ($1)";
+     c.default_payment_method_id, c.deleted_at, c.first_user_event_at, c.avatar_url, \
+     s.ends_at, s.authenticated_at, s.details, u.used_at FROM customer_sessions s JOIN customer_session_epochs e ON e.customer_id = s.customer_id \
+     AND e.epoch = s.epoch JOIN customer_session_customers c ON c.id = s.customer_id \
+     LEFT JOIN customer_session_uses u ON u.session_id = s.id WHERE s.token_hash IN ($1)";
 
 /// Returns the statement that inserts or updates a customer.
 pub fn upsert(json: &str) -> String {
@@ -78,10 +79,10 @@ macro_rules! bind_customer {
 macro_rules! read {
     ($row:expr, $time:ty) => {{
         let row = $row;
-        for place in [0, 5, 6, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 22] {
+        for place in [0, 5, 6, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 22, 25] {
             std::hint::black_box(row.get::<Option<String>, usize>(place));
         }
-        for place in [2, 3, 4, 7, 8, 20, 21] {
+        for place in [2, 3, 4, 7, 8, 20, 21, 23, 24, 26] {
             std::hint::black_box(row.get::<Option<$time>, usize>(place));
         }
         std::hint::black_box(row.get::<Vec<u8>, usize>(1));

@@ -37,6 +37,10 @@ pub(super) const SET_PARENT: &str =
 /// Keeps a replaced session as an overlapping one.
 pub(super) const KEEP_OVERLAPPING: &str = concat!(keep_overlapping!("$1", "$2"), "$3");
 
+/// Ends the replaced sessions of the family `$1` whose tokens are still accepted.
+pub(super) const END_OVERLAPS: &str =
+    "DELETE FROM customer_sessions WHERE parent = $1 AND parent = coalesce(family, id)";
+
 /// The statement that selects the session of one hash.
 pub(super) const FIND_BY_HASH: &str = concat!(
     "SELECT ",

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     SqliteStore,
-    insertion::{KEEP_OVERLAPPING, Place, SET_PARENT},
+    insertion::{END_OVERLAPS, KEEP_OVERLAPPING, Place, SET_PARENT},
 };
 use crate::{
     customer::{Customer, CustomerId},
@@ -21,7 +21,6 @@ use crate::{
             self,
             rows::{self, Parameters as _},
             store::{REHASH_TIMEOUT, Rehash},
-            trees,
         },
         traits::{SessionRegistry, SessionStore},
         validation::{
@@ -187,7 +186,7 @@ impl SessionRegistry for SqliteStore {
         transaction.execute(sql::DELETE, old).await?;
         if let Some(family) = place.family.as_deref().filter(|_| place.is_parent) {
             let family = rows::text_params(&[family]);
-            transaction.execute(trees::END_OVERLAPS, family).await?;
+            transaction.execute(END_OVERLAPS, family).await?;
         }
         let mut replaced = Inserted::new(transaction.stored(&hash, &new.token).await?);
         replaced.ended = ended;
