@@ -199,7 +199,7 @@ impl Pair<'_> {
             .push(format!("derive from {named:?} {id:?} {live:?} {given:?}"));
         let (new, asked) = (session(id, &live, &given), SessionId::from(named));
         let derived = self.runtime.block_on(self.store.derive(&asked, &new));
-        let is_child = parent.is_some_and(|parent| parent.parent.is_some());
+        let is_child = of == Some(customer) && parent.is_some_and(|parent| parent.parent.is_some());
         if !is_named || is_child {
             return self.assert_error(derived, StoreErrorKind::Invalid);
         }
