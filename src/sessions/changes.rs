@@ -153,7 +153,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     pub async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
         let (store, customer) = (Arc::clone(&self.store), customer.detached());
         let change = Invalidation::Customer(customer.id.clone());
-        self.settle((&change).into(), Some(change.clone()), async move {
+        self.settle(change.clone(), async move {
             Ok(Settled {
                 answer: store.update_customer(&customer).await?,
                 invalidations: vec![change],
@@ -170,7 +170,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// If the other nodes may not have been told. This node then has been.
     pub async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
         let (store, change) = (Arc::clone(&self.store), invalidation.clone());
-        self.settle((&change).into(), Some(change.clone()), async move {
+        self.settle(change.clone(), async move {
             Ok(Settled {
                 answer: store.announce(&change).await?,
                 invalidations: vec![change],
@@ -255,7 +255,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             Revocation::Owned { customer, .. } => Invalidation::Customer(customer.clone()),
             _ => asked_for.clone(),
         };
-        self.settle((&assumed).into(), Some(assumed.clone()), async move {
+        self.settle(assumed, async move {
             let revoked = store.revoke(&what).await?;
             let mut invalidations = revoked.invalidations;
             // Recorded even if the store does not report it, unless the session is not the

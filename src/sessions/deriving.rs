@@ -8,7 +8,6 @@ use super::{
     settle::Settled,
 };
 use crate::{
-    engine::pending_changes::ChangeExtent,
     session::CustomerSession,
     store::{SessionRegistry, StoreError},
     token::SessionToken,
@@ -86,7 +85,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         };
         let child = self.derived_session(&parent, &new)?;
         let (store, parent) = (Arc::clone(&self.store), parent.id.clone());
-        let deriving = self.settle(ChangeExtent::Session, None, async move {
+        let deriving = self.settle_session(None, async move {
             let derived = store.derive(&parent, &child).await;
             Ok(Settled {
                 answer: derived.map_err(|error| error.without(&child.token))?,

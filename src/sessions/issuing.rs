@@ -12,7 +12,7 @@ use crate::{
     clock::END_OF_TIME,
     customer::Customer,
     details::SessionDetails,
-    engine::{AuthenticateError, pending_changes::ChangeExtent},
+    engine::AuthenticateError,
     family::FamilyKey,
     invalidation::Invalidation,
     registry::{Inserted, SessionLimit, WhenFull},
@@ -174,7 +174,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let limit = limit.map(|limit| self.at_present(limit));
         let assumed = limit.and_then(|limit| assumed_of(&limit, &session));
         let store = Arc::clone(&self.store);
-        let inserting = self.settle(ChangeExtent::Session, assumed, async move {
+        let inserting = self.settle_session(assumed, async move {
             let inserted = store.insert(&session, limit.as_ref()).await;
             let inserted = inserted.map_err(|error| error.without(&session.token))?;
             Ok(Settled {
@@ -202,7 +202,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         let assumed = assumed.unwrap_or_else(|| change.clone());
         let of_none = assumed.clone();
         let store = Arc::clone(&self.store);
-        let replacing = self.settle(ChangeExtent::Session, Some(assumed), async move {
+        let replacing = self.settle_session(Some(assumed), async move {
             let replaced = store.replace(&old, &new, limit.as_ref()).await;
             let replaced = replaced.map_err(|error| error.without(&new.token))?;
             let mut invalidations = vec![change];

@@ -8,7 +8,6 @@ use super::{
     settle::Settled,
 };
 use crate::{
-    engine::pending_changes::ChangeExtent,
     invalidation::Invalidation,
     session::CustomerSession,
     store::{SessionRegistry, StoreError},
@@ -100,7 +99,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         old.details.is_replaced = true;
         let change = Invalidation::Session(old.id.clone());
         let store = Arc::clone(&self.store);
-        let replacing = self.settle(ChangeExtent::Session, Some(change.clone()), async move {
+        let replacing = self.settle_session(Some(change.clone()), async move {
             let replaced = store.replace_overlapping(&old, &new).await;
             let without_tokens = |error: StoreError| error.without(&new.token).without(&old.token);
             Ok(Settled {

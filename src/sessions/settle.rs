@@ -29,6 +29,25 @@ pub(super) struct Settled<T> {
 const MAX_DELAY: Duration = Duration::from_secs(300);
 
 impl<S: SessionRegistry> CustomerSessions<S> {
+    /// Makes a change of what `assumed` covers, as [`settle_as`](Self::settle_as) says.
+    pub(super) async fn settle<T: Send + 'static>(
+        &self,
+        assumed: Invalidation,
+        change: impl Future<Output = Result<Settled<T>, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.settle_as(ChangeExtent::from(&assumed), Some(assumed), change)
+            .await
+    }
+
+    /// Makes a change of one session, or adds one, as [`settle_as`](Self::settle_as) says.
+    pub(super) async fn settle_session<T: Send + 'static>(
+        &self,
+        assumed: Option<Invalidation>,
+        change: impl Future<Output = Result<Settled<T>, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.settle_as(ChangeExtent::Session, assumed, change).await
+    }
+
     /// Makes a change in the store and records it, in a task that a dropped caller cannot stop
     /// between the two.
     ///
@@ -36,7 +55,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
     /// `assumed` is. If it takes longer than the write timeout, `assumed` is recorded at once and
     /// again when the change ends, and nothing that it may concern is cached in between, here or in
     /// the other caches in front of the store.
-    pub(super) async fn settle<T: Send + 'static>(
+    async fn settle_as<T: Send + 'static>(
         &self,
         extent: ChangeExtent,
         assumed: Option<Invalidation>,

@@ -13,9 +13,7 @@ local kept, root = {}, nil
 if keep and redis.call('ZSCORE', KEYS[2], keep) then
   root = keep
   if is_child(keep) then root = redis.call('GET', KEYS[7]) or parent end
-  for _, member in ipairs(children_of(KEYS[4], KEYS[2], family)) do
-    table.insert(kept, member)
-  end
+  kept = children_of(KEYS[4], KEYS[2], family)
   if root ~= '' and redis.call('ZSCORE', KEYS[2], root) then table.insert(kept, root) end
 end
 if count == #kept then return { 0, 0 } end
