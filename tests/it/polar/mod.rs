@@ -4,12 +4,43 @@ mod create_session;
 #[cfg(unix)]
 mod example;
 mod failures;
-mod fake_polar;
 mod recordings;
 mod store;
 mod webhooks;
 
 use std::error::Error as _;
+
+/// The stand-in for Polar, and stores that ask it.
+mod fake_polar {
+    use std::ops::Deref;
+
+    use customer_session::polar::{PolarStore, PolarStoreBuilder};
+    pub(crate) use test_support::polar::*;
+
+    pub(crate) struct FakePolar(test_support::polar::FakePolar);
+
+    impl FakePolar {
+        pub(crate) async fn start() -> Self {
+            Self(test_support::polar::FakePolar::start().await)
+        }
+
+        pub(crate) fn builder(&self) -> PolarStoreBuilder {
+            PolarStore::builder(OUR_TOKEN).base_url(self.url())
+        }
+
+        pub(crate) fn store(&self) -> PolarStore {
+            self.builder().build().expect("it can be built")
+        }
+    }
+
+    impl Deref for FakePolar {
+        type Target = test_support::polar::FakePolar;
+
+        fn deref(&self) -> &Self::Target {
+            &self.0
+        }
+    }
+}
 
 use customer_session::{
     CustomerSession, SessionStore as _, SessionToken, StoreError, polar::PolarStore,

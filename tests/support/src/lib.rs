@@ -1,5 +1,5 @@
 //! What several test binaries share: a store that counts, waits and fails on command, sources
-//! of events, database servers, a proxy, running examples.
+//! of events, database servers, a stand-in for Polar, a proxy, running examples.
 
 #[cfg(unix)]
 pub mod certificates;
@@ -7,6 +7,7 @@ mod events;
 #[cfg(unix)]
 mod example;
 pub mod model;
+pub mod polar;
 #[cfg(unix)]
 pub mod proxy;
 pub mod rng;

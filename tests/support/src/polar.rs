@@ -20,34 +20,31 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
-use customer_session::{
-    SessionToken, TokenFormat,
-    polar::{PolarStore, PolarStoreBuilder},
-};
+use customer_session::{SessionToken, TokenFormat};
 use futures_util::stream;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use tokio::{net::TcpListener, time::sleep};
 
-pub(crate) const OUR_TOKEN: &str = "polar_oat_ours";
-pub(crate) const OUR_ORGANIZATION: &str = "0b8dbc3a-1d3e-4c43-9be1-0a1b2c3d4e5f";
+pub const OUR_TOKEN: &str = "polar_oat_ours";
+pub const OUR_ORGANIZATION: &str = "0b8dbc3a-1d3e-4c43-9be1-0a1b2c3d4e5f";
 const THEIR_TOKEN: &str = "polar_oat_theirs";
 const THEIR_ORGANIZATION: &str = "9f8e7d6c-5b4a-4938-8271-605f4e3d2c1b";
 
-pub(crate) const JANE: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c01";
-pub(crate) const PLAIN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c02";
-pub(crate) const TEAM: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c03";
-pub(crate) const FOREIGN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
+pub const JANE: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c01";
+pub const PLAIN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c02";
+pub const TEAM: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c03";
+pub const FOREIGN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
 
-pub(crate) const INTROSPECT: &str = "/v1/customer-portal/customer-session/introspect";
-pub(crate) const ME: &str = "/v1/customer-portal/customers/me";
-pub(crate) const CUSTOMERS: &str = "/v1/customers/";
-pub(crate) const CREATE: &str = "/v1/customer-sessions/";
+pub const INTROSPECT: &str = "/v1/customer-portal/customer-session/introspect";
+pub const ME: &str = "/v1/customer-portal/customers/me";
+pub const CUSTOMERS: &str = "/v1/customers/";
+pub const CREATE: &str = "/v1/customer-sessions/";
 
 /// The behaviour of the server instead of an answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// Begins the answer, then closes the connection.
     Cut,
@@ -55,27 +52,27 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) fn status(status: u16) -> Self {
+    pub fn status(status: u16) -> Self {
         Self::Answer(status, Vec::new(), Vec::new())
     }
 
-    pub(crate) fn body(body: impl Into<Vec<u8>>) -> Self {
+    pub fn body(body: impl Into<Vec<u8>>) -> Self {
         Self::Answer(200, vec![json_type()], body.into())
     }
 
     /// Answers as the rate limiter of Polar does: without a body.
-    pub(crate) fn too_many(retry_after: u32) -> Self {
+    pub fn too_many(retry_after: u32) -> Self {
         let headers = vec![("retry-after", retry_after.to_string())];
         Self::Answer(429, headers, Vec::new())
     }
 
     /// Answers as Polar does while its database is down.
-    pub(crate) fn down() -> Self {
+    pub fn down() -> Self {
         let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
         Self::Answer(500, headers, b"Internal Server Error".to_vec())
     }
 
-    pub(crate) fn redirect(to: impl Into<String>) -> Self {
+    pub fn redirect(to: impl Into<String>) -> Self {
         Self::Answer(307, vec![("location", to.into())], Vec::new())
     }
 }
@@ -100,8 +97,8 @@ struct World {
     bodies: Mutex<Vec<Value>>,
 }
 
-pub(crate) struct FakePolar {
-    pub(crate) address: SocketAddr,
+pub struct FakePolar {
+    pub address: SocketAddr,
     world: Arc<World>,
 }
 
@@ -156,7 +153,7 @@ fn jane() -> Value {
 }
 
 impl FakePolar {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let team = json!({ "type": "team", "name": "Acme", "email": null });
         let customers = [
             jane(),
@@ -199,20 +196,12 @@ impl FakePolar {
         Self { address, world }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn builder(&self) -> PolarStoreBuilder {
-        PolarStore::builder(OUR_TOKEN).base_url(self.url())
-    }
-
-    pub(crate) fn store(&self) -> PolarStore {
-        self.builder().build().expect("it can be built")
-    }
-
     /// Signs a customer in for `ttl` with a token of this kind.
-    pub(crate) fn sign_in(&self, customer: &str, kind: &str, ttl: TimeDelta) -> SessionToken {
+    pub fn sign_in(&self, customer: &str, kind: &str, ttl: TimeDelta) -> SessionToken {
         let token = TokenFormat::new(kind).generate();
         let session = Session {
             customer: customer.to_owned(),
@@ -223,48 +212,48 @@ impl FakePolar {
         token
     }
 
-    pub(crate) fn customer_token(&self, customer: &str) -> SessionToken {
+    pub fn customer_token(&self, customer: &str) -> SessionToken {
         self.sign_in(customer, "polar_cst_", TimeDelta::hours(1))
     }
 
-    pub(crate) fn member_token(&self, customer: &str) -> SessionToken {
+    pub fn member_token(&self, customer: &str) -> SessionToken {
         self.sign_in(customer, "polar_mst_", TimeDelta::hours(1))
     }
 
-    pub(crate) fn update(&self, customer: &str, fields: Value) {
+    pub fn update(&self, customer: &str, fields: Value) {
         let mut customers = self.world.customers.lock().expect("no panic");
         let known = customers.get_mut(customer).expect("a customer");
         *known = with(known.take(), fields);
     }
 
-    pub(crate) fn delete(&self, customer: &str) {
+    pub fn delete(&self, customer: &str) {
         self.update(customer, json!({ "deleted_at": Utc::now() }));
     }
 
     /// Answers the paths that begin with `path` in this way from now on.
-    pub(crate) fn fault(&self, path: &'static str, fault: Fault) {
+    pub fn fault(&self, path: &'static str, fault: Fault) {
         let mut faults = self.world.faults.lock().expect("no panic");
         faults.retain(|(other, _)| *other != path);
         faults.push((path, fault));
     }
 
     /// Ends all faults.
-    pub(crate) fn clear_faults(&self) {
+    pub fn clear_faults(&self) {
         self.world.faults.lock().expect("no panic").clear();
     }
 
     /// Delays every answer by `delay` from now on.
-    pub(crate) fn delay(&self, delay: Duration) {
+    pub fn delay(&self, delay: Duration) {
         *self.world.delay.lock().expect("no panic") = delay;
     }
 
     /// Returns the calls since the last time, in their order of arrival.
-    pub(crate) fn calls(&self) -> Vec<String> {
+    pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.world.calls.lock().expect("no panic"))
     }
 
     /// Returns the bodies posted since the last time.
-    pub(crate) fn posted(&self) -> Vec<Value> {
+    pub fn posted(&self) -> Vec<Value> {
         std::mem::take(&mut *self.world.bodies.lock().expect("no panic"))
     }
 }
@@ -468,14 +457,14 @@ async fn create(
 }
 
 /// Returns the signature of a delivery, whose key is the whole secret.
-pub(crate) fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
+pub fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
     mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
     format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
 }
 
 /// Starts a server that accepts every request, and returns its address and the list of requests.
-pub(crate) async fn trap() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub async fn trap() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let visits = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&visits);
     let app = Router::new().fallback(move |request: Request| {
