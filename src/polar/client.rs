@@ -8,10 +8,12 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
 };
 use reqwest::{Client, Response, Url};
-use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::rate_limit::{Caller, RateLimits};
+use super::{
+    answer::PolarAnswer,
+    rate_limit::{Caller, RateLimits},
+};
 use crate::store::error::{ContextError, StoreError};
 
 /// Longest answer that is read. Polar's are far shorter.
@@ -64,15 +66,6 @@ impl<'a> Call<'a> {
         self.path = path.to_vec();
         self
     }
-}
-
-/// An answer with a status below 500.
-pub(super) struct PolarAnswer {
-    pub(super) status: StatusCode,
-    context: &'static str,
-    is_to_organization: bool,
-    /// It may contain a token.
-    body: Zeroizing<Vec<u8>>,
 }
 
 impl PolarClient {
@@ -153,46 +146,6 @@ impl PolarClient {
             segments.pop_if_empty().extend(path);
         }
         url
-    }
-}
-
-impl PolarAnswer {
-    /// Reads a successful answer; any other status is an error.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
-        if self.status.is_success() {
-            self.parse()
-        } else {
-            Err(self.unexpected())
-        }
-    }
-
-    /// Reads the body, whatever the status.
-    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            // The text of serde's error quotes the answer, which may contain a token.
-            let (line, column) = (error.line(), error.column());
-            let text = match error.classify() {
-                serde_json::error::Category::Data => "has another shape than expected",
-                serde_json::error::Category::Eof => "ends too soon",
-                _ => "is not JSON",
-            };
-            let text = format!("the answer {text}, at line {line}, column {column}");
-            StoreError::corrupt(ContextError::new(self.context, text))
-        })
-    }
-
-    /// Returns the error of an answer with an unexpected status.
-    pub(super) fn unexpected(&self) -> StoreError {
-        let hint = match self.status {
-            _ if !self.is_to_organization => "",
-            StatusCode::UNAUTHORIZED => ": check the organization access token",
-            StatusCode::FORBIDDEN => ": check the scopes of the organization access token",
-            _ => "",
-        };
-        refused(
-            self.context,
-            format!("Polar answered {}{hint}", self.status),
-        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! The customer sessions that Polar issues: [`PolarStore`], sessions that it opens, and Polar's
 //! webhooks.
 
+mod answer;
 mod client;
 mod rate_limit;
 mod store;

@@ -10,7 +10,8 @@ use super::PolarStore;
 use crate::{
     customer::CustomerId,
     polar::{
-        client::{Call, PolarAnswer},
+        answer::PolarAnswer,
+        client::Call,
         rate_limit::Caller,
     },
     session::CustomerSession,

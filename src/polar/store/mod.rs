@@ -16,7 +16,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    client::{Call, PolarAnswer, PolarClient},
+    answer::PolarAnswer,
+    client::{Call, PolarClient},
     rate_limit::Caller,
 };
 use crate::{
@@ -66,8 +67,10 @@ use crate::{
 ///
 /// | Polar answers | a lookup returns |
 /// |---|---|
-/// | 401 to the customer's token | no session |
-/// | 404 or 410 for the customer | no session: another organization's, or deleted; for a minute Polar is not asked for this customer again |
+/// | 401 to the customer's token, with `invalid_token` or `Unauthorized` as its JSON's `error` | no session |
+/// | 404 with `ResourceNotFound` for the customer | no session: another organization's, or deleted; for a minute Polar is not asked for this customer again |
+/// | 410 for the customer | no session |
+/// | any other 401 or 404, which a gateway in front of Polar may answer | [`Unavailable`](crate::StoreErrorKind::Unavailable): the base URL or a proxy is wrong |
 /// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, at most a quarter of an hour; until then no calls are made with this token, or none at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
@@ -106,12 +109,6 @@ struct Identity {
     id: CustomerId,
 }
 
-/// The answer for a customer that does not exist.
-#[derive(Deserialize)]
-struct NotFound {
-    error: String,
-}
-
 impl PolarStore {
     /// Polar's production API, the default.
     pub const PRODUCTION: &str = "https://api.polar.sh";
@@ -140,9 +137,7 @@ impl PolarStore {
         ]);
         // A refusal by either call decides, whatever becomes of the other.
         let is_refusal = |answer: &Result<PolarAnswer, StoreError>| {
-            answer
-                .as_ref()
-                .is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
+            answer.as_ref().is_ok_and(PolarAnswer::refuses_token)
         };
         let mut expiry = pin!(self.client.send(expiry, None));
         let mut identity = pin!(self.client.send(identity, None));
@@ -180,12 +175,11 @@ impl PolarStore {
         let call = Call::get("asking Polar for a customer", Caller::Organization);
         let call = call.at(["v1", "customers", id_in_path]);
         let answer = self.client.send(call, None).await?;
-        if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            // A proxy may answer 404 too; only Polar's own answer is remembered.
-            let reason: Result<NotFound, _> = answer.parse();
-            if reason.is_ok_and(|reason| reason.error == "ResourceNotFound") {
-                self.foreign_customers.insert(id.clone(), ());
-            }
+        if answer.status == StatusCode::GONE {
+            return Ok(None);
+        }
+        if answer.is_not_found() {
+            self.foreign_customers.insert(id.clone(), ());
             return Ok(None);
         }
         let customer: Customer = answer.read()?;

@@ -13,7 +13,9 @@ use tower::ServiceExt as _;
 
 use super::{
     error_text,
-    fake_polar::{CUSTOMERS, FakePolar, Fault, INTROSPECT, JANE, ME, OUR_TOKEN, PLAIN, trap},
+    fake_polar::{
+        CREATE, CUSTOMERS, FakePolar, Fault, INTROSPECT, JANE, ME, OUR_TOKEN, PLAIN, trap,
+    },
     found,
 };
 use crate::log::Log;
@@ -120,6 +122,44 @@ async fn an_upstream_failure_is_an_error_and_never_not_found() {
     let text = log.text();
     assert!(!text.is_empty(), "the client logs, too");
     assert!(!text.contains(token.expose()) && !text.contains(OUR_TOKEN));
+}
+
+/// Only Polar knows whether a token opens a session, and whose customer it is.
+#[tokio::test]
+async fn the_refusal_of_a_gateway_is_an_outage() {
+    let polar = FakePolar::start().await;
+    let (store, token) = (polar.store(), polar.customer_token(JANE));
+    let bodies = [
+        "",
+        "<html>default backend</html>",
+        r#"{"detail":"Not Found"}"#,
+        r#"{"message":"Unauthorized"}"#,
+        r#"{"error":404}"#,
+    ];
+    for (path, status) in [(INTROSPECT, 401), (ME, 401), (ME, 404), (CUSTOMERS, 404)] {
+        for body in bodies {
+            polar.fault(path, Fault::Answer(status, Vec::new(), body.into()));
+            let error = store.find(&token).await.expect_err(body);
+            assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{path} {body}");
+            let text = error_text(&error);
+            assert!(text.contains("check the base URL"), "{text}");
+            polar.clear_faults();
+        }
+    }
+    for status in [401, 403, 404] {
+        polar.fault(CREATE, Fault::status(status));
+        let customer = CustomerId::from(JANE);
+        let created = store.create(customer, SessionOptions::new()).await;
+        let Err(CreateError::Store(error)) = created else {
+            panic!("{status}: {created:?}");
+        };
+        let text = error_text(&error);
+        assert!(text.contains("check the base URL"), "{text}");
+    }
+    polar.fault(CUSTOMERS, Fault::invalid_token());
+    let error = store.find(&token).await.expect_err("a wrong access token");
+    let text = error_text(&error);
+    assert!(text.contains("check the organization access token"), "{text}");
 }
 
 #[tokio::test]

@@ -127,37 +127,28 @@ async fn expired_and_unknown_sessions_are_not_found() {
     }
     // The customer is deleted between the calls; one refusal is enough.
     let token = polar.customer_token(JANE);
-    for (path, status) in [
-        (CUSTOMERS, 404),
-        (CUSTOMERS, 410),
-        (ME, 401),
-        (INTROSPECT, 401),
+    for (path, fault) in [
+        (CUSTOMERS, Fault::status(410)),
+        (CUSTOMERS, Fault::not_found()),
+        (ME, Fault::invalid_token()),
+        (INTROSPECT, Fault::invalid_token()),
     ] {
-        polar.fault(path, Fault::status(status));
+        polar.fault(path, fault);
         assert_eq!(store.find(&token).await.expect("Polar answers"), None);
         polar.clear_faults();
     }
     // Also when the other call fails.
     polar.fault(INTROSPECT, Fault::down());
-    polar.fault(ME, Fault::status(401));
+    polar.fault(ME, Fault::invalid_token());
     assert_eq!(store.find(&token).await.expect("no error"), None);
 }
 
-/// A 404 may come from a proxy, so it is not cached. Nor is an answer that was wrong.
+/// An answer that was wrong is not kept for longer than it must be.
 #[tokio::test]
 async fn a_customer_who_was_not_found_is_asked_for_again() {
     let polar = FakePolar::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
-    polar.fault(CUSTOMERS, Fault::status(404));
-    assert_eq!(store.find(&token).await.expect("no error"), None);
-    polar.clear_faults();
-    found(&store, &token).await;
-
-    let not_found = json!({ "error": "ResourceNotFound", "detail": "Not found" }).to_string();
-    polar.fault(
-        CUSTOMERS,
-        Fault::Answer(404, Vec::new(), not_found.into_bytes()),
-    );
+    polar.fault(CUSTOMERS, Fault::not_found());
     assert_eq!(store.find(&token).await.expect("no error"), None);
     polar.clear_faults();
     polar.calls();
@@ -178,7 +169,7 @@ async fn a_refusal_does_not_wait_for_the_other_call() {
         .build()
         .expect("built");
     for (refuses, hangs) in [(ME, INTROSPECT), (INTROSPECT, ME)] {
-        polar.fault(refuses, Fault::status(401));
+        polar.fault(refuses, Fault::invalid_token());
         polar.fault(hangs, Fault::Hang);
         let token = polar.customer_token(JANE);
         let found = tokio::time::timeout(Duration::from_secs(5), store.find(&token)).await;

@@ -72,6 +72,18 @@ impl Fault {
         Self::Answer(500, headers, b"Internal Server Error".to_vec())
     }
 
+    /// Answers as Polar does to an unknown token.
+    pub fn invalid_token() -> Self {
+        let body = json!({"error": "invalid_token", "error_description": "No."});
+        Self::Answer(401, vec![json_type()], body.to_string().into_bytes())
+    }
+
+    /// Answers as Polar does for a customer of another organization.
+    pub fn not_found() -> Self {
+        let body = json!({"error": "ResourceNotFound", "detail": "Not found"});
+        Self::Answer(404, vec![json_type()], body.to_string().into_bytes())
+    }
+
     pub fn redirect(to: impl Into<String>) -> Self {
         Self::Answer(307, vec![("location", to.into())], Vec::new())
     }
@@ -182,10 +194,7 @@ impl FakePolar {
                 match request.method() {
                     // As the framework of Polar does.
                     &Method::POST => redirect(&format!("{path}/")),
-                    _ => problem(
-                        404,
-                        json!({"error": "ResourceNotFound", "detail": "Not found"}),
-                    ),
+                    _ => problem(404, json!({"detail": "Not Found"})),
                 }
             })
             .layer(from_fn_with_state(Arc::clone(&world), apply_faults))
