@@ -7,7 +7,7 @@ use http::HeaderValue;
 use reqwest::{Client, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::{PolarStore, foreign_customers};
+use super::{PolarStore, known_customers::KnownCustomers};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
@@ -86,7 +86,8 @@ impl PolarStoreBuilder {
         self
     }
 
-    /// Sets the clock by which rate limits end; [`SystemClock`] by default.
+    /// Sets the clock by which rate limits end, and customers are new or old; [`SystemClock`] by
+    /// default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -111,9 +112,9 @@ impl PolarStoreBuilder {
                 base_url,
                 credential,
                 timeout: Some(self.timeout).filter(|limit| !limit.is_zero()),
-                limits: RateLimits::new(self.clock),
+                limits: RateLimits::new(Arc::clone(&self.clock)),
             }),
-            foreign_customers: foreign_customers(),
+            known: Arc::new(KnownCustomers::new(self.clock)),
             caches: SharedCaches::new(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })

@@ -199,7 +199,7 @@ impl PolarStore {
             return Err(invalid(&answer, &customer));
         }
         let session: CustomerSession = answer.read()?;
-        self.foreign_customers.invalidate(&session.customer_id);
+        self.known.record_ours(&session.customer_id);
         let links: PortalLinks = answer.read()?;
         Ok(CreatedSession {
             session,

@@ -1,6 +1,7 @@
 //! `PolarStore` and Polar's webhooks, against a server that answers as Polar does.
 
 mod create_session;
+mod customers;
 #[cfg(unix)]
 mod example;
 mod failures;

@@ -102,6 +102,8 @@ struct Session {
 struct World {
     customers: Mutex<HashMap<String, Value>>,
     sessions: Mutex<HashMap<String, Session>>,
+    /// How many times customers are not found by their ids, as if the replica had not got them.
+    lags: Mutex<HashMap<String, usize>>,
     /// The faults by the beginning of the path.
     faults: Mutex<Vec<(&'static str, Fault)>>,
     delay: Mutex<Duration>,
@@ -117,7 +119,7 @@ pub struct FakePolar {
 fn customer(id: &str, organization: &str) -> Value {
     json!({
         "id": id,
-        "created_at": "2029-11-22T23:29:51.500699Z",
+        "created_at": "2025-11-22T23:29:51.500699Z",
         "modified_at": null,
         "metadata": {},
         "external_id": null,
@@ -178,6 +180,7 @@ impl FakePolar {
         let world = Arc::new(World {
             customers: Mutex::new(HashMap::from(by_id)),
             sessions: Mutex::default(),
+            lags: Mutex::default(),
             faults: Mutex::default(),
             delay: Mutex::default(),
             calls: Mutex::default(),
@@ -237,6 +240,12 @@ impl FakePolar {
 
     pub fn delete(&self, customer: &str) {
         self.update(customer, json!({ "deleted_at": Utc::now() }));
+    }
+
+    /// Does not find the customer by its id for this number of times, as a replica that lags.
+    pub(crate) fn lag(&self, customer: &str, times: usize) {
+        let mut lags = self.world.lags.lock().expect("no panic");
+        lags.insert(customer.to_owned(), times);
     }
 
     /// Answers the paths that begin with `path` in this way from now on.
@@ -404,9 +413,14 @@ async fn read_customer(
 ) -> Result<Response, Response> {
     let organization = organization(&headers)?;
     let customers = world.customers.lock().expect("no panic");
+    let lags = &mut *world.lags.lock().expect("no panic");
+    let lag = lags.get_mut(&id).filter(|times| **times > 0);
+    let is_there = lag.map(|times| *times -= 1).is_none();
     match customers.get(&id) {
         Some(customer)
-            if customer["organization_id"] == organization && customer["deleted_at"].is_null() =>
+            if is_there
+                && customer["organization_id"] == organization
+                && customer["deleted_at"].is_null() =>
         {
             Ok(Json(customer).into_response())
         }

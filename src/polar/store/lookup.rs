@@ -1,0 +1,209 @@
+//! The calls of a lookup, and what their answers say of the session.
+
+use std::{pin::pin, time::Duration};
+
+use chrono::{DateTime, Utc};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::{PolarStore, known_customers::Absent};
+use crate::{
+    customer::{Customer, CustomerId},
+    polar::{answer::PolarAnswer, client::Call, rate_limit::Caller},
+    store::error::StoreError,
+};
+
+/// Pause before a customer that Polar has just created is asked for once more.
+const REPLICA_PAUSE: Duration = Duration::from_millis(200);
+
+/// What Polar tells with the customer's token.
+pub(super) struct PortalSession {
+    pub(super) expires_at: DateTime<Utc>,
+    pub(super) customer_id: CustomerId,
+    /// When the customer was created.
+    customer_created_at: Option<DateTime<Utc>>,
+}
+
+/// The end of a session (`GET /v1/customer-portal/customer-session/introspect`).
+#[derive(Deserialize)]
+struct Introspection {
+    expires_at: DateTime<Utc>,
+}
+
+/// The customer of a session (`GET /v1/customer-portal/customers/me`).
+#[derive(Deserialize)]
+struct PortalCustomer {
+    id: CustomerId,
+    /// Read leniently: whose customer it is does not depend on it.
+    #[serde(default)]
+    created_at: Value,
+}
+
+/// Polar's answer for a customer.
+enum CustomerAnswer {
+    Ours(Customer),
+    /// Polar does not have the customer any more.
+    Gone,
+    /// The customer is another organization's, is deleted, or was created a moment ago.
+    NotFound,
+}
+
+impl PolarStore {
+    /// Returns what Polar tells of a session with the customer's token, or `None` if it refuses the
+    /// token.
+    pub(super) async fn portal_session(
+        &self,
+        caller: Caller<'_>,
+    ) -> Result<Option<PortalSession>, StoreError> {
+        let expiry = Call::get("asking Polar for the end of a session", caller).at([
+            "v1",
+            "customer-portal",
+            "customer-session",
+            "introspect",
+        ]);
+        let expiry = self.client.send(expiry, None);
+        let identity = self.client.send(me(caller), None);
+        let Some((expiry, identity)) = neither_refused(expiry, identity).await? else {
+            return Ok(None);
+        };
+        let (expiry, customer): (Introspection, PortalCustomer) =
+            (expiry.read()?, identity.read()?);
+        Ok(Some(PortalSession {
+            expires_at: expiry.expires_at,
+            customer_id: customer.id,
+            customer_created_at: customer.created_at.as_str().and_then(|at| at.parse().ok()),
+        }))
+    }
+
+    /// Returns the session's customer, if it belongs to the organization.
+    ///
+    /// Polar reads it from a replica, which may not have a customer that was created a moment ago.
+    pub(super) async fn customer(
+        &self,
+        session: &PortalSession,
+    ) -> Result<Option<Customer>, StoreError> {
+        let id = &session.customer_id;
+        let path = path_segment(id)?;
+        match self.known.absent(id) {
+            Some(Absent::Foreign) => return Ok(None),
+            Some(Absent::Missing(left)) => return Err(missing(left)),
+            None => {}
+        }
+        for is_last in [false, true] {
+            match self.ask_for_customer(id, path).await? {
+                CustomerAnswer::Ours(customer) => {
+                    self.known.record_ours(id);
+                    return Ok(Some(customer));
+                }
+                CustomerAnswer::Gone => return Ok(None),
+                CustomerAnswer::NotFound => {}
+            }
+            let created_at = session.customer_created_at;
+            if !self.known.is_ours(id) && !self.known.is_new(created_at) {
+                self.known.record_foreign(id, created_at);
+                return Ok(None);
+            }
+            if !is_last {
+                sleep(REPLICA_PAUSE).await;
+            }
+        }
+        Err(missing(self.known.record_missing(id)))
+    }
+
+    async fn ask_for_customer(
+        &self,
+        id: &CustomerId,
+        path: &str,
+    ) -> Result<CustomerAnswer, StoreError> {
+        let call = Call::get("asking Polar for a customer", Caller::Organization);
+        let answer = self.client.send(call.at(["v1", "customers", path]), None);
+        let answer = answer.await?;
+        if answer.status == StatusCode::GONE {
+            return Ok(CustomerAnswer::Gone);
+        }
+        if answer.is_not_found() {
+            return Ok(CustomerAnswer::NotFound);
+        }
+        let customer: Customer = answer.read()?;
+        if customer.id != *id {
+            let text = format!("Polar was asked for customer {id} and answered with another");
+            return Err(StoreError::corrupt(text));
+        }
+        Ok(CustomerAnswer::Ours(customer))
+    }
+}
+
+fn me(caller: Caller<'_>) -> Call<'_> {
+    let call = Call::get("asking Polar for the customer of a session", caller);
+    call.at(["v1", "customer-portal", "customers", "me"])
+}
+
+/// Waits for both answers, unless one refuses the token: that decides, whatever becomes of the other.
+async fn neither_refused(
+    one: impl Future<Output = Result<PolarAnswer, StoreError>>,
+    other: impl Future<Output = Result<PolarAnswer, StoreError>>,
+) -> Result<Option<(PolarAnswer, PolarAnswer)>, StoreError> {
+    let is_refusal = |answer: &Result<PolarAnswer, StoreError>| {
+        answer.as_ref().is_ok_and(PolarAnswer::refuses_token)
+    };
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (one, other) = tokio::select! {
+        first = &mut one => match is_refusal(&first) {
+            true => return Ok(None),
+            false => (first, other.await),
+        },
+        first = &mut other => match is_refusal(&first) {
+            true => return Ok(None),
+            false => (one.await, first),
+        },
+    };
+    if is_refusal(&one) || is_refusal(&other) {
+        return Ok(None);
+    }
+    // If both have to wait, the longer wait counts.
+    let wait = |answer: &Result<PolarAnswer, StoreError>| {
+        answer.as_ref().err().and_then(StoreError::retry_after)
+    };
+    match (one, other) {
+        (one, Err(later)) if later.retry_after() > wait(&one) => Err(later),
+        (one, other) => Ok(Some((one?, other?))),
+    }
+}
+
+/// Returns the error of a customer that may be the organization's, and that Polar does not find.
+fn missing(retry_after: Duration) -> StoreError {
+    let text = "Polar knows the session, but does not find its customer, which is new or was there \
+                before; it is asked again";
+    StoreError::unavailable(text).with_retry_after(retry_after)
+}
+
+/// Returns a customer's id as one segment of a path, which must not lead anywhere else.
+fn path_segment(id: &CustomerId) -> Result<&str, StoreError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let id = id.as_str();
+    if (1..=64).contains(&id.len()) && id.bytes().all(is_plain) {
+        Ok(id)
+    } else {
+        Err(StoreError::corrupt(
+            "Polar told a customer's id that cannot be part of a path",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_customer_s_id_cannot_lead_elsewhere() {
+        for good in ["f0fc9fb8-9781-41dd-998e-e806192143af", "cus_1"] {
+            assert_eq!(path_segment(&good.into()).expect("plain"), good);
+        }
+        let long = "a".repeat(65);
+        for bad in ["", ".", "..", "a/b", "a%2fb", "a?b", "a#b", "é", &long] {
+            assert!(path_segment(&bad.into()).is_err(), "{bad}");
+        }
+    }
+}

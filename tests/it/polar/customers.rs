@@ -1,0 +1,126 @@
+//! Whose customer it is, where Polar's answer is late or about another organization.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use customer_session::{
+    Clock as _, CustomerId, SessionStore as _, SessionToken, StoreErrorKind,
+    polar::{PolarStore, SessionOptions},
+    testing::ManualClock,
+};
+use serde_json::json;
+
+use super::{
+    fake_polar::{CUSTOMERS, FOREIGN, FakePolar, Fault, JANE, ME},
+    found,
+};
+use test_support::clock;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn start() -> (FakePolar, ManualClock, PolarStore) {
+    let (polar, clock) = (FakePolar::start().await, clock());
+    let store = polar.builder().clock(clock.clone()).build().expect("built");
+    (polar, clock, store)
+}
+
+impl FakePolar {
+    fn created(&self, customer: &str, clock: &ManualClock, age: TimeDelta) {
+        self.update(customer, json!({ "created_at": clock.now() - age }));
+    }
+
+    /// Returns the number of calls for a customer since the last time.
+    fn customer_calls(&self) -> usize {
+        let start = format!("GET {CUSTOMERS}");
+        let calls = self.calls();
+        calls.iter().filter(|call| call.starts_with(&start)).count()
+    }
+}
+
+async fn assert_missing(store: &PolarStore, token: &SessionToken) {
+    let error = store.find(token).await.expect_err("it cannot tell");
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(error.retry_after(), Some(SECOND));
+}
+
+#[tokio::test]
+async fn a_customer_made_just_now_is_asked_for_once_more() {
+    let (polar, clock, store) = start().await;
+    polar.created(JANE, &clock, TimeDelta::seconds(119));
+    polar.lag(JANE, 1);
+    found(&store, &polar.customer_token(JANE)).await;
+    assert_eq!(polar.customer_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_customer_made_just_now_is_never_remembered_as_foreign() {
+    let (polar, clock, _) = start().await;
+    let token = polar.customer_token(JANE);
+    // Also one whose clock is ahead of ours.
+    for age in [119, 0, -30] {
+        let store = polar.builder().clock(clock.clone()).build().expect("built");
+        polar.created(JANE, &clock, TimeDelta::seconds(age));
+        polar.lag(JANE, 2);
+        assert_missing(&store, &token).await;
+        assert_eq!(polar.customer_calls(), 2);
+        // A client that does not wait costs no more calls.
+        assert_missing(&store, &token).await;
+        assert_eq!(polar.customer_calls(), 0);
+        clock.advance(SECOND);
+        found(&store, &token).await;
+        polar.calls();
+    }
+}
+
+#[tokio::test]
+async fn a_customer_that_create_has_returned_is_never_taken_for_foreign() {
+    let (polar, clock, store) = start().await;
+    let created = store.create(CustomerId::from(JANE), SessionOptions::new());
+    let token = created.await.expect("created").session.token;
+    polar.lag(JANE, 3);
+    assert_missing(&store, &token).await;
+    clock.advance(SECOND);
+    found(&store, &token).await;
+}
+
+#[tokio::test]
+async fn a_customer_found_before_is_refused_only_when_its_session_is() {
+    let (polar, clock, store) = start().await;
+    let token = polar.customer_token(JANE);
+    found(&store, &token).await;
+    polar.lag(JANE, usize::MAX);
+    for _ in 0..3 {
+        assert_missing(&store, &token).await;
+        clock.advance(MINUTE);
+    }
+    polar.delete(JANE);
+    assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+}
+
+#[tokio::test]
+async fn an_older_customer_is_foreign_for_no_longer_than_it_has_existed() {
+    let (polar, clock, store) = start().await;
+    let token = polar.customer_token(FOREIGN);
+    for (age, remembered) in [
+        (TimeDelta::minutes(2), 2 * MINUTE),
+        (TimeDelta::days(2), 24 * 60 * MINUTE),
+    ] {
+        polar.created(FOREIGN, &clock, age);
+        assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+        clock.advance(remembered - SECOND);
+        assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+        assert_eq!(polar.customer_calls(), 1, "{age}");
+        clock.advance(SECOND);
+    }
+    // Without a time of creation it is a minute.
+    for created_at in [json!(null), json!("soon"), json!(7)] {
+        let body = json!({ "id": FOREIGN, "created_at": created_at }).to_string();
+        polar.fault(ME, Fault::body(body));
+        assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+        clock.advance(MINUTE - SECOND);
+        assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+        assert_eq!(polar.customer_calls(), 1, "{created_at}");
+        clock.advance(SECOND);
+    }
+}
