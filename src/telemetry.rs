@@ -264,6 +264,18 @@ pub(crate) fn rejected(reason: &dyn fmt::Debug) {
 }
 
 #[cfg(feature = "polar")]
+pub(crate) fn foreign_sessions(count: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        count,
+        "live token of another organization refused; if it should be a customer of yours, the access \
+         token of the `PolarStore` is another organization's"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = count;
+}
+
+#[cfg(feature = "polar")]
 pub(crate) fn webhook_refused(error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(error = with_causes(error), "webhook refused");

@@ -3,15 +3,19 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
-use http::HeaderValue;
 use reqwest::{Client, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::{PolarStore, known_customers::KnownCustomers};
+use super::{
+    PolarStore,
+    base_url::{base_url, is_local},
+    credential::credential,
+    known_customers::KnownCustomers,
+};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
-    loopback::is_loopback,
+    customer::OrganizationId,
     polar::{client::PolarClient, rate_limit::RateLimits},
     shared_caches::SharedCaches,
 };
@@ -24,6 +28,8 @@ const MAX_SESSION_TTL: TimeDelta = TimeDelta::days(365 * 100);
 #[must_use = "nothing is built until `build` is called"]
 pub struct PolarStoreBuilder {
     access_token: Zeroizing<String>,
+    is_any_access_token_accepted: bool,
+    organization: Option<OrganizationId>,
     base_url: String,
     timeout: Duration,
     session_ttl: Duration,
@@ -32,8 +38,12 @@ pub struct PolarStoreBuilder {
 }
 
 impl PolarStore {
-    /// Returns a builder for a store that uses an organization access token. The token needs the
-    /// scope `customers:read`, and `customer_sessions:write` for [`create`](Self::create).
+    /// Returns a builder for a store that uses an organization access token, `polar_oat_...`. The
+    /// token needs the scope `customers:read`, and `customer_sessions:write` for
+    /// [`create`](Self::create).
+    ///
+    /// The token says whose customers are let in: those that it reads. So a personal access token is
+    /// refused, which reads the customers of all organizations of that person.
     pub fn builder(organization_access_token: impl Into<String>) -> PolarStoreBuilder {
         PolarStoreBuilder::new(organization_access_token.into())
     }
@@ -43,12 +53,32 @@ impl PolarStoreBuilder {
     fn new(access_token: String) -> Self {
         Self {
             access_token: Zeroizing::new(access_token),
+            is_any_access_token_accepted: false,
+            organization: None,
             base_url: PolarStore::PRODUCTION.to_owned(),
             timeout: Duration::from_secs(2),
             session_ttl: Duration::from_secs(60 * 60),
             client: None,
             clock: Arc::new(SystemClock),
         }
+    }
+
+    /// Accepts an access token that does not begin with `polar_oat_`: for a proxy of your own, which
+    /// has tokens of its own. The proxy must read the customers of one organization alone; set
+    /// [`organization`](Self::organization) too.
+    pub fn accept_any_access_token(mut self) -> Self {
+        self.is_any_access_token_accepted = true;
+        self
+    }
+
+    /// Sets the organization that each customer must belong to. It is compared byte for byte with the
+    /// customer's `organization_id`; by default the access token alone decides.
+    ///
+    /// A session of another organization's customer is not found, and one that Polar has
+    /// [created](PolarStore::create) is an error. A log event says so, at most once a minute.
+    pub fn organization(mut self, id: impl Into<OrganizationId>) -> Self {
+        self.organization = Some(id.into());
+        self
     }
 
     /// Sets the URL of Polar's API: [`PolarStore::PRODUCTION`] by default, [`PolarStore::SANDBOX`],
@@ -99,7 +129,7 @@ impl PolarStoreBuilder {
     ///
     /// If the access token or the base URL cannot be right, or the HTTP client cannot be made.
     pub fn build(self) -> Result<PolarStore, ConfigError> {
-        let credential = credential(&self.access_token)?;
+        let credential = credential(&self.access_token, self.is_any_access_token_accepted)?;
         let base_url = base_url(&self.base_url)?;
         let client = match self.client {
             Some(client) => client,
@@ -115,50 +145,10 @@ impl PolarStoreBuilder {
                 limits: RateLimits::new(Arc::clone(&self.clock)),
             }),
             known: Arc::new(KnownCustomers::new(self.clock)),
+            organization: self.organization,
             caches: SharedCaches::new(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })
-    }
-}
-
-/// Returns the header's value, marked as sensitive.
-fn credential(access_token: &str) -> Result<HeaderValue, ConfigError> {
-    const UNUSABLE: ConfigError = ConfigError::new(
-        "the organization access token contains a space, a line end or another character that no \
-         token has; copy it again from Polar's settings",
-    );
-    if access_token.is_empty() {
-        return Err(ConfigError::new(
-            "the organization access token is empty; create one in Polar's settings",
-        ));
-    }
-    if !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(UNUSABLE);
-    }
-    let credential = Zeroizing::new(format!("Bearer {access_token}"));
-    let mut credential = HeaderValue::from_str(&credential).map_err(|_| UNUSABLE)?;
-    credential.set_sensitive(true);
-    Ok(credential)
-}
-
-fn base_url(url: &str) -> Result<Url, ConfigError> {
-    const UNUSABLE: ConfigError = ConfigError::new(
-        "the base URL must look like https://api.polar.sh, without a user, a query or a fragment",
-    );
-    let url = Url::parse(url).map_err(|_| UNUSABLE)?;
-    let is_bare = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    match url.scheme() {
-        _ if !is_bare => Err(UNUSABLE),
-        "https" => Ok(url),
-        "http" if is_local(&url) => Ok(url),
-        "http" => Err(ConfigError::new(
-            "the base URL must be https, since tokens would cross the network in the clear; http \
-             is accepted on this machine alone",
-        )),
-        _ => Err(UNUSABLE),
     }
 }
 
@@ -174,14 +164,11 @@ fn client(base_url: &Url) -> Result<Client, ConfigError> {
     })
 }
 
-fn is_local(url: &Url) -> bool {
-    is_loopback(url.host_str().unwrap_or_default())
-}
-
 impl fmt::Debug for PolarStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolarStoreBuilder")
             .field("base_url", &without_user(&self.base_url))
+            .field("organization", &self.organization)
             .field("timeout", &self.timeout)
             .field("session_ttl", &self.session_ttl)
             .finish_non_exhaustive()

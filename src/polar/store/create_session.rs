@@ -171,7 +171,8 @@ impl PolarStore {
     ///
     /// [`CreateError::Invalid`] if Polar does not accept the request, with the fields that are
     /// wrong, for example an unknown customer. Otherwise the store's error; then the session may
-    /// have been created all the same, and ends by itself.
+    /// have been created all the same, and ends by itself. It is one too if the customer is of another
+    /// [`organization`](super::PolarStoreBuilder::organization) than the one that was set.
     pub async fn create(
         &self,
         customer: impl Into<CustomerRef>,
@@ -199,6 +200,12 @@ impl PolarStore {
             return Err(invalid(&answer, &customer));
         }
         let session: CustomerSession = answer.read()?;
+        if !self.is_of_organization(&session.customer) {
+            self.known.count_foreign_session();
+            let text = "Polar has created a session for a customer of another organization than the \
+                        one that was set: check the organization access token";
+            return Err(StoreError::unavailable(text).into());
+        }
         self.known.record_ours(&session.customer_id);
         let links: PortalLinks = answer.read()?;
         Ok(CreatedSession {

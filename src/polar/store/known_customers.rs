@@ -1,11 +1,14 @@
 //! What earlier calls have told of a customer: whether it is one of the organization.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::{policy::EvictionPolicy, sync::Cache};
 
-use crate::{clock::Clock, customer::CustomerId};
+use crate::{clock::Clock, customer::CustomerId, telemetry};
 
 /// Customers of the organization that are remembered.
 const MAX_OURS: u64 = 100_000;
@@ -29,6 +32,16 @@ pub(super) struct KnownCustomers {
     /// Customers of the organization, the least recently used ones forgotten first.
     ours: Cache<CustomerId, ()>,
     absent: Cache<CustomerId, Absence>,
+    /// Guards the count of foreign sessions. Never held across an await.
+    foreign_sessions: Mutex<ForeignSessions>,
+}
+
+/// Live sessions of other organizations' customers that were refused since the last log event.
+#[derive(Default)]
+struct ForeignSessions {
+    count: u64,
+    /// The monotonic time of the last event.
+    logged_at: Option<Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +73,7 @@ impl KnownCustomers {
                 .max_capacity(MAX_ABSENT)
                 .eviction_policy(lru)
                 .build(),
+            foreign_sessions: Mutex::default(),
         }
     }
 
@@ -71,6 +85,10 @@ impl KnownCustomers {
     pub(super) fn record_ours(&self, id: &CustomerId) {
         self.ours.insert(id.clone(), ());
         self.absent.invalidate(id);
+    }
+
+    pub(super) fn forget_ours(&self, id: &CustomerId) {
+        self.ours.invalidate(id);
     }
 
     /// Returns `true` if the customer was created so short a time ago that a replica may not have it.
@@ -101,6 +119,25 @@ impl KnownCustomers {
             age.unwrap_or_default().min(DAY)
         });
         self.insert_absent(id, true, ttl);
+        self.count_foreign_session();
+    }
+
+    /// Counts a live session of another organization's customer, and logs the count once a minute.
+    pub(super) fn count_foreign_session(&self) {
+        const PAUSE: Duration = Duration::from_secs(60);
+        let now = self.clock.monotonic();
+        let mut sessions = self
+            .foreign_sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        sessions.count += 1;
+        let is_due = |at: Duration| now.saturating_sub(at) >= PAUSE;
+        if sessions.logged_at.is_none_or(is_due) {
+            let count = std::mem::take(&mut sessions.count);
+            sessions.logged_at = Some(now);
+            drop(sessions);
+            telemetry::foreign_sessions(count);
+        }
     }
 
     /// Remembers for a second that a customer is missing, and returns that time.

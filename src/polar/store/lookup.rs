@@ -43,7 +43,7 @@ struct PortalCustomer {
 
 /// Polar's answer for a customer.
 enum CustomerAnswer {
-    Ours(Customer),
+    Found(Customer),
     /// Polar does not have the customer any more.
     Gone,
     /// The customer is another organization's, is deleted, or was created a moment ago.
@@ -87,15 +87,23 @@ impl PolarStore {
         let id = &session.customer_id;
         let path = path_segment(id)?;
         match self.known.absent(id) {
-            Some(Absent::Foreign) => return Ok(None),
+            Some(Absent::Foreign) => {
+                self.known.count_foreign_session();
+                return Ok(None);
+            }
             Some(Absent::Missing(left)) => return Err(missing(left)),
             None => {}
         }
         for is_last in [false, true] {
             match self.ask_for_customer(id, path).await? {
-                CustomerAnswer::Ours(customer) => {
+                CustomerAnswer::Found(customer) if self.is_of_organization(&customer) => {
                     self.known.record_ours(id);
                     return Ok(Some(customer));
+                }
+                CustomerAnswer::Found(customer) => {
+                    self.known.forget_ours(id);
+                    self.known.record_foreign(id, Some(customer.created_at));
+                    return Ok(None);
                 }
                 CustomerAnswer::Gone => return Ok(None),
                 CustomerAnswer::NotFound => {}
@@ -131,7 +139,7 @@ impl PolarStore {
             let text = format!("Polar was asked for customer {id} and answered with another");
             return Err(StoreError::corrupt(text));
         }
-        Ok(CustomerAnswer::Ours(customer))
+        Ok(CustomerAnswer::Found(customer))
     }
 }
 

@@ -3,8 +3,10 @@
 //! A lookup takes three calls: two at once with the customer's token, and one with the
 //! organization's own, which alone tells whether the customer belongs to the organization.
 
+mod base_url;
 pub(super) mod builder;
 pub(super) mod create_session;
+mod credential;
 mod known_customers;
 mod lookup;
 
@@ -17,6 +19,7 @@ use sha2::{Digest, Sha256};
 use self::known_customers::KnownCustomers;
 use super::{client::PolarClient, rate_limit::Caller};
 use crate::{
+    customer::{CustomerData, OrganizationId},
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{error::StoreError, traits::SessionStore},
@@ -66,6 +69,7 @@ use crate::{
 /// | 404 with `ResourceNotFound` for a customer that was never found, created more than two minutes ago | no session: another organization's, or deleted; Polar is not asked for this customer again for a day, but no longer than the customer has existed (for a minute if Polar does not tell when it was created) |
 /// | the same for a customer that is newer, that was found before, or that [`create`](Self::create) has returned | asked once more after 200 milliseconds, since Polar reads customers from a replica; then [`Unavailable`](crate::StoreErrorKind::Unavailable), for a second |
 /// | 410 for the customer | no session |
+/// | the customer, of another organization than the [`organization`](super::PolarStoreBuilder::organization) set | no session |
 /// | any other 401 or 404, which a gateway in front of Polar may answer | [`Unavailable`](crate::StoreErrorKind::Unavailable): the base URL or a proxy is wrong |
 /// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, at most a quarter of an hour; until then no calls are made with this token, or none at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
@@ -73,12 +77,17 @@ use crate::{
 /// | nothing in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
 /// | an unreadable body, or more than 1 MiB | [`Corrupt`](crate::StoreErrorKind::Corrupt) |
 ///
+/// A live token of another organization's customer is refused like an unknown one. A log event tells
+/// how many there were, at most once a minute: if they should be yours, the access token is of another
+/// organization.
+///
 /// The guide's page [`polar`](crate::guide::polar) has the details.
 #[derive(Clone)]
 pub struct PolarStore {
     client: Arc<PolarClient>,
     session_ttl: TimeDelta,
     known: Arc<KnownCustomers>,
+    organization: Option<OrganizationId>,
     caches: SharedCaches,
 }
 
@@ -88,6 +97,12 @@ impl PolarStore {
 
     /// Polar's sandbox, with accounts and tokens of its own.
     pub const SANDBOX: &str = "https://sandbox-api.polar.sh";
+
+    /// Returns `true` if the customer belongs to the organization, as far as it is known by its id.
+    fn is_of_organization(&self, customer: &CustomerData) -> bool {
+        let expected = self.organization.as_ref();
+        expected.is_none_or(|expected| *expected == customer.organization_id)
+    }
 }
 
 #[async_trait]

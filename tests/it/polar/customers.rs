@@ -5,15 +5,17 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use customer_session::{
     Clock as _, CustomerId, SessionStore as _, SessionToken, StoreErrorKind,
-    polar::{PolarStore, SessionOptions},
+    polar::{CreateError, PolarStore, SessionOptions},
     testing::ManualClock,
 };
 use serde_json::json;
 
 use super::{
-    fake_polar::{CUSTOMERS, FOREIGN, FakePolar, Fault, JANE, ME},
+    error_text,
+    fake_polar::{CUSTOMERS, FOREIGN, FakePolar, Fault, JANE, ME, OUR_ORGANIZATION},
     found,
 };
+use crate::log::Log;
 use test_support::clock;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,4 +125,66 @@ async fn an_older_customer_is_foreign_for_no_longer_than_it_has_existed() {
         assert_eq!(polar.customer_calls(), 1, "{created_at}");
         clock.advance(SECOND);
     }
+}
+
+/// As with an access token that reads the customers of several organizations.
+#[tokio::test]
+async fn a_customer_of_another_organization_than_the_one_set_is_refused() {
+    let polar = FakePolar::start().await;
+    let build = |organization: &str| {
+        let store = polar.builder().organization(organization);
+        store.build().expect("built")
+    };
+    let (ours, theirs) = (build(OUR_ORGANIZATION), build("another"));
+    let token = polar.customer_token(JANE);
+    found(&ours, &token).await;
+    let customer = CustomerId::from(JANE);
+    let created = ours.create(&customer, SessionOptions::new()).await;
+    created.expect("created");
+
+    let log = Log::default();
+    let _listening = log.listen();
+    let created = theirs.create(&customer, SessionOptions::new()).await;
+    let Err(CreateError::Store(error)) = created else {
+        panic!("it is another organization's customer: {created:?}");
+    };
+    let text = error_text(&error);
+    assert!(text.contains("check the organization access token"), "{text}");
+    polar.calls();
+    for calls in [1, 0, 0] {
+        assert_eq!(theirs.find(&token).await.expect("Polar answers"), None);
+        assert_eq!(polar.customer_calls(), calls);
+    }
+    let text = log.text();
+    let events = text.matches("live token of another organization").count();
+    assert_eq!(events, 1, "{text}");
+
+    // A customer that was ours is no longer known as such.
+    let moved = json!({
+        "id": JANE, "created_at": "2025-01-01T00:00:00Z", "organization_id": "another",
+    });
+    polar.fault(CUSTOMERS, Fault::body(moved.to_string()));
+    for calls in [1, 0] {
+        assert_eq!(ours.find(&token).await.expect("Polar answers"), None);
+        assert_eq!(polar.customer_calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn live_tokens_of_another_organization_are_logged_once_a_minute() {
+    let (polar, clock, store) = start().await;
+    let token = polar.customer_token(FOREIGN);
+    let log = Log::default();
+    let _listening = log.listen();
+    for events in 1..3 {
+        for _ in 0..3 {
+            assert_eq!(store.find(&token).await.expect("Polar answers"), None);
+        }
+        let text = log.text();
+        let told = text.matches("live token of another organization").count();
+        assert_eq!(told, events, "{text}");
+        assert!(!text.contains(token.expose()), "{text}");
+        clock.advance(MINUTE);
+    }
+    assert!(log.text().contains("count=3"), "{}", log.text());
 }

@@ -306,6 +306,21 @@ fn a_bad_configuration_is_an_error() {
         assert_eq!(error.contains("is empty"), token.is_empty());
         assert!(error.contains("access token"), "{error}");
     }
+    for (token, says) in [
+        ("polar_pat_8Fk2", "personal access token"),
+        ("polar_cst_8Fk2", "customer's session"),
+        ("polar_mst_8Fk2", "member's session"),
+        ("whsec_8Fk2", "secret of a webhook"),
+        ("polar_whs_8Fk2", "secret of a webhook"),
+        ("polar_at_o_8Fk2", "begins with polar_oat_"),
+        ("8Fk2", "accept_any_access_token"),
+    ] {
+        let error = built(token, PolarStore::PRODUCTION).expect_err(token);
+        let error = error.to_string();
+        assert!(error.contains(says) && !error.contains("8Fk2"), "{error}");
+        let any = PolarStore::builder(token).accept_any_access_token();
+        any.build().expect("a proxy's");
+    }
     for url in [
         "http://api.polar.sh",
         "http://127.0.0.1.example.org",
@@ -313,7 +328,7 @@ fn a_bad_configuration_is_an_error() {
         "http://10.0.0.1",
         "http://[::2]:80",
     ] {
-        let error = built("t", url).expect_err(url);
+        let error = built("polar_oat_t", url).expect_err(url);
         let error = error.to_string();
         assert!(error.contains("must be https"), "{url}: {error}");
     }
@@ -327,7 +342,7 @@ fn a_bad_configuration_is_an_error() {
         "https://api.polar.sh?a=b",
         "https://api.polar.sh#a",
     ] {
-        let error = built("t", url).expect_err(url);
+        let error = built("polar_oat_t", url).expect_err(url);
         let error = error.to_string();
         assert!(error.contains("must look like"), "{url}: {error}");
     }
