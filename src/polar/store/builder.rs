@@ -33,6 +33,7 @@ pub struct PolarStoreBuilder {
     base_url: String,
     timeout: Duration,
     session_ttl: Duration,
+    foreign_calls: u32,
     client: Option<Client>,
     clock: Arc<dyn Clock>,
 }
@@ -58,6 +59,7 @@ impl PolarStoreBuilder {
             base_url: PolarStore::PRODUCTION.to_owned(),
             timeout: Duration::from_secs(2),
             session_ttl: Duration::from_secs(60 * 60),
+            foreign_calls: 60,
             client: None,
             clock: Arc::new(SystemClock),
         }
@@ -105,6 +107,20 @@ impl PolarStoreBuilder {
         self
     }
 
+    /// Sets how many of the organization's calls in a minute may turn out to be for customers of other
+    /// organizations; 60 by default, in each minute and on this node.
+    ///
+    /// Any merchant can make customers and sessions at no cost, and each such customer costs one call
+    /// of those that Polar allows the organization: 500 a minute, 100 in the sandbox. Beyond this number
+    /// customers that were never found are answered [`Unavailable`](crate::StoreErrorKind::Unavailable),
+    /// with the time until the next call. Customers that were found before, or that
+    /// [`create`](PolarStore::create) has returned, and `create` itself go on. Calls that find a customer
+    /// of the organization do not count. At most this number is made for unknown customers at a time.
+    pub fn foreign_customer_calls_per_minute(mut self, calls: u32) -> Self {
+        self.foreign_calls = calls;
+        self
+    }
+
     /// Sets the HTTP client, with TLS, proxies and connections of your choice.
     ///
     /// Build it with [`redirect::Policy::none`]. A client that follows redirects has sent the request
@@ -127,7 +143,8 @@ impl PolarStoreBuilder {
     ///
     /// # Errors
     ///
-    /// If the access token or the base URL cannot be right, or the HTTP client cannot be made.
+    /// If the access token or the base URL cannot be right, if no call is allowed for customers that
+    /// were never found, or if the HTTP client cannot be made.
     pub fn build(self) -> Result<PolarStore, ConfigError> {
         let credential = credential(&self.access_token, self.is_any_access_token_accepted)?;
         let base_url = base_url(&self.base_url)?;
@@ -135,6 +152,7 @@ impl PolarStoreBuilder {
             Some(client) => client,
             None => client(&base_url)?,
         };
+        let foreign_calls = foreign_calls(self.foreign_calls)?;
         let session_ttl = TimeDelta::from_std(self.session_ttl).unwrap_or(MAX_SESSION_TTL);
         Ok(PolarStore {
             client: Arc::new(PolarClient {
@@ -144,12 +162,22 @@ impl PolarStoreBuilder {
                 timeout: Some(self.timeout).filter(|limit| !limit.is_zero()),
                 limits: RateLimits::new(Arc::clone(&self.clock)),
             }),
-            known: Arc::new(KnownCustomers::new(self.clock)),
+            known: Arc::new(KnownCustomers::new(self.clock, foreign_calls)),
             organization: self.organization,
             caches: SharedCaches::new(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })
     }
+}
+
+fn foreign_calls(calls: u32) -> Result<usize, ConfigError> {
+    if calls == 0 {
+        return Err(ConfigError::new(
+            "`foreign_customer_calls_per_minute` must be at least 1, since a customer is not known \
+             before the first call",
+        ));
+    }
+    Ok(usize::try_from(calls).unwrap_or(usize::MAX))
 }
 
 fn client(base_url: &Url) -> Result<Client, ConfigError> {

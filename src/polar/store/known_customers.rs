@@ -8,7 +8,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::{policy::EvictionPolicy, sync::Cache};
 
-use crate::{clock::Clock, customer::CustomerId, telemetry};
+use super::call_budget::{CallBudget, CallPermit};
+use crate::{clock::Clock, customer::CustomerId, store::error::StoreError, telemetry};
 
 /// Customers of the organization that are remembered.
 const MAX_OURS: u64 = 100_000;
@@ -32,6 +33,7 @@ pub(super) struct KnownCustomers {
     /// Customers of the organization, the least recently used ones forgotten first.
     ours: Cache<CustomerId, ()>,
     absent: Cache<CustomerId, Absence>,
+    budget: CallBudget,
     /// Guards the count of foreign sessions. Never held across an await.
     foreign_sessions: Mutex<ForeignSessions>,
 }
@@ -61,9 +63,11 @@ pub(super) enum Absent {
 }
 
 impl KnownCustomers {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// `foreign_calls` are the calls per minute for customers of other organizations.
+    pub(super) fn new(clock: Arc<dyn Clock>, foreign_calls: usize) -> Self {
         let lru = EvictionPolicy::lru();
         Self {
+            budget: CallBudget::new(Arc::clone(&clock), foreign_calls),
             clock,
             ours: Cache::builder()
                 .max_capacity(MAX_OURS)
@@ -74,6 +78,18 @@ impl KnownCustomers {
                 .eviction_policy(lru)
                 .build(),
             foreign_sessions: Mutex::default(),
+        }
+    }
+
+    /// Returns a permit for one call for the customer. Those of the organization need none.
+    ///
+    /// # Errors
+    ///
+    /// If the calls for customers that were never seen are used up.
+    pub(super) async fn permit(&self, id: &CustomerId) -> Result<CallPermit<'_>, StoreError> {
+        match self.is_ours(id) {
+            true => Ok(CallPermit::unlimited()),
+            false => self.budget.permit().await,
         }
     }
 
@@ -162,7 +178,7 @@ mod tests {
 
     fn known() -> (KnownCustomers, ManualClock) {
         let clock = ManualClock::new("2030-01-01T00:00:00Z".parse().expect("a time"));
-        (KnownCustomers::new(Arc::new(clock.clone())), clock)
+        (KnownCustomers::new(Arc::new(clock.clone()), 60), clock)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{PolarStore, known_customers::Absent};
+use super::{PolarStore, call_budget::CallPermit, known_customers::Absent};
 use crate::{
     customer::{Customer, CustomerId},
     polar::{answer::PolarAnswer, client::Call, rate_limit::Caller},
@@ -94,30 +94,51 @@ impl PolarStore {
             Some(Absent::Missing(left)) => return Err(missing(left)),
             None => {}
         }
-        for is_last in [false, true] {
+        let mut permit = self.known.permit(id).await?;
+        match self.ask_for_customer(id, path).await {
+            Ok(CustomerAnswer::NotFound) => {}
+            Ok(answer) => return Ok(self.conclude(id, answer, permit)),
+            // It says nothing of the customer.
+            Err(error) => {
+                permit.release();
+                return Err(error);
+            }
+        }
+        let created_at = session.customer_created_at;
+        if !self.known.is_ours(id) && !self.known.is_new(created_at) {
+            self.known.record_foreign(id, created_at);
+            return Ok(None);
+        }
+        if permit.try_add() {
+            sleep(REPLICA_PAUSE).await;
             match self.ask_for_customer(id, path).await? {
-                CustomerAnswer::Found(customer) if self.is_of_organization(&customer) => {
-                    self.known.record_ours(id);
-                    return Ok(Some(customer));
-                }
-                CustomerAnswer::Found(customer) => {
-                    self.known.forget_ours(id);
-                    self.known.record_foreign(id, Some(customer.created_at));
-                    return Ok(None);
-                }
-                CustomerAnswer::Gone => return Ok(None),
                 CustomerAnswer::NotFound => {}
-            }
-            let created_at = session.customer_created_at;
-            if !self.known.is_ours(id) && !self.known.is_new(created_at) {
-                self.known.record_foreign(id, created_at);
-                return Ok(None);
-            }
-            if !is_last {
-                sleep(REPLICA_PAUSE).await;
+                answer => return Ok(self.conclude(id, answer, permit)),
             }
         }
         Err(missing(self.known.record_missing(id)))
+    }
+
+    /// Remembers whose customer it is, and returns the organization's own.
+    fn conclude(
+        &self,
+        id: &CustomerId,
+        answer: CustomerAnswer,
+        permit: CallPermit<'_>,
+    ) -> Option<Customer> {
+        match answer {
+            CustomerAnswer::Found(customer) if self.is_of_organization(&customer) => {
+                self.known.record_ours(id);
+                permit.release();
+                Some(customer)
+            }
+            CustomerAnswer::Found(customer) => {
+                self.known.forget_ours(id);
+                self.known.record_foreign(id, Some(customer.created_at));
+                None
+            }
+            CustomerAnswer::Gone | CustomerAnswer::NotFound => None,
+        }
     }
 
     async fn ask_for_customer(

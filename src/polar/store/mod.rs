@@ -5,6 +5,7 @@
 
 mod base_url;
 pub(super) mod builder;
+mod call_budget;
 pub(super) mod create_session;
 mod credential;
 mod known_customers;
@@ -71,6 +72,7 @@ use crate::{
 /// | 410 for the customer | no session |
 /// | the customer, of another organization than the [`organization`](super::PolarStoreBuilder::organization) set | no session |
 /// | any other 401 or 404, which a gateway in front of Polar may answer | [`Unavailable`](crate::StoreErrorKind::Unavailable): the base URL or a proxy is wrong |
+/// | 404 for so many other customers that the [calls of this minute](super::PolarStoreBuilder::foreign_customer_calls_per_minute) are used up | [`Unavailable`](crate::StoreErrorKind::Unavailable) for customers that were never found, with the time until the next call |
 /// | 429 | [`Unavailable`](crate::StoreErrorKind::Unavailable), with its `Retry-After`, at most a quarter of an hour; until then no calls are made with this token, or none at all if it was the organization's |
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |

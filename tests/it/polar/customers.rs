@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use customer_session::{
-    Clock as _, CustomerId, SessionStore as _, SessionToken, StoreErrorKind,
+    Clock as _, CustomerId, CustomerSession, SessionStore as _, SessionToken, StoreError,
+    StoreErrorKind,
     polar::{CreateError, PolarStore, SessionOptions},
     testing::ManualClock,
 };
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{
     error_text,
-    fake_polar::{CUSTOMERS, FOREIGN, FakePolar, Fault, JANE, ME, OUR_ORGANIZATION},
+    fake_polar::{CUSTOMERS, FOREIGN, FakePolar, Fault, JANE, ME, OUR_ORGANIZATION, PLAIN, TEAM},
     found,
 };
 use crate::log::Log;
@@ -38,6 +40,22 @@ impl FakePolar {
         let calls = self.calls();
         calls.iter().filter(|call| call.starts_with(&start)).count()
     }
+}
+
+/// Looks all tokens up, many at a time.
+async fn find_all(
+    store: &PolarStore,
+    tokens: &[SessionToken],
+) -> Vec<Result<Option<CustomerSession>, StoreError>> {
+    let mut answers = Vec::new();
+    for tokens in tokens.chunks(100) {
+        let lookups = tokens.iter().cloned().map(|token| {
+            let store = store.clone();
+            async move { store.find(&token).await }
+        });
+        answers.extend(lookups.collect::<JoinSet<_>>().join_all().await);
+    }
+    answers
 }
 
 async fn assert_missing(store: &PolarStore, token: &SessionToken) {
@@ -187,4 +205,67 @@ async fn live_tokens_of_another_organization_are_logged_once_a_minute() {
         clock.advance(MINUTE);
     }
     assert!(log.text().contains("count=3"), "{}", log.text());
+}
+
+/// Any merchant makes customers and sessions at no cost.
+#[tokio::test]
+async fn customers_of_other_organizations_cannot_use_up_the_calls() {
+    let (polar, clock, store) = start().await;
+    let known = polar.customer_token(JANE);
+    found(&store, &known).await;
+    clock.advance(MINUTE);
+    polar.calls();
+    let foreign: Vec<_> = (0..1000)
+        .map(|number| {
+            let id = format!("foreign-{number}");
+            polar.add_foreign(&id);
+            polar.customer_token(&id)
+        })
+        .collect();
+    let answers = find_all(&store, &foreign).await;
+    assert_eq!(polar.customer_calls(), 60);
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 60);
+    for error in answers.into_iter().filter_map(Result::err) {
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+        assert_eq!(error.retry_after(), Some(MINUTE));
+    }
+    // A customer that was found, and one that is created, go on; another one waits.
+    found(&store, &polar.customer_token(JANE)).await;
+    let team = CustomerId::from(TEAM);
+    let created = store.create(&team, SessionOptions::new()).await;
+    found(&store, &created.expect("created").session.token).await;
+    let plain = polar.customer_token(PLAIN);
+    clock.advance(MINUTE - SECOND);
+    let error = store.find(&plain).await.expect_err("not yet");
+    assert_eq!(error.retry_after(), Some(SECOND));
+    clock.advance(SECOND);
+    found(&store, &plain).await;
+    polar.calls();
+    let answers = find_all(&store, &foreign).await;
+    assert_eq!(polar.customer_calls(), 60);
+    let refused = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(refused, 120, "half of them are remembered");
+}
+
+#[tokio::test]
+async fn calls_for_our_own_customers_do_not_count() {
+    let polar = FakePolar::start().await;
+    let build = |calls| polar.builder().foreign_customer_calls_per_minute(calls).build();
+    let error = build(0).expect_err("none would be let in").to_string();
+    assert!(error.contains("foreign_customer_calls_per_minute"), "{error}");
+    let store = build(1).expect("built");
+    let tokens = [JANE, PLAIN, TEAM].map(|id| polar.customer_token(id));
+    for answer in find_all(&store, &tokens).await {
+        assert!(answer.expect("Polar answers").is_some());
+    }
+    // Nor does a failure, which says nothing of the customer.
+    let store = build(1).expect("built");
+    polar.fault(CUSTOMERS, Fault::down());
+    store.find(&tokens[0]).await.expect_err("an outage");
+    polar.clear_faults();
+    found(&store, &tokens[0]).await;
+    let foreign = polar.customer_token(FOREIGN);
+    assert_eq!(store.find(&foreign).await.expect("Polar answers"), None);
+    store.find(&tokens[1]).await.expect_err("not in this minute");
+    found(&store, &tokens[0]).await;
 }

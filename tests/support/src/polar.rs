@@ -242,6 +242,12 @@ impl FakePolar {
         self.update(customer, json!({ "deleted_at": Utc::now() }));
     }
 
+    /// Adds a customer of another organization.
+    pub(crate) fn add_foreign(&self, id: &str) {
+        let mut customers = self.world.customers.lock().expect("no panic");
+        customers.insert(id.to_owned(), customer(id, THEIR_ORGANIZATION));
+    }
+
     /// Does not find the customer by its id for this number of times, as a replica that lags.
     pub(crate) fn lag(&self, customer: &str, times: usize) {
         let mut lags = self.world.lags.lock().expect("no panic");
