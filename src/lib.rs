@@ -205,7 +205,10 @@ pub use self::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
     customer::{Address, Customer, CustomerData, CustomerId, CustomerKind, OrganizationId, TaxId},
-    details::{Actor, Device, InsufficientScope, InvalidDetails, Scopes, SessionDetails},
+    details::{
+        Actor, Device, InsufficientScope, InvalidDetails, Member, MemberRole, Scopes,
+        SessionDetails,
+    },
     engine::{AuthenticateError, CacheStatus, SessionEnd},
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
     metadata::{Metadata, MetadataValue},

@@ -3,6 +3,7 @@
 mod actor;
 mod device;
 mod invalid;
+mod member;
 mod scopes;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +13,7 @@ pub use self::{
     actor::Actor,
     device::Device,
     invalid::InvalidDetails,
+    member::{Member, MemberRole},
     scopes::{InsufficientScope, Scopes},
 };
 
@@ -67,6 +69,10 @@ pub struct SessionDetails {
     /// Who acts in the customer's place, such as a member of the staff. `None` if it is the customer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
+    /// The member of the customer's team who uses the session. `None` if the customer does, or if the
+    /// store knows no members. A derived session has that of its parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<Member>,
     /// `true` for a [one-time link](crate::CustomerSessions::link). It authenticates no request, whatever
     /// its token looks like.
     #[serde(skip_serializing_if = "is_false")]
@@ -122,10 +128,11 @@ impl SessionDetails {
     ///
     /// # Errors
     ///
-    /// If a text of the device or the actor is too long, or holds a control character.
+    /// If a text of the device, the actor or the member is too long, or holds a control character.
     pub(crate) fn check(&self) -> Result<(), InvalidDetails> {
         self.device.as_ref().map_or(Ok(()), Device::check)?;
-        self.actor.as_ref().map_or(Ok(()), Actor::check)
+        self.actor.as_ref().map_or(Ok(()), Actor::check)?;
+        self.member.as_ref().map_or(Ok(()), Member::check)
     }
 
     /// Returns `true` if the session counts for a [`SessionLimit`](crate::SessionLimit).
@@ -160,6 +167,7 @@ mod tests {
             r#"{"tenant":"x"}"#,
             r#"{"device":{"label":"x","color":"red"}}"#,
             r#"{"actor":{"id":"x","on":"y"}}"#,
+            r#"{"member":{"id":"x","role":"owner","team":"y"}}"#,
         ] {
             assert!(from_json(unknown).is_err(), "{unknown}");
         }
@@ -171,6 +179,7 @@ mod tests {
             (r#"{"scopes":"a\nb"}"#, "RFC 6749"),
             (r#"{"device":{"user_agent":"a\nb"}}"#, "user agent"),
             (r#"{"actor":{"id":""}}"#, "an actor's id"),
+            (r#"{"member":{"id":"","role":"owner"}}"#, "a member's id"),
         ] {
             let error = from_json(json).expect_err(json).to_string();
             assert!(error.contains(says), "{error}");

@@ -121,6 +121,7 @@ impl<S: SessionRegistry> CustomerSessions<S> {
         details.ends_at = Some(end.min(parent.expires_at));
         details.authenticated_at = parent.details.authenticated_at;
         details.actor = details.actor.or_else(|| parent.details.actor.clone());
+        details.member.clone_from(&parent.details.member);
         details.parent = Some(parent.id.clone());
         let (token, customer) = (self.new_token()?, parent.customer.clone());
         let mut child = self.new_session(customer, token, now, new.ttl, details)?;

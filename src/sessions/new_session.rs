@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    details::{Actor, Device, InvalidDetails, Scopes, SessionDetails},
+    details::{Actor, Device, InvalidDetails, Member, Scopes, SessionDetails},
     registry::{SessionLimit, WhenFull},
 };
 
@@ -43,6 +43,7 @@ pub struct NewSession {
     scopes: Result<Scopes, InvalidDetails>,
     device: Option<Device>,
     actor: Option<Actor>,
+    member: Option<Member>,
 }
 
 impl NewSession {
@@ -56,6 +57,7 @@ impl NewSession {
             scopes: Ok(Scopes::default()),
             device: None,
             actor: None,
+            member: None,
         }
     }
 
@@ -99,6 +101,16 @@ impl NewSession {
         self
     }
 
+    /// Sets the member of the customer's team who signs in.
+    ///
+    /// A guard or a handler reads it from [`SessionDetails::member`], for example to let owners alone
+    /// pay. A derived session always has the member of its parent.
+    #[must_use]
+    pub fn member(mut self, member: Member) -> Self {
+        self.member = Some(member);
+        self
+    }
+
     /// Limits the customer to `max` live sessions, this one included, and says what happens to a
     /// further one. Of concurrent sign-ins, no more are accepted than the limit allows.
     /// [Links](crate::CustomerSessions::link) and [derived](crate::CustomerSessions::derive) sessions do not
@@ -126,6 +138,7 @@ impl NewSession {
             scopes: self.scopes.clone()?,
             device: self.device.clone(),
             actor: self.actor.clone(),
+            member: self.member.clone(),
             ..SessionDetails::default()
         };
         details.check()?;

@@ -4,8 +4,8 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use customer_session::{
-    Actor, AuthenticateError, CustomerSession, CustomerSessions, Invalidation, NewSession,
-    StoreError, StoreErrorKind, WhenFull, store::MemoryStore,
+    Actor, AuthenticateError, CustomerSession, CustomerSessions, Invalidation, Member, MemberRole,
+    NewSession, StoreError, StoreErrorKind, WhenFull, store::MemoryStore,
 };
 use tokio::task::JoinSet;
 
@@ -83,6 +83,22 @@ async fn the_actor_is_kept_unless_a_new_one_is_given() {
     let given = sessions.derive(&parent.token, new).await;
     let given = given.expect("an answer").expect("live");
     assert_eq!(given.details.actor, Some(Actor::new("assistant-7")));
+}
+
+#[tokio::test]
+async fn a_derived_session_has_the_member_of_its_parent() {
+    let fixture = Fixture::new(|builder| builder).await;
+    let sessions = &fixture.sessions;
+    let member = Member::new("mem_1", MemberRole::Member);
+    let new = NewSession::new(HOUR).member(member.clone());
+    let parent = sessions.issue_with(customer("cus_2"), new).await;
+    let parent = parent.expect("issued");
+    assert_eq!(parent.details.member.as_ref(), Some(&member));
+    let owner = Member::new("mem_2", MemberRole::Owner);
+    let new = NewSession::new(HOUR).member(owner);
+    let child = sessions.derive(&parent.token, new).await;
+    let child = child.expect("an answer").expect("live");
+    assert_eq!(child.details.member, Some(member));
 }
 
 #[tokio::test]

@@ -9,12 +9,12 @@ use customer_session::{
     CustomerData, CustomerId, CustomerKind, CustomerRejection, CustomerSession,
     CustomerSessionLayer, CustomerSessionService, CustomerSessions, CustomerSessionsBuilder,
     Device, DynCustomerSessions, Inserted, InsufficientScope, InvalidCursor, InvalidDetails,
-    Invalidation, InvalidationSource, Keeps, Metadata, MetadataValue, NewSession, OrganizationId,
-    Page, PageCursor, Rejection, RejectionKind, RequestHead, ResponseBody, Revocation, Revoked,
-    Scopes, SessionCookie, SessionDetails, SessionId, SessionLimit, SessionPage, SessionRegistry,
-    SessionStore, SessionSummary, SessionToken, SourceEvent, Statistics, StoreError,
-    StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull, async_trait, store::MemoryStore,
-    testing::ManualClock,
+    Invalidation, InvalidationSource, Keeps, Member, MemberRole, Metadata, MetadataValue,
+    NewSession, OrganizationId, Page, PageCursor, Rejection, RejectionKind, RequestHead,
+    ResponseBody, Revocation, Revoked, Scopes, SessionCookie, SessionDetails, SessionId,
+    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
+    SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull,
+    async_trait, store::MemoryStore, testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -70,9 +70,9 @@ fn of_header<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
 fn every_public_type_has_its_traits() {
     plain::<CustomerSession>();
     plain::<(SessionDetails, NewSession, Keeps)>();
-    plain::<(Scopes, Device, Actor)>();
+    plain::<(Scopes, Device, Actor, Member, MemberRole)>();
     plain::<(InsufficientScope, InvalidDetails)>();
-    json::<(SessionDetails, Scopes, Device, Actor)>();
+    json::<(SessionDetails, Scopes, Device, Actor, Member, MemberRole)>();
     plain::<(Revocation, Revoked, Inserted, SessionLimit, WhenFull)>();
     plain::<(Page, PageCursor, SessionPage, InvalidCursor)>();
     plain::<Customer>();
@@ -173,6 +173,7 @@ async fn every_public_call_has_its_signature() {
         .scopes(["orders:read"])
         .device(Device::new("phone").user_agent("x").ip([127, 0, 0, 1]))
         .actor(Actor::new("staff:ann").because("ticket 71"))
+        .member(Member::new("mem_1", MemberRole::Owner))
         .at_most(5, WhenFull::EndOldest);
     let longer: Result<CustomerSession, StoreError> =
         sent(sessions.issue_with(session.customer.clone(), new)).await;

@@ -9,11 +9,7 @@ use zeroize::Zeroizing;
 use super::PolarStore;
 use crate::{
     customer::CustomerId,
-    polar::{
-        answer::PolarAnswer,
-        client::Call,
-        rate_limit::Caller,
-    },
+    polar::{answer::PolarAnswer, client::Call, rate_limit::Caller},
     session::CustomerSession,
     store::error::StoreError,
 };

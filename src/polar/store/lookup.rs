@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::{PolarStore, call_budget::CallPermit, known_customers::Absent};
 use crate::{
     customer::{Customer, CustomerId},
+    details::{Member, MemberRole},
     polar::{answer::PolarAnswer, client::Call, rate_limit::Caller},
     store::error::StoreError,
 };
@@ -22,6 +23,8 @@ const REPLICA_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct PortalSession {
     pub(super) expires_at: DateTime<Utc>,
     pub(super) customer_id: CustomerId,
+    /// The member of the customer's team, if the token is a member's.
+    pub(super) member: Option<Member>,
     /// When the customer was created.
     customer_created_at: Option<DateTime<Utc>>,
 }
@@ -39,6 +42,32 @@ struct PortalCustomer {
     /// Read leniently: whose customer it is does not depend on it.
     #[serde(default)]
     created_at: Value,
+}
+
+impl PortalCustomer {
+    fn created_at(&self) -> Option<DateTime<Utc>> {
+        self.created_at.as_str()?.parse().ok()
+    }
+}
+
+/// The member of a session (`GET /v1/customer-portal/customer-session/user`).
+#[derive(Deserialize)]
+struct PortalUser {
+    customer_id: CustomerId,
+    member_id: Option<String>,
+    role: Option<String>,
+    name: Option<String>,
+    email: Option<String>,
+}
+
+impl PortalUser {
+    fn into_member(self) -> Option<Member> {
+        let role = MemberRole::from(self.role.unwrap_or_default());
+        let mut member = Member::new(self.member_id?, role);
+        member.name = self.name;
+        member.email = self.email;
+        Some(member)
+    }
 }
 
 /// Polar's answer for a customer.
@@ -63,17 +92,38 @@ impl PolarStore {
             "customer-session",
             "introspect",
         ]);
-        let expiry = self.client.send(expiry, None);
-        let identity = self.client.send(me(caller), None);
-        let Some((expiry, identity)) = neither_refused(expiry, identity).await? else {
+        let is_members = is_members(caller);
+        let identity = if is_members { user(caller) } else { me(caller) };
+        let (expiry, identity) = (
+            self.client.send(expiry, None),
+            self.client.send(identity, None),
+        );
+        let Some((expiry, mut identity)) = neither_refused(expiry, identity).await? else {
             return Ok(None);
         };
-        let (expiry, customer): (Introspection, PortalCustomer) =
-            (expiry.read()?, identity.read()?);
+        let Introspection { expires_at } = expiry.read()?;
+        if is_members && identity.status != StatusCode::UNPROCESSABLE_ENTITY {
+            let user: PortalUser = identity.read()?;
+            return Ok(Some(PortalSession {
+                expires_at,
+                customer_id: user.customer_id.clone(),
+                member: user.into_member(),
+                customer_created_at: None,
+            }));
+        }
+        if is_members {
+            // The customer is a team without an e-mail address, and Polar names no member.
+            identity = self.client.send(me(caller), None).await?;
+            if identity.refuses_token() {
+                return Ok(None);
+            }
+        }
+        let customer: PortalCustomer = identity.read()?;
         Ok(Some(PortalSession {
-            expires_at: expiry.expires_at,
+            expires_at,
+            customer_created_at: customer.created_at(),
             customer_id: customer.id,
-            customer_created_at: customer.created_at.as_str().and_then(|at| at.parse().ok()),
+            member: None,
         }))
     }
 
@@ -83,6 +133,7 @@ impl PolarStore {
     pub(super) async fn customer(
         &self,
         session: &PortalSession,
+        caller: Caller<'_>,
     ) -> Result<Option<Customer>, StoreError> {
         let id = &session.customer_id;
         let path = path_segment(id)?;
@@ -104,10 +155,12 @@ impl PolarStore {
                 return Err(error);
             }
         }
-        let created_at = session.customer_created_at;
-        if !self.known.is_ours(id) && !self.known.is_new(created_at) {
-            self.known.record_foreign(id, created_at);
-            return Ok(None);
+        if !self.known.is_ours(id) {
+            let created_at = self.customer_created_at(session, caller).await?;
+            if !self.known.is_new(created_at) {
+                self.known.record_foreign(id, created_at);
+                return Ok(None);
+            }
         }
         if permit.try_add() {
             sleep(REPLICA_PAUSE).await;
@@ -117,6 +170,21 @@ impl PolarStore {
             }
         }
         Err(missing(self.known.record_missing(id)))
+    }
+
+    /// Returns when the session's customer was created, if Polar tells. Of a member's customer it has
+    /// not been asked yet; the call is one of the member's own.
+    async fn customer_created_at(
+        &self,
+        session: &PortalSession,
+        caller: Caller<'_>,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        if session.customer_created_at.is_some() || !is_members(caller) {
+            return Ok(session.customer_created_at);
+        }
+        let answer = self.client.send(me(caller), None).await?;
+        let customer: PortalCustomer = answer.read()?;
+        Ok(customer.created_at())
     }
 
     /// Remembers whose customer it is, and returns the organization's own.
@@ -167,6 +235,19 @@ impl PolarStore {
 fn me(caller: Caller<'_>) -> Call<'_> {
     let call = Call::get("asking Polar for the customer of a session", caller);
     call.at(["v1", "customer-portal", "customers", "me"])
+}
+
+fn user(caller: Caller<'_>) -> Call<'_> {
+    let call = Call::get("asking Polar for the member of a session", caller);
+    call.at(["v1", "customer-portal", "customer-session", "user"])
+}
+
+/// Returns `true` if the token is a member's, by its prefix.
+fn is_members(caller: Caller<'_>) -> bool {
+    match caller {
+        Caller::Customer { token, .. } => token.expose().starts_with("polar_mst_"),
+        Caller::Organization => false,
+    }
 }
 
 /// Waits for both answers, unless one refuses the token: that decides, whatever becomes of the other.

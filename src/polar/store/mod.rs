@@ -39,6 +39,10 @@ use crate::{
 /// Polar has no endpoint that lists or revokes sessions, so this is a
 /// [`SessionStore`], not a registry. [`create`](Self::create) creates a session.
 ///
+/// For the token of a member (`polar_mst_`) the second call asks for the member in place of the
+/// customer: [`SessionDetails::member`](crate::SessionDetails::member) is that member. All members of a
+/// team are the same [`Customer`](crate::Customer).
+///
 /// ```no_run
 /// use customer_session::{CustomerSessions, polar::PolarStore};
 ///
@@ -67,9 +71,10 @@ use crate::{
 /// | Polar answers | a lookup returns |
 /// |---|---|
 /// | 401 to the customer's token, with `invalid_token` or `Unauthorized` as its JSON's `error` | no session |
-/// | 404 with `ResourceNotFound` for a customer that was never found, created more than two minutes ago | no session: another organization's, or deleted; Polar is not asked for this customer again for a day, but no longer than the customer has existed (for a minute if Polar does not tell when it was created) |
+/// | 404 with `ResourceNotFound` for a customer that was never found, created more than two minutes ago | no session: another organization's, or deleted; Polar is not asked for this customer again for a day, but no longer than the customer has existed (for a minute if Polar does not tell when it was created); for the token of a member this takes one call more |
 /// | the same for a customer that is newer, that was found before, or that [`create`](Self::create) has returned | asked once more after 200 milliseconds, since Polar reads customers from a replica; then [`Unavailable`](crate::StoreErrorKind::Unavailable), for a second |
 /// | 410 for the customer | no session |
+/// | 422 for the member | the session, without a member |
 /// | the customer, of another organization than the [`organization`](super::PolarStoreBuilder::organization) set | no session |
 /// | any other 401 or 404, which a gateway in front of Polar may answer | [`Unavailable`](crate::StoreErrorKind::Unavailable): the base URL or a proxy is wrong |
 /// | 404 for so many other customers that the [calls of this minute](super::PolarStoreBuilder::foreign_customer_calls_per_minute) are used up | [`Unavailable`](crate::StoreErrorKind::Unavailable) for customers that were never found, with the time until the next call |
@@ -123,14 +128,15 @@ impl SessionStore for PolarStore {
         let Some(session) = self.portal_session(caller).await? else {
             return Ok(None);
         };
-        let Some(customer) = self.customer(&session).await? else {
+        let Some(customer) = self.customer(&session, caller).await? else {
             return Ok(None);
         };
         let (customer_id, expires_at) = (session.customer_id, session.expires_at);
         let created_at = expires_at
             .checked_sub_signed(self.session_ttl)
             .unwrap_or(DateTime::UNIX_EPOCH);
-        let summary = SessionSummary::new(id, customer_id, created_at, expires_at);
+        let mut summary = SessionSummary::new(id, customer_id, created_at, expires_at);
+        summary.details.member = session.member;
         Ok(Some(summary.into_session(token.clone(), customer)))
     }
 

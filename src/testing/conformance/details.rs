@@ -9,7 +9,7 @@ use super::{
     report::Conformance,
 };
 use crate::{
-    details::{Actor, Device, Scopes, SessionDetails},
+    details::{Actor, Device, Member, MemberRole, Scopes, SessionDetails},
     registry::Revocation,
     session::{CustomerSession, SessionSummary},
     store::SessionRegistry,
@@ -42,6 +42,11 @@ impl<S: SessionRegistry> Harness<S> {
         details.device = Some(device.user_agent(text(Device::MAX_USER_AGENT_LEN)));
         let actor = Actor::new(text(Actor::MAX_ID_LEN));
         details.actor = Some(actor.because(text(Actor::MAX_REASON_LEN)));
+        let role = MemberRole::Other(text(Member::MAX_ID_LEN));
+        let mut member = Member::new(text(Member::MAX_ID_LEN), role);
+        member.name = Some(text(Member::MAX_NAME_LEN));
+        member.email = Some(text(Member::MAX_NAME_LEN));
+        details.member = Some(member);
         Ok(session)
     }
 
@@ -50,7 +55,7 @@ impl<S: SessionRegistry> Harness<S> {
         let all = self.detailed_session(&customer)?;
         let mut kept = Vec::new();
         // Each detail alone, none, and all.
-        for number in 0..8 {
+        for number in 0..9 {
             let mut session = self.session(&customer);
             let details = &mut session.details;
             match number {
@@ -61,6 +66,7 @@ impl<S: SessionRegistry> Harness<S> {
                 4 => details.actor = all.details.actor.clone(),
                 5 => *details = all.details.clone(),
                 6 => details.is_link = true,
+                7 => details.member = all.details.member.clone(),
                 _ => {}
             }
             let inserted = self.insert(&session).await?.session;

@@ -167,7 +167,10 @@ async fn a_customer_of_another_organization_than_the_one_set_is_refused() {
         panic!("it is another organization's customer: {created:?}");
     };
     let text = error_text(&error);
-    assert!(text.contains("check the organization access token"), "{text}");
+    assert!(
+        text.contains("check the organization access token"),
+        "{text}"
+    );
     polar.calls();
     for calls in [1, 0, 0] {
         assert_eq!(theirs.find(&token).await.expect("Polar answers"), None);
@@ -250,9 +253,17 @@ async fn customers_of_other_organizations_cannot_use_up_the_calls() {
 #[tokio::test]
 async fn calls_for_our_own_customers_do_not_count() {
     let polar = FakePolar::start().await;
-    let build = |calls| polar.builder().foreign_customer_calls_per_minute(calls).build();
+    let build = |calls| {
+        polar
+            .builder()
+            .foreign_customer_calls_per_minute(calls)
+            .build()
+    };
     let error = build(0).expect_err("none would be let in").to_string();
-    assert!(error.contains("foreign_customer_calls_per_minute"), "{error}");
+    assert!(
+        error.contains("foreign_customer_calls_per_minute"),
+        "{error}"
+    );
     let store = build(1).expect("built");
     let tokens = [JANE, PLAIN, TEAM].map(|id| polar.customer_token(id));
     for answer in find_all(&store, &tokens).await {
@@ -266,6 +277,9 @@ async fn calls_for_our_own_customers_do_not_count() {
     found(&store, &tokens[0]).await;
     let foreign = polar.customer_token(FOREIGN);
     assert_eq!(store.find(&foreign).await.expect("Polar answers"), None);
-    store.find(&tokens[1]).await.expect_err("not in this minute");
+    store
+        .find(&tokens[1])
+        .await
+        .expect_err("not in this minute");
     found(&store, &tokens[0]).await;
 }

@@ -159,7 +159,10 @@ async fn the_refusal_of_a_gateway_is_an_outage() {
     polar.fault(CUSTOMERS, Fault::invalid_token());
     let error = store.find(&token).await.expect_err("a wrong access token");
     let text = error_text(&error);
-    assert!(text.contains("check the organization access token"), "{text}");
+    assert!(
+        text.contains("check the organization access token"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

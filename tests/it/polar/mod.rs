@@ -5,6 +5,7 @@ mod customers;
 #[cfg(unix)]
 mod example;
 mod failures;
+mod members;
 mod recordings;
 mod store;
 mod webhooks;

@@ -37,8 +37,11 @@ pub const PLAIN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c02";
 pub const TEAM: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c03";
 pub const FOREIGN: &str = "3f2c8f4e-6f0b-4a53-9b3c-2f1d7a9e5c04";
 
+pub const MEMBER: &str = "7d1f0c9e-6a54-4a0e-8a4e-8c1b6d2f3e05";
+
 pub const INTROSPECT: &str = "/v1/customer-portal/customer-session/introspect";
 pub const ME: &str = "/v1/customer-portal/customers/me";
+pub const USER: &str = "/v1/customer-portal/customer-session/user";
 pub const CUSTOMERS: &str = "/v1/customers/";
 pub const CREATE: &str = "/v1/customer-sessions/";
 
@@ -189,7 +192,7 @@ impl FakePolar {
         let app = Router::new()
             .route(INTROSPECT, get(introspect))
             .route(ME, get(me))
-            .route("/v1/customer-portal/customer-session/user", get(user))
+            .route(USER, get(user))
             .route("/v1/customers/{id}", get(read_customer))
             .route(CREATE, post(create))
             .fallback(async |request: Request| {
@@ -243,13 +246,13 @@ impl FakePolar {
     }
 
     /// Adds a customer of another organization.
-    pub(crate) fn add_foreign(&self, id: &str) {
+    pub fn add_foreign(&self, id: &str) {
         let mut customers = self.world.customers.lock().expect("no panic");
         customers.insert(id.to_owned(), customer(id, THEIR_ORGANIZATION));
     }
 
     /// Does not find the customer by its id for this number of times, as a replica that lags.
-    pub(crate) fn lag(&self, customer: &str, times: usize) {
+    pub fn lag(&self, customer: &str, times: usize) {
         let mut lags = self.world.lags.lock().expect("no panic");
         lags.insert(customer.to_owned(), times);
     }
@@ -392,15 +395,27 @@ async fn me(State(world): Shared, headers: HeaderMap) -> Result<Response, Respon
     Ok(Json(customer).into_response())
 }
 
-/// Answers at the endpoint whose name promises what the store needs, but which fails for teams.
+/// Names the member. The endpoint fails for teams whose token is not a member's.
 async fn user(State(world): Shared, headers: HeaderMap) -> Result<Response, Response> {
     let (_, customer) = session(&world, &headers)?;
-    if customer["type"] == "team" {
+    let is_member = bearer(&headers).is_some_and(|token| token.starts_with("polar_mst_"));
+    if customer["type"] == "team" && !is_member {
         let detail = json!([{"type": "value_error", "loc": ["body"], "msg": "No.", "input": null}]);
         let body = json!({"error": "PolarRequestValidationError", "detail": detail});
         return Err(problem(422, body));
     }
-    Ok(Json(json!({"type": "customer", "customer_id": customer["id"]})).into_response())
+    let id = &customer["id"];
+    Ok(Json(match is_member {
+        true => json!({
+            "type": "member", "name": "Boss", "email": "boss@example.org",
+            "customer_id": id, "member_id": MEMBER, "role": "owner",
+        }),
+        false => json!({
+            "type": "customer", "name": customer["name"], "email": customer["email"],
+            "customer_id": id, "member_id": null, "role": null,
+        }),
+    })
+    .into_response())
 }
 
 fn organization(headers: &HeaderMap) -> Result<&'static str, Response> {
