@@ -44,6 +44,7 @@ async fn me(customer: Customer, session: CurrentSession) -> Json<Value> {
         "name": customer.name,
         "metadata": customer.metadata,
         "expires_at": session.expires_at,
+        "member": session.details.member,
     }))
 }
 
@@ -64,8 +65,12 @@ fn settings() -> Result<[String; 3], String> {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let [access_token, webhook_secret, base_url] = settings()?;
-    let store = PolarStore::builder(access_token).base_url(base_url);
-    let sessions = CustomerSessions::builder(store.build()?).build();
+    let store = PolarStore::builder(access_token)
+        .base_url(base_url)
+        .build()?;
+    // A wrong access token or base URL ends the program here, not at the first request.
+    store.check().await?;
+    let sessions = CustomerSessions::builder(store).build();
     let (webhooks, invalidations) = Webhooks::new(webhook_secret)?.service();
     tokio::spawn(sessions.listen(invalidations));
 
@@ -90,5 +95,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Why a token could not be checked is only in the log: the client is not told.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     server::exit_code(run().await)
 }

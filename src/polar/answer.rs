@@ -82,7 +82,8 @@ impl PolarAnswer {
                 ": check the organization access token"
             }
             StatusCode::FORBIDDEN if self.is_to_organization => {
-                ": check the scopes of the organization access token"
+                ": check the scopes of the organization access token (lookups need `customers:read`, `create` \
+                 needs `customer_sessions:write`)"
             }
             _ => "",
         };

@@ -42,6 +42,7 @@ pub(super) struct Call<'a> {
     caller: Caller<'a>,
     method: Method,
     path: Vec<&'a str>,
+    query: Option<&'static str>,
 }
 
 impl<'a> Call<'a> {
@@ -51,6 +52,7 @@ impl<'a> Call<'a> {
             caller,
             method: Method::GET,
             path: Vec::new(),
+            query: None,
         }
     }
 
@@ -64,6 +66,12 @@ impl<'a> Call<'a> {
     /// Sets the segments of the path. An empty last one makes a slash at the end.
     pub(super) fn at<const N: usize>(mut self, path: [&'a str; N]) -> Self {
         self.path = path.to_vec();
+        self
+    }
+
+    /// Sets the query, which must need no escaping.
+    pub(super) fn query(mut self, query: &'static str) -> Self {
+        self.query = Some(query);
         self
     }
 }
@@ -90,7 +98,7 @@ impl PolarClient {
             context, caller, ..
         } = call;
         self.check_limit(caller)?;
-        let url = self.url(&call.path);
+        let url = self.url(&call);
         let mut request = self
             .client
             .request(call.method, url.clone())
@@ -139,12 +147,13 @@ impl PolarClient {
         })
     }
 
-    fn url(&self, path: &[&str]) -> Url {
+    fn url(&self, call: &Call<'_>) -> Url {
         let mut url = self.base_url.clone();
         // Never an error: the builder accepts http and https alone.
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
+            segments.pop_if_empty().extend(&call.path);
         }
+        url.set_query(call.query);
         url
     }
 }

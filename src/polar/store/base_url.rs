@@ -14,6 +14,9 @@ pub(super) fn base_url(url: &str) -> Result<Url, ConfigError> {
         && url.password().is_none()
         && url.query().is_none()
         && url.fragment().is_none();
+    if let Some(error) = of_another_service(&url) {
+        return Err(error);
+    }
     match url.scheme() {
         _ if !is_bare => Err(UNUSABLE),
         "https" => Ok(url),
@@ -23,6 +26,25 @@ pub(super) fn base_url(url: &str) -> Result<Url, ConfigError> {
              is accepted on this machine alone",
         )),
         _ => Err(UNUSABLE),
+    }
+}
+
+/// Returns the error of a URL that leads to Polar, but not to where the API begins.
+fn of_another_service(url: &Url) -> Option<ConfigError> {
+    match url.host_str() {
+        Some("polar.sh" | "www.polar.sh") => Some(ConfigError::new(
+            "the base URL is that of Polar's dashboard; its API is at https://api.polar.sh \
+             (`PolarStore::PRODUCTION`)",
+        )),
+        Some("sandbox.polar.sh") => Some(ConfigError::new(
+            "the base URL is that of the dashboard of Polar's sandbox; its API is at \
+             https://sandbox-api.polar.sh (`PolarStore::SANDBOX`)",
+        )),
+        _ if url.path().trim_end_matches('/').ends_with("/v1") => Some(ConfigError::new(
+            "the base URL must not end with /v1, which the store adds itself: https://api.polar.sh is \
+             the whole of Polar's, a proxy's is what comes before /v1",
+        )),
+        _ => None,
     }
 }
 

@@ -196,7 +196,7 @@ impl PolarStore {
             return Err(invalid(&answer, &customer));
         }
         let session: CustomerSession = answer.read()?;
-        if !self.is_of_organization(&session.customer) {
+        if !self.is_of_organization(&session.customer.organization_id) {
             self.known.count_foreign_session();
             let text = "Polar has created a session for a customer of another organization than the \
                         one that was set: check the organization access token";

@@ -32,7 +32,7 @@ pub(super) struct KnownCustomers {
     clock: Arc<dyn Clock>,
     /// Customers of the organization, the least recently used ones forgotten first.
     ours: Cache<CustomerId, ()>,
-    absent: Cache<CustomerId, Absence>,
+    absent: Cache<CustomerId, AbsenceEntry>,
     budget: CallBudget,
     /// Guards the count of foreign sessions. Never held across an await.
     foreign_sessions: Mutex<ForeignSessions>,
@@ -47,7 +47,7 @@ struct ForeignSessions {
 }
 
 #[derive(Clone, Copy)]
-struct Absence {
+struct AbsenceEntry {
     is_foreign: bool,
     /// Monotonic time.
     until: Duration,
@@ -55,7 +55,7 @@ struct Absence {
 
 /// What is remembered of a customer that Polar has not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absent {
+pub(super) enum Absence {
     /// It is another organization's, or deleted.
     Foreign,
     /// It is too new to tell, or was found before. It may be asked for after this time.
@@ -114,15 +114,15 @@ impl KnownCustomers {
     }
 
     /// Returns what is remembered of a customer that Polar has not found.
-    pub(super) fn absent(&self, id: &CustomerId) -> Option<Absent> {
+    pub(super) fn absence(&self, id: &CustomerId) -> Option<Absence> {
         let absence = self.absent.get(id)?;
         let left = absence.until.saturating_sub(self.clock.monotonic());
         match absence.is_foreign {
             _ if left.is_zero() => None,
             // Found, or created, while a call for it was under way.
             true if self.is_ours(id) => None,
-            true => Some(Absent::Foreign),
-            false => Some(Absent::Missing(left)),
+            true => Some(Absence::Foreign),
+            false => Some(Absence::Missing(left)),
         }
     }
 
@@ -165,7 +165,7 @@ impl KnownCustomers {
     fn insert_absent(&self, id: &CustomerId, is_foreign: bool, ttl: Duration) {
         let until = self.clock.monotonic().saturating_add(ttl);
         self.absent
-            .insert(id.clone(), Absence { is_foreign, until });
+            .insert(id.clone(), AbsenceEntry { is_foreign, until });
     }
 }
 
@@ -192,13 +192,13 @@ mod tests {
             let id = CustomerId::from("cus_1");
             known.record_foreign(&id, age.map(|age| clock.now() - age));
             clock.advance(ttl - MINUTE / 60);
-            assert_eq!(known.absent(&id), Some(Absent::Foreign), "{age:?}");
+            assert_eq!(known.absence(&id), Some(Absence::Foreign), "{age:?}");
             clock.advance(MINUTE / 60);
-            assert_eq!(known.absent(&id), None, "{age:?}");
+            assert_eq!(known.absence(&id), None, "{age:?}");
         }
         let created_now = Some(clock.now());
         known.record_foreign(&"cus_2".into(), created_now);
-        assert_eq!(known.absent(&"cus_2".into()), None);
+        assert_eq!(known.absence(&"cus_2".into()), None);
     }
 
     #[test]
@@ -207,10 +207,10 @@ mod tests {
         let id = CustomerId::from("cus_1");
         known.record_foreign(&id, None);
         known.record_ours(&id);
-        assert_eq!(known.absent(&id), None);
+        assert_eq!(known.absence(&id), None);
         // The answer to a call that was made before.
         known.record_foreign(&id, None);
-        assert_eq!(known.absent(&id), None);
+        assert_eq!(known.absence(&id), None);
     }
 
     #[test]

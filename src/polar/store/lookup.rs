@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{PolarStore, call_budget::CallPermit, known_customers::Absent};
+use super::{PolarStore, call_budget::CallPermit, known_customers::Absence};
 use crate::{
     customer::{Customer, CustomerId},
     details::{Member, MemberRole},
@@ -137,12 +137,12 @@ impl PolarStore {
     ) -> Result<Option<Customer>, StoreError> {
         let id = &session.customer_id;
         let path = path_segment(id)?;
-        match self.known.absent(id) {
-            Some(Absent::Foreign) => {
+        match self.known.absence(id) {
+            Some(Absence::Foreign) => {
                 self.known.count_foreign_session();
                 return Ok(None);
             }
-            Some(Absent::Missing(left)) => return Err(missing(left)),
+            Some(Absence::Missing(left)) => return Err(missing(left)),
             None => {}
         }
         let mut permit = self.known.permit(id).await?;
@@ -195,7 +195,9 @@ impl PolarStore {
         permit: CallPermit<'_>,
     ) -> Option<Customer> {
         match answer {
-            CustomerAnswer::Found(customer) if self.is_of_organization(&customer) => {
+            CustomerAnswer::Found(customer)
+                if self.is_of_organization(&customer.organization_id) =>
+            {
                 self.known.record_ours(id);
                 permit.release();
                 Some(customer)

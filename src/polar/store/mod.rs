@@ -6,6 +6,7 @@
 mod base_url;
 pub(super) mod builder;
 mod call_budget;
+mod check;
 pub(super) mod create_session;
 mod credential;
 mod known_customers;
@@ -20,7 +21,7 @@ use sha2::{Digest, Sha256};
 use self::known_customers::KnownCustomers;
 use super::{client::PolarClient, rate_limit::Caller};
 use crate::{
-    customer::{CustomerData, OrganizationId},
+    customer::OrganizationId,
     session::{CustomerSession, SessionId, SessionSummary},
     shared_caches::SharedCaches,
     store::{error::StoreError, traits::SessionStore},
@@ -105,10 +106,10 @@ impl PolarStore {
     /// Polar's sandbox, with accounts and tokens of its own.
     pub const SANDBOX: &str = "https://sandbox-api.polar.sh";
 
-    /// Returns `true` if the customer belongs to the organization, as far as it is known by its id.
-    fn is_of_organization(&self, customer: &CustomerData) -> bool {
+    /// Returns `true` unless another organization was set.
+    fn is_of_organization(&self, organization: &OrganizationId) -> bool {
         let expected = self.organization.as_ref();
-        expected.is_none_or(|expected| *expected == customer.organization_id)
+        expected.is_none_or(|expected| expected == organization)
     }
 }
 

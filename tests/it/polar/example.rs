@@ -80,24 +80,43 @@ async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() 
     assert_eq!(upstream.me(&jane).await.status(), StatusCode::UNAUTHORIZED);
 }
 
+/// Runs the example with these settings, with which it fails, and returns what it says.
+fn run(settings: &[(&str, &str)]) -> String {
+    let mut command = example("polar_upstream");
+    for name in [
+        "POLAR_ACCESS_TOKEN",
+        "POLAR_WEBHOOK_SECRET",
+        "POLAR_BASE_URL",
+    ] {
+        command.env_remove(name);
+    }
+    let output = command
+        .envs(settings.iter().copied())
+        .output()
+        .expect("it runs");
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).expect("text")
+}
+
+#[tokio::test]
+async fn a_wrong_access_token_is_told_at_the_start() {
+    let url = FakePolar::start().await.url();
+    let running = tokio::task::spawn_blocking(move || {
+        run(&[
+            ("POLAR_ACCESS_TOKEN", "polar_oat_unknown"),
+            ("POLAR_WEBHOOK_SECRET", SECRET),
+            ("POLAR_BASE_URL", &url),
+        ])
+    });
+    let said = running.await.expect("no panic");
+    assert!(
+        said.contains("check the organization access token"),
+        "{said}"
+    );
+}
+
 #[test]
 fn missing_settings_are_named() {
-    let run = |settings: &[(&str, &str)]| {
-        let mut command = example("polar_upstream");
-        for name in [
-            "POLAR_ACCESS_TOKEN",
-            "POLAR_WEBHOOK_SECRET",
-            "POLAR_BASE_URL",
-        ] {
-            command.env_remove(name);
-        }
-        let output = command
-            .envs(settings.iter().copied())
-            .output()
-            .expect("it runs");
-        assert!(!output.status.success());
-        String::from_utf8(output.stderr).expect("text")
-    };
     let said = run(&[
         ("POLAR_BASE_URL", "https://api.polar.sh"),
         ("POLAR_ACCESS_TOKEN", ""),

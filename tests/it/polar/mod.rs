@@ -1,5 +1,6 @@
 //! `PolarStore` and Polar's webhooks, against a server that answers as Polar does.
 
+mod check;
 mod create_session;
 mod customers;
 #[cfg(unix)]

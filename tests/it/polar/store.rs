@@ -360,3 +360,16 @@ fn a_bad_configuration_is_an_error() {
     let builder = PolarStore::builder("polar_oat_secret").base_url("https://u:secret@polar.sh");
     assert!(!format!("{builder:?}").contains("secret"));
 }
+    for (url, says) in [
+        ("https://polar.sh", "https://api.polar.sh"),
+        ("https://polar.sh/dashboard/acme", "https://api.polar.sh"),
+        ("https://sandbox.polar.sh/", "https://sandbox-api.polar.sh"),
+        ("https://api.polar.sh/v1", "must not end with /v1"),
+        ("https://api.polar.sh/v1/", "must not end with /v1"),
+        ("http://localhost:8000/proxy/v1", "must not end with /v1"),
+    ] {
+        let error = built("polar_oat_t", url).expect_err(url);
+        assert!(error.to_string().contains(says), "{url}: {error}");
+    }
+        "https://proxy.example.org/v1/polar",
+        "https://proxy.example.org/polarv1",

@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
@@ -194,6 +194,7 @@ impl FakePolar {
             .route(ME, get(me))
             .route(USER, get(user))
             .route("/v1/customers/{id}", get(read_customer))
+            .route(CUSTOMERS, get(list_customers))
             .route(CREATE, post(create))
             .fallback(async |request: Request| {
                 let path = request.uri().path();
@@ -450,6 +451,20 @@ async fn read_customer(
             Err(problem(404, body))
         }
     }
+}
+
+async fn list_customers(
+    State(world): Shared,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Response> {
+    let organization = organization(&headers)?;
+    assert_eq!(query.as_deref(), Some("limit=1"));
+    let customers = world.customers.lock().expect("no panic");
+    let ours = |customer: &&Value| customer["organization_id"] == organization;
+    let items: Vec<_> = customers.values().filter(ours).take(1).collect();
+    let body = json!({ "items": items, "pagination": { "total_count": 4, "max_page": 4 } });
+    Ok(Json(body).into_response())
 }
 
 async fn create(
