@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
+use super::json;
 use crate::store::error::{ContextError, StoreError};
 
 /// An answer with a status below 500.
@@ -33,7 +34,7 @@ impl PolarAnswer {
 
     /// Reads the body, whatever the status.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        json::from_slice(&self.body).map_err(|error| {
             // The text of serde's error quotes the answer, which may contain a token.
             let (line, column) = (error.line(), error.column());
             let text = match error.classify() {

@@ -271,3 +271,24 @@ async fn every_public_call_has_its_signature() {
     assert_eq!(SessionToken::new("a").expose(), "a");
     assert_ne!(TokenFormat::any().generate(), TokenFormat::any().generate());
 }
+
+#[cfg(feature = "polar")]
+#[test]
+fn a_polar_store_has_its_settings() {
+    use customer_session::polar::{PolarStore, PolarStoreBuilder};
+
+    plain::<PolarStore>();
+    let builder: PolarStoreBuilder = PolarStore::builder("polar_oat_1")
+        .base_url(PolarStore::SANDBOX)
+        .organization("org_1")
+        .timeout(Duration::from_secs(2))
+        .session_ttl(Duration::from_secs(3600))
+        .foreign_customer_calls_per_minute(60)
+        .token_format(TokenFormat::polar().or("polar_xst_"))
+        .clock(SystemClock);
+    let store: Result<PolarStore, ConfigError> = builder.build();
+    let store = store.expect("built");
+    let any = PolarStore::builder("proxy").accept_any_access_token();
+    any.build().expect("built");
+    drop(sent(store.check()));
+}

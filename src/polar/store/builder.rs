@@ -18,6 +18,7 @@ use crate::{
     customer::OrganizationId,
     polar::{client::PolarClient, rate_limit::RateLimits},
     shared_caches::SharedCaches,
+    token::TokenFormat,
 };
 
 /// Longest time that sessions are taken to last.
@@ -34,6 +35,7 @@ pub struct PolarStoreBuilder {
     timeout: Duration,
     session_ttl: Duration,
     foreign_calls: u32,
+    token_format: TokenFormat,
     client: Option<Client>,
     clock: Arc<dyn Clock>,
 }
@@ -60,6 +62,7 @@ impl PolarStoreBuilder {
             timeout: Duration::from_secs(2),
             session_ttl: Duration::from_secs(60 * 60),
             foreign_calls: 60,
+            token_format: TokenFormat::polar(),
             client: None,
             clock: Arc::new(SystemClock),
         }
@@ -121,6 +124,24 @@ impl PolarStoreBuilder {
         self
     }
 
+    /// Sets the format of the tokens that Polar issues: [`TokenFormat::polar`] by default. Others are
+    /// refused without a call.
+    ///
+    /// It is for a kind of token that Polar has brought in since this release:
+    ///
+    /// ```
+    /// use customer_session::{TokenFormat, polar::PolarStore};
+    ///
+    /// let store = PolarStore::builder("polar_oat_...")
+    ///     .token_format(TokenFormat::polar().or("polar_xst_"))
+    ///     .build()?;
+    /// # Ok::<(), customer_session::ConfigError>(())
+    /// ```
+    pub fn token_format(mut self, format: TokenFormat) -> Self {
+        self.token_format = format;
+        self
+    }
+
     /// Sets the HTTP client, with TLS, proxies and connections of your choice.
     ///
     /// Build it with [`redirect::Policy::none`]. A client that follows redirects has sent the request
@@ -164,6 +185,7 @@ impl PolarStoreBuilder {
             }),
             known: Arc::new(KnownCustomers::new(self.clock, foreign_calls)),
             organization: self.organization,
+            token_format: self.token_format,
             caches: SharedCaches::new(),
             session_ttl: session_ttl.min(MAX_SESSION_TTL),
         })

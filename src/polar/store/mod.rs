@@ -83,6 +83,7 @@ use crate::{
 /// | 401 or 403 to the organization's token | [`Unavailable`](crate::StoreErrorKind::Unavailable): the access token is wrong, or lacks the scope `customers:read` |
 /// | a redirect, which is not followed; any other status | [`Unavailable`](crate::StoreErrorKind::Unavailable) |
 /// | nothing in time | [`Timeout`](crate::StoreErrorKind::Timeout) |
+/// | a number in the metadata that no `f64` can hold | the largest `f64` of its sign in its place |
 /// | an unreadable body, or more than 1 MiB | [`Corrupt`](crate::StoreErrorKind::Corrupt) |
 ///
 /// A live token of another organization's customer is refused like an unknown one. A log event tells
@@ -96,6 +97,7 @@ pub struct PolarStore {
     session_ttl: TimeDelta,
     known: Arc<KnownCustomers>,
     organization: Option<OrganizationId>,
+    token_format: TokenFormat,
     caches: SharedCaches,
 }
 
@@ -116,7 +118,7 @@ impl PolarStore {
 #[async_trait]
 impl SessionStore for PolarStore {
     async fn find(&self, token: &SessionToken) -> Result<Option<CustomerSession>, StoreError> {
-        if !self.token_format().matches(token.expose()) {
+        if !self.token_format.matches(token.expose()) {
             return Ok(None);
         }
         let id = derived_id(token);
@@ -142,7 +144,7 @@ impl SessionStore for PolarStore {
     }
 
     fn token_format(&self) -> TokenFormat {
-        TokenFormat::polar()
+        self.token_format.clone()
     }
 
     fn shared_caches(&self) -> Option<&SharedCaches> {

@@ -15,8 +15,8 @@ use serde_json::json;
 
 use super::{
     fake_polar::{
-        CUSTOMERS, FOREIGN, FakePolar, Fault, INTROSPECT, JANE, ME, OUR_ORGANIZATION, OUR_TOKEN,
-        PLAIN, TEAM,
+        CREATE, CUSTOMERS, FOREIGN, FakePolar, Fault, INTROSPECT, JANE, ME, OUR_ORGANIZATION,
+        OUR_TOKEN, PLAIN, TEAM,
     },
     found,
 };
@@ -193,6 +193,58 @@ async fn a_token_that_polar_cannot_have_issued_is_not_looked_up() {
 }
 
 #[tokio::test]
+async fn a_new_kind_of_token_is_a_setting() {
+    let polar = FakePolar::start().await;
+    let token = polar.sign_in(JANE, "polar_xst_", TimeDelta::hours(1));
+    let refused = polar.store().find(&token).await;
+    assert_eq!(refused.expect("no call is made"), None);
+    assert!(polar.calls().is_empty());
+    let format = TokenFormat::polar().or("polar_xst_");
+    let store = polar.builder().token_format(format.clone()).build();
+    let store = store.expect("built");
+    found(&store, &token).await;
+    assert_eq!(store.token_format(), format);
+    // The layer screens by the same format.
+    let sessions = CustomerSessions::builder(store).build();
+    sessions.authenticate(&token).await.expect("let in");
+}
+
+/// Polar takes whole numbers of any size as metadata.
+#[tokio::test]
+async fn a_number_beyond_every_float_does_not_shut_a_customer_out() {
+    let polar = FakePolar::start().await;
+    let (store, token) = (polar.store(), polar.customer_token(JANE));
+    for number in ["9".repeat(400), "-1e400".to_owned()] {
+        let max = if number.starts_with('-') {
+            f64::MIN
+        } else {
+            f64::MAX
+        };
+        let max = MetadataValue::Float(max);
+        // JSON as text, since the stand-in cannot hold the number either.
+        let customer = format!(
+            r#"{{"id":"{JANE}","created_at":"2025-01-01T00:00:00Z","organization_id":"{OUR_ORGANIZATION}",
+                "metadata":{{"plan":"gold","n":{number}}}}}"#
+        );
+        polar.fault(CUSTOMERS, Fault::body(customer.clone()));
+        let session = found(&store, &token).await;
+        assert_eq!(session.customer.metadata["n"], max);
+        assert_eq!(session.customer.metadata["plan"], "gold".into());
+        serde_json::to_string(&session.customer).expect("it can be written");
+
+        let session = format!(
+            r#"{{"id":"s","created_at":"2025-01-01T00:00:00Z","expires_at":"2035-01-01T00:00:00Z",
+                "token":"{}","customer_id":"{JANE}","customer":{customer}}}"#,
+            token.expose()
+        );
+        polar.fault(CREATE, Fault::body(session));
+        let created = store.create(CustomerId::from(JANE), SessionOptions::new());
+        let created = created.await.expect("created");
+        assert_eq!(created.session.customer.metadata["n"], max);
+    }
+}
+
+#[tokio::test]
 async fn a_customer_id_cannot_change_the_path() {
     let polar = FakePolar::start().await;
     let (store, token) = (polar.store(), polar.customer_token(JANE));
@@ -346,20 +398,6 @@ fn a_bad_configuration_is_an_error() {
         let error = error.to_string();
         assert!(error.contains("must look like"), "{url}: {error}");
     }
-    for url in [
-        PolarStore::PRODUCTION,
-        PolarStore::SANDBOX,
-        "http://localhost:8000",
-        "http://127.8.0.1",
-        "http://[::1]:8000/",
-        "https://proxy.example.org/polar",
-    ] {
-        let shown = built("polar_oat_secret", url).expect(url);
-        assert!(!shown.contains("secret"), "{shown}");
-    }
-    let builder = PolarStore::builder("polar_oat_secret").base_url("https://u:secret@polar.sh");
-    assert!(!format!("{builder:?}").contains("secret"));
-}
     for (url, says) in [
         ("https://polar.sh", "https://api.polar.sh"),
         ("https://polar.sh/dashboard/acme", "https://api.polar.sh"),
@@ -371,5 +409,19 @@ fn a_bad_configuration_is_an_error() {
         let error = built("polar_oat_t", url).expect_err(url);
         assert!(error.to_string().contains(says), "{url}: {error}");
     }
+    for url in [
+        PolarStore::PRODUCTION,
+        PolarStore::SANDBOX,
+        "http://localhost:8000",
+        "http://127.8.0.1",
+        "http://[::1]:8000/",
+        "https://proxy.example.org/polar",
         "https://proxy.example.org/v1/polar",
         "https://proxy.example.org/polarv1",
+    ] {
+        let shown = built("polar_oat_secret", url).expect(url);
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+    let builder = PolarStore::builder("polar_oat_secret").base_url("https://u:secret@polar.sh");
+    assert!(!format!("{builder:?}").contains("secret"));
+}
