@@ -13,6 +13,8 @@ pub(crate) struct Promise {
     pub(crate) bound: Duration,
     /// The longest time that a request may take: the timeout of a lookup, and some slack.
     pub(crate) max_wait: Duration,
+    /// The time by which what the store answers about a customer may lag behind a change.
+    pub(crate) store_lag: Duration,
 }
 
 /// The violations found, each described in one line.
@@ -413,7 +415,7 @@ impl Changes {
             // Nothing can have been read of a session that came later.
             let at_once = newer.marked_by == Some(event.node) || birth.start > sure;
             let bound = match at_once {
-                true => Duration::ZERO,
+                true => promise.store_lag,
                 false => promise.bound,
             };
             (event.start > sure + bound).then(|| {

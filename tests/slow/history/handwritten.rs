@@ -71,6 +71,7 @@ fn found_with(events: &[Event], lags: &[Lag]) -> Findings {
     let promise = Promise {
         bound: ms(1000),
         max_wait: ms(300),
+        store_lag: Duration::ZERO,
     };
     check(&history, &promise, lags)
 }

@@ -122,6 +122,7 @@ impl Run {
         let promise = Promise {
             bound,
             max_wait: STORE_TIMEOUT + Duration::from_millis(50),
+            store_lag: Duration::ZERO,
         };
         check(history, &promise, &self.lags)
     }

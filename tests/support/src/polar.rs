@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -103,8 +103,14 @@ struct Session {
 
 /// The state of the server.
 struct World {
+    /// The customers as the primary has them.
     customers: Mutex<HashMap<String, Value>>,
+    /// All versions of the customers, for the replica.
+    versions: Mutex<HashMap<String, Vec<(Instant, Value)>>>,
+    /// The time by which the replica lags.
+    replica_lag: Mutex<Duration>,
     sessions: Mutex<HashMap<String, Session>>,
+    begun: Instant,
     /// How many times customers are not found by their ids, as if the replica had not got them.
     lags: Mutex<HashMap<String, usize>>,
     /// The faults by the beginning of the path.
@@ -182,7 +188,10 @@ impl FakePolar {
             .map(|customer| (customer["id"].as_str().expect("an id").to_owned(), customer));
         let world = Arc::new(World {
             customers: Mutex::new(HashMap::from(by_id)),
+            versions: Mutex::default(),
+            replica_lag: Mutex::default(),
             sessions: Mutex::default(),
+            begun: Instant::now(),
             lags: Mutex::default(),
             faults: Mutex::default(),
             delay: Mutex::default(),
@@ -239,7 +248,47 @@ impl FakePolar {
     pub fn update(&self, customer: &str, fields: Value) {
         let mut customers = self.world.customers.lock().expect("no panic");
         let known = customers.get_mut(customer).expect("a customer");
-        *known = with(known.take(), fields);
+        let old = known.take();
+        *known = with(old.clone(), fields);
+        let mut versions = self.world.versions.lock().expect("no panic");
+        let versions = versions.entry(customer.to_owned());
+        let versions = versions.or_insert_with(|| vec![(self.world.begun, old)]);
+        versions.push((Instant::now(), known.clone()));
+    }
+
+    /// Adds a customer, made just now, and returns its id.
+    pub fn sign_up(&self, fields: Value) -> String {
+        self.add(OUR_ORGANIZATION, fields)
+    }
+
+    /// Adds a customer of another organization, and returns its id.
+    pub fn sign_up_elsewhere(&self, fields: Value) -> String {
+        self.add(THEIR_ORGANIZATION, fields)
+    }
+
+    fn add(&self, organization: &str, fields: Value) -> String {
+        let mut customers = self.world.customers.lock().expect("no panic");
+        let id = format!("3f2c8f4e-6f0b-4a53-9b3c-{:012x}", 0x1000 + customers.len());
+        let new = with(
+            customer(&id, organization),
+            json!({ "created_at": Utc::now() }),
+        );
+        let new = with(new, fields);
+        let versions = vec![(Instant::now(), new.clone())];
+        let mut all = self.world.versions.lock().expect("no panic");
+        all.insert(id.clone(), versions);
+        customers.insert(id.clone(), new);
+        id
+    }
+
+    /// Returns the customer as it is now.
+    pub fn customer(&self, id: &str) -> Value {
+        self.world.customers.lock().expect("no panic")[id].clone()
+    }
+
+    /// Answers for a customer by its id as it was this long ago, from now on.
+    pub fn set_replica_lag(&self, lag: Duration) {
+        *self.world.replica_lag.lock().expect("no panic") = lag;
     }
 
     pub fn delete(&self, customer: &str) {
@@ -283,6 +332,25 @@ impl FakePolar {
     /// Returns the bodies posted since the last time.
     pub fn posted(&self) -> Vec<Value> {
         std::mem::take(&mut *self.world.bodies.lock().expect("no panic"))
+    }
+}
+
+impl World {
+    /// Returns the customer as the replica has it.
+    fn on_replica(&self, id: &str) -> Option<Value> {
+        let lag = *self.replica_lag.lock().expect("no panic");
+        let versions = self.versions.lock().expect("no panic");
+        match versions.get(id) {
+            Some(versions) => {
+                let mut versions = versions.iter().rev();
+                let has_arrived = |(since, _): &&(Instant, Value)| since.elapsed() >= lag;
+                versions.find(has_arrived).map(|(_, value)| value.clone())
+            }
+            None => {
+                let customers = self.customers.lock().expect("no panic");
+                customers.get(id).cloned()
+            }
+        }
     }
 }
 
@@ -434,11 +502,10 @@ async fn read_customer(
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let organization = organization(&headers)?;
-    let customers = world.customers.lock().expect("no panic");
     let lags = &mut *world.lags.lock().expect("no panic");
     let lag = lags.get_mut(&id).filter(|times| **times > 0);
     let is_there = lag.map(|times| *times -= 1).is_none();
-    match customers.get(&id) {
+    match world.on_replica(&id) {
         Some(customer)
             if is_there
                 && customer["organization_id"] == organization
