@@ -25,7 +25,7 @@ struct ListedCustomer {
 
 impl PolarStore {
     /// Checks the access token, its scope `customers:read`, the base URL, and the
-    /// [`organization`](super::PolarStoreBuilder::organization) if one is set, by one call of the
+    /// [`organization`](crate::polar::PolarStoreBuilder::organization) if one is set, by one call of the
     /// organization's. Call it when the service starts: without it the first lookup finds a mistake.
     ///
     /// The organization is that of any customer that the access token reads. If there is none yet, it is

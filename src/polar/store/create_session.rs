@@ -168,7 +168,7 @@ impl PolarStore {
     /// [`CreateError::Invalid`] if Polar does not accept the request, with the fields that are
     /// wrong, for example an unknown customer. Otherwise the store's error; then the session may
     /// have been created all the same, and ends by itself. It is one too if the customer is of another
-    /// [`organization`](super::PolarStoreBuilder::organization) than the one that was set.
+    /// [`organization`](crate::polar::PolarStoreBuilder::organization) than the one that was set.
     pub async fn create(
         &self,
         customer: impl Into<CustomerRef>,
