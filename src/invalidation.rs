@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::{customer::CustomerId, session::SessionId};
 
@@ -17,6 +18,19 @@ pub enum Invalidation {
     Session(SessionId),
     /// This customer was changed, or all of the customer's sessions were revoked.
     Customer(CustomerId),
+    /// This customer was changed at a known time, by the customer's own `modified_at`.
+    ///
+    /// It does what [`Customer`](Self::Customer) does, and one thing more, for stores whose answers lag
+    /// behind a change, such as [Polar](crate::guide::polar). For five minutes, an answer whose customer
+    /// has an older `modified_at` (or, without one, an older `created_at`) is used for a second, and
+    /// then the store is asked again; if it lags for longer, for as long as it has lagged. Each node
+    /// remembers the newest times of 10,000 customers.
+    CustomerChanged {
+        /// The customer.
+        id: CustomerId,
+        /// Time of the change. Messages between nodes carry it to the microsecond.
+        modified_at: DateTime<Utc>,
+    },
     /// Anything may have changed, and everything cached must be looked up again.
     All,
 }

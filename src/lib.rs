@@ -126,6 +126,7 @@ mod invalidation;
 mod loopback;
 mod metadata;
 mod middleware;
+mod newest_changes;
 mod page;
 #[cfg(feature = "polar")]
 pub mod polar;

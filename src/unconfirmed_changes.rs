@@ -36,7 +36,9 @@ impl Target {
     fn of(invalidation: &Invalidation) -> Self {
         match invalidation {
             Invalidation::Session(id) => Self::Session(FamilyKey::of(id.as_str())),
-            Invalidation::Customer(id) => Self::Customer(id.clone()),
+            Invalidation::Customer(id) | Invalidation::CustomerChanged { id, .. } => {
+                Self::Customer(id.clone())
+            }
             Invalidation::All => Self::All,
         }
     }

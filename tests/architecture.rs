@@ -34,6 +34,7 @@ const LAYERS: &[(u8, &[&str])] = &[
         1,
         &[
             "invalidation",
+            "newest_changes",
             "shared_caches",
             "polar",
             "page",

@@ -10,8 +10,15 @@ use tokio::task::spawn_blocking;
 
 use super::{Engine, revocations::sources::SourceId};
 use crate::{
-    clock::MonotonicTime, invalidation::Invalidation, shared_caches::SharedCache, telemetry,
+    clock::MonotonicTime, customer::Customer, invalidation::Invalidation,
+    shared_caches::SharedCache, telemetry,
 };
+
+/// Time for which the newest change of a customer is remembered: the store's replicas lag less.
+const CHANGE_REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// Shortest time for which an answer is used whose customer is older than a change that was announced.
+const MIN_OUTDATED_TTL: Duration = Duration::from_secs(1);
 
 /// Time after which an engine that could listen to a source, and does not, logs a warning.
 const SOURCE_EXPECTED_WITHIN: Duration = Duration::from_secs(60);
@@ -19,9 +26,26 @@ const SOURCE_EXPECTED_WITHIN: Duration = Duration::from_secs(60);
 impl Engine {
     /// Stops the use of everything that was read before the change that `invalidation` announces.
     pub(crate) fn invalidate(&self, invalidation: &Invalidation) {
+        let now = self.clock.monotonic_now();
+        if let Invalidation::CustomerChanged { id, modified_at } = invalidation {
+            // Before the change is recorded: a lookup that is not overtaken by the record then finds
+            // the time here when it lands.
+            let until = now + CHANGE_REMEMBERED_FOR;
+            self.newest_changes.record(id, *modified_at, until, now);
+        }
         self.revocations.record(invalidation);
         self.counters.invalidations.add_one();
-        self.sweep.schedule(self.clock.monotonic_now());
+        self.sweep.schedule(now);
+    }
+
+    /// Returns how long an answer may be used whose customer is older than a change that was announced:
+    /// a second, or as long as the store lags already. `None` if it is not older.
+    pub(super) fn outdated_ttl(&self, customer: &Customer) -> Option<Duration> {
+        let now = self.clock.monotonic_now();
+        let known = customer.modified_at.unwrap_or(customer.created_at);
+        let (newest, until) = self.newest_changes.newest(&customer.id, now)?;
+        let lag = CHANGE_REMEMBERED_FOR.saturating_sub(until.since(now));
+        (known < newest).then(|| lag.max(MIN_OUTDATED_TTL))
     }
 
     /// Applies a change that this engine has made or found, here and in the other caches in front of

@@ -265,7 +265,10 @@ impl Engine {
                 let idle_left = idle_left.to_std().unwrap_or_default();
                 let ttl = self.config.cache_ttl;
                 // While the store fails, no session ends by idleness.
-                let fresh_for = left.min(ttl).min(idle_left);
+                let outdated = self
+                    .outdated_ttl(&session.customer)
+                    .unwrap_or(Duration::MAX);
+                let fresh_for = left.min(ttl).min(idle_left).min(outdated);
                 let stale_for = left.min(ttl.saturating_add(self.config.stale_if_error));
                 let refresh = refresh_at(start.monotonic, fresh_for, self.counters.jitter());
                 LookupResult::Session(Arc::new(CachedSession {

@@ -57,6 +57,7 @@ use self::{
 pub use self::{cache_status::CacheStatus, error::AuthenticateError, watch::SessionEnd};
 use crate::{
     clock::{MonotonicTime, TimeSource},
+    newest_changes::NewestChanges,
     shared_caches::SharedCaches,
     store::{SessionRegistry, SessionStore},
     telemetry::{Counters, Statistics},
@@ -71,6 +72,7 @@ pub(crate) struct Engine {
     revocations: Revocations,
     upstream: Upstream,
     pending_changes: PendingChanges,
+    newest_changes: NewestChanges<MonotonicTime>,
     counters: Counters,
     sweep: Sweep,
     /// `None`: uses are not recorded.
@@ -115,6 +117,7 @@ impl Engine {
             revocations: Revocations::new(config.stripes(), config.requires_source),
             upstream: Upstream::new(store, &config),
             pending_changes: PendingChanges::new(unconfirmed),
+            newest_changes: NewestChanges::default(),
             counters: Counters::default(),
             sweep: Sweep::new(),
             uses: uses.map(|store| Uses::new(store, &config)),

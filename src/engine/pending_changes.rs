@@ -37,7 +37,9 @@ impl From<&Invalidation> for ChangeExtent {
     fn from(target: &Invalidation) -> Self {
         match target {
             Invalidation::Session(_) => Self::Session,
-            Invalidation::Customer(_) | Invalidation::All => Self::Many,
+            Invalidation::Customer(_)
+            | Invalidation::CustomerChanged { .. }
+            | Invalidation::All => Self::Many,
         }
     }
 }

@@ -5,6 +5,7 @@ mod details;
 mod expiry;
 mod fixture;
 mod idleness;
+mod lagging_store;
 mod late_changes;
 mod lifetime;
 mod links;

@@ -81,6 +81,10 @@ fn every_public_type_has_its_traits() {
     plain::<(SessionToken, TokenFormat, SessionSummary)>();
     plain::<(StoreError, StoreErrorKind, Invalidation, SourceEvent)>();
     let _: SourceEvent = Invalidation::All.into();
+    let _ = Invalidation::CustomerChanged {
+        id: CustomerId::from("cus_1"),
+        modified_at: DateTime::UNIX_EPOCH,
+    };
     let asked_at = std::time::Instant::now();
     let _ = SourceEvent::Alive { asked_at };
     plain::<CustomerSessionLayer>();

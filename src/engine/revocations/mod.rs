@@ -86,7 +86,7 @@ impl Revocations {
                     .record(Target::Session(FamilyKey::of(id.as_str()).as_u64()));
                 self.notify_session(id.as_str());
             }
-            Invalidation::Customer(id) => {
+            Invalidation::Customer(id) | Invalidation::CustomerChanged { id, .. } => {
                 self.table.record(Target::Customer(id.as_str()));
                 self.shard(&self.customer_changes, id.as_str())
                     .notify_waiters();

@@ -56,7 +56,8 @@ impl From<String> for EventKind {
 
 impl Event {
     /// Returns what must no longer be trusted: the customer, after it or one of its members was changed
-    /// or deleted. `None` means that nothing cached has changed.
+    /// or deleted, with the time of the change if the event has it. `None` means that nothing cached has
+    /// changed.
     pub fn invalidation(&self) -> Option<Invalidation> {
         let concerns_sessions = match &self.kind {
             EventKind::CustomerCreated => false,
@@ -66,8 +67,17 @@ impl Event {
             // The sessions of a member who has left the team end with that.
             EventKind::Other(kind) => kind.starts_with("member."),
         };
-        let customer = self.customer_id.clone().filter(|_| concerns_sessions);
-        customer.map(Invalidation::Customer)
+        let id = self.customer_id.clone().filter(|_| concerns_sessions)?;
+        Some(match self.changed_at() {
+            Some(modified_at) => Invalidation::CustomerChanged { id, modified_at },
+            None => Invalidation::Customer(id),
+        })
+    }
+
+    /// Returns the time of the customer's last change, in the events about customers.
+    pub(super) fn changed_at(&self) -> Option<DateTime<Utc>> {
+        let customer = self.customer.as_ref()?;
+        customer.modified_at.max(customer.deleted_at)
     }
 
     /// Reads an event; `None` if the body cannot be read.
@@ -148,6 +158,43 @@ mod tests {
             assert_eq!(event.invalidation(), invalidation, "{kind}");
             assert_eq!(event.customer, None, "{kind}: there is too little of it");
         }
+    }
+
+    #[test]
+    fn the_time_of_a_change_comes_with_the_invalidation() {
+        let customer = |times: &str| {
+            let others =
+                r#""id":"cus_1","created_at":"2029-01-01T00:00:00Z","organization_id":"o""#;
+            format!("{{{others}{times}}}")
+        };
+        let modified = r#","modified_at":"2030-01-01T00:00:00.000001Z""#;
+        let deleted =
+            r#","modified_at":"2030-01-01T00:00:00Z","deleted_at":"2030-01-01T00:00:00.000001Z""#;
+        let only_deleted = r#","modified_at":null,"deleted_at":"2030-01-01T00:00:00.000001Z""#;
+        let changed = Invalidation::CustomerChanged {
+            id: "cus_1".into(),
+            modified_at: "2030-01-01T00:00:00.000001Z".parse().expect("a time"),
+        };
+        for (kind, times, invalidation) in [
+            ("customer.updated", modified, changed.clone()),
+            ("customer.state_changed", modified, changed.clone()),
+            ("customer.deleted", deleted, changed.clone()),
+            ("customer.deleted", only_deleted, changed),
+            (
+                "customer.updated",
+                "",
+                Invalidation::Customer("cus_1".into()),
+            ),
+        ] {
+            let event = read(kind, &customer(times)).expect(kind);
+            assert_eq!(event.invalidation(), Some(invalidation), "{kind}: {times}");
+        }
+        assert_eq!(
+            read("customer.created", &customer(modified))
+                .expect("an event")
+                .invalidation(),
+            None
+        );
     }
 
     #[test]

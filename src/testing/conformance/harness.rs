@@ -145,7 +145,9 @@ impl<S: SessionRegistry> Harness<S> {
 pub(super) fn names(revoked: &Revoked, session: &CustomerSession) -> bool {
     revoked.invalidations.iter().any(|named| match named {
         Invalidation::Session(id) => *id == session.id,
-        Invalidation::Customer(id) => *id == session.customer_id,
+        Invalidation::Customer(id) | Invalidation::CustomerChanged { id, .. } => {
+            *id == session.customer_id
+        }
         Invalidation::All => true,
     })
 }

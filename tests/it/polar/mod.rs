@@ -9,6 +9,7 @@ mod failures;
 mod members;
 mod recordings;
 mod store;
+mod webhook_lag;
 mod webhooks;
 
 use std::error::Error as _;

@@ -420,8 +420,12 @@ fn every_delivery_is_verified() {
             &data["customer_id"]
         };
         let id = text(id).into();
-        let changes = event.kind != EventKind::CustomerCreated;
-        let expected = changes.then_some(Invalidation::Customer(id));
+        let modified_at = data["modified_at"].as_str().filter(|_| is_customer);
+        let change = match modified_at.map(|time| time.parse().expect("a time")) {
+            Some(modified_at) => Invalidation::CustomerChanged { id, modified_at },
+            None => Invalidation::Customer(id),
+        };
+        let expected = Some(change).filter(|_| event.kind != EventKind::CustomerCreated);
         assert_eq!(event.invalidation(), expected, "{name}");
         assert_eq!(event.customer.is_some(), is_customer, "{name}");
 

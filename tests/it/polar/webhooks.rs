@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::{Router, body::Body, routing::get};
 use chrono::{TimeDelta, Utc};
 use customer_session::{
-    Clock as _, Customer, CustomerSessions, Invalidation, InvalidationSource as _, SessionToken,
+    Clock as _, Customer, CustomerSessions, CustomerSessionsBuilder, Invalidation,
+    InvalidationSource as _, SessionToken,
     polar::{EventKind, PolarStore, WebhookError, WebhookService, Webhooks},
     testing::ManualClock,
 };
@@ -19,11 +20,11 @@ use super::fake_polar::{FakePolar, JANE, PLAIN, sign};
 use crate::log::Log;
 use test_support::clock;
 
-const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
+pub(super) const SECRET: &str = "whsec_c2VjcmV0IG9mIGEgdGVzdA";
 
 /// A delivery, with signatures from another implementation whose key is the whole `SECRET`.
 const NEW_SECRET: &str = "whsec_a_new_secret_of_polar";
-const BODY: &str = concat!(
+pub(super) const BODY: &str = concat!(
     r#"{"type":"customer.updated","timestamp":"2030-01-01T00:00:00.000001Z","data":{"id":"cus_1","#,
     r#""created_at":"2029-01-01T00:00:00Z","organization_id":"org_1","name":"Jane Roe"}}"#
 );
@@ -44,11 +45,11 @@ fn headers(id: &str, timestamp: &str, signature: &str) -> HeaderMap {
     headers
 }
 
-fn genuine() -> HeaderMap {
+pub(super) fn genuine() -> HeaderMap {
     headers("msg_1", "1893456000", SIGNATURE)
 }
 
-fn webhooks() -> (Webhooks, ManualClock) {
+pub(super) fn webhooks() -> (Webhooks, ManualClock) {
     let clock = clock();
     let webhooks = Webhooks::new(SECRET).expect("a secret");
     (webhooks.clock(clock.clone()), clock)
@@ -275,17 +276,25 @@ fn a_secret_that_cannot_be_right_is_an_error() {
 }
 
 /// An application, a server, and a customer who has just been let in.
-struct Scene {
-    polar: FakePolar,
-    sessions: CustomerSessions<PolarStore>,
-    app: Router,
+pub(super) struct Scene {
+    pub(super) polar: FakePolar,
+    pub(super) sessions: CustomerSessions<PolarStore>,
+    pub(super) app: Router,
     token: SessionToken,
 }
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(|builder| builder).await
+    }
+
+    pub(super) async fn with(
+        configure: impl FnOnce(
+            CustomerSessionsBuilder<PolarStore>,
+        ) -> CustomerSessionsBuilder<PolarStore>,
+    ) -> Self {
         let polar = FakePolar::start().await;
-        let sessions = CustomerSessions::builder(polar.store()).build();
+        let sessions = configure(CustomerSessions::builder(polar.store())).build();
         let (webhooks, invalidations) = Webhooks::new(SECRET).expect("a secret").service();
         tokio::spawn(sessions.listen(invalidations));
         let app = app(&sessions, webhooks);
@@ -301,7 +310,7 @@ impl Scene {
     }
 
     /// Returns the customer's name, or the status if the token is refused.
-    async fn name(&self) -> Option<String> {
+    pub(super) async fn name(&self) -> Option<String> {
         let bearer = format!("Bearer {}", self.token.expose());
         let request = Request::get("/").header("authorization", bearer);
         let request = request.body(Body::empty()).expect("a request");
@@ -324,7 +333,7 @@ impl Scene {
     }
 }
 
-fn app(sessions: &CustomerSessions<PolarStore>, webhooks: WebhookService) -> Router {
+pub(super) fn app(sessions: &CustomerSessions<PolarStore>, webhooks: WebhookService) -> Router {
     Router::new()
         .route(
             "/",
@@ -356,7 +365,7 @@ fn signed(body: String) -> Request<Body> {
     request
 }
 
-async fn deliver(app: &Router, kind: &str, data: serde_json::Value) -> Response<Body> {
+pub(super) async fn deliver(app: &Router, kind: &str, data: serde_json::Value) -> Response<Body> {
     let request = delivery(kind, data);
     app.clone().oneshot(request).await.expect("infallible")
 }

@@ -1,0 +1,87 @@
+//! Polar answers lookups of customers from a replica, which lags behind its webhooks.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use customer_session::{Clock as _, testing::ManualClock};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    fake_polar::{CUSTOMERS, Fault, JANE, OUR_ORGANIZATION},
+    webhooks::{Scene, deliver},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Returns the customer as of that time, as the webhook and the endpoint show it.
+fn jane(name: &str, modified_at: Option<DateTime<Utc>>) -> Value {
+    json!({
+        "id": JANE, "created_at": "2024-11-22T23:29:51.500699Z", "modified_at": modified_at,
+        "organization_id": OUR_ORGANIZATION, "name": name,
+    })
+}
+
+/// Returns a scene whose time is held by hand, from now.
+async fn scene() -> (Scene, ManualClock) {
+    let clock = ManualClock::new(Utc::now());
+    let held = clock.clone();
+    let scene = Scene::with(|builder| builder.clock(held)).await;
+    (scene, clock)
+}
+
+impl Scene {
+    /// Has the replica show this customer from now on.
+    fn replica_shows(&self, customer: &Value) {
+        self.polar
+            .fault(CUSTOMERS, Fault::body(customer.to_string()));
+    }
+
+    async fn delivered(&self, kind: &str, customer: &Value) {
+        let answer = deliver(&self.app, kind, customer.clone()).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{kind}");
+    }
+
+    /// Returns the number of lookups since the last time.
+    fn lookups(&self) -> usize {
+        let calls = self.polar.calls();
+        let of_customers = calls.iter().filter(|call| call.contains(CUSTOMERS));
+        of_customers.count()
+    }
+}
+
+#[tokio::test]
+async fn a_changed_customer_is_seen_a_second_after_the_replica_has_the_change() {
+    let (scene, clock) = scene().await;
+    let (old, new) = (jane("Jane Roe", None), jane("Jane Doe", Some(clock.now())));
+    scene.replica_shows(&old);
+    scene.delivered("customer.updated", &new).await;
+    scene.lookups();
+    for _ in 0..2 {
+        assert_eq!(scene.name().await.as_deref(), Some("Jane Roe"), "it lags");
+        clock.advance(SECOND);
+    }
+    assert_eq!(scene.lookups(), 2);
+    scene.replica_shows(&new);
+    assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
+    // From then on it is cached as usual.
+    scene.lookups();
+    clock.advance(30 * SECOND);
+    assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
+    assert_eq!(scene.lookups(), 0);
+}
+
+#[tokio::test]
+async fn a_deleted_customer_is_refused_a_second_after_polar_s_answers_show_it() {
+    let (scene, clock) = scene().await;
+    let mut deleted = jane("Jane Roe", Some(clock.now()));
+    deleted["deleted_at"] = json!(clock.now());
+    scene.replica_shows(&jane("Jane Roe", None));
+    scene.delivered("customer.deleted", &deleted).await;
+    for _ in 0..2 {
+        assert_eq!(scene.name().await.as_deref(), Some("Jane Roe"), "it lags");
+        clock.advance(SECOND);
+    }
+    scene.polar.delete(JANE);
+    assert_eq!(scene.name().await, None);
+}
