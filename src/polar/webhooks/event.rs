@@ -36,7 +36,9 @@ pub enum EventKind {
     CustomerUpdated,
     /// `customer.deleted`
     CustomerDeleted,
-    /// `customer.state_changed`: subscriptions, benefits or meters.
+    /// `customer.state_changed`: subscriptions, benefits or meters, or the customer. A
+    /// [`WebhookService`](crate::polar::WebhookService) applies it only if the customer's
+    /// `modified_at` is newer than that of an event which it has applied.
     CustomerStateChanged,
     /// Anything else, by Polar's name for it.
     Other(String),

@@ -141,6 +141,10 @@ impl Webhooks {
         Ok(event)
     }
 
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
     pub(super) fn applied(&self, event: &Event) {
         self.seen.applied(&event.id);
     }

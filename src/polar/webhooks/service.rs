@@ -5,12 +5,14 @@ use std::{
     error::Error,
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
@@ -23,9 +25,14 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Webhooks, error::WebhookError, event::Event};
+use super::{
+    Webhooks,
+    error::WebhookError,
+    event::{Event, EventKind},
+};
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
+    newest_changes::NewestChanges,
     telemetry,
 };
 
@@ -37,6 +44,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Deliveries that may wait to be applied; more of them wait for a place.
 const MAX_QUEUED: usize = 256;
+
+/// Time for which it is remembered which changes of customers were applied.
+const CHANGE_REMEMBERED_FOR: TimeDelta = TimeDelta::days(1);
 
 impl Webhooks {
     /// Returns a service for the route that Polar sends to, and the source of the invalidations that
@@ -68,6 +78,7 @@ impl Webhooks {
         let service = WebhookService {
             webhooks: self,
             sender,
+            applied_changes: Arc::default(),
         };
         let source = PolarInvalidations {
             has_begun: false,
@@ -95,6 +106,8 @@ struct Delivery {
 pub struct WebhookService {
     webhooks: Webhooks,
     sender: mpsc::Sender<Delivery>,
+    /// Recorded after the change was applied, never earlier.
+    applied_changes: Arc<NewestChanges<DateTime<Utc>>>,
 }
 
 impl WebhookService {
@@ -107,7 +120,7 @@ impl WebhookService {
     /// [`WebhookError`]: answer with its [status](WebhookError::status).
     pub async fn receive(&self, headers: &HeaderMap, body: &[u8]) -> Result<Event, WebhookError> {
         let event = self.webhooks.verify_under_way(headers, body)?;
-        let Some(invalidation) = event.invalidation() else {
+        let Some(invalidation) = self.invalidation(&event) else {
             self.webhooks.applied(&event);
             return Ok(event);
         };
@@ -119,7 +132,7 @@ impl WebhookService {
         match timeout(TIME_LIMIT, self.apply(invalidation)).await {
             Ok(Some(())) => {
                 unless_applied.disarm();
-                self.webhooks.applied(&event);
+                self.note_applied(&event);
                 Ok(event)
             }
             Ok(None) | Err(_) => Err(WebhookError::NotApplied),
@@ -129,6 +142,34 @@ impl WebhookService {
     /// Lets a delivery come again that [`receive`](Self::receive) has accepted.
     pub fn forget(&self, event: &Event) {
         self.webhooks.forget(event);
+    }
+
+    /// Returns what is to be applied, if anything.
+    ///
+    /// Polar sends `customer.state_changed` at each change of a meter, too, which changes nothing that is
+    /// cached. It is told from others by the time of the customer's last change, if that was applied here.
+    fn invalidation(&self, event: &Event) -> Option<Invalidation> {
+        let invalidation = event.invalidation()?;
+        let is_known = event.kind == EventKind::CustomerStateChanged && self.was_applied(event);
+        (!is_known).then_some(invalidation)
+    }
+
+    /// Returns `true` if the customer's last change, or a newer one, was applied before.
+    fn was_applied(&self, event: &Event) -> bool {
+        let (Some(id), Some(changed_at)) = (&event.customer_id, event.changed_at()) else {
+            return false;
+        };
+        let newest = self.applied_changes.newest(id, self.webhooks.now());
+        newest.is_some_and(|(newest, _)| changed_at <= newest)
+    }
+
+    fn note_applied(&self, event: &Event) {
+        if let (Some(id), Some(changed_at)) = (&event.customer_id, event.changed_at()) {
+            let now = self.webhooks.now();
+            let until = now + CHANGE_REMEMBERED_FOR;
+            self.applied_changes.record(id, changed_at, until, now);
+        }
+        self.webhooks.applied(event);
     }
 
     async fn apply(&self, invalidation: Invalidation) -> Option<()> {

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use customer_session::{Clock as _, testing::ManualClock};
+use customer_session::{
+    Clock as _, CustomerId, Invalidation, InvalidationSource as _, SourceEvent, polar::Webhooks,
+    testing::ManualClock,
+};
 use http::StatusCode;
 use serde_json::{Value, json};
+use tower::Service as _;
 
 use super::{
     fake_polar::{CUSTOMERS, Fault, JANE, OUR_ORGANIZATION},
-    webhooks::{Scene, deliver},
+    webhooks::{SECRET, Scene, deliver, delivery},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -69,6 +73,87 @@ async fn a_changed_customer_is_seen_a_second_after_the_replica_has_the_change() 
     clock.advance(30 * SECOND);
     assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
     assert_eq!(scene.lookups(), 0);
+}
+
+/// Polar sends `customer.state_changed` at each change of a meter, too.
+#[tokio::test]
+async fn a_state_change_of_a_customer_whose_last_change_was_applied_costs_no_lookup() {
+    let (scene, clock) = scene().await;
+    let changed = jane("Jane Doe", Some(clock.now()));
+    scene.replica_shows(&changed);
+    scene.lookups();
+    // What was not applied here is not known.
+    scene.delivered("customer.created", &changed).await;
+    assert_eq!(scene.name().await.as_deref(), Some("Jane Roe"), "cached");
+    scene.delivered("customer.state_changed", &changed).await;
+    assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
+    assert_eq!(scene.lookups(), 1);
+
+    let older = jane("Jane Roe", Some(clock.now() - SECOND));
+    for known in [&changed, &older, &changed] {
+        scene.delivered("customer.state_changed", known).await;
+        assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
+    }
+    assert_eq!(scene.lookups(), 0, "it is cached, and as new");
+
+    // A customer without a time, a newer one, and any other event are looked up.
+    let newer = jane("Jane Doe", Some(clock.now() + SECOND));
+    scene.replica_shows(&newer);
+    for (kind, customer) in [
+        ("customer.state_changed", &jane("Jane Doe", None)),
+        ("customer.state_changed", &newer),
+        ("customer.updated", &newer),
+        ("customer.updated", &changed),
+    ] {
+        scene.delivered(kind, customer).await;
+        assert_eq!(scene.name().await.as_deref(), Some("Jane Doe"));
+        assert_eq!(scene.lookups(), 1, "{kind}");
+    }
+}
+
+/// A change counts as known only once it was applied, and for its own customer.
+#[tokio::test(start_paused = true)]
+async fn a_state_change_after_a_change_that_was_not_applied_is_applied() {
+    let (service, mut source) = Webhooks::new(SECRET).expect("a secret").service();
+    let mut service = service;
+    source.recv().await.expect("the beginning");
+    let changed = jane("Jane Doe", Some(Utc::now()));
+    let other = {
+        let mut other = changed.clone();
+        other["id"] = json!("another");
+        other
+    };
+    let mut send = async |kind: &str, customer: &Value| {
+        let request = delivery(kind, customer.clone());
+        let answer = service.call(request).await.expect("infallible");
+        answer.status()
+    };
+    // Held, and given up: nothing receives it in time.
+    let status = send("customer.updated", &changed).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let receiving = tokio::spawn(async move {
+        let mut customers = Vec::new();
+        while let Some(SourceEvent::Invalidate(Invalidation::CustomerChanged { id, .. })) =
+            source.recv().await
+        {
+            customers.push(id);
+        }
+        customers
+    });
+    assert_eq!(
+        send("customer.state_changed", &changed).await,
+        StatusCode::OK
+    );
+    assert_eq!(
+        send("customer.state_changed", &changed).await,
+        StatusCode::OK
+    );
+    assert_eq!(send("customer.state_changed", &other).await, StatusCode::OK);
+    drop(service);
+    let customers = receiving.await.expect("no panic");
+    // The first is the one that was held.
+    let expected = [JANE, JANE, "another"].map(CustomerId::from);
+    assert_eq!(customers, expected);
 }
 
 #[tokio::test]

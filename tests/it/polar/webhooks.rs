@@ -348,7 +348,7 @@ async fn text(response: Response<Body>) -> String {
     String::from_utf8(body.to_bytes().to_vec()).expect("text")
 }
 
-fn delivery(kind: &str, data: serde_json::Value) -> Request<Body> {
+pub(super) fn delivery(kind: &str, data: serde_json::Value) -> Request<Body> {
     let body = json!({ "type": kind, "timestamp": Utc::now(), "data": data }).to_string();
     signed(body)
 }
