@@ -19,7 +19,7 @@ pub struct Statistics {
     pub hits: u64,
     /// Requests authenticated after a lookup.
     pub verified: u64,
-    /// Requests authenticated by a stale session, because the store fails.
+    /// Requests authenticated by a stale session, because the store fails or is slow.
     pub stale: u64,
     /// Requests refused from the cache, because their token is known to open nothing.
     pub negative_hits: u64,

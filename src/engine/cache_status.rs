@@ -13,8 +13,9 @@ pub enum CacheStatus {
     Hit,
     /// The store was asked, for this request or for another with the same token.
     Miss,
-    /// The store failed, and a session that was in the cache but no longer fresh was used. See
-    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error).
+    /// The store failed or was slow, and a session that was in the cache but no longer fresh was used. See
+    /// [`stale_if_error`](crate::CustomerSessionsBuilder::stale_if_error) and
+    /// [`stale_after`](crate::CustomerSessionsBuilder::stale_after).
     Stale,
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) cache_capacity: u64,
     pub(crate) negative_ttl: Duration,
     pub(crate) stale_if_error: Duration,
+    /// Time that a request waits for a slow store before it uses a stale session.
+    pub(crate) stale_after: Duration,
     /// Zero: [`DEFAULT_WAIT`].
     pub(crate) store_timeout: Duration,
     /// Zero: [`DEFAULT_WAIT`].
@@ -56,6 +58,7 @@ impl Config {
             cache_capacity: 50_000,
             negative_ttl: Duration::from_secs(5),
             stale_if_error: Duration::ZERO,
+            stale_after: Duration::from_millis(250),
             store_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(10),
             breaker_cooldown: Duration::from_millis(500),
@@ -117,6 +120,7 @@ impl fmt::Debug for Config {
             .field("cache_capacity", &self.cache_capacity)
             .field("negative_ttl", &self.negative_ttl)
             .field("stale_if_error", &self.stale_if_error)
+            .field("stale_after", &self.stale_after)
             .field("store_timeout", &self.store_timeout)
             .field("write_timeout", &self.write_timeout)
             .field("breaker_cooldown", &self.breaker_cooldown)

@@ -1,7 +1,7 @@
 //! How a request gets an answer from the store: it joins the lookup in flight for its token or
 //! starts one, and uses the result if it is still current. The lookup itself is in `lookup.rs`.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -17,7 +17,12 @@ use super::{
     cache_status::CacheStatus,
     error::AuthenticateError,
     lookup::{DEADLINE_SLACK, Prepared},
-    upstream::{breaker::is_outage, known::TokenClass, permits::Purpose, single_flight::shut_down},
+    upstream::{
+        breaker::is_outage,
+        known::TokenClass,
+        permits::{Purpose, PurposeKind},
+        single_flight::shut_down,
+    },
 };
 use crate::{
     clock::MonotonicTime, session::CustomerSession, store::StoreError, telemetry,
@@ -33,6 +38,9 @@ const MAX_LOOKUP_ATTEMPTS: usize = 8;
 /// Pauses between attempts to refresh a session in one `cache_ttl`: two to four attempts are made
 /// before the session is too old.
 const ATTEMPTS_IN_TTL: u32 = 20;
+
+/// Shortest time after which a request that waits for a slow store looks at the lookup again.
+const MIN_STALE_RECHECK: Duration = Duration::from_millis(50);
 
 /// The lookup that authenticates a request which the cache did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,13 +97,29 @@ impl Engine {
         result
     }
 
-    /// Returns the store's answer or, if the store fails or hangs, a stale session.
+    /// Returns the store's answer or, if the store fails, hangs or is slow, a stale session.
     pub(super) async fn lookup_or_stale(
         self: &Arc<Self>,
         token: &SessionToken,
         purpose: &Purpose,
     ) -> Result<Authenticated, AuthenticateError> {
-        let result = self.lookup(token, purpose).await;
+        let mut lookup = pin!(self.lookup(token, purpose));
+        // A stream has time.
+        let may_be_early =
+            !self.config.stale_if_error.is_zero() && purpose.kind == PurposeKind::Request;
+        let mut wait = self.config.stale_after;
+        let result = loop {
+            if !may_be_early {
+                break lookup.await;
+            }
+            if let Ok(result) = timeout(wait, lookup.as_mut()).await {
+                break result;
+            }
+            if let Some(stale) = self.admit_while_slow(token) {
+                return Ok(stale);
+            }
+            wait = wait.max(MIN_STALE_RECHECK);
+        };
         let is_outage = match &result {
             Err(AuthenticateError::Store(error)) => is_outage(error),
             // A flood is not an outage: it must not prolong a session that was revoked elsewhere.
@@ -103,21 +127,39 @@ impl Engine {
             _ => false,
         };
         if is_outage {
-            return self.admit_stale(token).map_or(result, Ok);
+            return self.admit_stale(token, |_| true).map_or(result, Ok);
         }
         result
     }
 
-    /// Authenticates by a session that was verified before, for when the store fails. It must be
-    /// neither expired nor revoked, and not older than `cache_ttl` and `stale_if_error` together.
-    fn admit_stale(&self, token: &SessionToken) -> Option<Authenticated> {
+    /// Authenticates by a stale session while the store has yet to answer. In a flood, in which the
+    /// lookup may not even have begun, and while invalidations may be missed, only its answer counts.
+    fn admit_while_slow(&self, token: &SessionToken) -> Option<Authenticated> {
+        let key = self.cache.key(token.expose().as_bytes());
+        if !self.upstream.flights.has_asked(key) && !self.upstream.is_hanging() {
+            return None;
+        }
+        let now = self.clock.monotonic_now();
+        self.admit_stale(token, |session| self.is_trusted(session, now))
+    }
+
+    /// Authenticates by a session that was verified before and `may_be_used`, for when the store fails.
+    /// It must be neither expired nor revoked, and not older than `cache_ttl` and `stale_if_error`
+    /// together.
+    fn admit_stale(
+        &self,
+        token: &SessionToken,
+        may_be_used: impl Fn(&CachedSession) -> bool,
+    ) -> Option<Authenticated> {
         if self.config.stale_if_error.is_zero() {
             return None;
         }
         let token = token.expose().as_bytes();
         let now = self.clock.monotonic_now();
         let session = self.cached(self.cache.key(token), token, |session| {
-            self.is_usable_in_outage(session, now) && self.is_in_use(session, now)
+            self.is_usable_in_outage(session, now)
+                && self.is_in_use(session, now)
+                && may_be_used(session)
         })?;
         Some(Authenticated {
             session,

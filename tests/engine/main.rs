@@ -16,6 +16,7 @@ mod revocation;
 mod rotation;
 mod shared_resources;
 mod single_flight;
+mod slow_store;
 mod sources;
 mod streams_in_line;
 mod system_clock;

@@ -126,6 +126,8 @@ async fn every_public_call_has_its_signature() {
         .cache_capacity(1000_u64)
         .negative_ttl(Duration::from_secs(5))
         .store_timeout(Duration::from_secs(2))
+        .stale_if_error(Duration::from_secs(60))
+        .stale_after(Duration::from_millis(250))
         .max_concurrent_lookups(100_usize)
         .token_format(TokenFormat::new("acme_cst_").or("other_"))
         .clock(Fixed)

@@ -140,6 +140,14 @@ impl SingleFlight {
         leader.progress.send_replace(Progress::Asked);
     }
 
+    /// Returns `true` if a lookup for `key` is in flight that has asked the store.
+    pub(crate) fn has_asked(&self, key: TokenHash128) -> bool {
+        let shard = self.shard(key);
+        shard
+            .get(&key)
+            .is_some_and(|in_flight| in_flight.epoch.is_some())
+    }
+
     /// Deregisters the lookup `id`, unless a later one has taken its place.
     pub(crate) fn remove(&self, key: TokenHash128, id: LookupId) {
         let mut shard = self.shard(key);
