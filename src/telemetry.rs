@@ -283,6 +283,17 @@ pub(crate) fn webhook_refused(error: &dyn Error) {
     let _ = error;
 }
 
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_not_announced(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        error = with_causes(error),
+        "a change that a webhook told of could not be announced to the other nodes; Polar sends it again"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
 #[cfg(feature = "axum")]
 pub(crate) fn handler_failed(error: &dyn Error) {
     #[cfg(feature = "tracing")]

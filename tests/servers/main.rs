@@ -61,3 +61,5 @@ mod tables;
 mod tls;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod uses;
+#[cfg(all(feature = "postgres", feature = "redis", feature = "polar"))]
+mod webhooks;

@@ -26,6 +26,10 @@ pub enum WebhookError {
     TooMany,
     /// It is genuine, but it was not applied: no listener is running, or it did not answer in time.
     NotApplied,
+    /// It is genuine, but the other nodes may not have been told of it:
+    /// [`announce_through`](crate::polar::Webhooks::announce_through) or
+    /// [`announce_with`](crate::polar::Webhooks::announce_with) failed. The error is in the log.
+    NotAnnounced,
 }
 
 impl WebhookError {
@@ -39,7 +43,9 @@ impl WebhookError {
             Self::WrongSignature | Self::OutOfTime => StatusCode::FORBIDDEN,
             Self::Replayed => StatusCode::OK,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooMany | Self::NotApplied => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooMany | Self::NotApplied | Self::NotAnnounced => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
@@ -58,6 +64,7 @@ impl fmt::Display for WebhookError {
             Self::NotApplied => {
                 "the delivery was not applied: check that `CustomerSessions::listen` is running"
             }
+            Self::NotAnnounced => "the delivery could not be announced to the other nodes",
         })
     }
 }

@@ -1,12 +1,13 @@
 //! Verification of Polar's webhooks: a delivery comes from Polar, is recent, and is the first.
 
+mod announcement;
 mod deliveries;
 pub(super) mod error;
 pub(super) mod event;
 mod secret;
 pub(super) mod service;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,10 +16,15 @@ use hmac::{Hmac, Mac};
 use http::HeaderMap;
 use sha2::Sha256;
 
-use self::{deliveries::Deliveries, error::WebhookError, event::Event, secret::signing_keys};
+use self::{
+    announcement::Announcer, deliveries::Deliveries, error::WebhookError, event::Event,
+    secret::signing_keys,
+};
 use crate::{
     clock::{Clock, SystemClock},
     config_error::ConfigError,
+    invalidation::Invalidation,
+    store::SessionRegistry,
 };
 
 /// Signatures of version 1 in a header that are compared, and the longest id that is accepted.
@@ -49,6 +55,7 @@ pub struct Webhooks {
     tolerance: TimeDelta,
     clock: Arc<dyn Clock>,
     seen: Arc<Deliveries>,
+    announcer: Option<Announcer>,
 }
 
 impl Webhooks {
@@ -64,6 +71,7 @@ impl Webhooks {
             tolerance: TimeDelta::minutes(5),
             clock: Arc::new(SystemClock),
             seen: Arc::default(),
+            announcer: None,
         })
     }
 
@@ -91,6 +99,70 @@ impl Webhooks {
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Has the [service](Self::service) tell the other nodes of each change, too: a delivery reaches one
+    /// node only. It does so with [`announce`](SessionRegistry::announce), as `PostgresStore` and
+    /// `RedisStore` can; the other nodes listen to the source of `invalidations` of such a store.
+    ///
+    /// A delivery is answered with success once it was announced and applied here. If it could not be
+    /// announced, Polar is told to send it again. At most one of this and
+    /// [`announce_with`](Self::announce_with) is in force, the last.
+    ///
+    /// Each node remembers the deliveries that it has accepted itself. If Polar repeats one and it reaches
+    /// another node, that one applies and announces it once more: sessions of that customer are looked up
+    /// again, and nothing else happens.
+    ///
+    /// ```
+    /// use customer_session::{CustomerSessions, polar::{PolarStore, Webhooks}, SessionRegistry};
+    ///
+    /// # async fn start(
+    /// #     polar: PolarStore, bus: impl SessionRegistry,
+    /// #     source: impl customer_session::InvalidationSource + 'static, secret: String,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// // `bus` is a `PostgresStore` or a `RedisStore`, and `source` is its `invalidations()`.
+    /// let sessions = CustomerSessions::builder(polar).build();
+    /// let (webhooks, invalidations) = Webhooks::new(secret)?.announce_through(bus).service();
+    /// tokio::spawn(sessions.listen(invalidations));
+    /// tokio::spawn(sessions.listen(source));
+    /// # let _ = webhooks;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn announce_through(mut self, registry: impl SessionRegistry) -> Self {
+        self.announcer = Some(Announcer::through(registry));
+        self
+    }
+
+    /// Has the [service](Self::service) tell the other nodes of each change over a message bus of the
+    /// application: as [`announce_through`](Self::announce_through), with a function that resolves once
+    /// the bus has taken the message. The other nodes listen to the bus with an
+    /// [`InvalidationSource`](crate::InvalidationSource).
+    ///
+    /// ```
+    /// use customer_session::{Invalidation, polar::Webhooks};
+    /// use tokio::sync::broadcast;
+    ///
+    /// # fn start(secret: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (bus, _) = broadcast::channel::<Invalidation>(1000);
+    /// let webhooks = Webhooks::new(secret)?.announce_with(move |invalidation| {
+    ///     let sent = bus.send(invalidation).map(drop);
+    ///     async move { sent }
+    /// });
+    /// # let _ = webhooks;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn announce_with<F, A, E>(mut self, announce: F) -> Self
+    where
+        F: Fn(Invalidation) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.announcer = Some(Announcer::new(announce));
         self
     }
 
@@ -199,6 +271,7 @@ impl fmt::Debug for Webhooks {
         f.debug_struct("Webhooks")
             .field("secrets", &self.keys.len())
             .field("tolerance", &self.tolerance)
+            .field("announces", &self.announcer.is_some())
             .finish_non_exhaustive()
     }
 }

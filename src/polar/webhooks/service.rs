@@ -98,7 +98,8 @@ struct Delivery {
 /// Receives Polar's webhooks: for [`Router::route_service`] in axum, or anything that takes a
 /// Tower service.
 ///
-/// It answers 200 if a delivery was applied, was applied before, or does not concern sessions;
+/// It answers 200 if a delivery was applied (and announced, with
+/// [`announce_through`](Webhooks::announce_through)), was applied before, or does not concern sessions;
 /// otherwise the [status](WebhookError::status) of the error. Clones share everything.
 ///
 /// [`Router::route_service`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.route_service
@@ -129,14 +130,16 @@ impl WebhookService {
             webhooks: &self.webhooks,
             event: Some(&event),
         };
-        match timeout(TIME_LIMIT, self.apply(invalidation)).await {
-            Ok(Some(())) => {
-                unless_applied.disarm();
-                self.note_applied(&event);
-                Ok(event)
-            }
-            Ok(None) | Err(_) => Err(WebhookError::NotApplied),
-        }
+        // Whatever becomes of one, the other does no harm.
+        let (applied, announced) = tokio::join!(
+            self.apply(invalidation.clone()),
+            self.announce(invalidation)
+        );
+        applied?;
+        announced?;
+        unless_applied.disarm();
+        self.note_applied(&event);
+        Ok(event)
     }
 
     /// Lets a delivery come again that [`receive`](Self::receive) has accepted.
@@ -172,7 +175,13 @@ impl WebhookService {
         self.webhooks.applied(event);
     }
 
-    async fn apply(&self, invalidation: Invalidation) -> Option<()> {
+    /// Has the listener apply an invalidation.
+    async fn apply(&self, invalidation: Invalidation) -> Result<(), WebhookError> {
+        let applied = timeout(TIME_LIMIT, self.hand_over(invalidation)).await;
+        applied.ok().flatten().ok_or(WebhookError::NotApplied)
+    }
+
+    async fn hand_over(&self, invalidation: Invalidation) -> Option<()> {
         let (applied, is_applied) = oneshot::channel();
         let delivery = Delivery {
             invalidation,
@@ -180,6 +189,20 @@ impl WebhookService {
         };
         self.sender.send(delivery).await.ok()?;
         is_applied.await.ok()
+    }
+
+    /// Tells the other nodes of a change, if they are to be told.
+    async fn announce(&self, invalidation: Invalidation) -> Result<(), WebhookError> {
+        let Some(announcer) = &self.webhooks.announcer else {
+            return Ok(());
+        };
+        let announced = timeout(TIME_LIMIT, announcer.announce(invalidation)).await;
+        announced
+            .unwrap_or_else(|elapsed| Err(elapsed.into()))
+            .map_err(|error| {
+                telemetry::webhook_not_announced(&*error);
+                WebhookError::NotAnnounced
+            })
     }
 
     async fn answer<B>(self, request: Request<B>) -> Response<Full<Bytes>>

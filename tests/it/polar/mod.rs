@@ -10,6 +10,7 @@ mod members;
 mod recordings;
 mod store;
 mod webhook_lag;
+mod webhook_nodes;
 mod webhooks;
 
 use std::error::Error as _;
