@@ -284,6 +284,33 @@ pub(crate) fn webhook_refused(error: &dyn Error) {
 }
 
 #[cfg(feature = "polar")]
+pub(crate) fn webhook_repeated() {
+    #[cfg(feature = "tracing")]
+    tracing::debug!("webhook repeated: it was accepted before, and has no second effect");
+}
+
+#[cfg(feature = "polar")]
+pub(crate) fn webhook_is_none(error: &dyn Error) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        error = with_causes(error),
+        "a request to the webhooks' route is not a webhook"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+#[cfg(feature = "polar")]
+pub(crate) fn webhooks_without_listener() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        "webhooks arrive, but nothing applies them, and Polar disables the endpoint after ten failures: \
+         pass the `PolarInvalidations` that `Webhooks::service` returned to `CustomerSessions::listen`, \
+         and spawn that future"
+    );
+}
+
+#[cfg(feature = "polar")]
 pub(crate) fn webhook_not_announced(error: &dyn Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(

@@ -1,6 +1,9 @@
 //! The verification of Polar's webhooks (Standard Webhooks), against HMAC by hand.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
 use chrono::{DateTime, Utc};
 use customer_session::{
     polar::{WebhookError, Webhooks},
@@ -16,8 +19,9 @@ use crate::random::{Random, Target};
 const MAX_ID: usize = 256;
 
 const NOW: i64 = 1_900_000_000;
-const SECRETS: [&str; 3] = [
+const SECRETS: [&str; 4] = [
     "whsec_MDEyMzQ1Njc4OWFiY2RlZg==",
+    "whsec_YW5vdGhlciBzZWNyZXQ",
     "polar_whs_0123456789abcdef",
     "whsec_0123456789abcdef-",
 ];
@@ -171,7 +175,10 @@ fn headers(random: &mut Random, delivery: &(Vec<u8>, Vec<u8>, Vec<u8>)) -> Heade
 /// Returns the keys of a secret: itself, and what its base64 stands for.
 fn keys(secret: &str) -> Vec<Vec<u8>> {
     let base64 = secret.strip_prefix("whsec_");
-    let decoded = base64.and_then(|base64| BASE64_STANDARD.decode(base64).ok());
+    let decoded = base64.and_then(|base64| {
+        let unpadded = BASE64_STANDARD_NO_PAD.decode(base64);
+        BASE64_STANDARD.decode(base64).or(unpadded).ok()
+    });
     [secret.as_bytes().to_vec()]
         .into_iter()
         .chain(decoded)

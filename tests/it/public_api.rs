@@ -298,3 +298,30 @@ fn a_polar_store_has_its_settings() {
     any.build().expect("built");
     drop(sent(store.check()));
 }
+
+#[cfg(feature = "polar")]
+#[tokio::test]
+async fn the_public_calls_of_webhooks_have_their_signatures() {
+    use customer_session::polar::{Event, WebhookError, WebhookService, Webhooks};
+
+    plain::<(Webhooks, WebhookService, WebhookError, Event)>();
+    let webhooks: Result<Webhooks, ConfigError> = Webhooks::new("whsec_0123456789abcdef");
+    let webhooks: Webhooks = webhooks
+        .and_then(|webhooks| webhooks.or("whsec_fedcba9876543210"))
+        .expect("two secrets")
+        .tolerance(Duration::from_secs(60))
+        .clock(Fixed)
+        .announce_with(async |_: Invalidation| Ok::<_, std::io::Error>(()))
+        .announce_through(MemoryStore::default());
+    let (service, source) = webhooks.service();
+    spawned(source);
+    let _: Option<DateTime<Utc>> = service.last_delivery_at();
+    let received: Result<Event, WebhookError> =
+        sent(service.receive(&http::HeaderMap::new(), b"")).await;
+    let refused = received.expect_err("it is empty");
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(
+        WebhookError::NotAnnounced.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use chrono::{DateTime, Utc};
@@ -17,6 +20,8 @@ const MAX_REMEMBERED: usize = 100_000;
 pub(super) struct Deliveries {
     /// Guards the deliveries by id. Never held across an await.
     deliveries: Mutex<HashMap<String, Delivery>>,
+    /// The time of the last genuine delivery, in microseconds since 1970; zero if there was none.
+    last_genuine: AtomicI64,
 }
 
 struct Delivery {
@@ -54,6 +59,17 @@ impl Deliveries {
         };
         seen.insert(id.to_owned(), delivery);
         Ok(())
+    }
+
+    /// Records the time of a genuine delivery, accepted or not.
+    pub(super) fn note_genuine(&self, now: DateTime<Utc>) {
+        self.last_genuine.store(now.timestamp_micros(), Relaxed);
+    }
+
+    /// Returns the time of the last genuine delivery.
+    pub(super) fn last_genuine_at(&self) -> Option<DateTime<Utc>> {
+        let micros = self.last_genuine.load(Relaxed);
+        DateTime::from_timestamp_micros(micros).filter(|_| micros != 0)
     }
 
     /// Records that a delivery was applied.

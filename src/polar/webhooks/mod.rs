@@ -4,6 +4,7 @@ mod announcement;
 mod deliveries;
 pub(super) mod error;
 pub(super) mod event;
+mod listening;
 mod secret;
 pub(super) mod service;
 
@@ -33,9 +34,9 @@ const MAX_ID_LEN: usize = 256;
 
 /// Verifies the deliveries of Polar's webhooks.
 ///
-/// Polar signs as Standard Webhooks describes. For secrets created before September 2026 the key is
-/// the whole secret as it is shown, prefix included, not what its base64 stands for. Both kinds are
-/// accepted; an older secret is not valid base64, so it has one key only.
+/// Polar signs as Standard Webhooks describes. The key is what the base64 after `whsec_` stands for,
+/// padded or not. For secrets created before 8 September 2026, and for those that the merchant has chosen,
+/// it is the whole secret as it is shown, prefix included. A delivery signed either way is accepted.
 ///
 /// Give [`service`](Self::service) a route, or verify in a handler of your own:
 ///
@@ -208,9 +209,14 @@ impl Webhooks {
         if (now - sent).abs() > self.tolerance {
             return Err(WebhookError::OutOfTime);
         }
+        self.seen.note_genuine(now);
         let event = Event::read(id, body).ok_or(WebhookError::Unreadable)?;
         self.seen.record(id, sent + self.tolerance, now)?;
         Ok(event)
+    }
+
+    pub(super) fn last_delivery_at(&self) -> Option<DateTime<Utc>> {
+        self.seen.last_genuine_at()
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {

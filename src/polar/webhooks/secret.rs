@@ -1,6 +1,9 @@
 //! Secrets that webhooks are signed with.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -13,12 +16,18 @@ const PREFIXES: [&str; 2] = ["whsec_", "polar_whs_"];
 /// Characters that a secret must have after its prefix. Polar's have 32 or more.
 const MIN_LEN: usize = 16;
 
+/// Base64 with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// Returns the keys that a delivery may be signed with under `secret`: the secret as it is shown,
 /// and what its base64 stands for.
 pub(super) fn signing_keys(secret: &str) -> Result<Vec<Hmac<Sha256>>, ConfigError> {
     check(secret)?;
     let base64 = secret.strip_prefix(PREFIXES[0]);
-    let decoded = base64.and_then(|base64| STANDARD.decode(base64).ok().map(Zeroizing::new));
+    let decoded = base64.and_then(|base64| BASE64.decode(base64).ok().map(Zeroizing::new));
     let keys = [
         Some(secret.as_bytes()),
         decoded.as_ref().map(|key| &key[..]),
@@ -85,6 +94,14 @@ mod tests {
     fn a_secret_in_base64_has_two_keys() {
         let keys = |secret| signing_keys(secret).expect("a secret").len();
         assert_eq!(keys("whsec_0123456789abcdef"), 2);
+        assert_eq!(keys("whsec_c2VjcmV0IG9mIGEgdGVzdA=="), 2);
+        assert_eq!(keys("whsec_c2VjcmV0IG9mIGEgdGVzdA"), 2);
+        assert_eq!(
+            keys("whsec_c2VjcmV0IG9mIGEgdGVzdA="),
+            2,
+            "half of the padding"
+        );
+        assert_eq!(keys("whsec_c2VjcmV0IG9mIGEgdGVzd"), 1, "no base64");
         assert_eq!(keys("whsec_0123456789abcdef-"), 1);
         assert_eq!(keys("polar_whs_0123456789abcdef"), 1);
     }

@@ -29,6 +29,7 @@ use super::{
     Webhooks,
     error::WebhookError,
     event::{Event, EventKind},
+    listening::Listening,
 };
 use crate::{
     invalidation::{Invalidation, InvalidationSource, SourceEvent},
@@ -75,13 +76,15 @@ impl Webhooks {
     /// ```
     pub fn service(self) -> (WebhookService, PolarInvalidations) {
         let (sender, receiver) = mpsc::channel(MAX_QUEUED);
+        let listening = Arc::new(Listening::new());
         let service = WebhookService {
             webhooks: self,
             sender,
+            listening: Arc::clone(&listening),
             applied_changes: Arc::default(),
         };
         let source = PolarInvalidations {
-            has_begun: false,
+            listening,
             receiver,
             unreported: None,
         };
@@ -107,6 +110,7 @@ struct Delivery {
 pub struct WebhookService {
     webhooks: Webhooks,
     sender: mpsc::Sender<Delivery>,
+    listening: Arc<Listening>,
     /// Recorded after the change was applied, never earlier.
     applied_changes: Arc<NewestChanges<DateTime<Utc>>>,
 }
@@ -130,9 +134,10 @@ impl WebhookService {
             webhooks: &self.webhooks,
             event: Some(&event),
         };
+        let patience = self.patience().ok_or(WebhookError::NotApplied)?;
         // Whatever becomes of one, the other does no harm.
         let (applied, announced) = tokio::join!(
-            self.apply(invalidation.clone()),
+            self.apply(invalidation.clone(), patience),
             self.announce(invalidation)
         );
         applied?;
@@ -175,9 +180,32 @@ impl WebhookService {
         self.webhooks.applied(event);
     }
 
+    /// Returns the time of the last delivery of Polar's that has arrived here, or at a clone: genuine,
+    /// recent, and of any kind. `None` if there was none.
+    ///
+    /// Polar disables an endpoint after ten failed deliveries in a row. From then on changes are noticed
+    /// only when what is cached is too old. If your customers change often, let a monitor look at this.
+    pub fn last_delivery_at(&self) -> Option<DateTime<Utc>> {
+        self.webhooks.last_delivery_at()
+    }
+
+    /// Returns how long a delivery may wait to be applied; `None` if nothing listens.
+    fn patience(&self) -> Option<Duration> {
+        let patience = self.listening.patience(TIME_LIMIT);
+        let patience = patience.filter(|_| !self.sender.is_closed());
+        if patience.is_none() {
+            self.listening.warn();
+        }
+        patience
+    }
+
     /// Has the listener apply an invalidation.
-    async fn apply(&self, invalidation: Invalidation) -> Result<(), WebhookError> {
-        let applied = timeout(TIME_LIMIT, self.hand_over(invalidation)).await;
+    async fn apply(
+        &self,
+        invalidation: Invalidation,
+        patience: Duration,
+    ) -> Result<(), WebhookError> {
+        let applied = timeout(patience, self.hand_over(invalidation)).await;
         applied.ok().flatten().ok_or(WebhookError::NotApplied)
     }
 
@@ -229,7 +257,12 @@ impl WebhookService {
         match received.await {
             Ok(_) => answer(StatusCode::OK, String::new()),
             Err(error) => {
-                telemetry::webhook_refused(&error);
+                match error {
+                    WebhookError::Replayed => telemetry::webhook_repeated(),
+                    // Any client can send such requests, as often as it likes.
+                    WebhookError::MissingHeader(_) => telemetry::webhook_is_none(&error),
+                    _ => telemetry::webhook_refused(&error),
+                }
                 answer(error.status(), error.to_string())
             }
         }
@@ -296,9 +329,10 @@ impl fmt::Debug for WebhookService {
 
 /// The invalidations that arrive at a [`WebhookService`]. Pass it to
 /// [`CustomerSessions::listen`](crate::CustomerSessions::listen), and spawn that: without a running
-/// listener deliveries are answered with 503, and Polar sends them again later.
+/// listener deliveries are answered with 503, and Polar sends them again later. The first delivery that
+/// finds no listener is logged.
 pub struct PolarInvalidations {
-    has_begun: bool,
+    listening: Arc<Listening>,
     receiver: mpsc::Receiver<Delivery>,
     /// Reports that the last invalidation was applied, when the next one is received.
     unreported: Option<oneshot::Sender<()>>,
@@ -311,7 +345,7 @@ impl InvalidationSource for PolarInvalidations {
             // The request that waited for it may be gone.
             let _ = applied.send(());
         }
-        if !std::mem::replace(&mut self.has_begun, true) {
+        if self.listening.begin() {
             return Some(Invalidation::All.into());
         }
         let Delivery {

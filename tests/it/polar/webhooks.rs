@@ -30,7 +30,7 @@ pub(super) const BODY: &str = concat!(
 );
 const SIGNATURE: &str = "v1,MQ6YP6iiSknHOYnkF9r2bnQ1V022Sud/94RseS7W6To=";
 const SIGNATURE_OF_NEWER: &str = "v1,MfHIhKZpFOs5BDJDJRr2shDQwxruVtJFq1DtVnlJXUQ=";
-/// A signature whose key is the decoded secret, as of other services.
+/// A signature whose key is the decoded secret.
 const SIGNATURE_OF_OTHERS: &str = "v1,207RpH8z0RoZafZryTx0cX7peO+Lkr53MFGY+rvwQto=";
 
 fn headers(id: &str, timestamp: &str, signature: &str) -> HeaderMap {
@@ -68,12 +68,15 @@ fn a_genuine_delivery_is_read() {
     assert_eq!(event.invalidation(), Some(expected));
 }
 
+/// The secret is base64 without padding. Polar's own libraries decode it, padded or not.
 #[test]
-fn the_whole_secret_is_the_key() {
-    let (webhooks, _) = webhooks();
-    let others = headers("msg_1", "1893456000", SIGNATURE_OF_OTHERS);
-    let refused = webhooks.verify(&others, BODY.as_bytes());
-    assert_eq!(refused, Err(WebhookError::WrongSignature));
+fn the_decoded_secret_is_a_key_too_padded_or_not() {
+    for secret in [SECRET.to_owned(), format!("{SECRET}==")] {
+        let webhooks = Webhooks::new(secret).expect("a secret").clock(clock());
+        let others = headers("msg_1", "1893456000", SIGNATURE_OF_OTHERS);
+        let event = webhooks.verify(&others, BODY.as_bytes());
+        assert_eq!(event.expect("genuine").id, "msg_1");
+    }
 }
 
 /// Secrets created since September 2026 are base64, and the key is the decoded secret. Signed by
@@ -430,6 +433,8 @@ async fn an_event_that_concerns_no_session_changes_nothing() {
 
 #[tokio::test]
 async fn a_delivery_that_was_applied_has_no_second_effect() {
+    let log = Log::default();
+    let _listening = log.listen();
     let scene = Scene::new().await;
     let request = delivery("customer.updated", json!({ "id": JANE }));
     let again = || {
@@ -462,6 +467,8 @@ async fn a_delivery_that_was_applied_has_no_second_effect() {
     let (status, said) = send(third).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(said, "the delivery was accepted before");
+    assert!(log.text().contains("webhook repeated"));
+    assert!(!log.text().contains("WARN"), "{}", log.text());
     assert_eq!(scene.sessions.statistics().invalidations, invalidations);
 }
 
@@ -482,6 +489,67 @@ async fn without_a_listener_polar_is_told_to_retry() {
         StatusCode::OK,
         "no event concerns a session"
     );
+}
+
+/// A delivery that finds no listener is refused at once, and what to do is logged once.
+#[tokio::test(start_paused = true)]
+async fn without_a_listener_no_delivery_is_held() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let body = BODY.as_bytes();
+    let receive = async |service: &WebhookService| {
+        let begun = tokio::time::Instant::now();
+        let refused = service.receive(&genuine(), body).await;
+        assert_eq!(refused, Err(WebhookError::NotApplied));
+        begun.elapsed()
+    };
+    // It was dropped, before it was received from or after.
+    for begins in [false, true] {
+        let (service, mut source) = webhooks().0.service();
+        if begins {
+            source.recv().await.expect("the beginning");
+        }
+        drop(source);
+        assert_eq!(receive(&service).await, Duration::ZERO);
+    }
+    // It was never received from: a service that starts has two seconds for that.
+    let (service, mut source) = webhooks().0.service();
+    assert_eq!(receive(&service).await, Duration::from_secs(2));
+    for _ in 0..3 {
+        assert_eq!(receive(&service).await, Duration::ZERO);
+    }
+    let text = log.text();
+    let advice = text.matches("CustomerSessions::listen").count();
+    assert_eq!(advice, 3, "once for each service: {text}");
+    // A listener that begins late is none the worse for it.
+    source.recv().await.expect("the beginning");
+    let headers = genuine();
+    let (received, ()) = tokio::join!(service.receive(&headers, body), async {
+        // The delivery that was held is received, too.
+        for _ in 0..2 {
+            source.recv().await.expect("a delivery");
+        }
+        source.recv().now_or_never();
+    });
+    received.expect("applied");
+}
+
+#[tokio::test]
+async fn the_time_of_the_last_genuine_delivery_is_known() {
+    let (webhooks, clock) = webhooks();
+    let (service, source) = webhooks.service();
+    let body = BODY.as_bytes();
+    assert_eq!(service.last_delivery_at(), None);
+    let forged = headers("msg_1", "1893456000", "v1,AAAA");
+    service.receive(&forged, body).await.expect_err("forged");
+    assert_eq!(service.last_delivery_at(), None);
+    // It came, though nothing applies it.
+    drop(source);
+    service
+        .receive(&genuine(), body)
+        .await
+        .expect_err("nothing");
+    assert_eq!(service.clone().last_delivery_at(), Some(clock.now()));
 }
 
 /// A delivery fails to be applied in three ways; each time the same delivery may come again.
@@ -595,7 +663,14 @@ async fn a_refusal_says_why_and_shows_no_secret() {
     }
     assert!(scene.name().await.is_some());
     let text = log.text();
-    assert!(text.contains("webhook refused"), "{text}");
+    let refused = text.lines().filter(|line| line.contains("webhook refused"));
+    let warnings = refused.filter(|line| line.contains("WARN"));
+    assert_eq!(warnings.count(), 3, "{text}");
+    // Any client can send those, as often as it likes.
+    let strays = text
+        .lines()
+        .filter(|line| line.contains("is not a webhook"));
+    assert!(strays.clone().count() == 1 && strays.clone().all(|line| line.contains("DEBUG")));
     for secret in ["c2VjcmV0", "whsec_", "v1,", scene.token.expose()] {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
