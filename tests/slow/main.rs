@@ -11,6 +11,8 @@ mod flood;
 mod history;
 #[cfg(all(unix, feature = "postgres", feature = "redis"))]
 mod outage;
+#[cfg(all(unix, feature = "polar"))]
+mod polar;
 mod stress;
 
 /// Held by each test that watches the clock, counts the sockets of the process, or keeps the

@@ -5,9 +5,9 @@
 //! set. Histories written by hand, and nodes with a defect on purpose, show that the search finds
 //! what is broken.
 
-mod checker;
+pub(crate) mod checker;
 mod handwritten;
-mod record;
+pub(crate) mod record;
 
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod cluster;
