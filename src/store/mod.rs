@@ -26,6 +26,7 @@ mod redis_tls;
 #[cfg(all(feature = "redis", not(feature = "redis-rustls")))]
 #[path = "redis_tls_missing.rs"]
 mod redis_tls;
+mod revocable;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 pub(crate) mod traits;
@@ -41,6 +42,7 @@ pub use self::memory::MemoryStore;
 pub use self::pepper::Peppers;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, builder::RedisStoreBuilder, invalidations::RedisInvalidations};
+pub use self::revocable::Revocable;
 #[cfg(feature = "postgres")]
 pub use self::sql::postgres::{
     PostgresStore, builder::PostgresStoreBuilder, invalidations::PostgresInvalidations,

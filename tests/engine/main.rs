@@ -12,6 +12,7 @@ mod links;
 mod listing;
 mod outage_policy;
 mod overlap;
+mod revocable;
 mod revocation;
 mod rotation;
 mod shared_resources;

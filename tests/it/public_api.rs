@@ -14,7 +14,9 @@ use customer_session::{
     ResponseBody, Revocation, Revoked, Scopes, SessionCookie, SessionDetails, SessionId,
     SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
     SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull,
-    async_trait, store::MemoryStore, testing::ManualClock,
+    async_trait,
+    store::{MemoryStore, Revocable},
+    testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -94,7 +96,7 @@ fn every_public_type_has_its_traits() {
     plain::<(Statistics, SystemClock, ManualClock, CurrentSession)>();
     plain::<ResponseBody<Bytes>>();
     plain::<(CacheStatus, ConfigError, CustomerRejection, SessionCookie)>();
-    plain::<MemoryStore>();
+    plain::<(MemoryStore, Revocable<MemoryStore, MemoryStore>)>();
     id::<SessionId>();
     id::<CustomerId>();
     id::<OrganizationId>();
@@ -254,6 +256,16 @@ async fn every_public_call_has_its_signature() {
     assert!(lookups > 0);
     drop(sessions);
     listening.await;
+
+    let revocable: Revocable<Mine, Arc<dyn SessionRegistry>> = Revocable::new(
+        Mine,
+        Arc::new(MemoryStore::new()) as Arc<dyn SessionRegistry>,
+    )
+    .max_lifetime(hour)
+    .leeway(Duration::ZERO)
+    .clock(Fixed);
+    let revocable: DynCustomerSessions = CustomerSessions::builder(revocable).build().into_dyn();
+    assert!(revocable.revoke(&id).await.expect("on the list"));
 
     let errors: [StoreError; 4] = [
         StoreError::conflict("text"),

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{SubsecRound as _, TimeDelta, Utc};
 use customer_session::{
-    CustomerData, CustomerSession, SessionStore, SessionToken, StoreError, TokenFormat,
-    async_trait,
+    CustomerData, CustomerSession, Revocation, SessionRegistry as _, SessionStore, SessionToken,
+    StoreError, TokenFormat, async_trait,
+    store::{MemoryStore, Revocable},
     testing::{Conformance, LookupTokens, conformance_of_lookups},
 };
 
@@ -151,6 +152,20 @@ async fn check_lookups(mistake: LookupMistake) -> Conformance {
 #[tokio::test]
 async fn a_store_over_an_existing_table_keeps_the_contract() {
     let report = check_lookups(LookupMistake::Nothing).await;
+    report.assert_passed();
+    assert_eq!(report.rules().count(), 9);
+}
+
+#[tokio::test]
+async fn a_table_whose_sessions_are_ended_by_a_list_keeps_the_contract() {
+    let (table, tokens) = Table::new(LookupMistake::Nothing);
+    let store = Revocable::new(Arc::new(table), MemoryStore::new());
+    let revoke = async |token: SessionToken| {
+        let session = store.find(&token).await?.expect("it is live");
+        store.revoke(&Revocation::Session(session.id)).await?;
+        Ok(())
+    };
+    let report = conformance_of_lookups(store.clone(), tokens, revoke).await;
     report.assert_passed();
     assert_eq!(report.rules().count(), 9);
 }

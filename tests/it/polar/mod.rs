@@ -8,6 +8,7 @@ mod example;
 mod failures;
 mod members;
 mod recordings;
+mod revocable;
 mod store;
 mod webhook_lag;
 mod webhook_nodes;

@@ -4,9 +4,9 @@ use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
 use customer_session::{
-    Customer, CustomerId, CustomerSession, Inserted, Keeps, Page, Revocation, Revoked, SessionId,
-    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken, SessionUse, StoreError,
-    TokenFormat, async_trait,
+    Customer, CustomerId, CustomerSession, Inserted, Invalidation, Keeps, Page, Revocation,
+    Revoked, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionToken,
+    SessionUse, StoreError, TokenFormat, async_trait,
 };
 
 /// The methods of a store, each of which passes the call on by default. [`Wrapped`] is the store.
@@ -58,6 +58,14 @@ pub trait StoreWrapper: Send + Sync + 'static {
 
     async fn revoke(&self, what: &Revocation) -> Result<Revoked, StoreError> {
         self.inner().revoke(what).await
+    }
+
+    async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
+        self.inner().list(customer, page).await
+    }
+
+    async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        self.inner().announce(invalidation).await
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
@@ -143,7 +151,7 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
     }
 
     async fn list(&self, customer: &CustomerId, page: &Page) -> Result<SessionPage, StoreError> {
-        self.0.inner().list(customer, page).await
+        self.0.list(customer, page).await
     }
 
     async fn update_customer(&self, customer: &Customer) -> Result<bool, StoreError> {
@@ -164,5 +172,9 @@ impl<W: StoreWrapper> SessionRegistry for Wrapped<W> {
 
     async fn touch(&self, uses: &[SessionUse]) -> Result<(), StoreError> {
         self.0.touch(uses).await
+    }
+
+    async fn announce(&self, invalidation: &Invalidation) -> Result<(), StoreError> {
+        self.0.announce(invalidation).await
     }
 }
