@@ -47,6 +47,8 @@ mod redis_tls;
 mod redis_topologies;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod refused_at_connect;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod revocable;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod signs_of_life;
 #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis")))]

@@ -359,6 +359,14 @@ macro_rules! shared_tests {
             persistent_store::refuses_nul(&store).await;
         }
 
+        #[tokio::test(flavor = "multi_thread")]
+        async fn sessions_that_are_kept_elsewhere_are_ended() {
+            let Some(database) = <$database>::new().await else {
+                return;
+            };
+            crate::revocable::ends_sessions_that_are_kept_elsewhere(&database).await;
+        }
+
         #[tokio::test]
         async fn peppers_form_a_ring() {
             let Some(database) = <$database>::new().await else {

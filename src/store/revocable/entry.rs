@@ -4,6 +4,7 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    clock::END_OF_TIME,
     customer::{CustomerData, CustomerId},
     family::FamilyKey,
     session::{CustomerSession, SessionId, SessionSummary},
@@ -23,17 +24,24 @@ pub(super) struct Cutoff {
     end: DateTime<Utc>,
     /// A session that does not end.
     kept: Option<SessionId>,
+    /// The time at which the entry was put on the list.
+    put_at: DateTime<Utc>,
 }
 
 impl Cutoff {
-    /// Creates the end of the sessions that were created until a time.
-    pub(super) fn new(created_until: DateTime<Utc>, end: DateTime<Utc>) -> Self {
+    /// Creates the end, as of `now`, of the sessions that were created until a time.
+    pub(super) fn new(
+        now: DateTime<Utc>,
+        created_until: DateTime<Utc>,
+        end: DateTime<Utc>,
+    ) -> Self {
         // Rounded up to what databases keep.
         let created_until = created_until.trunc_subsecs(6) + TimeDelta::microseconds(1);
         Self {
             created_until,
             end: end.trunc_subsecs(6),
             kept: None,
+            put_at: now.trunc_subsecs(6),
         }
     }
 
@@ -50,14 +58,20 @@ impl Cutoff {
             created_until: record.created_at,
             end: record.expires_at,
             kept: kept.map(|(_, kept)| kept.into()),
+            put_at: record.details.authenticated_at.unwrap_or(END_OF_TIME),
         }
+    }
+
+    /// Returns `true` if the entry has been on the list since `time`.
+    pub(super) fn is_there_since(&self, time: DateTime<Utc>) -> bool {
+        self.put_at <= time
     }
 
     /// Returns `true` if the session has ended by this.
     pub(super) fn ends(&self, session: &CustomerSession, leeway: TimeDelta) -> bool {
         let created_until = self.created_until.checked_add_signed(leeway);
-        let is_late = created_until.is_some_and(|until| session.created_at > until);
-        !is_late && self.kept.as_ref() != Some(&session.id)
+        let is_exempt = created_until.is_some_and(|until| session.created_at > until);
+        !is_exempt && self.kept.as_ref() != Some(&session.id)
     }
 
     /// Returns `true` if `other` ends nothing that this one does not, and is not needed for longer.
@@ -80,6 +94,7 @@ impl Cutoff {
         let token = SessionToken::new(format!("(ended-many {id})"));
         let mut record = record(id, token, cutoffs_of(customer), self.end);
         record.created_at = self.created_until;
+        record.details.authenticated_at = Some(self.put_at);
         Ok(record)
     }
 }
@@ -158,7 +173,7 @@ mod tests {
         let real = TokenFormat::any().generate();
         // An id may be anything, a token too.
         for id in ["ses_1", "", real.expose()] {
-            let cutoff = Cutoff::new(at(0), at(1)).but(id.into());
+            let cutoff = Cutoff::new(at(0), at(0), at(1)).but(id.into());
             let cutoff = cutoff.record(Some(&customer)).expect("random bytes");
             let tokens = [
                 token_of(None, &id.into()),
@@ -197,16 +212,20 @@ mod tests {
     fn an_entry_never_authenticates() {
         let end = at(10_000);
         let one = record_of(None, &"ses_1".into(), end).expect("random bytes");
-        let many = Cutoff::new(at(0), end).record(None).expect("random bytes");
+        let many = Cutoff::new(at(0), at(0), end)
+            .record(None)
+            .expect("random bytes");
         assert!(!one.is_live_at(at(1)) && !many.is_live_at(at(1)));
     }
 
     #[test]
     fn a_cutoff_ends_what_was_created_until_then_but_for_the_kept_one() {
         let leeway = TimeDelta::seconds(2);
-        let cutoff = Cutoff::new(at(100), at(10_000)).but("kept by id".into());
+        let cutoff = Cutoff::new(at(100), at(100), at(10_000)).but("kept by id".into());
         let record = cutoff.record(None).expect("random bytes");
-        let cutoff = Cutoff::of(&SessionSummary::from(&record));
+        let read = Cutoff::of(&SessionSummary::from(&record));
+        assert_eq!(read, cutoff);
+        assert!(cutoff.is_there_since(at(100)) && !cutoff.is_there_since(at(99)));
         assert!(cutoff.ends(&session("other", at(100)), leeway));
         assert!(cutoff.ends(&session("other", at(102)), leeway));
         assert!(!cutoff.ends(&session("other", at(103)), leeway));
@@ -217,13 +236,13 @@ mod tests {
 
     #[test]
     fn a_cutoff_covers_what_it_makes_needless_and_no_more() {
-        let cutoff = Cutoff::new(at(100), at(1000));
+        let cutoff = Cutoff::new(at(100), at(100), at(1000));
         let kept = |id: &str| cutoff.clone().but(id.into());
         assert!(cutoff.covers(&cutoff) && cutoff.covers(&kept("a")));
         assert!(kept("a").covers(&kept("a")));
         assert!(!kept("a").covers(&cutoff) && !kept("a").covers(&kept("b")));
-        assert!(cutoff.covers(&Cutoff::new(at(99), at(999))));
-        assert!(!cutoff.covers(&Cutoff::new(at(101), at(1000))));
-        assert!(!cutoff.covers(&Cutoff::new(at(100), at(1001))));
+        assert!(cutoff.covers(&Cutoff::new(at(100), at(99), at(999))));
+        assert!(!cutoff.covers(&Cutoff::new(at(100), at(101), at(1000))));
+        assert!(!cutoff.covers(&Cutoff::new(at(100), at(100), at(1001))));
     }
 }

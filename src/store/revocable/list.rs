@@ -10,7 +10,7 @@ use crate::{
     customer::CustomerId,
     page::Page,
     registry::Revocation,
-    session::{CustomerSession, SessionId, SessionSummary},
+    session::{CustomerSession, SessionId},
     store::{
         error::{StoreError, StoreErrorKind},
         traits::SessionRegistry,
@@ -49,9 +49,9 @@ impl<R: SessionRegistry> RevocationList<R> {
         };
         let of_many = |customer| -> Question<'_> {
             Box::pin(async move {
-                let records = self.cutoff_records(&cutoffs_of(customer)).await?;
-                let mut cutoffs = records.iter().map(Cutoff::of);
-                Ok(cutoffs.any(|cutoff| cutoff.ends(session, leeway)))
+                let cutoffs = self.cutoffs(&cutoffs_of(customer)).await?;
+                let mut cutoffs = cutoffs.iter();
+                Ok(cutoffs.any(|(_, cutoff)| cutoff.ends(session, leeway)))
             })
         };
         any([
@@ -85,32 +85,44 @@ impl<R: SessionRegistry> RevocationList<R> {
     }
 
     /// Puts an end of many sessions on the list: those of `customer`, or all. Returns `true`: it is not
-    /// known whether there were any.
+    /// known whether there were any. What has been needless since `long_ago` is removed.
     pub(super) async fn put_cutoff(
         &self,
         customer: Option<&CustomerId>,
         cutoff: Cutoff,
+        long_ago: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         self.check_details()?;
         let record = cutoff.record(customer)?;
         self.registry.insert(&record, None).await?;
-        let records = self.cutoff_records(&record.customer_id).await?;
-        if !records.iter().any(|there| there.id == record.id) {
+        let there = self.cutoffs(&record.customer_id).await?;
+        // Another node may have removed the entry by now, since a later one covers it.
+        if !there.iter().any(|(_, other)| other.covers(&cutoff)) {
             return Err(finds_no_entry());
         }
-        // So that lookups read few. One that makes another needless comes after it in an order, so that
-        // concurrent calls never remove the last.
-        let is_needless = |there: &&SessionSummary| {
-            let other = Cutoff::of(there);
-            let is_alike = other.covers(&cutoff);
-            cutoff.covers(&other) && (!is_alike || there.id < record.id)
-        };
-        for there in records.iter().filter(is_needless) {
-            let what = Revocation::Session(there.id.clone());
-            // It does no harm where it is.
-            let _ = self.registry.revoke(&what).await;
-        }
+        self.remove_needless(&there, long_ago).await;
         Ok(true)
+    }
+
+    /// Removes entries that others cover, so that lookups read few.
+    ///
+    /// A lookup reads the list in several steps, and must not miss both the one that is removed and the one
+    /// that covers it. So that one has been there for longer than a lookup takes. Entries that cover each
+    /// other are ordered by their ids, so that concurrent calls do not remove them all.
+    async fn remove_needless(&self, there: &[(SessionId, Cutoff)], long_ago: DateTime<Utc>) {
+        let lasting: Vec<_> = there
+            .iter()
+            .filter(|(_, cutoff)| cutoff.is_there_since(long_ago))
+            .collect();
+        for (id, cutoff) in there {
+            let is_needless = lasting.iter().any(|(other_id, other)| {
+                other.covers(cutoff) && (!cutoff.covers(other) || other_id > id)
+            });
+            if is_needless {
+                // It does no harm where it is.
+                let _ = self.registry.revoke(&Revocation::Session(id.clone())).await;
+            }
+        }
     }
 
     /// Checks that the registry can keep the list.
@@ -133,16 +145,17 @@ impl<R: SessionRegistry> RevocationList<R> {
         Ok(self.registry.find(token).await?.is_some())
     }
 
-    /// Returns all records of cutoffs that `owner` has.
-    async fn cutoff_records(&self, owner: &CustomerId) -> Result<Vec<SessionSummary>, StoreError> {
-        let mut records = Vec::new();
+    /// Returns the cutoffs that `owner` has, with their ids.
+    async fn cutoffs(&self, owner: &CustomerId) -> Result<Vec<(SessionId, Cutoff)>, StoreError> {
+        let mut cutoffs = Vec::new();
         let mut page = Page::default();
         loop {
             let read = self.registry.list(owner, &page).await?;
-            records.extend(read.sessions);
+            let records = read.sessions.into_iter();
+            cutoffs.extend(records.map(|record| (record.id.clone(), Cutoff::of(&record))));
             match read.next {
                 Some(cursor) => page = Page::after(cursor).with_size(Page::MAX_SIZE),
-                None => return Ok(records),
+                None => return Ok(cutoffs),
             }
         }
     }

@@ -201,6 +201,7 @@ impl<S: SessionStore, R: SessionRegistry> Revocable<S, R> {
     async fn put(&self, what: &Revocation) -> Result<(bool, Invalidation), StoreError> {
         let (now, list) = (self.clock.now(), &self.list);
         let end = self.entry_end(now);
+        let long_ago = now.checked_sub_signed(CLOCK_SLACK).unwrap_or(now);
         let is_new = match what {
             Revocation::Session(session) => list.put_session(None, session, end).await?,
             Revocation::Owned { customer, session } => {
@@ -209,18 +210,21 @@ impl<S: SessionStore, R: SessionRegistry> Revocable<S, R> {
                 return Ok((is_new, Invalidation::Customer(customer.clone())));
             }
             Revocation::Others { customer, keep } => {
-                let cutoff = Cutoff::new(now, end).but(keep.clone());
-                list.put_cutoff(Some(customer), cutoff).await?
+                let cutoff = Cutoff::new(now, now, end).but(keep.clone());
+                list.put_cutoff(Some(customer), cutoff, long_ago).await?
             }
             Revocation::Customer(customer) => {
-                let cutoff = Cutoff::new(now, end);
-                list.put_cutoff(Some(customer), cutoff).await?
+                let cutoff = Cutoff::new(now, now, end);
+                list.put_cutoff(Some(customer), cutoff, long_ago).await?
             }
             Revocation::CreatedBefore(time) => {
-                let cutoff = Cutoff::new(now.min(*time), end);
-                list.put_cutoff(None, cutoff).await?
+                let cutoff = Cutoff::new(now, now.min(*time), end);
+                list.put_cutoff(None, cutoff, long_ago).await?
             }
-            Revocation::All => list.put_cutoff(None, Cutoff::new(now, end)).await?,
+            Revocation::All => {
+                let cutoff = Cutoff::new(now, now, end);
+                list.put_cutoff(None, cutoff, long_ago).await?
+            }
         };
         Ok((is_new, what.invalidation()))
     }
