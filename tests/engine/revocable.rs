@@ -419,6 +419,23 @@ async fn the_list_of_a_customer_does_not_grow_with_every_revocation() {
 }
 
 #[tokio::test]
+async fn entries_of_one_moment_do_not_remove_each_other() {
+    let fixture = Fixture::new().await;
+    let session = fixture.session("ses_1", "cus_1").await;
+    let owner = &session.customer_id;
+    for node in [&fixture.here, &fixture.there, &fixture.here] {
+        node.revoke_customer(owner).await.expect("done");
+    }
+    fixture.clock.advance(Duration::from_secs(6 * 60));
+    // This one covers neither of them.
+    let others = fixture.here.revoke_others(owner, &session.id).await;
+    others.expect("done");
+    fixture.assert_live(&session, false).await;
+    let entries = fixture.cutoffs_of("customer-session:ended-of:cus_1").await;
+    assert_eq!(entries, 2);
+}
+
+#[tokio::test]
 async fn an_entry_opens_nothing_where_other_sessions_are_kept_beside_it() {
     let registry = MemoryStore::new();
     let elsewhere = Arc::new(ProbeStore::default());
