@@ -215,7 +215,7 @@ pub use self::{
     metadata::{Metadata, MetadataValue},
     middleware::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
-        ResponseBody, ResponseFuture, SessionCookie,
+        ResponseBody, ResponseFuture, SessionCookie, SetCookie,
     },
     page::{InvalidCursor, Page, PageCursor, SessionPage},
     registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse, WhenFull},

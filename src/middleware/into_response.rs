@@ -1,12 +1,13 @@
-//! Responses of handlers that fail because of the session or its store.
+//! Responses of handlers that fail because of the session or its store, and the cookie as a part of a
+//! response.
 //!
-//! They are what the layer itself answers, so that `?` works in a handler.
+//! A failure is answered as the layer itself does, so that `?` works in a handler.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
 use axum_core::{
     body::Body,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
 use bytes::Bytes;
 use http::{
@@ -15,6 +16,7 @@ use http::{
 };
 
 use super::{
+    cookie::SetCookie,
     rejection::{Rejection, RejectionKind},
     rejection_responses::{DEFAULT_REALM, RejectionResponses, challenge, insufficient_scope},
 };
@@ -97,6 +99,29 @@ impl IntoResponse for InsufficientScope {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response.map(Body::from)
+    }
+}
+
+/// Adds the cookie to a response, and makes the response `Cache-Control: no-store`.
+///
+/// ```
+/// use axum::{extract::State, response::{IntoResponse, Redirect}};
+/// use customer_session::{CurrentSession, DynCustomerSessions, SessionCookie, StoreError};
+///
+/// async fn sign_out(
+///     State((sessions, cookie)): State<(DynCustomerSessions, SessionCookie)>,
+///     session: CurrentSession,
+/// ) -> Result<impl IntoResponse, StoreError> {
+///     sessions.revoke(&session.id).await?;
+///     Ok((cookie.clear(), Redirect::to("/")))
+/// }
+/// ```
+impl IntoResponseParts for SetCookie {
+    type Error = Infallible;
+
+    fn into_response_parts(self, mut parts: ResponseParts) -> Result<ResponseParts, Infallible> {
+        self.apply_to(parts.headers_mut());
+        Ok(parts)
     }
 }
 

@@ -28,7 +28,7 @@ mod service;
 pub use self::extract::CustomerRejection;
 pub use self::{
     body::ResponseBody,
-    cookie::SessionCookie,
+    cookie::{SessionCookie, SetCookie},
     credentials::RequestHead,
     future::ResponseFuture,
     layer::CustomerSessionLayer,

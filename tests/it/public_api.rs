@@ -13,8 +13,8 @@ use customer_session::{
     NewSession, OrganizationId, Page, PageCursor, Rejection, RejectionKind, RequestHead,
     ResponseBody, Revocation, Revoked, Scopes, SessionCookie, SessionDetails, SessionId,
     SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
-    SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId, TokenFormat, WhenFull,
-    async_trait,
+    SetCookie, SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId,
+    TokenFormat, WhenFull, async_trait,
     store::{MemoryStore, Revocable},
     testing::ManualClock,
 };
@@ -97,6 +97,7 @@ fn every_public_type_has_its_traits() {
     plain::<ResponseBody<Bytes>>();
     plain::<(CacheStatus, ConfigError, CustomerRejection, SessionCookie)>();
     plain::<(MemoryStore, Revocable<MemoryStore, MemoryStore>)>();
+    plain::<SetCookie>();
     id::<SessionId>();
     id::<CustomerId>();
     id::<OrganizationId>();
@@ -145,6 +146,10 @@ async fn every_public_call_has_its_signature() {
     let cookie: Result<SessionCookie, ConfigError> = SessionCookie::new("session");
     let cookie = cookie.expect("a name");
     assert_eq!(cookie.name(), "session");
+    let changed: Result<SessionCookie, ConfigError> = cookie.clone().domain("shop.example");
+    let changed: Result<SessionCookie, ConfigError> = changed.expect("a domain").path("/app");
+    let changed: SessionCookie = changed.expect("a path").persistent().strict();
+    let _: SetCookie = changed.insecure_for_development().clear();
     let layer: Result<CustomerSessionLayer, ConfigError> = layer
         .token_from_cookie(&cookie)
         .token_from_query()

@@ -2,6 +2,7 @@
 
 mod cookie;
 mod query;
+mod set_cookie;
 mod websocket;
 
 use std::{
