@@ -215,7 +215,8 @@ pub use self::{
     metadata::{Metadata, MetadataValue},
     middleware::{
         CustomerSessionLayer, CustomerSessionService, Rejection, RejectionKind, RequestHead,
-        ResponseBody, ResponseFuture, SessionCookie, SetCookie,
+        ResponseBody, ResponseFuture, SameOriginFuture, SameOriginLayer, SameOriginService,
+        SessionCookie, SetCookie,
     },
     page::{InvalidCursor, Page, PageCursor, SessionPage},
     registry::{Inserted, Keeps, Revocation, Revoked, SessionLimit, SessionUse, WhenFull},

@@ -2,12 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use http::Request;
+use http::{HeaderMap, Method, Request, Uri};
 
 use super::{
     cache_headers::CacheHeaders,
     credentials::{CredentialSources, RequestHead},
     guards::Guards,
+    navigation::is_navigation,
     rejection::RejectionKind,
     rejection_responses::RejectionResponses,
 };
@@ -104,6 +105,21 @@ impl LayerConfig {
     /// Returns the lookup for requests that the cache does not decide.
     pub(super) fn policy(&self) -> LookupPolicy {
         self.guards.as_ref().map(Guards::policy).unwrap_or_default()
+    }
+
+    /// Returns `true` if a person is to be sent to the sign-in page in place of a 401. It is asked
+    /// about refused requests only.
+    pub(super) fn redirects(&self, method: &Method, headers: &HeaderMap) -> bool {
+        self.responses.has_redirect() && is_navigation(method, headers)
+    }
+
+    /// Returns `true` if another site may have made a browser send this request. Without sources of
+    /// tokens no origin is trusted but that of the host.
+    pub(super) fn is_cross_site(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+        match &self.sources {
+            Some(sources) => sources.is_cross_site(method, uri, headers),
+            None => CredentialSources::default().is_cross_site(method, uri, headers),
+        }
     }
 
     fn set_cache_headers(&mut self) {

@@ -24,7 +24,8 @@ use crate::{
 /// The reason why [`Customer`], [`CurrentSession`] or
 /// [`SessionLifetime`](crate::SessionLifetime) could not be extracted.
 ///
-/// As a response it is the refusal of the layer (401 with its challenge) for an anonymous request.
+/// As a response it is the refusal of the layer for an anonymous request: 401 with its challenge, or
+/// the [redirect](crate::CustomerSessionLayer::redirect_to).
 /// For a route without the layer it is a bare 500; the log says how to correct that.
 ///
 /// ```
@@ -48,7 +49,8 @@ pub struct CustomerRejection(Reason);
 
 #[derive(Clone, Debug)]
 enum Reason {
-    Anonymous(Arc<LayerConfig>),
+    /// The layer, and whether a person is to be sent to the sign-in page.
+    Anonymous(Arc<LayerConfig>, bool),
     LayerMissing,
 }
 
@@ -57,7 +59,7 @@ impl CustomerRejection {
     /// the layer.
     pub fn status(&self) -> StatusCode {
         match self.0 {
-            Reason::Anonymous(_) => StatusCode::UNAUTHORIZED,
+            Reason::Anonymous(..) => StatusCode::UNAUTHORIZED,
             Reason::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -66,9 +68,9 @@ impl CustomerRejection {
 impl IntoResponse for CustomerRejection {
     fn into_response(self) -> Response {
         match self.0 {
-            Reason::Anonymous(config) => config
+            Reason::Anonymous(config, redirects) => config
                 .responses
-                .respond(RejectionKind::MissingToken.into())
+                .respond_or_redirect(RejectionKind::MissingToken.into(), redirects)
                 .map(Body::from),
             Reason::LayerMissing => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -81,7 +83,7 @@ impl IntoResponse for CustomerRejection {
 impl fmt::Display for CustomerRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Reason::Anonymous(_) => "the request is anonymous",
+            Reason::Anonymous(..) => "the request is anonymous",
             Reason::LayerMissing => "the route has no customer session layer",
         })
     }
@@ -164,7 +166,9 @@ fn required<T>(parts: &Parts, found: Option<T>, extractor: &str) -> Result<T, Cu
     match (found, parts.extensions.get::<Anonymous>()) {
         (Some(identity), _) => Ok(identity),
         (None, Some(Anonymous(config))) => {
-            Err(CustomerRejection(Reason::Anonymous(Arc::clone(config))))
+            let redirects = config.redirects(&parts.method, &parts.headers);
+            let reason = Reason::Anonymous(Arc::clone(config), redirects);
+            Err(CustomerRejection(reason))
         }
         (None, None) => Err(layer_missing(parts, extractor)),
     }

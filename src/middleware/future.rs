@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -55,7 +56,7 @@ pin_project! {
         /// The session is being looked up. `None` once the future is ready.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
         /// The layer refuses the request.
-        Rejected { kind: RejectionKind, config: Arc<LayerConfig> },
+        Rejected { kind: RejectionKind, redirects: bool, config: Arc<LayerConfig> },
     }
 }
 
@@ -71,6 +72,10 @@ struct Waiting<S, ReqBody> {
     request: Request<ReqBody>,
     config: Arc<LayerConfig>,
     cache_headers: CacheHeaders,
+    /// A token that opens nothing is ignored.
+    or_anonymous: bool,
+    /// The token opened nothing, and the request goes on without it.
+    is_anonymous: bool,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -92,9 +97,13 @@ where
         }
     }
 
-    pub(super) fn rejected(kind: RejectionKind, config: Arc<LayerConfig>) -> Self {
+    pub(super) fn rejected(kind: RejectionKind, redirects: bool, config: Arc<LayerConfig>) -> Self {
         Self {
-            state: State::Rejected { kind, config },
+            state: State::Rejected {
+                kind,
+                redirects,
+                config,
+            },
         }
     }
 
@@ -104,6 +113,7 @@ where
         request: Request<ReqBody>,
         config: Arc<LayerConfig>,
         cache_headers: CacheHeaders,
+        or_anonymous: bool,
     ) -> Self {
         Self {
             state: State::Waiting {
@@ -114,6 +124,8 @@ where
                     request,
                     config,
                     cache_headers,
+                    or_anonymous,
+                    is_anonymous: false,
                 })),
             },
         }
@@ -156,13 +168,18 @@ where
                     match result {
                         Ok(authenticated) => state.set(waiting.call(authenticated)),
                         Err(rejection) => {
-                            let response = waiting.config.responses.respond(rejection);
+                            let response = waiting.respond(rejection);
                             return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                         }
                     }
                 }
-                StateProjection::Rejected { kind, config } => {
-                    let response = config.responses.respond((*kind).into());
+                StateProjection::Rejected {
+                    kind,
+                    redirects,
+                    config,
+                } => {
+                    let rejection = (*kind).into();
+                    let response = config.responses.respond_or_redirect(rejection, *redirects);
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             }
@@ -175,18 +192,27 @@ where
     S: Service<Request<ReqBody>>,
 {
     /// Waits for the lookup, applies the guards, and then waits until the inner service is ready. A
-    /// session that has ended while the service was not ready is looked up again.
+    /// session that has ended while the service was not ready is looked up again. Returns `None` for
+    /// a request that goes on anonymously.
     fn poll_ready(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Result<Authenticated, Rejection>, S::Error>> {
+    ) -> Poll<Result<Result<Option<Authenticated>, Rejection>, S::Error>> {
         loop {
+            if self.is_anonymous {
+                ready!(self.service.poll_ready(context))?;
+                return Poll::Ready(Ok(Ok(None)));
+            }
             let (authenticated, has_waited) = match self.authenticated.take() {
                 Some(authenticated) => (authenticated, true),
                 None => {
                     let result = ready!(self.lookup.as_mut().poll(context));
                     match result.and_then(|authenticated| self.guarded(authenticated)) {
                         Ok(authenticated) => (authenticated, false),
+                        Err(rejection) if self.ignores(&rejection) => {
+                            self.is_anonymous = true;
+                            continue;
+                        }
                         Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
                     }
                 }
@@ -196,15 +222,22 @@ where
                 return Poll::Pending;
             }
             if self.config.engine.is_still_admitted(&authenticated.session) {
-                return Poll::Ready(Ok(match has_waited {
+                let authenticated = match has_waited {
                     // By now the sign-in may be too long ago.
                     true => self.guarded(authenticated),
                     false => Ok(authenticated),
-                }));
+                };
+                return Poll::Ready(Ok(authenticated.map(Some)));
             }
             let token = authenticated.session.session.token.clone();
             self.lookup = lookup(&self.config, token);
         }
+    }
+
+    /// Returns `true` if the request goes on without the token that was refused for this reason. An
+    /// outage is another reason: the token may open a session.
+    fn ignores(&self, rejection: &Rejection) -> bool {
+        self.or_anonymous && rejection.kind() == RejectionKind::InvalidToken
     }
 
     /// Applies the guards to the result of the lookup.
@@ -216,14 +249,31 @@ where
         }
     }
 
-    /// Calls the inner service, which is ready, with the request of this session.
-    fn call(mut self, authenticated: Authenticated) -> State<S, ReqBody> {
-        let session = CurrentSession::new(authenticated.session);
-        identity::insert(self.request.extensions_mut(), session);
+    /// Returns the response to the request, which is refused.
+    fn respond(&self, rejection: Rejection) -> Response<Bytes> {
+        let (config, request) = (&self.config, &self.request);
+        let redirects = config.redirects(request.method(), request.headers());
+        config.responses.respond_or_redirect(rejection, redirects)
+    }
+
+    /// Calls the inner service, which is ready, with the request of this session, or with an
+    /// anonymous one.
+    fn call(mut self, authenticated: Option<Authenticated>) -> State<S, ReqBody> {
+        let extensions = self.request.extensions_mut();
+        let cache_status = match authenticated {
+            Some(authenticated) => {
+                identity::insert(extensions, CurrentSession::new(authenticated.session));
+                self.config.reported(authenticated.cache_status)
+            }
+            None => {
+                identity::insert_anonymous(extensions, &self.config);
+                None
+            }
+        };
         State::Inner {
             future: self.service.call(self.request),
             cache_headers: self.cache_headers,
-            cache_status: self.config.reported(authenticated.cache_status),
+            cache_status,
         }
     }
 }

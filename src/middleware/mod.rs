@@ -20,8 +20,10 @@ pub(crate) mod identity;
 #[cfg(feature = "axum")]
 mod into_response;
 mod layer;
+mod navigation;
 mod rejection;
 mod rejection_responses;
+mod same_origin;
 mod service;
 
 #[cfg(feature = "axum")]
@@ -33,5 +35,6 @@ pub use self::{
     future::ResponseFuture,
     layer::CustomerSessionLayer,
     rejection::{Rejection, RejectionKind},
+    same_origin::{SameOriginFuture, SameOriginLayer, SameOriginService},
     service::CustomerSessionService,
 };

@@ -27,9 +27,9 @@ pub enum RejectionKind {
     MultipleTokens,
     /// The token is malformed, unknown, expired or revoked, or its customer was deleted.
     InvalidToken,
-    /// The request came with a cookie, and another site may have made the browser send it: a
-    /// cross-site request forgery. See
-    /// [`token_from_cookie`](crate::CustomerSessionLayer::token_from_cookie).
+    /// Another site may have made the browser send the request: a cross-site request forgery. See
+    /// [`token_from_cookie`](crate::CustomerSessionLayer::token_from_cookie) and
+    /// [`same_origin`](crate::CustomerSessionLayer::same_origin).
     CrossSite,
     /// The session lacks a scope that
     /// [`require_scope`](crate::CustomerSessionLayer::require_scope) asks for.
@@ -124,10 +124,10 @@ impl Rejection {
     pub(super) fn problem(&self) -> &'static str {
         match self.kind {
             RejectionKind::MissingToken => {
-                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A bearer token is required."}"#
+                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Sign-in is required."}"#
             }
             RejectionKind::InvalidToken => {
-                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The token is invalid."}"#
+                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The session is not valid."}"#
             }
             RejectionKind::MultipleTokens => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"More than one credential was sent."}"#
@@ -145,7 +145,7 @@ impl Rejection {
                 r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request is not allowed."}"#
             }
             RejectionKind::Overloaded | RejectionKind::StoreUnavailable => {
-                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The token could not be checked. Try again."}"#
+                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The session could not be checked. Try again."}"#
             }
         }
     }
@@ -176,7 +176,7 @@ impl fmt::Display for Rejection {
             RejectionKind::MissingToken => "no bearer token",
             RejectionKind::MultipleTokens => "more than one credential",
             RejectionKind::InvalidToken => "invalid token",
-            RejectionKind::CrossSite => "a cookie in a request from another site",
+            RejectionKind::CrossSite => "a request from another site",
             RejectionKind::InsufficientScope => "the session lacks a scope",
             RejectionKind::NotRecent => "the last sign-in is too long ago",
             RejectionKind::Forbidden => "the request is not allowed",

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri,
+    header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use super::{
@@ -31,6 +31,8 @@ pub(super) struct RejectionResponses {
     max_age: Option<Duration>,
     cache_headers: CacheHeaders,
     responder: Option<Arc<Responder>>,
+    /// The sign-in page, to which people are sent in place of a 401.
+    redirect: Option<HeaderValue>,
     missing_token: HeaderMap,
     multiple_tokens: HeaderMap,
     invalid_token: HeaderMap,
@@ -48,6 +50,7 @@ impl Default for RejectionResponses {
             max_age: None,
             cache_headers: CacheHeaders::default(),
             responder: None,
+            redirect: None,
             missing_token: HeaderMap::new(),
             multiple_tokens: HeaderMap::new(),
             invalid_token: HeaderMap::new(),
@@ -88,6 +91,57 @@ impl RejectionResponses {
 
     pub(super) fn set_responder(&mut self, responder: Arc<Responder>) {
         self.responder = Some(responder);
+    }
+
+    /// Sets the sign-in page. A path with two slashes, or with a backslash, would lead to another host.
+    pub(super) fn set_redirect(&mut self, location: &str) -> Result<(), ConfigError> {
+        let is_path = location.starts_with('/') && !location.starts_with("//");
+        let is_address = || {
+            let uri: Option<Uri> = location.parse().ok();
+            let scheme = uri.as_ref().and_then(Uri::scheme_str);
+            scheme.is_some_and(|scheme| ["http", "https"].contains(&scheme))
+        };
+        let is_visible = location
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+        let value = HeaderValue::from_str(location).ok();
+        self.redirect = Some(
+            value
+                .filter(|_| is_visible && (is_path || is_address()))
+                .ok_or(ConfigError::new(
+                    "a sign-in page must be a path that begins with one slash, as in /sign-in, or an \
+                     address with http or https",
+                ))?,
+        );
+        Ok(())
+    }
+
+    pub(super) fn has_redirect(&self) -> bool {
+        self.redirect.is_some()
+    }
+
+    /// Returns the response to a refused request, which sends people to the sign-in page if they are
+    /// not signed in, or not recently enough.
+    pub(super) fn respond_or_redirect(
+        &self,
+        rejection: Rejection,
+        redirects: bool,
+    ) -> Response<Bytes> {
+        let redirect = self.redirect.as_ref().filter(|_| redirects);
+        match redirect.filter(|_| rejection.status() == StatusCode::UNAUTHORIZED) {
+            None => self.respond(rejection),
+            Some(location) => {
+                telemetry::rejected(&rejection.kind());
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = StatusCode::SEE_OTHER;
+                let headers = response.headers_mut();
+                headers.insert(LOCATION, location.clone());
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                self.cache_headers.apply_to(headers);
+                response.extensions_mut().insert(rejection);
+                response
+            }
+        }
     }
 
     /// Returns the response to a request that was refused for this reason, and logs it.

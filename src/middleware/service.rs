@@ -37,6 +37,8 @@ enum Decision {
     Anonymous,
     Rejected(RejectionKind),
     LookUp(SessionToken),
+    /// The token of a cookie, without which the request would go on anonymously.
+    LookUpCookie(SessionToken),
 }
 
 impl<S> CustomerSessionService<S> {
@@ -59,13 +61,33 @@ impl<S> CustomerSessionService<S> {
         self.inner
     }
 
-    fn reject<B>(&mut self, kind: RejectionKind) -> ResponseFuture<S, B>
+    fn reject<B>(&mut self, kind: RejectionKind, request: &Request<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>> + Clone,
     {
         // A clone is not ready, and holds no permit that others may wait for.
         self.inner = self.inner.clone();
-        ResponseFuture::rejected(kind, Arc::clone(&self.config))
+        let redirects = self.config.redirects(request.method(), request.headers());
+        ResponseFuture::rejected(kind, redirects, Arc::clone(&self.config))
+    }
+
+    /// Looks the session up. `or_anonymous`: a token that opens nothing is ignored.
+    fn wait<B>(
+        &mut self,
+        token: SessionToken,
+        request: Request<B>,
+        cache_headers: CacheHeaders,
+        or_anonymous: bool,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
+        // A service that was made ready may hold a permit, which a request that waits for a lookup
+        // must not keep from others. Clones are not ready.
+        let service = self.inner.clone();
+        self.inner = service.clone();
+        let config = Arc::clone(&self.config);
+        ResponseFuture::waiting(token, service, request, config, cache_headers, or_anonymous)
     }
 }
 
@@ -89,7 +111,7 @@ where
         match decision {
             Decision::Authenticated(authenticated) => {
                 if let Err(kind) = config.check_guards(&authenticated, &request) {
-                    return self.reject(kind);
+                    return self.reject(kind, &request);
                 }
                 let session = CurrentSession::new(authenticated.session);
                 identity::insert(request.extensions_mut(), session);
@@ -100,15 +122,9 @@ where
                 identity::insert_anonymous(request.extensions_mut(), config);
                 ResponseFuture::inner(self.inner.call(request), cache_headers, None)
             }
-            Decision::Rejected(kind) => self.reject(kind),
-            Decision::LookUp(token) => {
-                // A service that was made ready may hold a permit, which a request that waits for a
-                // lookup must not keep from others. Clones are not ready.
-                let service = self.inner.clone();
-                self.inner = service.clone();
-                let config = Arc::clone(&self.config);
-                ResponseFuture::waiting(token, service, request, config, cache_headers)
-            }
+            Decision::Rejected(kind) => self.reject(kind, &request),
+            Decision::LookUp(token) => self.wait(token, request, cache_headers, false),
+            Decision::LookUpCookie(token) => self.wait(token, request, cache_headers, true),
         }
     }
 }
@@ -128,6 +144,13 @@ fn decide<B>(config: &LayerConfig, request: &mut Request<B>) -> (Decision, Cache
             let extracted = sources.extract(request, is_passed_on);
             let cache_headers = cache_headers.private_if(extracted.is_unknown_to_caches());
             let decision = decide_by(config, extracted.combined(), is_passed_on);
+            // A browser sends its cookie unasked, so one that opens nothing claims nothing.
+            let decision = match decision {
+                decision if !config.admits_anonymous || !extracted.is_cookie() => decision,
+                Decision::Rejected(RejectionKind::InvalidToken) => Decision::Anonymous,
+                Decision::LookUp(token) => Decision::LookUpCookie(token),
+                decision => decision,
+            };
             (decision, cache_headers)
         }
     }

@@ -472,7 +472,7 @@ async fn an_anonymous_request_is_refused_as_without_optional() {
          www-authenticate: Bearer realm=\"customer\"\n\
          \n\
          {\"type\":\"about:blank\",\"title\":\"Unauthorized\",\"status\":401,\
-         \"detail\":\"A bearer token is required.\"}"
+         \"detail\":\"Sign-in is required.\"}"
     );
     // The order of the calls does not matter.
     let guarded = fixture.layer().require(|_, _| true).optional();

@@ -11,12 +11,11 @@ use customer_session::{
     Device, DynCustomerSessions, Inserted, InsufficientScope, InvalidCursor, InvalidDetails,
     Invalidation, InvalidationSource, Keeps, Member, MemberRole, Metadata, MetadataValue,
     NewSession, OrganizationId, Page, PageCursor, Rejection, RejectionKind, RequestHead,
-    ResponseBody, Revocation, Revoked, Scopes, SessionCookie, SessionDetails, SessionId,
-    SessionLimit, SessionPage, SessionRegistry, SessionStore, SessionSummary, SessionToken,
-    SetCookie, SourceEvent, Statistics, StoreError, StoreErrorKind, SystemClock, TaxId,
-    TokenFormat, WhenFull, async_trait,
+    ResponseBody, Revocation, Revoked, SameOriginLayer, SameOriginService, Scopes, SessionCookie,
+    SessionDetails, SessionId, SessionLimit, SessionPage, SessionRegistry, SessionStore,
+    SessionSummary, SessionToken, SetCookie, SourceEvent, Statistics, StoreError, StoreErrorKind,
+    SystemClock, TaxId, TokenFormat, WhenFull, async_trait,
     store::{MemoryStore, Revocable},
-    testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -97,7 +96,8 @@ fn every_public_type_has_its_traits() {
     plain::<ResponseBody<Bytes>>();
     plain::<(CacheStatus, ConfigError, CustomerRejection, SessionCookie)>();
     plain::<(MemoryStore, Revocable<MemoryStore, MemoryStore>)>();
-    plain::<SetCookie>();
+    plain::<(SetCookie, SameOriginLayer)>();
+    plain::<SameOriginService<()>>();
     id::<SessionId>();
     id::<CustomerId>();
     id::<OrganizationId>();
@@ -157,6 +157,13 @@ async fn every_public_call_has_its_signature() {
         .token_from_fn(|_: &RequestHead<'_>| -> Option<SessionToken> { None })
         .cache_status_on_hits()
         .trusted_origin("https://app.example.com");
+    let layer: Result<CustomerSessionLayer, ConfigError> =
+        layer.expect("an origin").redirect_to("/sign-in");
+    let same_origin: SameOriginLayer = layer.as_ref().expect("a path").same_origin();
+    let request = http::Request::new(());
+    let checked: Result<(), Rejection> =
+        same_origin.check(request.method(), request.uri(), request.headers());
+    checked.expect("a safe method");
     let layer: Result<CustomerSessionLayer, ConfigError> = layer.map(|layer| {
         layer
             .require_scope("orders:read")

@@ -12,7 +12,7 @@ mod websocket;
 use std::{fmt, sync::Arc};
 
 use http::{
-    HeaderMap, Request,
+    HeaderMap, Method, Request, Uri,
     header::{AUTHORIZATION, COOKIE},
 };
 
@@ -41,6 +41,11 @@ pub(super) fn bearer_credential(headers: &mut HeaderMap) -> Credential<&[u8]> {
         }
         None => Credential::None,
     }
+}
+
+/// Returns `true` if `Authorization` holds a bearer token, or what should be one.
+pub(super) fn has_bearer(headers: &HeaderMap) -> bool {
+    bearer::read(headers) != Credential::None
 }
 
 /// Marks the headers that hold credentials, so that `Debug` does not show them, and HTTP/2 does not
@@ -87,6 +92,11 @@ impl CredentialSources {
 
     pub(super) fn set_custom(&mut self, find: Arc<TokenFn>) {
         self.custom = Some(find);
+    }
+
+    /// Returns `true` if another site may have made a browser send this request.
+    pub(super) fn is_cross_site(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+        is_cross_site(method, uri, headers, &self.trusted_origins)
     }
 
     /// Returns the `Vary` that responses need. The URI is not part of it: caches key on it anyway.
@@ -144,7 +154,7 @@ impl CredentialSources {
         };
         match cookie::read(head.headers, cookie) {
             Credential::Token(_) | Credential::Malformed
-                if is_cross_site(head.method, head.uri, head.headers, &self.trusted_origins) =>
+                if self.is_cross_site(head.method, head.uri, head.headers) =>
             {
                 Credential::CrossSite
             }
@@ -179,6 +189,11 @@ impl ExtractedCredentials<'_> {
     /// a cookie.
     pub(super) fn is_unknown_to_caches(&self) -> bool {
         self.query != Credential::None || self.cookie != Credential::None
+    }
+
+    /// Returns `true` if the one credential of the request, should there be one only, is a cookie.
+    pub(super) fn is_cookie(&self) -> bool {
+        matches!(self.cookie, Credential::Token(_) | Credential::Malformed)
     }
 
     /// Combines the credentials into the one of the request.

@@ -1,6 +1,7 @@
 //! The layer that authenticates requests.
 
 mod guards;
+mod pages;
 
 use std::sync::Arc;
 
@@ -71,7 +72,9 @@ impl CustomerSessionLayer {
     /// Lets requests without a credential through, without a customer.
     ///
     /// A bad token is still refused: a client that believes it is signed in must learn that it is
-    /// not. Responses carry `Vary: Authorization`. A guard such as [`require`](Self::require) needs a
+    /// not. A [cookie](Self::token_from_cookie) that opens nothing is different: a browser sends it
+    /// unasked, long after the session has ended, so the request goes on as one without a credential.
+    /// While the store fails it is answered with 503, as any token. Responses carry `Vary: Authorization`. A guard such as [`require`](Self::require) needs a
     /// session, and refuses such a request with 401.
     pub fn optional(self) -> Self {
         self.with(LayerConfig::set_optional)
@@ -145,7 +148,7 @@ impl CustomerSessionLayer {
     ///
     /// The status must stay in the class of [`Rejection::status`]: 4xx for a refused request, 5xx for
     /// an outage. Another one, such as the 200 of `Response::new`, is replaced by
-    /// [`Rejection::status`]; to redirect, see [`guide::browsers`](crate::guide::browsers#sign-in-pages).
+    /// [`Rejection::status`]; to redirect, see [`redirect_to`](Self::redirect_to).
     /// The layer still adds the challenge (to what has one by default, and to any 401) or `Retry-After`
     /// (on 503), `Cache-Control: no-store`, and the [`Rejection`] in the extensions.
     ///
@@ -209,8 +212,7 @@ impl CustomerSessionLayer {
     /// # }
     /// ```
     ///
-    /// Set the cookie with `Secure; HttpOnly; SameSite=Lax; Path=/` and a name that begins with
-    /// `__Host-`, so that no sibling of your domain can set it. Quotes around the value are not part
+    /// [`SessionCookie::set`] makes the header that sets it. Quotes around the value are not part
     /// of the token. Two cookies of this name are two credentials, and so is a cookie beside a
     /// bearer token in `Authorization`. Cookies of more than 64 KiB together are refused as
     /// malformed without being read. The response to a request with the cookie is
@@ -218,7 +220,7 @@ impl CustomerSessionLayer {
     ///
     /// This does not protect against a script in your own page, against trusted origins, against a
     /// `GET` that changes something or that a layer behind this one turns into another method, or
-    /// against signing a victim in as another customer. In browsers without `Sec-Fetch-Site` a page
+    /// against signing a victim in as another customer, which [`same_origin`](Self::same_origin) does. In browsers without `Sec-Fetch-Site` a page
     /// at `http://` of the same host and default port counts as this site: send HSTS.
     ///
     /// There is one cookie: a second call replaces the first.
