@@ -62,6 +62,9 @@ pin_project! {
 
 type Lookup = Pin<Box<dyn Future<Output = Result<Authenticated, Rejection>> + Send>>;
 
+/// The session of a request that goes on, `None` if it does so anonymously, or the refusal.
+type Outcome = Result<Option<Authenticated>, Rejection>;
+
 /// A request that waits for the lookup of its session, then for the inner service.
 struct Waiting<S, ReqBody> {
     lookup: Lookup,
@@ -194,10 +197,7 @@ where
     /// Waits for the lookup, applies the guards, and then waits until the inner service is ready. A
     /// session that has ended while the service was not ready is looked up again. Returns `None` for
     /// a request that goes on anonymously.
-    fn poll_ready(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Result<Option<Authenticated>, Rejection>, S::Error>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<Outcome, S::Error>> {
         loop {
             if self.is_anonymous {
                 ready!(self.service.poll_ready(context))?;

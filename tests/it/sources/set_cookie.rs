@@ -281,7 +281,7 @@ fn a_response_with_the_cookie_is_not_stored_and_does_not_show_the_token() {
         let last = headers
             .get_all("set-cookie")
             .iter()
-            .last()
+            .next_back()
             .expect("a cookie");
         assert_eq!(last, set().header_value());
         assert!(last.is_sensitive());
