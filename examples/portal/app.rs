@@ -3,16 +3,19 @@
 use std::{error::Error, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode, header::USER_AGENT},
-    response::{IntoResponse, Response},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, USER_AGENT},
+    },
+    response::{Html, IntoResponse, Response},
     routing::{delete, get, post},
 };
 use chrono::{DateTime, Utc};
 use customer_session::{
-    CurrentSession, Customer, CustomerData, Device, DynCustomerSessions, NewSession, SessionId,
-    SessionSummary, StoreError, WhenFull,
+    CurrentSession, Customer, CustomerData, CustomerSession, Device, DynCustomerSessions,
+    NewSession, SessionCookie, SessionId, SessionSummary, StoreError, WhenFull,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, signal};
@@ -37,7 +40,54 @@ struct Credentials {
     password: String,
 }
 
-/// Opens a session. This is the only answer that holds the token.
+/// The page to which people are sent who are not signed in.
+const SIGN_IN_PAGE: &str = r#"<!doctype html>
+<title>Sign in</title>
+<form>
+  <input name="email" value="jane@example.com">
+  <input name="password" type="password">
+  <button>Sign in</button>
+</form>
+<script>
+  document.forms[0].onsubmit = async (event) => {
+    event.preventDefault();
+    const body = JSON.stringify(Object.fromEntries(new FormData(event.target)));
+    const headers = { "content-type": "application/json" };
+    const answer = await fetch("/browser/sign-in", { method: "POST", headers, body });
+    if (answer.ok) location = "/me";
+  };
+</script>
+"#;
+
+/// Opens a session for a page. The browser keeps the token in the cookie, where no script reads it.
+async fn sign_in_by_browser(
+    State(sessions): State<DynCustomerSessions>,
+    Extension(cookie): Extension<SessionCookie>,
+    headers: HeaderMap,
+    Json(credentials): Json<Credentials>,
+) -> Result<Response, StoreError> {
+    let Some(customer) = check(&credentials) else {
+        return Ok(StatusCode::FORBIDDEN.into_response());
+    };
+    let new = new_session().device(device(&headers));
+    let session = sessions.issue_with(customer, new).await?;
+    Ok((cookie.set(&session)?, StatusCode::NO_CONTENT).into_response())
+}
+
+/// Hands a new token out by the way on which the old one came: to a program as JSON, to a browser in
+/// the cookie.
+fn new_token(
+    headers: &HeaderMap,
+    cookie: &SessionCookie,
+    session: CustomerSession,
+) -> Result<Response, StoreError> {
+    Ok(match headers.contains_key(AUTHORIZATION) {
+        true => Json(session).into_response(),
+        false => (cookie.set(&session)?, StatusCode::NO_CONTENT).into_response(),
+    })
+}
+
+/// Opens a session for a program. The answer holds the token.
 async fn sign_in(
     State(sessions): State<DynCustomerSessions>,
     headers: HeaderMap,
@@ -117,23 +167,26 @@ async fn list(
 /// for a few more seconds, for requests in flight. If another request was first, that one has the new token.
 async fn rotate(
     State(sessions): State<DynCustomerSessions>,
+    Extension(cookie): Extension<SessionCookie>,
+    headers: HeaderMap,
     session: CurrentSession,
 ) -> Result<Response, StoreError> {
     let new = sessions
         .rotate_overlapping(&session.token, DAY, OVERLAP)
         .await?;
-    Ok(match new {
-        Some(new) => Json(new).into_response(),
-        None => StatusCode::CONFLICT.into_response(),
-    })
+    match new {
+        Some(new) => new_token(&headers, &cookie, new),
+        None => Ok(StatusCode::CONFLICT.into_response()),
+    }
 }
 
 async fn sign_out(
     State(sessions): State<DynCustomerSessions>,
+    Extension(cookie): Extension<SessionCookie>,
     session: CurrentSession,
-) -> Result<StatusCode, StoreError> {
+) -> Result<impl IntoResponse, StoreError> {
     sessions.revoke(&session.id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok((cookie.clear(), StatusCode::NO_CONTENT))
 }
 
 /// Signs one of the customer's devices out. The id comes from the client, so it may be that of
@@ -164,6 +217,8 @@ async fn sign_out_others(
 /// Checks the password again, and answers with a new token for routes that demand a recent sign-in.
 async fn confirm_password(
     State(sessions): State<DynCustomerSessions>,
+    Extension(cookie): Extension<SessionCookie>,
+    headers: HeaderMap,
     current: CurrentSession,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, StoreError> {
@@ -172,11 +227,11 @@ async fn confirm_password(
         return Ok(StatusCode::FORBIDDEN.into_response());
     }
     let confirmed = sessions.reauthenticated(&current.token, DAY).await?;
-    Ok(match confirmed {
-        Some(new) => Json(new).into_response(),
+    match confirmed {
+        Some(new) => new_token(&headers, &cookie, new),
         // Another request has rotated it: the client tries again with the new token.
-        None => StatusCode::CONFLICT.into_response(),
-    })
+        None => Ok(StatusCode::CONFLICT.into_response()),
+    }
 }
 
 async fn payout(customer: Customer) -> String {
@@ -185,10 +240,11 @@ async fn payout(customer: Customer) -> String {
 
 async fn sign_out_everywhere(
     State(sessions): State<DynCustomerSessions>,
+    Extension(cookie): Extension<SessionCookie>,
     customer: Customer,
-) -> Result<StatusCode, StoreError> {
+) -> Result<impl IntoResponse, StoreError> {
     sessions.revoke_customer(&customer.id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok((cookie.clear(), StatusCode::NO_CONTENT))
 }
 
 pub(crate) async fn serve(
@@ -198,9 +254,22 @@ pub(crate) async fn serve(
     // So that the printed lines have a token.
     let session = sessions.issue_with(jane(), new_session()).await?;
 
+    // The name that the cookie has behind TLS. This example is served without.
+    let cookie = SessionCookie::new("__Host-session")?.persistent();
+    let cookie = cookie.insecure_for_development();
+    let layer = sessions
+        .layer()
+        .token_from_cookie(&cookie)
+        .redirect_to("/sign-in")?;
+
     let payouts = Router::new()
         .route("/payout", post(payout))
-        .route_layer(sessions.layer().require_recent(RECENT));
+        .route_layer(layer.clone().require_recent(RECENT));
+
+    // Another site must not sign its visitor in as the attacker.
+    let browser = Router::new()
+        .route("/browser/sign-in", post(sign_in_by_browser))
+        .layer(layer.same_origin());
 
     let app = Router::new()
         .route("/me", get(me))
@@ -211,9 +280,11 @@ pub(crate) async fn serve(
         .route("/sign-out-others", post(sign_out_others))
         .route("/sign-out-everywhere", post(sign_out_everywhere))
         .route("/confirm-password", post(confirm_password))
-        .route_layer(sessions.layer()) // protects the routes above it
+        .route_layer(layer) // protects the routes above it
         .merge(payouts)
-        .route("/sign-in", post(sign_in))
+        .merge(browser)
+        .route("/sign-in", get(async || Html(SIGN_IN_PAGE)).post(sign_in))
+        .layer(Extension(cookie))
         .with_state(sessions);
 
     print_requests(&listener, session.token.expose())?;
@@ -231,6 +302,7 @@ fn print_requests(listener: &TcpListener, token: &str) -> Result<(), Box<dyn Err
     let here = format!("http://{}", listener.local_addr()?);
     let bearer = format!("-H 'Authorization: Bearer {token}'");
     println!("listening on {here}\n");
+    println!("# in a browser: leads to the sign-in page\n{here}/me\n");
     println!("# no token: 401 and a challenge\ncurl -i {here}/me\n");
     println!("# with a token: prints the customer\ncurl -i {bearer} {here}/me\n");
     println!("# stop this with Ctrl-C, start it again: the same line still works\n");
