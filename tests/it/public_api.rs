@@ -16,6 +16,7 @@ use customer_session::{
     SessionSummary, SessionToken, SetCookie, SourceEvent, Statistics, StoreError, StoreErrorKind,
     SystemClock, TaxId, TokenFormat, WhenFull, async_trait,
     store::{MemoryStore, Revocable},
+    testing::ManualClock,
 };
 use http::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
