@@ -8,11 +8,17 @@
 //!
 //! The access token is made in Polar's settings, with the scope `customers:read`; the secret
 //! belongs to a webhook endpoint that leads to `/webhooks/polar`.
+//!
+//! Without an account at Polar, against a stand-in that the program starts itself:
+//!
+//! ```text
+//! cargo run --example polar_upstream --features polar -- --stand-in
+//! ```
 
 #[path = "common/server.rs"]
 mod server;
 
-use std::{env, error::Error, process::ExitCode};
+use std::{env, error::Error, net::SocketAddr, process::ExitCode};
 
 use axum::{Json, Router, routing::get};
 use customer_session::{
@@ -20,6 +26,7 @@ use customer_session::{
     polar::{PolarStore, Webhooks},
 };
 use serde_json::{Value, json};
+use test_support::polar::{FOREIGN, FakePolar, JANE, OUR_TOKEN};
 use tokio::signal::ctrl_c;
 
 const SETTINGS: [(&str, &str); 3] = [
@@ -48,6 +55,21 @@ async fn me(customer: Customer, session: CurrentSession) -> Json<Value> {
     }))
 }
 
+/// Starts a stand-in for Polar, and returns the three settings for it. Prints calls with tokens that it
+/// has issued.
+async fn stand_in(address: SocketAddr) -> [String; 3] {
+    let polar = FakePolar::start().await;
+    for (customer, expected) in [(JANE, "200"), (FOREIGN, "401, another organization's")] {
+        let token = polar.customer_token(customer);
+        println!(
+            "curl -i http://{address}/me -H 'authorization: Bearer {}'  # {expected}",
+            token.expose()
+        );
+    }
+    let secret = "whsec_0123456789abcdef0123456789abcdef";
+    [OUR_TOKEN.to_owned(), secret.to_owned(), polar.url()]
+}
+
 /// Returns the three settings, or a list of those that are missing.
 fn settings() -> Result<[String; 3], String> {
     let values = SETTINGS.map(|(name, _)| env::var(name).unwrap_or_default());
@@ -64,7 +86,13 @@ fn settings() -> Result<[String; 3], String> {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let [access_token, webhook_secret, base_url] = settings()?;
+    let listener = server::bind().await?;
+    let address = listener.local_addr()?;
+    let has_stand_in = env::args().any(|argument| argument == "--stand-in");
+    let [access_token, webhook_secret, base_url] = match has_stand_in {
+        true => stand_in(address).await,
+        false => settings()?,
+    };
     let store = PolarStore::builder(access_token)
         .base_url(base_url)
         .build()?;
@@ -80,10 +108,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
         // After the layer, so outside it: Polar has no session.
         .route_service("/webhooks/polar", webhooks);
 
-    let listener = server::bind().await?;
-    let address = listener.local_addr()?;
-    println!("with a token that Polar issued to a customer of yours:\n");
-    println!("curl -i http://{address}/me -H 'authorization: Bearer polar_cst_...'");
+    if !has_stand_in {
+        println!("with a token that Polar issued to a customer of yours:\n");
+        println!("curl -i http://{address}/me -H 'authorization: Bearer polar_cst_...'");
+    }
     let stop = async {
         let _ = ctrl_c().await;
     };

@@ -99,6 +99,7 @@ fn allows_less(before: &CustomerSession, now: &CustomerSession) -> bool {
         || !old.scopes.is_subset_of(&new.scopes)
         || new.authenticated_at < old.authenticated_at
         || new.actor != old.actor
+        || new.member != old.member
         || now.expires_at < before.expires_at
         || now.customer_id != before.customer_id
         || now.customer != before.customer

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use chrono::DateTime;
 use customer_session::{
     Actor, Clock as _, CurrentSession, CustomerSession, CustomerSessionLayer, CustomerSessions,
-    InsufficientScope, NewSession, OrganizationId, Rejection, RejectionKind, Scopes,
-    SessionDetails, SessionStore, SessionToken, SharedCaches, StoreError, TokenFormat, async_trait,
-    testing::ManualClock,
+    InsufficientScope, Member, MemberRole, NewSession, OrganizationId, Rejection, RejectionKind,
+    Scopes, SessionDetails, SessionStore, SessionToken, SharedCaches, StoreError, TokenFormat,
+    async_trait, testing::ManualClock,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -635,8 +635,9 @@ impl SessionStore for Changing {
 
 #[tokio::test]
 async fn no_copy_of_a_session_is_used_that_allows_more_than_the_store_says() {
-    let narrow: [fn(&mut SessionDetails); 4] = [
+    let narrow: [fn(&mut SessionDetails); 5] = [
         |details| details.actor = Some(Actor::new("staff:ann")),
+        |details| details.member = Some(Member::new("mem_1", MemberRole::Member)),
         |details| details.scopes = Scopes::default(),
         |details| details.authenticated_at = None,
         |details| details.authenticated_at = Some(DateTime::UNIX_EPOCH),
@@ -655,6 +656,7 @@ async fn no_copy_of_a_session_is_used_that_allows_more_than_the_store_says() {
             let layer = sessions.layer().require_scope("orders:read");
             layer
                 .require(|session, _| session.details.actor.is_none())
+                .require(|session, _| session.details.member.is_none())
                 .require_recent(HOUR)
         };
         let (one, other) = (sessions(), sessions());

@@ -38,7 +38,8 @@ use crate::{
 /// up, and a token that Polar cannot have issued never is.
 ///
 /// Polar has no endpoint that lists or revokes sessions, so this is a
-/// [`SessionStore`], not a registry. [`create`](Self::create) creates a session.
+/// [`SessionStore`], not a registry; [`Revocable`](crate::store::Revocable) ends sessions here.
+/// [`create`](Self::create) creates a session.
 ///
 /// For the token of a member (`polar_mst_`) the second call asks for the member in place of the
 /// customer: [`SessionDetails::member`](crate::SessionDetails::member) is that member. All members of a

@@ -132,3 +132,20 @@ fn missing_settings_are_named() {
     ]);
     assert!(said.contains("must be https"), "{said}");
 }
+
+#[tokio::test]
+async fn it_can_be_tried_against_a_stand_in_of_its_own() {
+    let mut command = example("polar_upstream");
+    command.arg("--stand-in");
+    let mut process = RunningExample::start(command, &[]);
+    let client = Client::builder().no_proxy().build().expect("a client");
+    for expected in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+        let curl = process.line("curl ");
+        let url = curl.split(' ').find(|word| word.starts_with("http://"));
+        let (_, token) = curl.split_once("Bearer ").expect("a token");
+        let (token, _) = token.split_once('\'').expect("its end");
+        let request = client.get(url.expect("a URL")).bearer_auth(token);
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), expected);
+    }
+}

@@ -438,7 +438,7 @@ fn every_delivery_is_verified() {
         changed[20] ^= 1;
         let refused = webhooks.verify(&headers, &changed);
         assert_eq!(refused, Err(WebhookError::WrongSignature), "{name}");
-        let other = Webhooks::new("whsec_another_secret").expect("a secret");
+        let other = Webhooks::new("whsec_the_secret_of_another_endpoint").expect("a secret");
         let other = other.clock(clock);
         let refused = other.verify(&headers, body);
         assert_eq!(refused, Err(WebhookError::WrongSignature), "{name}");
