@@ -53,7 +53,8 @@ impl Upstream {
     }
 }
 
-#[tokio::test]
+// The stand-in answers while the test waits for the example.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn customers_of_this_organization_are_let_in_until_polar_says_otherwise() {
     let polar = FakePolar::start().await;
     let upstream = Upstream::start(&polar);
