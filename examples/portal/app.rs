@@ -6,7 +6,7 @@ use axum::{
     Extension, Json, Router,
     extract::{Path, State},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, HeaderValue, StatusCode,
         header::{AUTHORIZATION, USER_AGENT},
     },
     response::{Html, IntoResponse, Response},
@@ -81,10 +81,15 @@ fn new_token(
     cookie: &SessionCookie,
     session: CustomerSession,
 ) -> Result<Response, StoreError> {
-    Ok(match headers.contains_key(AUTHORIZATION) {
-        true => Json(session).into_response(),
-        false => (cookie.set(&session)?, StatusCode::NO_CONTENT).into_response(),
-    })
+    // A script of the page must not get the token by adding a header of another scheme.
+    let authorization = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let scheme = authorization.and_then(|value| value.get(..7));
+    Ok(
+        match scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer ")) {
+            true => Json(session).into_response(),
+            false => (cookie.set(&session)?, StatusCode::NO_CONTENT).into_response(),
+        },
+    )
 }
 
 /// Opens a session for a program. The answer holds the token.

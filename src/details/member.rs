@@ -17,12 +17,10 @@ use super::invalid::{InvalidDetails, is_short_line};
 ///
 /// let member = Member::new("mem_1", MemberRole::BillingManager);
 ///
-/// // A session without a member is the customer's own.
+/// // A session without a member may be that of anyone in the team.
 /// fn may_pay(details: &SessionDetails) -> bool {
-///     match &details.member {
-///         Some(member) => matches!(member.role, MemberRole::Owner | MemberRole::BillingManager),
-///         None => true,
-///     }
+///     let member = details.member.as_ref();
+///     member.is_some_and(|member| matches!(member.role, MemberRole::Owner | MemberRole::BillingManager))
 /// }
 /// let mut details = SessionDetails::default();
 /// details.member = Some(member);

@@ -24,8 +24,8 @@ const MAX_ATTRIBUTE_LEN: usize = 1024;
 ///
 /// One description says what a layer [reads](crate::CustomerSessionLayer::token_from_cookie), what a
 /// sign-in route [sets](Self::set) and what a sign-out route [clears](Self::clear). A browser removes
-/// a cookie only if name, domain, path and `Secure` are those with which it was set. Otherwise it
-/// says nothing, and the customer stays signed in.
+/// a cookie only if name, domain and path are those with which it was set, and for some names and
+/// connections only with `Secure`. Otherwise it says nothing, and the customer stays signed in.
 ///
 /// The attributes are `Path=/; Secure; HttpOnly; SameSite=Lax`. Without [`persistent`](Self::persistent)
 /// the browser forgets the cookie when it is closed. A name that begins with `__Host-` is the safe
@@ -133,7 +133,7 @@ impl SessionCookie {
 
     /// Sends the cookie with requests for `path` and what lies below. The default is `/`.
     ///
-    /// It is no boundary of security: scripts of the same host reach every path.
+    /// It is not a boundary of security: scripts of the same host reach every path.
     ///
     /// # Errors
     ///
@@ -307,7 +307,8 @@ impl SetCookie {
 
     /// Adds the header to those of a response, and makes the response `Cache-Control: no-store`.
     ///
-    /// Cookies that are set already stay. A cache that kept the response would sign others in.
+    /// Cookies that are set already stay. A cache that kept the response would sign others in: set no
+    /// other `Cache-Control` afterwards.
     pub fn apply_to(self, headers: &mut HeaderMap) {
         headers.append(SET_COOKIE, self.value);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

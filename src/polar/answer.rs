@@ -48,13 +48,11 @@ impl PolarAnswer {
     }
 
     /// Returns `true` if Polar itself refuses the customer's token. A gateway in front of Polar may
-    /// answer 401 too, and knows nothing of the token.
+    /// answer 401 too, and knows nothing of the token. Polar's own "Unauthorized" says that no token of a
+    /// customer has arrived, as behind a proxy that takes it out.
     pub(super) fn refuses_token(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED
-            && matches!(
-                self.error_name().as_deref(),
-                Some("invalid_token" | "Unauthorized")
-            )
+            && self.error_name().as_deref() == Some("invalid_token")
     }
 
     /// Returns `true` if Polar itself says that there is no such record. The 404 of a gateway, or of

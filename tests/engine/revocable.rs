@@ -366,14 +366,22 @@ async fn a_session_that_could_outlive_its_entry_is_refused_with_advice() {
     let bit_longer = fixture.uncached("ses_1", "cus_1", hour + TimeDelta::minutes(4));
     fixture.assert_live(&bit_longer.await, true).await;
     let longer = fixture.uncached("ses_2", "cus_1", hour * 2).await;
+    // The other service has prolonged it, and its entry would be gone by now.
+    let mut prolonged = fixture.uncached("ses_5", "cus_1", hour).await;
+    prolonged.id = "ses_6".into();
+    prolonged.token = TokenFormat::new("cst_").generate();
+    prolonged.created_at -= hour;
+    let added = fixture.elsewhere.inner.add(&prolonged).await;
+    added.expect("created elsewhere");
     let mut of_the_future = fixture.uncached("ses_3", "cus_1", hour).await;
     of_the_future.id = "ses_4".into();
     of_the_future.token = TokenFormat::new("cst_").generate();
-    of_the_future.created_at += TimeDelta::minutes(6);
+    of_the_future.created_at += TimeDelta::seconds(3);
     let added = fixture.elsewhere.inner.add(&of_the_future).await;
     added.expect("created elsewhere");
     for (session, says) in [
         (longer, "raise the maximum"),
+        (prolonged, "raise the maximum"),
         (of_the_future, "in the future"),
     ] {
         let refused = fixture.here.authenticate(&session.token).await;

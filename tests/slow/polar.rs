@@ -84,6 +84,8 @@ struct World {
     begun: Instant,
     is_over: AtomicBool,
     next: AtomicU32,
+    /// Requests of another organization's customers that were refused.
+    foreign_refused: AtomicU32,
     /// Guards the sessions that are requested: live, ended and foreign ones.
     known: Mutex<Vec<Arc<Known>>>,
     /// Guards the recorded operations.
@@ -156,6 +158,7 @@ impl World {
             begun: Instant::now(),
             is_over: AtomicBool::new(false),
             next: AtomicU32::new(0),
+            foreign_refused: AtomicU32::new(0),
             known: Mutex::default(),
             history: Mutex::default(),
         }
@@ -216,6 +219,7 @@ impl World {
             Err(_) => Answer::Failed,
         };
         if known.is_foreign && answer == Answer::Refused {
+            self.foreign_refused.fetch_add(1, SeqCst);
             return;
         }
         let session = known.number;
@@ -232,9 +236,15 @@ impl World {
         let start = self.now();
         let (number, customer) = (self.number(), self.number());
         let version = i64::from(self.number());
-        let fields = json!({ "metadata": { "version": version } });
+        let mut fields = json!({ "metadata": { "version": version } });
         let id = match is_foreign {
-            true => self.polar.sign_up_elsewhere(fields),
+            true => {
+                // A new one cannot be told from one of ours that a replica lacks.
+                if self.rng.below(2) == 0 {
+                    fields["created_at"] = json!(Utc::now() - TimeDelta::days(1));
+                }
+                self.polar.sign_up_elsewhere(fields)
+            }
             false => self.polar.sign_up(fields),
         };
         let kind = ["polar_cst_", "polar_mst_"][self.rng.below(2) as usize];
@@ -445,6 +455,7 @@ fn run(length: Duration, is_deaf: bool) -> Vec<Event> {
         while let Some(done) = tasks.join_next().await {
             done.expect("no task panics");
         }
+        assert!(world.foreign_refused.load(SeqCst) > 0, "none was refused");
         world.history.lock().expect("no panic").clone()
     })
 }

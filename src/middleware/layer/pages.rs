@@ -42,7 +42,9 @@ impl CustomerSessionLayer {
     /// # }
     /// ```
     ///
-    /// The sign-in page must not be behind this layer, or the browser goes round in circles.
+    /// The sign-in page must not be behind this layer, or the browser goes round in circles. People who
+    /// must [sign in again](Self::require_recent) are sent there as well: do not send them back from there
+    /// because they are signed in.
     ///
     /// # Errors
     ///

@@ -88,8 +88,8 @@ impl KnownCustomers {
     /// If the calls for customers that were never seen are used up.
     pub(super) async fn permit(&self, id: &CustomerId) -> Result<CallPermit<'_>, StoreError> {
         match self.is_ours(id) {
-            true => Ok(CallPermit::unlimited()),
-            false => self.budget.permit().await,
+            true => Ok(CallPermit::unlimited(id)),
+            false => self.budget.permit(id).await,
         }
     }
 
@@ -99,6 +99,10 @@ impl KnownCustomers {
     }
 
     pub(super) fn record_ours(&self, id: &CustomerId) {
+        if !self.is_ours(id) {
+            // Those of a replica that had not got the customer yet.
+            self.budget.forgive(id);
+        }
         self.ours.insert(id.clone(), ());
         self.absent.invalidate(id);
     }

@@ -146,14 +146,10 @@ impl PolarStore {
             None => {}
         }
         let mut permit = self.known.permit(id).await?;
-        match self.ask_for_customer(id, path).await {
-            Ok(CustomerAnswer::NotFound) => {}
-            Ok(answer) => return Ok(self.conclude(id, answer, permit)),
-            // It says nothing of the customer.
-            Err(error) => {
-                permit.release();
-                return Err(error);
-            }
+        // A call that fails says nothing of the customer, and does not count.
+        match self.ask_for_customer(id, path).await? {
+            CustomerAnswer::NotFound => permit.count(true),
+            answer => return Ok(self.conclude(id, answer, permit)),
         }
         if !self.known.is_ours(id) {
             let created_at = self.customer_created_at(session, caller).await?;
@@ -192,14 +188,15 @@ impl PolarStore {
         &self,
         id: &CustomerId,
         answer: CustomerAnswer,
-        permit: CallPermit<'_>,
+        mut permit: CallPermit<'_>,
     ) -> Option<Customer> {
+        permit.count(true);
         match answer {
             CustomerAnswer::Found(customer)
                 if self.is_of_organization(&customer.organization_id) =>
             {
+                permit.count(false);
                 self.known.record_ours(id);
-                permit.release();
                 Some(customer)
             }
             CustomerAnswer::Found(customer) => {

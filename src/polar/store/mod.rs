@@ -72,7 +72,7 @@ use crate::{
 ///
 /// | Polar answers | a lookup returns |
 /// |---|---|
-/// | 401 to the customer's token, with `invalid_token` or `Unauthorized` as its JSON's `error` | no session |
+/// | 401 to the customer's token, with `invalid_token` as its JSON's `error` | no session |
 /// | 404 with `ResourceNotFound` for a customer that was never found, created more than two minutes ago | no session: another organization's, or deleted; Polar is not asked for this customer again for a day, but no longer than the customer has existed (for a minute if Polar does not tell when it was created); for the token of a member this takes one call more |
 /// | the same for a customer that is newer, that was found before, or that [`create`](Self::create) has returned | asked once more after 200 milliseconds, since Polar reads customers from a replica; then [`Unavailable`](crate::StoreErrorKind::Unavailable), for a second |
 /// | 410 for the customer | no session |

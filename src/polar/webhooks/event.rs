@@ -6,6 +6,7 @@ use serde::Deserialize;
 use crate::{
     customer::{Customer, CustomerId},
     invalidation::Invalidation,
+    polar::json,
 };
 
 /// The event of a delivery whose signature was verified.
@@ -76,10 +77,12 @@ impl Event {
         })
     }
 
-    /// Returns the time of the customer's last change, in the events about customers.
+    /// Returns the time of the customer's last change, or of the creation of one that was never changed,
+    /// in the events about customers.
     pub(super) fn changed_at(&self) -> Option<DateTime<Utc>> {
         let customer = self.customer.as_ref()?;
-        customer.modified_at.max(customer.deleted_at)
+        let changed_at = customer.modified_at.max(customer.deleted_at);
+        changed_at.or(Some(customer.created_at))
     }
 
     /// Reads an event; `None` if the body cannot be read.
@@ -101,17 +104,17 @@ impl Event {
         struct OfCustomer {
             customer_id: CustomerId,
         }
-        let envelope: Envelope = serde_json::from_slice(body).ok()?;
+        let envelope: Envelope = json::from_slice(body).ok()?;
         let (customer_id, customer) = match envelope.r#type {
             // Polar may change the shape of these events.
             EventKind::Other(_) => {
-                let of: Option<Of<OfCustomer>> = serde_json::from_slice(body).ok();
+                let of: Option<Of<OfCustomer>> = json::from_slice(body).ok();
                 (of.map(|of| of.data.customer_id), None)
             }
             // The customer's id is required, even where the rest cannot be read.
             _ => {
-                let of: Of<Named> = serde_json::from_slice(body).ok()?;
-                let whole: Option<Of<Customer>> = serde_json::from_slice(body).ok();
+                let of: Of<Named> = json::from_slice(body).ok()?;
+                let whole: Option<Of<Customer>> = json::from_slice(body).ok();
                 (Some(of.data.id), whole.map(|of| of.data))
             }
         };
@@ -177,19 +180,22 @@ mod tests {
             id: "cus_1".into(),
             modified_at: "2030-01-01T00:00:00.000001Z".parse().expect("a time"),
         };
+        let created = Invalidation::CustomerChanged {
+            id: "cus_1".into(),
+            modified_at: "2029-01-01T00:00:00Z".parse().expect("a time"),
+        };
         for (kind, times, invalidation) in [
             ("customer.updated", modified, changed.clone()),
             ("customer.state_changed", modified, changed.clone()),
             ("customer.deleted", deleted, changed.clone()),
             ("customer.deleted", only_deleted, changed),
-            (
-                "customer.updated",
-                "",
-                Invalidation::Customer("cus_1".into()),
-            ),
+            ("customer.updated", "", created.clone()),
+            // A number that no `f64` can hold.
+            ("customer.updated", r#","metadata":{"n":1e400}"#, created),
         ] {
             let event = read(kind, &customer(times)).expect(kind);
             assert_eq!(event.invalidation(), Some(invalidation), "{kind}: {times}");
+            assert!(event.customer.is_some(), "{kind}: {times}");
         }
         assert_eq!(
             read("customer.created", &customer(modified))

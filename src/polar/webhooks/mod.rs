@@ -106,6 +106,7 @@ impl Webhooks {
     /// Has the [service](Self::service) tell the other nodes of each change, too: a delivery reaches one
     /// node only. It does so with [`announce`](SessionRegistry::announce), as `PostgresStore` and
     /// `RedisStore` can; the other nodes listen to the source of `invalidations` of such a store.
+    /// `MemoryStore` and `SqliteStore` tell no other node, and report that as success.
     ///
     /// A delivery is answered with success once it was announced and applied here. If it could not be
     /// announced, Polar is told to send it again. At most one of this and

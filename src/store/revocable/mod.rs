@@ -92,10 +92,13 @@ const CLOCK_SLACK: TimeDelta = TimeDelta::minutes(5);
 /// The list does not know when a session ends that it has only the id of. So an entry stays for
 /// [`max_lifetime`](Self::max_lifetime), and a session that lives for longer, by which it could come back,
 /// is an error ([`Corrupt`](crate::StoreErrorKind::Corrupt)): its requests get 503 until you raise the
-/// maximum.
+/// maximum. Its whole life counts, from `created_at` to `expires_at`, so that a session which the other
+/// service prolongs does not come back.
 ///
 /// Where many sessions end, their `created_at` decides, which is a time by the clock of the service that
-/// created them. Those created within [`leeway`](Self::leeway) after the revocation are refused as well.
+/// created them. Those created within [`leeway`](Self::leeway) after the revocation are refused as well. The
+/// store must give the same `created_at` at each lookup. A successor that its owner gives a session, by a
+/// rotation, is another session with another id: end the customer's sessions there, too.
 ///
 /// # The list
 ///
@@ -154,7 +157,8 @@ impl<S: SessionStore, R: SessionRegistry> Revocable<S, R> {
     /// nodes; two seconds by default.
     ///
     /// A session that was created within this time after its customer's sessions were revoked is refused as
-    /// well. A customer who signs in again that fast has to do it once more.
+    /// well. A customer who signs in again that fast has to do it once more. A session whose `created_at` is
+    /// further ahead is not let in: its lookup fails with [`Corrupt`](crate::StoreErrorKind::Corrupt).
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = saturating(leeway);
@@ -175,13 +179,16 @@ impl<S: SessionStore, R: SessionRegistry> Revocable<S, R> {
             let id = &session.id;
             Err(StoreError::corrupt(format!("session {id} {why}")))
         };
-        if session.expires_at > later(now, self.max_lifetime, CLOCK_SLACK) {
+        // Both what is left and the whole: an entry is removed after that time, and a session that
+        // another service prolongs must not come back then.
+        let longest = later(session.created_at, self.max_lifetime, CLOCK_SLACK);
+        if session.expires_at > later(now, self.max_lifetime, CLOCK_SLACK).min(longest) {
             return corrupt(
                 "lives for longer than `Revocable::max_lifetime`, so that it could outlive its \
                  revocation; raise the maximum",
             );
         }
-        if session.created_at > later(now, CLOCK_SLACK, TimeDelta::zero()) {
+        if session.created_at > later(now, self.leeway, TimeDelta::zero()) {
             return corrupt(
                 "has a `created_at` in the future, so that it could outlive the revocation of its \
                  customer; correct the clocks, or the lifetime that the time is derived from",

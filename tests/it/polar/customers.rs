@@ -269,6 +269,20 @@ async fn calls_for_our_own_customers_do_not_count() {
     for answer in find_all(&store, &tokens).await {
         assert!(answer.expect("Polar answers").is_some());
     }
+    // Nor do those that a replica did not know, once it does.
+    let (clock, polar_lags) = (clock(), FakePolar::start().await);
+    let store = polar_lags.builder().clock(clock.clone());
+    let store = store.foreign_customer_calls_per_minute(3).build();
+    let store = store.expect("built");
+    for id in [JANE, PLAIN, TEAM] {
+        polar_lags.created(id, &clock, TimeDelta::zero());
+        polar_lags.lag(id, 2);
+        let token = polar_lags.customer_token(id);
+        assert_missing(&store, &token).await;
+        clock.advance(SECOND);
+        found(&store, &token).await;
+        assert_eq!(polar_lags.customer_calls(), 3);
+    }
     // Nor does a failure, which says nothing of the customer.
     let store = build(1).expect("built");
     polar.fault(CUSTOMERS, Fault::down());

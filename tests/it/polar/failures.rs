@@ -124,6 +124,21 @@ async fn an_upstream_failure_is_an_error_and_never_not_found() {
     assert!(!text.contains(token.expose()) && !text.contains(OUR_TOKEN));
 }
 
+/// Polar says so of requests without a token, and of those with one of an organization.
+#[tokio::test]
+async fn a_token_that_has_not_reached_polar_is_not_refused() {
+    let polar = FakePolar::start().await;
+    let (store, token) = (polar.store(), polar.customer_token(JANE));
+    for path in [INTROSPECT, ME] {
+        let body = r#"{"error":"Unauthorized","detail":"Unauthorized"}"#;
+        polar.fault(path, Fault::Answer(401, Vec::new(), body.into()));
+        let error = store.find(&token).await.expect_err("the proxy took it out");
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{path}");
+        polar.clear_faults();
+    }
+    found(&store, &token).await;
+}
+
 /// Only Polar knows whether a token opens a session, and whose customer it is.
 #[tokio::test]
 async fn the_refusal_of_a_gateway_is_an_outage() {
