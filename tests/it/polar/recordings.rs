@@ -420,8 +420,7 @@ fn every_delivery_is_verified() {
             &data["customer_id"]
         };
         let id = text(id).into();
-        let changed_at = data["modified_at"].as_str().or(data["created_at"].as_str());
-        let modified_at = changed_at.filter(|_| is_customer);
+        let modified_at = data["modified_at"].as_str().filter(|_| is_customer);
         let change = match modified_at.map(|time| time.parse().expect("a time")) {
             Some(modified_at) => Invalidation::CustomerChanged { id, modified_at },
             None => Invalidation::Customer(id),
