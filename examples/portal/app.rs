@@ -66,12 +66,10 @@ async fn sign_in_by_browser(
     headers: HeaderMap,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, StoreError> {
-    let Some(customer) = check(&credentials) else {
-        return Ok(StatusCode::FORBIDDEN.into_response());
-    };
-    let new = new_session().device(device(&headers));
-    let session = sessions.issue_with(customer, new).await?;
-    Ok((cookie.set(&session)?, StatusCode::NO_CONTENT).into_response())
+    Ok(match open(&sessions, &headers, &credentials).await? {
+        Some(session) => (cookie.set(&session)?, StatusCode::NO_CONTENT).into_response(),
+        None => StatusCode::FORBIDDEN.into_response(),
+    })
 }
 
 /// Hands a new token out by the way on which the old one came: to a program as JSON, to a browser in
@@ -98,12 +96,23 @@ async fn sign_in(
     headers: HeaderMap,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, StoreError> {
-    let Some(customer) = check(&credentials) else {
-        return Ok(StatusCode::FORBIDDEN.into_response());
+    Ok(match open(&sessions, &headers, &credentials).await? {
+        Some(session) => Json(session).into_response(),
+        None => StatusCode::FORBIDDEN.into_response(),
+    })
+}
+
+/// Opens a session, or returns `None` if the password is wrong.
+async fn open(
+    sessions: &DynCustomerSessions,
+    headers: &HeaderMap,
+    credentials: &Credentials,
+) -> Result<Option<CustomerSession>, StoreError> {
+    let Some(customer) = check(credentials) else {
+        return Ok(None);
     };
-    let new = new_session().device(device(&headers));
-    let session = sessions.issue_with(customer, new).await?;
-    Ok(Json(session).into_response())
+    let new = new_session().device(device(headers));
+    sessions.issue_with(customer, new).await.map(Some)
 }
 
 fn new_session() -> NewSession {

@@ -255,13 +255,16 @@ impl<S: SessionRegistry> CustomerSessions<S> {
             Revocation::Owned { customer, .. } => Invalidation::Customer(customer.clone()),
             _ => asked_for.clone(),
         };
-        self.settle(assumed, async move {
+        self.settle(assumed.clone(), async move {
             let revoked = store.revoke(&what).await?;
             let mut invalidations = revoked.invalidations;
             // Recorded even if the store does not report it, unless the session is not the
-            // customer's.
+            // customer's, or may not be.
             let is_foreign = matches!(what, Revocation::Owned { .. }) && !revoked.any;
-            if !is_foreign && !invalidations.contains(&asked_for) {
+            let is_reported = [&assumed, &asked_for]
+                .iter()
+                .any(|told| invalidations.contains(told));
+            if !is_foreign && !is_reported {
                 invalidations.push(asked_for);
             }
             Ok(Settled {

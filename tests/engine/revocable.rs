@@ -215,6 +215,13 @@ async fn a_customer_ends_no_session_of_another() {
     let theirs = fixture.session("ses_1", "cus_1").await;
     let foreign = fixture.here.revoke_owned(&"cus_2".into(), &theirs.id).await;
     foreign.expect("an answer");
+    settle().await;
+    // Nor is a copy of it given up, which may be all there is in an outage.
+    for node in [&fixture.here, &fixture.there] {
+        let before = node.statistics().hits;
+        node.authenticate(&theirs.token).await.expect("live");
+        assert_eq!(node.statistics().hits, before + 1);
+    }
     fixture.assert_live(&theirs, true).await;
     let own = fixture.here.revoke_owned(&"cus_1".into(), &theirs.id).await;
     assert!(own.expect("ended"));

@@ -74,8 +74,9 @@ impl CustomerSessionLayer {
     /// A bad token is still refused: a client that believes it is signed in must learn that it is
     /// not. A [cookie](Self::token_from_cookie) that opens nothing is different: a browser sends it
     /// unasked, long after the session has ended, so the request goes on as one without a credential.
-    /// While the store fails it is answered with 503, as any token. Responses carry `Vary: Authorization`. A guard such as [`require`](Self::require) needs a
-    /// session, and refuses such a request with 401.
+    /// While the store fails it is answered with 503, as any token. Responses carry
+    /// `Vary: Authorization`. A guard such as [`require`](Self::require) needs a session, and refuses
+    /// such a request with 401.
     pub fn optional(self) -> Self {
         self.with(LayerConfig::set_optional)
     }
@@ -220,8 +221,9 @@ impl CustomerSessionLayer {
     ///
     /// This does not protect against a script in your own page, against trusted origins, against a
     /// `GET` that changes something or that a layer behind this one turns into another method, or
-    /// against signing a victim in as another customer, which [`same_origin`](Self::same_origin) does. In browsers without `Sec-Fetch-Site` a page
-    /// at `http://` of the same host and default port counts as this site: send HSTS.
+    /// against signing a victim in as another customer: for that there is
+    /// [`same_origin`](Self::same_origin). In browsers without `Sec-Fetch-Site` a page at `http://` of the
+    /// same host and default port counts as this site: send HSTS.
     ///
     /// There is one cookie: a second call replaces the first.
     pub fn token_from_cookie(self, cookie: &SessionCookie) -> Self {

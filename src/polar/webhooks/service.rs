@@ -261,6 +261,8 @@ impl WebhookService {
                     WebhookError::Replayed => telemetry::webhook_repeated(),
                     // Any client can send such requests, as often as it likes.
                     WebhookError::MissingHeader(_) => telemetry::webhook_is_none(&error),
+                    // It has been logged with its cause.
+                    WebhookError::NotAnnounced => {}
                     _ => telemetry::webhook_refused(&error),
                 }
                 answer(error.status(), error.to_string())
